@@ -1,0 +1,90 @@
+"""Every error that Whet raises for its users: a code, a place and a remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class WhetError(Exception):
+    """Base of all Whet errors.
+
+    Args:
+        message: what is wrong, in one sentence.
+        where: the place, such as a node name, an input name or a file.
+        hint: what the user can do about it.
+    """
+
+    code = "E000"
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        place = f" at {self.where}" if self.where else ""
+        remedy = f"\n  hint: {self.hint}" if self.hint else ""
+        return f"[{self.code}] {self.message}{place}{remedy}"
+
+
+class ModelError(WhetError):
+    """The model file is missing, truncated, malformed or not an ONNX model."""
+
+    code = "E100"
+
+
+class UnsupportedError(WhetError):
+    """The model uses operators or types that Whet cannot compile; all are listed at once."""
+
+    code = "E110"
+
+
+class ShapeError(WhetError):
+    """Shapes do not fit together, or a shape is not known well enough."""
+
+    code = "E120"
+
+
+class OptionError(WhetError):
+    """An option has an unknown name or an invalid value."""
+
+    code = "E200"
+
+
+class InputError(WhetError):
+    """An input or output array given to a model is missing, unknown or of the wrong type or shape."""
+
+    code = "E300"
+
+
+class ArtifactError(WhetError):
+    """A compiled file is truncated, damaged, of another version, or cannot be written."""
+
+    code = "E400"
+
+
+class TargetError(WhetError):
+    """The machine lacks a feature that the compiled code needs, or a target is unknown."""
+
+    code = "E410"
+
+
+class CompileError(WhetError):
+    """The compiler failed on a model it should have handled; this is a bug in Whet."""
+
+    code = "E500"
+
+
+class ResourceError(WhetError):
+    """A limit on memory, disk, threads or time was reached."""
+
+    code = "E600"
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return a hint that names the valid name closest to ``name``, or all of them."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"valid names: {', '.join(names)}"

@@ -1,0 +1,69 @@
+"""``Options``: everything that changes what the compiler produces."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from whet.errors import OptionError, nearest
+
+OPT_LEVELS = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to compile a model.
+
+    Attributes:
+        threads: threads that one call of the compiled model uses; 0 means all CPUs available.
+        opt_level: 0 gives every operator its own kernel and its own memory; 1 adds graph
+            clean-up and memory reuse; 2 adds fusion; 3 adds algorithms that change the
+            order of floating-point operations, such as Winograd convolution.
+        passes: switches by pass name, ``{"fold_batchnorm": False}``; unnamed passes follow
+            ``opt_level``.
+        target: ``"host"`` or ``"<llvm-triple>:<cpu>"``, such as ``"aarch64-linux-gnu:neoverse-n1"``.
+        cache_dir: where compiled kernels are kept; ``None`` takes the user's cache directory,
+            ``""`` keeps nothing.
+    """
+
+    threads: int = 0
+    opt_level: int = 3
+    passes: MappingProxyType[str, bool] | dict[str, bool] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    target: str = "host"
+    cache_dir: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Reject values that no compilation could honour."""
+        if not isinstance(self.threads, int) or isinstance(self.threads, bool) or self.threads < 0:
+            raise OptionError(f"threads is {self.threads!r}", hint="give an integer of 0 or more")
+        if self.threads > 1024:
+            raise OptionError(f"threads is {self.threads}", hint="give at most 1024")
+        if self.opt_level not in OPT_LEVELS or isinstance(self.opt_level, bool):
+            raise OptionError(f"opt_level is {self.opt_level!r}", hint="give 0, 1, 2 or 3")
+        if not all(isinstance(v, bool) for v in self.passes.values()):
+            raise OptionError(f"passes is {dict(self.passes)!r}", hint="give true or false by name")
+        if not isinstance(self.target, str) or not self.target:
+            raise OptionError(f"target is {self.target!r}", hint='give "host" or "<triple>:<cpu>"')
+        object.__setattr__(self, "passes", MappingProxyType(dict(self.passes)))
+
+    @property
+    def thread_count(self) -> int:
+        """Threads to use on this machine, with 0 resolved to the CPUs available."""
+        return self.threads or len(os.sched_getaffinity(0))
+
+
+def options_from_dict(values: dict[str, Any]) -> Options:
+    """Build options from a mapping, such as a configuration file.
+
+    Raises:
+        OptionError: a key is unknown; the nearest valid name is in the hint.
+    """
+    valid = Options.__dataclass_fields__
+    for key in values:
+        if key not in valid:
+            raise OptionError(f"unknown option {key!r}", hint=nearest(key, valid))
+    return Options(**values)
