@@ -1,0 +1,1 @@
+"""From a model source to a checked ``onnx_ir.Model`` in one canonical form."""

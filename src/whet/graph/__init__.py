@@ -1,0 +1,1 @@
+"""Small helpers over ``onnx_ir``: editing, evaluation, matching, inference, text and checks."""
