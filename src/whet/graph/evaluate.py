@@ -65,7 +65,7 @@ def _run(proto: onnx.NodeProto, feeds: dict[str, Array], outputs: list[str]) -> 
     function = onnx.helper.make_function("whet", "fold", list(feeds), wanted, [proto], opsets)
     try:
         with np.errstate(all="ignore"):
-            results = ReferenceEvaluator(function).run(wanted, feeds)
+            results = ReferenceEvaluator(function).run(wanted, feeds, {})
     except Exception as error:  # noqa: BLE001 - the oracle raises whatever NumPy raises
         return Miss(f"the reference cannot evaluate {proto.op_type}: {error}")
     arrays = [np.asarray(r) for r in results]
