@@ -11,10 +11,23 @@ import onnx_ir as ir
 from whet.errors import CompileError, OptionError, WhetError, nearest
 from whet.graph.infer import infer_shapes
 from whet.graph.verify import find_fault
+from whet.passes.eliminate_common_subexpressions import eliminate_common_subexpressions
 from whet.passes.eliminate_dead_code import eliminate_dead_code
 from whet.passes.eliminate_identity import eliminate_identity
+from whet.passes.eliminate_shape_subgraphs import eliminate_shape_subgraphs
 from whet.passes.fold_batchnorm import fold_batchnorm
 from whet.passes.fold_constants import fold_constants
+from whet.passes.fold_pad import fold_pad
+from whet.passes.fold_scale import fold_scale
+from whet.passes.fuse_gelu import fuse_gelu
+from whet.passes.fuse_hardswish import fuse_hardswish
+from whet.passes.fuse_layernorm import fuse_layernorm
+from whet.passes.fuse_matmul_add import fuse_matmul_add
+from whet.passes.fuse_rmsnorm import fuse_rmsnorm
+from whet.passes.fuse_silu import fuse_silu
+from whet.passes.merge_matmuls import merge_matmuls
+from whet.passes.merge_reshapes import merge_reshapes
+from whet.passes.merge_transposes import merge_transposes
 
 Pass = Callable[[ir.Model], int]
 
@@ -59,12 +72,27 @@ class PassRecord:
 
 CLEANUP = (
     PassEntry(fold_constants, 0),
+    PassEntry(eliminate_shape_subgraphs, 0),
     PassEntry(eliminate_identity, 1),
+    PassEntry(merge_reshapes, 1),
+    PassEntry(merge_transposes, 1),
+    PassEntry(eliminate_common_subexpressions, 1),
     PassEntry(eliminate_dead_code, 0),
 )
 """Repeated until nothing changes, before and after the rewrites."""
 
-REWRITES = (PassEntry(fold_batchnorm, 1),)
+REWRITES = (
+    PassEntry(fold_pad, 1),
+    PassEntry(fold_batchnorm, 1),
+    PassEntry(fold_scale, 1),
+    PassEntry(fuse_layernorm, 2),
+    PassEntry(fuse_rmsnorm, 2),
+    PassEntry(fuse_gelu, 2),
+    PassEntry(fuse_silu, 2),
+    PassEntry(fuse_hardswish, 2),
+    PassEntry(merge_matmuls, 2),
+    PassEntry(fuse_matmul_add, 2),
+)
 """Run once, in this order."""
 
 
