@@ -30,9 +30,7 @@ class Rewriter:
         """Put a constant in front of ``node``; ``role`` becomes part of its name."""
         name = self.names.fresh(f"{node.name or node.outputs[0].name}_{role}")
         tensor = ir.Tensor(array, name=name)
-        value = ir.Value(
-            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape)
-        )
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
         made = ir.node("Constant", [], {"value": tensor}, outputs=[value], name=name)
         self.graph.insert_before(node, made)
         return value

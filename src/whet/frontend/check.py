@@ -149,21 +149,12 @@ def _refuse_recursion(
 
 
 def _check_names(graph: onnx.GraphProto, place: str) -> None:
-    constants = [t.name for t in graph.initializer] + [
-        s.values.name for s in graph.sparse_initializer
-    ]
-    groups = [("input", [i.name for i in graph.input]), ("initializer", constants)]
-    for kind, names in groups:
-        seen: set[str] = set()
-        for name in names:
-            if not name:
-                raise ModelError(f"an {kind} has no name", where=place, hint=_EXPORT_HINT)
-            if name in seen:
-                raise ModelError(
-                    f"two {kind}s have the name {name!r}", where=place, hint=_EXPORT_HINT
-                )
-            seen.add(name)
-    produced = {i.name for i in graph.input} | set(constants)
+    inputs = [i.name for i in graph.input]
+    constants = [t.name for t in graph.initializer]
+    constants += [s.values.name for s in graph.sparse_initializer]
+    _refuse_repeats("input", inputs, place)
+    _refuse_repeats("initializer", constants, place)
+    produced = {*inputs, *constants}
     for node in graph.node:
         for name in node.output:
             if name in produced:
@@ -183,6 +174,15 @@ def _check_names(graph: onnx.GraphProto, place: str) -> None:
             )
 
 
+def _refuse_repeats(kind: str, names: list[str], place: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if not name or name in seen:
+            fault = f"two {kind}s have the name {name!r}" if name else f"an {kind} has no name"
+            raise ModelError(fault, where=place, hint=_EXPORT_HINT)
+        seen.add(name)
+
+
 def _check_tensor(tensor: onnx.TensorProto, place: str) -> None:
     if tensor.data_type not in {int(t) for t in ir.DataType} or tensor.data_type == 0:
         raise ModelError(
@@ -196,7 +196,7 @@ def _check_tensor(tensor: onnx.TensorProto, place: str) -> None:
             where=place,
             hint=_EXPORT_HINT,
         )
-    elements = math.prod(tensor.dims)
+    elements = _elements(tensor)
     if elements > MAX_ELEMENTS:
         raise ModelError(
             f"the constant has {elements} elements, more than {MAX_ELEMENTS}",
@@ -223,7 +223,11 @@ def constant_bytes(tensor: onnx.TensorProto) -> int:
     kind = ir.DataType(tensor.data_type)
     if kind == ir.DataType.STRING:
         return 0
-    return math.ceil(math.prod(tensor.dims) * kind.bitwidth / 8)
+    return (_elements(tensor) * kind.bitwidth + 7) // 8
+
+
+def _elements(tensor: onnx.TensorProto) -> int:
+    return math.prod(int(d) for d in tensor.dims)
 
 
 def _typed_count(tensor: onnx.TensorProto) -> int:
@@ -232,7 +236,7 @@ def _typed_count(tensor: onnx.TensorProto) -> int:
 
 
 def _typed_need(tensor: onnx.TensorProto) -> int:
-    elements = math.prod(tensor.dims)
+    elements = _elements(tensor)
     kind = ir.DataType(tensor.data_type)
     if kind in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128):
         return 2 * elements

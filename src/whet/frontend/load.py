@@ -93,7 +93,7 @@ def _deserialize(
 ) -> ir.Model:
     try:
         model = ir.from_proto(proto)
-    except Exception as error:  # noqa: BLE001 - any failure here means a malformed model
+    except Exception as error:  # any failure here means a malformed model
         root = error
         while root.__cause__ is not None and isinstance(root.__cause__, Exception):
             root = root.__cause__

@@ -13,7 +13,7 @@ def release_initializer_inputs(model: ir.Model) -> None:
     free = [v for v in inputs if v.name not in model.graph.initializers]
     if len(free) != len(inputs):
         kept = list(free)
-        constants = [v for v in model.graph.initializers.values()]
+        constants = list(model.graph.initializers.values())
         inputs.clear()
         inputs.extend(kept)
         for value in constants:
@@ -36,7 +36,7 @@ def lift_constants(model: ir.Model) -> None:
         value = ir.Value(
             name=name,
             type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(tensor.shape),
+            shape=ir.Shape(tensor.shape.numpy()),
             const_value=tensor,
         )
         graph.register_initializer(value)

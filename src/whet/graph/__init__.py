@@ -1,1 +1,0 @@
-"""Small helpers over ``onnx_ir``: editing, evaluation, matching, inference, text and checks."""

@@ -50,6 +50,29 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     return ir.convenience.get_const_tensor(value)
 
 
+def constant_array(value: ir.Value | None) -> np.ndarray[Any, Any]:
+    """Return the array behind a value that is known to be constant.
+
+    Raises:
+        ValueError: it is not constant after all.
+    """
+    array = constant(value)
+    if array is None:
+        raise ValueError(f"{value and value.name} is not constant")
+    return array
+
+
+def owner(node: ir.Node) -> ir.Graph:
+    """Return the graph that ``node`` is in.
+
+    Raises:
+        ValueError: the node was removed.
+    """
+    if node.graph is None:
+        raise ValueError(f"{node.name} is in no graph")
+    return node.graph
+
+
 def scalar(value: ir.Value | None) -> float | int | bool | None:
     """Return the number behind a constant of exactly one element, or ``None``."""
     tensor = constant_tensor(value)
@@ -137,15 +160,14 @@ def replace_nodes(
     Uses and graph outputs move from ``old_values`` to ``new_values``, which take over the names.
     Nodes of ``old`` must have no other uses.
     """
-    graph = old[-1].graph
-    assert graph is not None, "nodes to replace must be in a graph"
+    graph = owner(old[-1])
     for node in new:
         inherit_sources(node, old)
     ir.convenience.replace_nodes_and_values(graph, old[-1], old, new, old_values, new_values)
 
 
 def bypass(node: ir.Node, output: ir.Value, source: ir.Value) -> bool:
-    """Let everything that reads ``output`` read ``source`` and remove ``node`` if it is then unused.
+    """Let all readers of ``output`` read ``source``, and remove ``node`` if it is then unused.
 
     Returns:
         False, with nothing changed, if ``output`` is a graph output whose name ``source``

@@ -43,7 +43,7 @@ def light_proto(model: ir.Model) -> onnx.ModelProto:
         if tensor is None or tensor.nbytes <= _SMALL_BYTES:
             continue
         value.type = ir.TensorType(tensor.dtype)
-        value.shape = ir.Shape(tensor.shape)
+        value.shape = ir.Shape(tensor.shape.numpy())
         del graph.initializers[value.name or ""]
         value.const_value = None
         if not value.is_graph_input():

@@ -109,10 +109,8 @@ def match(pattern: Pattern, value: ir.Value) -> Match | Miss:
 def _match(pattern: Pattern, value: ir.Value | None, state: Match) -> Match | Miss:
     if value is None:
         return Miss("an optional input is absent")
-    if isinstance(pattern, Any):
-        return _bind(pattern.name, value, state)
-    if isinstance(pattern, Const):
-        if constant_tensor(value) is None:
+    if isinstance(pattern, Any | Const):
+        if isinstance(pattern, Const) and constant_tensor(value) is None:
             return Miss(f"{value.name} is not a constant")
         return _bind(pattern.name, value, state)
     if isinstance(pattern, Number):

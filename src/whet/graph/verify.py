@@ -29,20 +29,28 @@ def _graph_fault(
         return fault
     for node in graph:
         where = f"node {node.name!r} ({node.op_type})"
-        for value in node.inputs:
-            if value is not None and value not in defined:
-                return f"input {value.name!r} is used before anything produces it", where
-        for attr in node.attributes.values():
-            for inner in _subgraphs(attr):
-                fault = _graph_fault(inner, frozenset(defined), frozenset(names))
-                if fault:
-                    return fault
-        fault = _define([v for v in node.outputs if v.name], defined, names, where)
+        fault = _inputs_fault(node, defined, names, where) or _define(
+            [v for v in node.outputs if v.name], defined, names, where
+        )
         if fault:
             return fault
     for value in graph.outputs:
         if value not in defined or value in outer:
             return f"output {value.name!r} is not produced in its graph", f"graph {graph.name!r}"
+    return None
+
+
+def _inputs_fault(
+    node: ir.Node, defined: set[ir.Value], names: set[str], where: str
+) -> tuple[str, str] | None:
+    for value in node.inputs:
+        if value is not None and value not in defined:
+            return f"input {value.name!r} is used before anything produces it", where
+    for attr in node.attributes.values():
+        for inner in _subgraphs(attr):
+            fault = _graph_fault(inner, frozenset(defined), frozenset(names))
+            if fault:
+                return fault
     return None
 
 

@@ -1,1 +1,0 @@
-"""Graph rewrites, one a file; ``pipeline`` orders, times and verifies them."""

@@ -9,11 +9,11 @@ import onnx_ir as ir
 from whet.graph.edit import bypass, constant_tensor
 
 _RANDOM = frozenset(
-    "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform "
-    "RandomUniformLike".split()
+    {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike"}
+    | {"RandomUniform", "RandomUniformLike"}
 )
 _MAX_CONSTANT_BYTES = 1 << 16
-"""Larger constants are compared by identity alone: reading them all would cost more than it saves."""
+"""Larger constants are compared by identity alone: reading them all costs more than it saves."""
 
 
 def eliminate_common_subexpressions(model: ir.Model) -> int:

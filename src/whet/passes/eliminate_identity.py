@@ -96,9 +96,9 @@ def _slice(node: ir.Node) -> ir.Value | Miss:
         return Miss("a step is not 1")
     starts, ends = ints(node.inputs[1]), ints(node.inputs[2])
     largest = np.iinfo(np.int32).max
-    if starts is not None and ends is not None and not any(starts):
-        if all(e >= largest for e in ends):
-            return _always(node)
+    whole = starts is not None and ends is not None and not any(starts)
+    if whole and all(e >= largest for e in ends or ()):
+        return _always(node)
     return _same_shape(node)
 
 

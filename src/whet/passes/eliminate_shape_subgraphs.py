@@ -144,7 +144,9 @@ def _concat(node: ir.Node, known: Known) -> Dims | None:
 def _same(node: ir.Node, known: Known) -> Dims | None:
     dims = _read(node.inputs[0], known)
     fits = rank(node.outputs[0]) in (0, 1)
-    return dims if fits and node.outputs[0].dtype in (ir.DataType.INT64, ir.DataType.INT32) else None
+    return (
+        dims if fits and node.outputs[0].dtype in (ir.DataType.INT64, ir.DataType.INT32) else None
+    )
 
 
 def _binary(operation: Callable[[int, int], int]) -> Callable[[ir.Node, Known], Dims | None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from whet.graph.edit import Names, constant, rank, replace_nodes
+from whet.graph.edit import Names, constant, constant_array, rank, replace_nodes
 from whet.graph.match import Miss
 from whet.passes.linear import Linear, as_linear, rescaled
 
@@ -51,6 +51,4 @@ def _fold(node: ir.Node, linear: Linear, names: Names) -> int:
 
 
 def _float64(value: ir.Value | None) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    array = constant(value)
-    assert array is not None, "checked by foldable"
-    return array.astype(np.float64).reshape(-1)
+    return constant_array(value).astype(np.float64).reshape(-1)

@@ -35,7 +35,7 @@ def fold_scale(model: ir.Model) -> int:
 
 
 def foldable(node: ir.Node) -> tuple[Linear, Array, Array] | Miss:
-    """Return the linear node in front with the scale and shift of ``node``, or why there is none."""
+    """Return the linear node in front, and the scale and shift of ``node``, or why not."""
     sides = (0, 1) if node.op_type in ("Mul", "Add") else (0,)
     miss = Miss("no side is linear")
     for side in sides:

@@ -26,9 +26,7 @@ _PRODUCT = OneOf(
     (
         Op("Mul", (_X, _GATE), commutative=True),
         Op("Div", (Op("Mul", (_X, _CLIPPED), commutative=True), Number(6.0))),
-        Op(
-            "Mul", (Op("Mul", (_X, _CLIPPED), commutative=True), Number(1 / 6)), commutative=True
-        ),
+        Op("Mul", (Op("Mul", (_X, _CLIPPED), commutative=True), Number(1 / 6)), commutative=True),
     )
 )
 _GATED = Op("Mul", (_X, Op("HardSigmoid", (_X,), "gate")), commutative=True)
@@ -54,7 +52,7 @@ def fuse_hardswish(model: ir.Model) -> int:
 
 
 def gated(node: ir.Node) -> Match | Miss:
-    """Return the match of ``x · HardSigmoid(x)`` with the slope and offset of HardSwish, or why not."""
+    """Return the match of ``x · HardSigmoid(x)`` with HardSwish's numbers, or why not."""
     found = match(_GATED, node.outputs[0])
     if isinstance(found, Miss):
         return found

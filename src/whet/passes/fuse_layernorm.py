@@ -62,10 +62,15 @@ def fusable(node: ir.Node) -> Match | Miss:
             return fault
     if scalar(found["epsilon"]) is None:
         return Miss("epsilon is not one number")
-    shape = found["x"].shape
-    if shape is None or not isinstance(shape[-1], int):
+    if row_width(found["x"]) is None or found["x"].dtype is None:
         return Miss("the last dim is unknown")
     return found
+
+
+def row_width(value: ir.Value) -> int | None:
+    """Return the last dim if it is known."""
+    last = value.shape[-1] if value.shape is not None and len(value.shape) else None
+    return last if isinstance(last, int) else None
 
 
 def row_parameter(node: ir.Node | None, op_type: str, own: ir.Value, width: int) -> ir.Value | Miss:
@@ -81,14 +86,16 @@ def row_parameter(node: ir.Node | None, op_type: str, own: ir.Value, width: int)
 
 def _fuse(graph: ir.Graph, node: ir.Node, found: Match, names: Names) -> None:
     x = found["x"]
-    assert x.shape is not None and isinstance(x.shape[-1], int), "checked by fusable"
-    width = x.shape[-1]
+    width = row_width(x)
+    if width is None:
+        return
     nodes = list(found.nodes)
     inputs = [x]
     user = single_user(nodes[-1].outputs[0])
     gamma = row_parameter(user, "Mul", nodes[-1].outputs[0], width)
     if isinstance(gamma, Miss) or user is None:
-        ones = np.ones(width, dtype=_dtype(x).numpy())
+        dtype = x.dtype or ir.DataType.FLOAT
+        ones = np.ones(width, dtype=dtype.numpy())
         inputs.append(add_initializer(graph, ones, names.fresh(f"{node.name}_ones")))
     else:
         nodes.append(user)
@@ -105,8 +112,3 @@ def _fuse(graph: ir.Graph, node: ir.Node, found: Match, names: Names) -> None:
         "LayerNormalization", inputs, attributes, outputs=[output], name=nodes[-1].name or ""
     )
     replace_nodes(nodes, [made], [old], [output])
-
-
-def _dtype(value: ir.Value) -> ir.DataType:
-    assert value.dtype is not None, "every value has a type after load"
-    return value.dtype

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from whet.graph.edit import Names, constant_tensor, make_node, rank, replace_nodes, static_shape
-from whet.graph.edit import value_like
+from whet.graph.edit import (
+    Names,
+    constant_tensor,
+    make_node,
+    rank,
+    replace_nodes,
+    static_shape,
+    value_like,
+)
 from whet.graph.match import Any, Const, Match, Miss, Op, match
 
 _PATTERN = Op("Add", (Op("MatMul", (Any("a"), Any("b"))), Const("bias")), commutative=True)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from whet.graph.edit import Names, make_node, replace_nodes, scalar, single_user, value_like
 from whet.graph.match import Any, Const, Match, Miss, Number, OneOf, Op, match
-from whet.passes.fuse_layernorm import row_parameter
+from whet.passes.fuse_layernorm import row_parameter, row_width
 from whet.passes.reductions import reduces_last_axis
 
 _X = Any("x")
@@ -53,11 +53,11 @@ def fusable(node: ir.Node) -> tuple[Match, ir.Node, ir.Value] | Miss:
         return fault
     if scalar(found["epsilon"]) is None:
         return Miss("epsilon is not one number")
-    shape = found["x"].shape
-    if shape is None or not isinstance(shape[-1], int):
+    width = row_width(found["x"])
+    if width is None:
         return Miss("the last dim is unknown")
     user = single_user(node.outputs[0])
-    gamma = row_parameter(user, "Mul", node.outputs[0], shape[-1])
+    gamma = row_parameter(user, "Mul", node.outputs[0], width)
     if isinstance(gamma, Miss) or user is None:
         return gamma if isinstance(gamma, Miss) else Miss("no Mul follows")
     return found, user, gamma

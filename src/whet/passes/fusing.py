@@ -27,9 +27,7 @@ def fuse_unary(
         if not isinstance(found, Match):
             continue
         output = value_like(old, names.fresh(f"{old.name}_{op_type.lower()}"))
-        made = make_node(
-            op_type, [found["x"]], attributes, outputs=[output], name=node.name or ""
-        )
+        made = make_node(op_type, [found["x"]], attributes, outputs=[output], name=node.name or "")
         replace_nodes(found.nodes, [made], [old], [output])
         count += 1
     return count

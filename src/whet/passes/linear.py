@@ -16,7 +16,9 @@ from whet.graph.edit import (
     Names,
     add_initializer,
     constant,
+    constant_array,
     constant_tensor,
+    owner,
     rank,
     single_user,
     value_like,
@@ -55,23 +57,30 @@ def as_linear(value: ir.Value | None) -> Linear | Miss:
     if value is None or node is None or node.op_type not in LINEAR_OPS or node.domain != "":
         return Miss("the input does not come from a Conv, ConvTranspose, Gemm or MatMul")
     if single_user(value) is None:
-        return Miss(f"{value.name} is read more than once")
+        return Miss(f"{value.name} is read more than once or a graph output")
     weight = node.inputs[1]
-    tensor = constant_tensor(weight)
-    if weight is None or tensor is None:
-        return Miss(f"the weights of {node.name} are not constant")
-    if not tensor.dtype.is_floating_point():
-        return Miss(f"the weights of {node.name} are not floating-point numbers")
+    fault = _weight_fault(node)
+    if weight is None or fault is not None:
+        return fault or Miss(f"{node.name} has no weights")
     groups = _int(node, "group", 1)
-    shape = tuple(tensor.shape.numpy())
-    if node.op_type == "MatMul" and len(shape) != 2:
-        return Miss(f"the weights of {node.name} have rank {len(shape)}, need 2")
+    shape = tuple(constant_array(weight).shape)
     channels = _channels(node, shape, groups)
     bias = _bias(node, channels)
     if isinstance(bias, Miss):
         return bias
     axis = -1 if node.op_type in ("Gemm", "MatMul") else 1
     return Linear(node, weight, bias, channels, axis, groups)
+
+
+def _weight_fault(node: ir.Node) -> Miss | None:
+    tensor = constant_tensor(node.inputs[1])
+    if tensor is None:
+        return Miss(f"the weights of {node.name} are not constant")
+    if not tensor.dtype.is_floating_point():
+        return Miss(f"the weights of {node.name} are not floating-point numbers")
+    if node.op_type == "MatMul" and len(tensor.shape) != 2:
+        return Miss(f"the weights of {node.name} have rank {len(tensor.shape)}, need 2")
+    return None
 
 
 def rescaled(
@@ -91,12 +100,13 @@ def rescaled(
     needs_bias = bool(bias.any()) or len(node.inputs) > 2
     if node.op_type == "MatMul" and needs_bias and rank(output) != 2:
         return Miss(f"MatMul of rank {rank(output)} has no bias input")
-    graph = node.graph
-    assert graph is not None, "a node to fold must be in a graph"
+    graph = owner(node)
     stem = linear.weight.name or node.name or "weight"
     inputs = [node.inputs[0], linear.weight]
     if not bool((scale == 1).all()):
-        inputs[1] = _add(graph, _scaled_weight(linear, scale), linear, names.fresh(f"{stem}_scaled"))
+        inputs[1] = _add(
+            graph, _scaled_weight(linear, scale), linear, names.fresh(f"{stem}_scaled")
+        )
     if needs_bias:
         inputs.append(_add(graph, bias, linear, names.fresh(f"{node.name}_bias")))
     op_type = "Gemm" if node.op_type == "MatMul" and needs_bias else node.op_type
@@ -153,9 +163,7 @@ def _bias(node: ir.Node, channels: int) -> Array | Miss:
 
 
 def _scaled_weight(linear: Linear, scale: Array) -> Array:
-    array = constant(linear.weight)
-    assert array is not None, "checked when the view was made"
-    wide = array.astype(np.float64)
+    wide = constant_array(linear.weight).astype(np.float64)
     kind = linear.node.op_type
     if kind == "ConvTranspose":
         grouped = wide.reshape(linear.groups, -1, *wide.shape[1:])
@@ -167,9 +175,8 @@ def _scaled_weight(linear: Linear, scale: Array) -> Array:
 
 
 def _add(graph: ir.Graph, array: Array, linear: Linear, name: str) -> ir.Value:
-    dtype = linear.weight.dtype
-    assert dtype is not None, "constants have a type"
-    return add_initializer(graph, array.astype(dtype.numpy()), name)
+    dtype = constant_array(linear.weight).dtype
+    return add_initializer(graph, array.astype(dtype), name)
 
 
 def _int(node: ir.Node, name: str, default: int) -> int:

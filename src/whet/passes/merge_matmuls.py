@@ -14,7 +14,7 @@ import onnx_ir as ir
 from whet.graph.edit import (
     Names,
     add_initializer,
-    constant,
+    constant_array,
     constant_tensor,
     inherit_sources,
     make_node,
@@ -56,18 +56,18 @@ def merge_matmuls(model: ir.Model) -> int:
     names = Names(model)
     count = 0
     for value in _values(model.graph):
-        for group in mergeable(value):
+        for group in mergeable(value, model.graph):
             _merge(model.graph, value, group, names)
             count += len(group)
     return count
 
 
-def mergeable(value: ir.Value) -> list[list[Product]]:
-    """Return groups of products of ``value`` that one product can replace."""
+def mergeable(value: ir.Value, graph: ir.Graph) -> list[list[Product]]:
+    """Return groups of products of ``value`` in ``graph`` that one product can replace."""
     groups: dict[tuple[object, ...], list[Product]] = {}
     for node in dict.fromkeys(use.node for use in value.uses()):
         product = as_product(node, value)
-        if isinstance(product, Product):
+        if isinstance(product, Product) and node.graph is graph:
             key = (product.nodes[0].op_type, product.bias is None, product.weight.dtype)
             groups.setdefault(key, []).append(product)
     return [g for g in groups.values() if len(g) > 1 and _fits(g)]
@@ -83,8 +83,6 @@ def as_product(node: ir.Node, value: ir.Value) -> Product | Miss:
     tensor = constant_tensor(weight)
     if weight is None or tensor is None or len(tensor.shape) != 2:
         return Miss("the right factor is not a constant matrix")
-    if value.graph is not None and node.graph is not value.graph and value.producer() is None:
-        return Miss("the product is in a sub-graph")
     rows, columns = tensor.shape.numpy()
     if node.op_type == "Gemm":
         return _as_gemm(node, weight, (rows, columns))
@@ -119,8 +117,7 @@ def _bias_of(user: ir.Node | None, own: ir.Value, width: int) -> ir.Value | None
 
 def _fits(group: list[Product]) -> bool:
     widths = {p.width for p in group}
-    graphs = {p.nodes[0].graph for p in group}
-    return len(graphs) == 1 and (len(widths) == 1 or min(widths) >= _LEAST_WIDTH)
+    return len(widths) == 1 or min(widths) >= _LEAST_WIDTH
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:
@@ -168,16 +165,14 @@ def _place(
 
 
 def _matrix(product: Product) -> np.ndarray[tuple[int, int], np.dtype[np.generic]]:
-    array = constant(product.weight)
-    assert array is not None, "checked by as_product"
+    array = constant_array(product.weight)
     return array.T if product.transposed else array
 
 
 def _wide_bias(graph: ir.Graph, group: list[Product], name: str) -> ir.Value | None:
     if group[0].bias is None:
         return None
-    arrays = [constant(p.bias) for p in group]
-    return add_initializer(graph, np.concatenate([a for a in arrays if a is not None]), name)
+    return add_initializer(graph, np.concatenate([constant_array(p.bias) for p in group]), name)
 
 
 def _wide_value(group: list[Product], name: str) -> ir.Value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from whet.graph.edit import Names, add_initializer, inherit_sources, make_node, value_like
+from whet.graph.edit import Names, add_initializer, inherit_sources, make_node, owner, value_like
 from whet.graph.match import Miss
 
 _RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
@@ -22,7 +22,7 @@ def merge_reshapes(model: ir.Model) -> int:
         merged = merged_target(node)
         if isinstance(merged, Miss):
             continue
-        _rewrite(model.graph, node, *merged, names)
+        _rewrite(node, *merged, names)
         count += 1
     return count
 
@@ -45,20 +45,11 @@ def merged_target(node: ir.Node) -> tuple[ir.Value, tuple[int, ...]] | Miss:
     return source, target
 
 
-def _rewrite(
-    graph: ir.Graph, node: ir.Node, source: ir.Value, target: tuple[int, ...], names: Names
-) -> None:
-    inner = node.inputs[0]
-    assert inner is not None, "checked by merged_target"
-    producer = inner.producer()
-    assert producer is not None, "checked by merged_target"
+def _rewrite(node: ir.Node, source: ir.Value, target: tuple[int, ...], names: Names) -> None:
+    graph, inner = owner(node), node.predecessors()[0]
     shape = add_initializer(graph, np.array(target, np.int64), names.fresh(f"{node.name}_target"))
     output = node.outputs[0]
-    made = make_node(
-        "Reshape",
-        [source, shape],
-        outputs=[value_like(output, names.fresh(f"{output.name}_reshaped"))],
-        name=node.name or "",
-    )
-    inherit_sources(made, [producer, node])
-    ir.convenience.replace_nodes_and_values(graph, node, [node], [made], [output], made.outputs)
+    value = value_like(output, names.fresh(f"{output.name}_reshaped"))
+    made = make_node("Reshape", [source, shape], outputs=[value], name=node.name or "")
+    inherit_sources(made, [inner, node])
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [made], [output], [value])
