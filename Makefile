@@ -16,7 +16,7 @@ format:     ## ruff, rewrite in place
 types:      ## mypy, strict
 	mypy
 layers:     ## import contracts between the stages
-	lint-imports
+	PYTHONPATH=src lint-imports
 sizes:      ## caps on file and function size
 	python scripts/check_sizes.py
 demo:       ## compile, check and time ResNet-50
