@@ -1,7 +1,8 @@
 """Fail when a Python file or function outgrows the caps that keep this code readable.
 
-A file has at most 400 lines, a function at most 40 statements and 6 parameters (tests may take
-more fixtures). Run without arguments, or with the folders to check.
+A file should have at most 400 lines and may not have more than 600; a function has at most 40
+statements and 6 parameters (tests may take more fixtures). Run without arguments, or with the
+folders to check.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-FILE_LINES = 400
+FILE_LINES = 600
+FILE_LINES_AIM = 400
 FUNCTION_STATEMENTS = 40
 PARAMETERS = 6
 FOLDERS = ("src", "scripts", "benchmarks")
@@ -60,6 +62,11 @@ def check_file(path: Path) -> Iterator[str]:
                 yield f"{path}:{node.lineno}: {message}"
 
 
+def is_long(path: Path) -> bool:
+    """Tell whether a file is over what we aim at, though still allowed."""
+    return path.read_text(encoding="utf-8").count("\n") > FILE_LINES_AIM
+
+
 def main(arguments: list[str]) -> int:
     """Check the folders named on the command line, or all of ours."""
     folders = [Path(a) for a in arguments] or [Path(f) for f in FOLDERS if Path(f).is_dir()]
@@ -70,6 +77,8 @@ def main(arguments: list[str]) -> int:
     messages = [message for file in files for message in check_file(file)]
     for message in messages:
         print(message)
+    for file in filter(is_long, files):
+        print(f"{file}: over {FILE_LINES_AIM} lines, worth splitting")
     print(f"check_sizes: {len(files)} files, {len(messages)} over a cap")
     return 1 if messages else 0
 
