@@ -111,7 +111,7 @@ def _bits(data_type: int) -> int:
     """Return how many bits an element of an ONNX type takes."""
     from onnx import TensorProto
 
-    name = str(TensorProto.DataType.Name(data_type))  # type: ignore[arg-type]
+    name = str(TensorProto.DataType.Name(data_type))
     packed = {"INT2": 2, "UINT2": 2, "INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "BOOL": 8}
     if name in packed:
         return packed[name]
