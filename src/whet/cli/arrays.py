@@ -190,3 +190,17 @@ def describe_array(name: str, array: Array) -> dict[str, Any]:
             low, high, mean = finite.min(), finite.max(), finite.mean()
             facts |= {"min": float(low), "max": float(high), "mean": float(mean)}
     return facts
+
+
+def difference(ours: Array, theirs: Array) -> float:
+    """Return the largest difference of two arrays relative to the largest value of ``theirs``.
+
+    Infinite where the shapes differ, NaN where one array holds a NaN.
+    """
+    if ours.shape != theirs.shape:
+        return float("inf")
+    if not ours.size:
+        return 0.0
+    first, second = ours.astype(np.float64), theirs.astype(np.float64)
+    largest = float(np.max(np.abs(second)))
+    return float(np.max(np.abs(first - second))) / (largest or 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from whet.errors import (
     ArtifactError,
+    CompileError,
     InputError,
     ModelError,
     OptionError,
@@ -33,9 +34,10 @@ _BY_ERROR: tuple[tuple[type[WhetError], int], ...] = (
     (ArtifactError, ARTIFACT),
     (TargetError, ARTIFACT),
     (ResourceError, ARTIFACT),
+    (CompileError, INTERNAL),
 )
 
 
 def exit_code(error: WhetError) -> int:
-    """Return the exit code for an error; an error of no known kind is a bug of ours."""
-    return next((code for kind, code in _BY_ERROR if isinstance(error, kind)), INTERNAL)
+    """Return the exit code for an error; one of no special kind is a request we cannot meet."""
+    return next((code for kind, code in _BY_ERROR if isinstance(error, kind)), USAGE)
