@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -160,7 +160,8 @@ def _run_reference(network: onnx.ModelProto, inputs: Mapping[str, Array]) -> dic
     """Run the reference implementation of the ``onnx`` package; it takes about a second."""
     from onnx.reference import ReferenceEvaluator
 
-    values = ReferenceEvaluator(network).run([demo_network.OUTPUT], dict(inputs))
+    evaluator: Any = ReferenceEvaluator(network)
+    values = evaluator.run([demo_network.OUTPUT], dict(inputs))
     return {demo_network.OUTPUT: np.asarray(values[0])}
 
 

@@ -76,7 +76,7 @@ def check_writable(path: Path) -> None:
         raise ArtifactError("the folder is not writable", where=str(path.parent))
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file under a temporary name and rename it, so that no half of it is ever seen.
 
     Raises:
