@@ -12,14 +12,14 @@ from benchmarks.models.weights import fill_weights
 
 
 class HiddenStates(nn.Module):
-    """Calls an encoder with token ids and a padding mask and returns its last hidden state."""
+    """Calls a model with token ids and a padding mask and returns its first output."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Map int64 (N, S) ids and mask to f32 (N, S, H)."""
+        """Map int64 (N, S) ids and mask to f32 (N, S, H), or logits."""
         out: torch.Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
         return out
 
