@@ -1,0 +1,336 @@
+"""A small writer of LLVM IR text: values, instructions, loops and functions.
+
+Text is quick to write, easy to read in a dump, and the same for every llvmlite release.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+I1, I8, I32, I64, PTR, F32, F64 = "i1", "i8", "i32", "i64", "ptr", "float", "double"
+
+
+class Value(NamedTuple):
+    """An SSA value or a constant: its text and its LLVM type."""
+
+    text: str
+    type: str
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.text}"
+
+
+def vector(type_: str, lanes: int) -> str:
+    """Return the LLVM type of ``lanes`` elements; one lane is the scalar itself."""
+    return type_ if lanes == 1 else f"<{lanes} x {type_}>"
+
+
+def element(type_: str) -> str:
+    """Return the element type of a vector type, or the scalar type itself."""
+    return type_[1:-1].split(" x ")[1] if type_.startswith("<") else type_
+
+
+def lanes(type_: str) -> int:
+    """Return the number of lanes of a type."""
+    return int(type_[1:].split(" x ")[0]) if type_.startswith("<") else 1
+
+
+def _suffix(type_: str) -> str:
+    names = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16", "ptr": "p0"}
+    count, inner = lanes(type_), element(type_)
+    return (f"v{count}" if count > 1 else "") + names.get(inner, inner)
+
+
+def _literal(number: float | int | bool, type_: str) -> str:
+    if type_ == I1:
+        return "true" if number else "false"
+    if type_ == F32:
+        rounded = struct.unpack("<d", struct.pack("<d", _round_f32(float(number))))[0]
+        return f"0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X}"
+    if type_ == F64:
+        return f"0x{struct.unpack('<Q', struct.pack('<d', float(number)))[0]:016X}"
+    if type_ == "half":
+        return f"0xH{struct.unpack('<H', struct.pack('<e', number))[0]:04X}"
+    return str(int(number))
+
+
+def _round_f32(number: float) -> float:
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", number))[0])
+    except OverflowError:
+        return float("inf") if number > 0 else float("-inf")
+
+
+def const(type_: str, number: float | int | bool) -> Value:
+    """Return a constant of a scalar type, or a splat of a vector type."""
+    inner = element(type_)
+    text = _literal(number, inner)
+    return Value(text if inner == type_ else f"splat ({inner} {text})", type_)
+
+
+def i64(number: int) -> Value:
+    """Return a 64-bit integer constant."""
+    return Value(str(number), I64)
+
+
+class Module:
+    """Collects function texts and the intrinsics that they call."""
+
+    def __init__(self) -> None:
+        self._functions: list[str] = []
+        self._globals: list[str] = []
+        self._declared: dict[str, str] = {}
+
+    def declare(self, name: str, signature: str) -> None:
+        """Declare an outside function or intrinsic once."""
+        self._declared.setdefault(name, signature)
+
+    def add(self, text: str) -> None:
+        """Append the text of a finished function."""
+        self._functions.append(text)
+
+    def constant(self, text: str) -> str:
+        """Add a private constant, given as ``[n x type] [...]``; equal texts share one name."""
+        name = f"@.c{len(self._globals)}"
+        line = f"= private unnamed_addr constant {text}, align 64"
+        for known in self._globals:
+            if known.endswith(line):
+                return known.split(" ", 1)[0]
+        self._globals.append(f"{name} {line}")
+        return name
+
+    def text(self) -> str:
+        """Return the whole module as LLVM IR."""
+        return "\n".join([*self._globals, *self._declared.values(), *self._functions]) + "\n"
+
+
+class Builder:
+    """Writes one function, instruction by instruction."""
+
+    def __init__(self, module: Module, name: str, params: list[tuple[str, str]], returns: str = "void") -> None:
+        self.module = module
+        self._name = name
+        self._params = params
+        self._returns = returns
+        self._entry: list[str] = []
+        self._lines: list[str] = []
+        self._count = 0
+        self.block = "body"
+
+    # -- structure ---------------------------------------------------------------------------
+
+    def param(self, index: int) -> Value:
+        """Return a parameter as a value."""
+        type_, name = self._params[index]
+        return Value(f"%{name}", type_.split(" ", 1)[0])
+
+    def line(self, text: str) -> None:
+        """Write one instruction that has no result."""
+        self._lines.append("  " + text)
+
+    def op(self, text: str, type_: str) -> Value:
+        """Write one instruction and return its result."""
+        self._count += 1
+        name = f"%v{self._count}"
+        self._lines.append(f"  {name} = {text}")
+        return Value(name, type_)
+
+    def label(self, hint: str) -> str:
+        """Return a fresh block name."""
+        self._count += 1
+        return f"{hint}{self._count}"
+
+    def start(self, label: str) -> None:
+        """Begin a block."""
+        self._lines.append(f"{label}:")
+        self.block = label
+
+    def jump(self, label: str) -> None:
+        """Branch to a block."""
+        self.line(f"br label %{label}")
+
+    def branch(self, condition: Value, yes: str, no: str) -> None:
+        """Branch on an ``i1``."""
+        self.line(f"br i1 {condition.text}, label %{yes}, label %{no}")
+
+    @contextmanager
+    def loop(self, low: Value, high: Value, step: int = 1, hint: str = "l") -> Iterator[Value]:
+        """Count from ``low`` while below ``high``; yields the counter. Bottom-tested."""
+        body, latch, done = self.label(hint), self.label(hint + "n"), self.label(hint + "x")
+        if low.text.lstrip("-").isdigit() and high.text.lstrip("-").isdigit():
+            if int(low.text) >= int(high.text):
+                self.jump(done)
+                self.start(self.label("dead"))
+                before = self.block
+                self.jump(body)
+            else:
+                before = self.block
+                self.jump(body)
+        else:
+            guard = self.icmp("slt", low, high)
+            before = self.block
+            self.branch(guard, body, done)
+        self.start(body)
+        counter, following = Value(f"%{body}.i", I64), Value(f"%{body}.n", I64)
+        self.line(f"{counter.text} = phi i64 [ {low.text}, %{before} ], [ {following.text}, %{latch} ]")
+        yield counter
+        self.jump(latch)
+        self.start(latch)
+        self.line(f"{following.text} = add nsw i64 {counter.text}, {step}")
+        again = self.icmp("slt", following, high)
+        self.branch(again, body, done)
+        self.start(done)
+
+    @contextmanager
+    def when(self, condition: Value) -> Iterator[None]:
+        """Run the body only if the condition holds."""
+        yes, done = self.label("t"), self.label("e")
+        self.branch(condition, yes, done)
+        self.start(yes)
+        yield
+        self.jump(done)
+        self.start(done)
+
+    def finish(self, result: Value | None = None) -> None:
+        """Return from the function and hand its text to the module."""
+        self.line(f"ret {result}" if result else "ret void")
+        params = ", ".join(f"{type_} %{name}" for type_, name in self._params)
+        head = f"define {self._returns} @{self._name}({params}) nounwind {{"
+        entry = ["entry:", *self._entry, "  br label %body", "body:"]
+        self.module.add("\n".join([head, *entry, *self._lines, "}"]))
+
+    # -- memory ------------------------------------------------------------------------------
+
+    def alloca(self, type_: str, count: int = 1) -> Value:
+        """Reserve stack space in the entry block."""
+        self._count += 1
+        name = f"%a{self._count}"
+        self._entry.append(f"  {name} = alloca {type_}, i64 {count}, align 64")
+        return Value(name, PTR)
+
+    def gep(self, pointer: Value, type_: str, index: Value | int) -> Value:
+        """Advance a pointer by ``index`` elements of a type."""
+        position = i64(index) if isinstance(index, int) else index
+        if position.text == "0":
+            return pointer
+        return self.op(f"getelementptr {type_}, ptr {pointer.text}, {position}", PTR)
+
+    def load(self, type_: str, pointer: Value, align: int = 1) -> Value:
+        """Load a value."""
+        return self.op(f"load {type_}, ptr {pointer.text}, align {align}", type_)
+
+    def store(self, value: Value, pointer: Value, align: int = 1) -> None:
+        """Store a value."""
+        self.line(f"store {value}, ptr {pointer.text}, align {align}")
+
+    def masked_load(self, type_: str, pointer: Value, mask: Value, other: Value, align: int = 1) -> Value:
+        """Load the lanes whose mask bit is set; the rest come from ``other``."""
+        name = f"llvm.masked.load.{_suffix(type_)}.p0"
+        self.module.declare(name, f"declare {type_} @{name}(ptr, {mask.type}, {type_})")
+        return self.op(f"call {type_} @{name}(ptr align {align} {pointer.text}, {mask}, {other})", type_)
+
+    def masked_store(self, value: Value, pointer: Value, mask: Value, align: int = 1) -> None:
+        """Store the lanes whose mask bit is set."""
+        name = f"llvm.masked.store.{_suffix(value.type)}.p0"
+        self.module.declare(name, f"declare void @{name}({value.type}, ptr, {mask.type})")
+        self.line(f"call void @{name}({value}, ptr align {align} {pointer.text}, {mask})")
+
+    def gather(self, type_: str, pointers: Value, mask: Value, other: Value, align: int) -> Value:
+        """Load one element per lane from a vector of pointers."""
+        name = f"llvm.masked.gather.{_suffix(type_)}.v{lanes(type_)}p0"
+        self.module.declare(name, f"declare {type_} @{name}({pointers.type}, {mask.type}, {type_})")
+        return self.op(f"call {type_} @{name}({pointers}, {mask}, {other})", type_)
+
+    def scatter(self, value: Value, pointers: Value, mask: Value, align: int) -> None:
+        """Store one element per lane to a vector of pointers."""
+        name = f"llvm.masked.scatter.{_suffix(value.type)}.v{lanes(value.type)}p0"
+        self.module.declare(name, f"declare void @{name}({value.type}, {pointers.type}, {mask.type})")
+        self.line(f"call void @{name}({value}, {pointers}, {mask})")
+
+    # -- arithmetic --------------------------------------------------------------------------
+
+    def binary(self, opcode: str, a: Value, b: Value) -> Value:
+        """Write a two-operand instruction, such as ``fadd`` or ``add nsw``."""
+        return self.op(f"{opcode} {a}, {b.text}", a.type)
+
+    def add(self, a: Value, b: Value) -> Value:
+        """Add 64-bit integers, folding constants."""
+        if a.text.lstrip("-").isdigit() and b.text.lstrip("-").isdigit():
+            return i64(int(a.text) + int(b.text))
+        if a.text == "0":
+            return b
+        return a if b.text == "0" else self.binary("add nsw", a, b)
+
+    def mul(self, a: Value, b: Value) -> Value:
+        """Multiply 64-bit integers, folding constants."""
+        if a.text.lstrip("-").isdigit() and b.text.lstrip("-").isdigit():
+            return i64(int(a.text) * int(b.text))
+        if a.text == "1":
+            return b
+        return a if b.text == "1" else self.binary("mul nsw", a, b)
+
+    def min(self, a: Value, b: Value) -> Value:
+        """Return the smaller of two signed integers."""
+        return self.call_intrinsic("llvm.smin", a.type, a, b)
+
+    def max(self, a: Value, b: Value) -> Value:
+        """Return the larger of two signed integers."""
+        return self.call_intrinsic("llvm.smax", a.type, a, b)
+
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        """Return ``a * b + c`` with one rounding."""
+        return self.call_intrinsic("llvm.fma", a.type, a, b, c)
+
+    def call_intrinsic(self, name: str, type_: str, *args: Value) -> Value:
+        """Call an overloaded intrinsic whose suffix is its result type."""
+        return self.call(f"{name}.{_suffix(type_)}", type_, *args)
+
+    def call(self, name: str, type_: str, *args: Value) -> Value:
+        """Call a function by its full name, declaring it."""
+        types = ", ".join(a.type for a in args)
+        self.module.declare(name, f"declare {type_} @{name}({types})")
+        return self.op(f"call {type_} @{name}({', '.join(str(a) for a in args)})", type_)
+
+    def icmp(self, predicate: str, a: Value, b: Value) -> Value:
+        """Compare integers."""
+        return self.op(f"icmp {predicate} {a}, {b.text}", vector(I1, lanes(a.type)))
+
+    def fcmp(self, predicate: str, a: Value, b: Value) -> Value:
+        """Compare floats."""
+        return self.op(f"fcmp {predicate} {a}, {b.text}", vector(I1, lanes(a.type)))
+
+    def select(self, condition: Value, a: Value, b: Value) -> Value:
+        """Choose ``a`` where the condition holds, else ``b``."""
+        return self.op(f"select {condition}, {a}, {b}", a.type)
+
+    def cast(self, opcode: str, value: Value, type_: str) -> Value:
+        """Convert with an LLVM cast instruction, such as ``sitofp`` or ``bitcast``."""
+        return value if value.type == type_ else self.op(f"{opcode} {value} to {type_}", type_)
+
+    def splat(self, value: Value, count: int) -> Value:
+        """Repeat a scalar in every lane."""
+        if count == 1 or lanes(value.type) == count:
+            return value
+        type_ = vector(value.type, count)
+        first = self.op(f"insertelement {type_} poison, {value}, i32 0", type_)
+        return self.op(f"shufflevector {type_} {first.text}, {type_} poison, <{count} x i32> zeroinitializer", type_)
+
+    def iota(self, count: int, step: int = 1) -> Value:
+        """Return ``0, step, 2·step…`` as 64-bit integers."""
+        items = ", ".join(f"i64 {k * step}" for k in range(count))
+        return Value(f"<{items}>", vector(I64, count)) if count > 1 else i64(0)
+
+    def extract(self, value: Value, lane: int) -> Value:
+        """Return one lane."""
+        if lanes(value.type) == 1:
+            return value
+        return self.op(f"extractelement {value}, i32 {lane}", element(value.type))
+
+    def shuffle(self, value: Value, indices: list[int]) -> Value:
+        """Permute lanes by constant indices."""
+        type_ = vector(element(value.type), len(indices))
+        mask = ", ".join(f"i32 {k}" for k in indices)
+        return self.op(f"shufflevector {value}, {value.type} poison, <{len(indices)} x i32> <{mask}>", type_)

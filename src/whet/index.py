@@ -1,0 +1,434 @@
+"""Index arithmetic: integer polynomials over loop axes and run-time dimensions.
+
+Shapes, strides, addresses and loop bounds are all ``Poly``. Because division and remainder are
+simplified with the known range of every axis, a reshape that only regroups axes becomes affine by
+itself, and a view costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Union
+
+Monomial = tuple["Atom", ...]
+IndexLike = Union["Poly", int]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A loop variable, ``0 <= axis < extent``."""
+
+    name: str
+    extent: Poly
+
+    @property
+    def key(self) -> str:
+        """Sort key, unique by content."""
+        return f"a.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """A dimension known only at run time; at least 1 wherever it is used in arithmetic."""
+
+    name: str
+
+    @property
+    def key(self) -> str:
+        """Sort key, unique by content."""
+        return f"d.{self.name}"
+
+
+@dataclass(frozen=True)
+class Div:
+    """Floor division that could not be simplified."""
+
+    numerator: Poly
+    denominator: Poly
+
+    @cached_property
+    def key(self) -> str:
+        """Sort key, unique by content."""
+        return f"q.({self.numerator})//({self.denominator})"
+
+
+@dataclass(frozen=True)
+class Mod:
+    """Remainder, of the sign of the denominator, that could not be simplified."""
+
+    numerator: Poly
+    denominator: Poly
+
+    @cached_property
+    def key(self) -> str:
+        """Sort key, unique by content."""
+        return f"r.({self.numerator})%({self.denominator})"
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """An index read from data, such as the row of a Gather; ``expr`` belongs to the caller."""
+
+    expr: Any
+    low: int | None = None
+    high: Poly | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """Sort key, unique by content."""
+        return f"x.{self.expr!r}"
+
+
+Atom = Axis | Dim | Div | Mod | Opaque
+
+
+class Poly:
+    """An integer polynomial in canonical form; equal polynomials compare and hash equal."""
+
+    __slots__ = ("_hash", "terms")
+
+    def __init__(self, terms: Mapping[Monomial, int]) -> None:
+        kept = [(m, c) for m, c in terms.items() if c]
+        kept.sort(key=lambda item: [a.key for a in item[0]])
+        self.terms: tuple[tuple[Monomial, int], ...] = tuple(kept)
+        self._hash = hash(self.terms)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, int):
+            return self.constant == other
+        return isinstance(other, Poly) and self.terms == other.terms
+
+    def __repr__(self) -> str:
+        if not self.terms:
+            return "0"
+        return "+".join("*".join([str(c), *(_show(a) for a in m)]) for m, c in self.terms)
+
+    @property
+    def constant(self) -> int | None:
+        """The value if no atom occurs, else ``None``."""
+        if not self.terms:
+            return 0
+        if len(self.terms) == 1 and not self.terms[0][0]:
+            return self.terms[0][1]
+        return None
+
+    def __add__(self, other: IndexLike) -> Poly:
+        right = as_poly(other)
+        if not right.terms:
+            return self
+        if not self.terms:
+            return right
+        total = dict(self.terms)
+        for monomial, coefficient in right.terms:
+            total[monomial] = total.get(monomial, 0) + coefficient
+        return Poly(total)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Poly:
+        return Poly({m: -c for m, c in self.terms})
+
+    def __sub__(self, other: IndexLike) -> Poly:
+        return self + -as_poly(other)
+
+    def __rsub__(self, other: IndexLike) -> Poly:
+        return as_poly(other) - self
+
+    def __mul__(self, other: IndexLike) -> Poly:
+        right = as_poly(other)
+        total: dict[Monomial, int] = {}
+        for left_atoms, left in self.terms:
+            for right_atoms, scale in right.terms:
+                monomial = tuple(sorted(left_atoms + right_atoms, key=lambda a: a.key))
+                total[monomial] = total.get(monomial, 0) + left * scale
+        return Poly(total)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: IndexLike) -> Poly:
+        return _divide(self, as_poly(other))[0]
+
+    def __mod__(self, other: IndexLike) -> Poly:
+        return _divide(self, as_poly(other))[1]
+
+    @property
+    def atoms(self) -> set[Atom]:
+        """All atoms, including those inside divisions."""
+        found: set[Atom] = set()
+        for monomial, _ in self.terms:
+            for atom in monomial:
+                found.add(atom)
+                if isinstance(atom, Div | Mod):
+                    found |= atom.numerator.atoms | atom.denominator.atoms
+        return found
+
+    def coefficient(self, atom: Atom) -> Poly:
+        """Return the factor of ``atom`` where it occurs once in a monomial."""
+        found: dict[Monomial, int] = {}
+        for monomial, c in self.terms:
+            if atom in monomial:
+                rest = list(monomial)
+                rest.remove(atom)
+                found[tuple(rest)] = c
+        return Poly(found)
+
+    def is_affine_in(self, atom: Atom) -> bool:
+        """Tell whether ``atom`` occurs at most linearly and not inside another atom."""
+        for monomial, _ in self.terms:
+            if monomial.count(atom) > 1:
+                return False
+            if any(a != atom and _mentions(a, atom) for a in monomial):
+                return False
+        return True
+
+    def substitute(self, mapping: Mapping[Atom, IndexLike]) -> Poly:
+        """Replace atoms and simplify again."""
+        if not mapping or not self.terms:
+            return self
+        total = ZERO
+        for monomial, c in self.terms:
+            product = as_poly(c)
+            for atom in monomial:
+                product = product * _substitute_atom(atom, mapping)
+            total = total + product
+        return total
+
+    def evaluate(self, dims: Mapping[str, int]) -> int:
+        """Return the value for given dimensions.
+
+        Raises:
+            KeyError: a dimension is missing.
+        """
+        total = 0
+        for monomial, c in self.terms:
+            for atom in monomial:
+                c *= _evaluate_atom(atom, dims)
+            total += c
+        return total
+
+
+def as_poly(value: IndexLike) -> Poly:
+    """Return an integer or polynomial as a polynomial."""
+    return value if isinstance(value, Poly) else Poly({(): int(value)})
+
+
+def var(atom: Atom) -> Poly:
+    """Return an atom as a polynomial."""
+    return Poly({(atom,): 1})
+
+
+ZERO = Poly({})
+ONE = Poly({(): 1})
+
+
+def product(values: Iterable[IndexLike]) -> Poly:
+    """Multiply polynomials."""
+    total = ONE
+    for value in values:
+        total = total * value
+    return total
+
+
+def ceil_div(p: Poly, d: int) -> Poly:
+    """Return ``p / d`` rounded up."""
+    return (p + (d - 1)) // d
+
+
+def bounds(p: Poly) -> tuple[int | None, int | None]:
+    """Return the least and greatest value of a polynomial where both are known integers."""
+    low: int | None = 0
+    high: int | None = 0
+    for monomial, c in p.terms:
+        term = _monomial_bounds(monomial)
+        least, most = (term if c >= 0 else (term[1], term[0]))
+        low = None if low is None or least is None else low + c * least
+        high = None if high is None or most is None else high + c * most
+    return low, high
+
+
+def at_least(p: Poly, minimum: int) -> bool:
+    """Tell whether ``p >= minimum`` can be proved for all axes and all dimensions of 1 or more."""
+    low = bounds(p)[0]
+    if low is not None:
+        return low >= minimum
+    worst = p
+    for _ in range(8):
+        axes = [a for a in worst.atoms if isinstance(a, Axis)]
+        if not axes:
+            break
+        axis = axes[0]
+        if not worst.is_affine_in(axis):
+            return False
+        slope = worst.coefficient(axis)
+        falling = all(c < 0 for _, c in slope.terms)
+        rising = all(c > 0 for _, c in slope.terms)
+        if not falling and not rising:
+            return False
+        worst = worst.substitute({axis: axis.extent - 1 if falling else 0})
+    shifted = worst.substitute({a: var(a) + 1 for a in worst.atoms if isinstance(a, Dim)})
+    constant = sum(c for m, c in shifted.terms if not m)
+    return constant >= minimum and all(c >= 0 for m, c in shifted.terms if m)
+
+
+def less_than(p: Poly, q: Poly) -> bool:
+    """Tell whether ``p < q`` can be proved."""
+    return at_least(q - p, 1)
+
+
+def recombine(p: Poly) -> Poly:
+    """Replace ``d * (n // d) + n % d`` by ``n``, also when both carry a common factor."""
+    for monomial, c in p.terms:
+        for atom in monomial:
+            if not isinstance(atom, Mod):
+                continue
+            rest = list(monomial)
+            rest.remove(atom)
+            factor = product([c, *(var(a) for a in rest)])
+            quotient = var(Div(atom.numerator, atom.denominator)) * atom.denominator * factor
+            if all(p_term in p.terms for p_term in quotient.terms):
+                return recombine(p - quotient - factor * var(atom) + factor * atom.numerator)
+    return p
+
+
+def to_json(p: Poly) -> Any:
+    """Encode a polynomial over dimensions for a manifest; integers stay integers."""
+    constant = p.constant
+    if constant is not None:
+        return constant
+    return [[c, [_atom_to_json(a) for a in m]] for m, c in p.terms]
+
+
+def from_json(data: Any) -> Poly:
+    """Decode what ``to_json`` wrote."""
+    if isinstance(data, int):
+        return as_poly(data)
+    total = ZERO
+    for c, atoms in data:
+        total = total + product([c, *(_atom_from_json(a) for a in atoms)])
+    return total
+
+
+def _atom_to_json(atom: Atom) -> Any:
+    if isinstance(atom, Dim):
+        return atom.name
+    if isinstance(atom, Div | Mod):
+        sign = "//" if isinstance(atom, Div) else "%"
+        return [sign, to_json(atom.numerator), to_json(atom.denominator)]
+    raise TypeError(f"{type(atom).__name__} does not belong in a manifest")
+
+
+def _atom_from_json(data: Any) -> Poly:
+    if isinstance(data, str):
+        return var(Dim(data))
+    sign, numerator, denominator = data
+    top, bottom = from_json(numerator), from_json(denominator)
+    return top // bottom if sign == "//" else top % bottom
+
+
+def _show(atom: Atom) -> str:
+    return atom.name if isinstance(atom, Axis | Dim) else atom.key
+
+
+def _mentions(atom: Atom, inner: Atom) -> bool:
+    if isinstance(atom, Div | Mod):
+        return inner in atom.numerator.atoms or inner in atom.denominator.atoms
+    if isinstance(atom, Opaque):
+        depends: Callable[[Atom], bool] | None = getattr(atom.expr, "depends_on", None)
+        return bool(depends and depends(inner))
+    return False
+
+
+def _monomial_bounds(monomial: Monomial) -> tuple[int | None, int | None]:
+    low: int | None = 1
+    high: int | None = 1
+    for atom in monomial:
+        a_low, a_high = _atom_bounds(atom)
+        if a_low is None or a_low < 0:
+            return None, None
+        low = low * a_low if low is not None else None
+        high = high * a_high if high is not None and a_high is not None else None
+    return low, high
+
+
+def _atom_bounds(atom: Atom) -> tuple[int | None, int | None]:
+    if isinstance(atom, Axis):
+        top = bounds(atom.extent)[1]
+        return 0, None if top is None else max(top - 1, 0)
+    if isinstance(atom, Dim):
+        return 1, None
+    if isinstance(atom, Opaque):
+        return atom.low, None if atom.high is None else bounds(atom.high - 1)[1]
+    divisor = atom.denominator.constant
+    low, high = bounds(atom.numerator)
+    if divisor is None or divisor <= 0:
+        return (0 if low is not None and low >= 0 else None), None
+    if isinstance(atom, Mod):
+        return 0, divisor - 1
+    return None if low is None else low // divisor, None if high is None else high // divisor
+
+
+def _divide(p: Poly, d: Poly) -> tuple[Poly, Poly]:
+    """Return quotient and remainder, simplified as far as the ranges allow."""
+    if d == 1:
+        return p, ZERO
+    if p.constant is not None and d.constant is not None:
+        return as_poly(p.constant // d.constant), as_poly(p.constant % d.constant)
+    if p == d:
+        return ONE, ZERO
+    whole, rest = _split_multiples(p, d)
+    if at_least(rest, 0) and less_than(rest, d):
+        return whole, rest
+    return whole + var(Div(rest, d)), var(Mod(rest, d))
+
+
+def _split_multiples(p: Poly, d: Poly) -> tuple[Poly, Poly]:
+    """Write ``p`` as ``whole * d + rest`` with what divides term by term."""
+    if len(d.terms) != 1:
+        return ZERO, p
+    (d_atoms, d_factor) = d.terms[0]
+    whole: dict[Monomial, int] = {}
+    rest: dict[Monomial, int] = {}
+    for monomial, c in p.terms:
+        remaining: list[Atom] | None = list(monomial)
+        for atom in d_atoms:
+            if remaining is None or atom not in remaining:
+                remaining = None
+                break
+            remaining.remove(atom)
+        if remaining is None:
+            rest[monomial] = c
+            continue
+        key = tuple(remaining)
+        quotient, left = divmod(c, d_factor) if not monomial or c % d_factor == 0 else (0, c)
+        whole[key] = whole.get(key, 0) + quotient
+        if left:
+            rest[monomial] = rest.get(monomial, 0) + left
+    return Poly(whole), Poly(rest)
+
+
+def _substitute_atom(atom: Atom, mapping: Mapping[Atom, IndexLike]) -> Poly:
+    if atom in mapping:
+        return as_poly(mapping[atom])
+    if isinstance(atom, Div):
+        return atom.numerator.substitute(mapping) // atom.denominator.substitute(mapping)
+    if isinstance(atom, Mod):
+        return atom.numerator.substitute(mapping) % atom.denominator.substitute(mapping)
+    if isinstance(atom, Opaque):
+        rewrite = getattr(atom.expr, "substitute", None)
+        return var(Opaque(rewrite(mapping), atom.low, atom.high)) if rewrite else var(atom)
+    return var(atom)
+
+
+def _evaluate_atom(atom: Atom, dims: Mapping[str, int]) -> int:
+    if isinstance(atom, Dim):
+        return dims[atom.name]
+    if isinstance(atom, Div):
+        return atom.numerator.evaluate(dims) // atom.denominator.evaluate(dims)
+    if isinstance(atom, Mod):
+        return atom.numerator.evaluate(dims) % atom.denominator.evaluate(dims)
+    raise TypeError(f"{_show(atom)} has no value outside a kernel")

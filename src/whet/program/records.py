@@ -1,0 +1,166 @@
+"""The compiled program as data: buffers, launches, their order, and what the caller sees.
+
+These records are what code generation fills in, what a ``.whet`` file stores and all that the
+runtime knows. They mention neither ONNX nor LLVM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from whet.index import Poly
+
+
+class BufferKind(StrEnum):
+    """Who owns the memory of a buffer."""
+
+    INPUT = "input"
+    OUTPUT = "output"
+    CONSTANT = "constant"
+    TEMP = "temp"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output as the caller sees it.
+
+    Attributes:
+        name: the name in the model.
+        dtype: NumPy or ml_dtypes name, such as ``"float32"``.
+        shape: integers, or names of dimensions known at run time.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """One piece of memory, addressed by its position in ``Program.buffers``.
+
+    Attributes:
+        kind: who owns it.
+        size_bytes: its size; a polynomial in the run-time dimensions.
+        name: input or output name, or the value it mostly holds.
+        offset: for constants, where it starts in the weights section; 64-byte aligned.
+    """
+
+    kind: BufferKind
+    size_bytes: Poly
+    name: str
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One call of one kernel.
+
+    A kernel has the signature
+    ``void kernel(ptr arg0, ..., ptr argN, ptr dims, ptr scratch, i64 begin, i64 end)``
+    and does the chunks ``begin <= c < end`` of its ``chunks``; any split of the range over
+    threads gives the same bits.
+
+    Attributes:
+        kernel: symbol name in the image.
+        args: indices into ``Program.buffers``, one per pointer parameter.
+        writes: which of ``args`` (positions) the kernel writes; the others it only reads.
+        chunks: how many chunks there are.
+        waits: whether all threads must have finished everything before this launch starts.
+        nodes: names of the model's nodes that it computes.
+        ops: their operator types.
+        flops: floating-point operations, for reports.
+        bytes: bytes read and written, for reports.
+    """
+
+    kernel: str
+    args: tuple[int, ...]
+    writes: tuple[int, ...]
+    chunks: Poly
+    waits: bool
+    nodes: tuple[str, ...]
+    ops: tuple[str, ...]
+    flops: Poly
+    bytes: Poly
+
+
+@dataclass(frozen=True, slots=True)
+class TargetInfo:
+    """What the generated code needs of a CPU.
+
+    Attributes:
+        triple: LLVM triple.
+        cpu: LLVM CPU name.
+        features: features that the code uses, such as ``avx512f``.
+    """
+
+    triple: str
+    cpu: str
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Everything needed to run a compiled model, less its code and weights.
+
+    Attributes:
+        inputs: what the caller gives, in order.
+        outputs: what the caller gets, in order.
+        input_shapes: the same shapes as polynomials; each run-time dimension is bound by the
+            first input axis that is exactly that dimension.
+        output_shapes: shapes of the outputs as polynomials in those dimensions.
+        dims: names of run-time dimensions, in the order of the ``dims`` table.
+        buffers: all buffers.
+        launches: all launches, in order.
+        scratch_bytes: scratch memory that each thread needs.
+        threads: default number of threads.
+        target: what the code runs on.
+        reuse: whether temporaries may share memory.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    input_shapes: tuple[tuple[Poly, ...], ...]
+    output_shapes: tuple[tuple[Poly, ...], ...]
+    dims: tuple[str, ...]
+    buffers: tuple[Buffer, ...]
+    launches: tuple[Launch, ...]
+    scratch_bytes: int
+    threads: int
+    target: TargetInfo
+    reuse: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class FusedGroup:
+    """One launch as reported to people."""
+
+    kernel: str
+    nodes: tuple[str, ...]
+    ops: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a compiled model costs.
+
+    Attributes:
+        arena_bytes: memory for intermediate results (at dimension values of 1 if symbolic).
+        weight_bytes: constant data.
+        code_bytes: machine code.
+        launches: kernel launches of one run.
+        groups: what each launch computes.
+        compile_s: seconds that compilation took; 0 for a loaded file.
+        target: triple and CPU.
+        threads: threads of one run.
+    """
+
+    arena_bytes: int
+    weight_bytes: int
+    code_bytes: int
+    launches: int
+    groups: tuple[FusedGroup, ...]
+    compile_s: float
+    target: str
+    threads: int
