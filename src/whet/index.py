@@ -234,6 +234,11 @@ def product(values: Iterable[IndexLike]) -> Poly:
     return total
 
 
+def ceil_div(p: Poly, d: int) -> Poly:
+    """Return ``p / d`` rounded up."""
+    return (p + (d - 1)) // d
+
+
 def bounds(p: Poly) -> tuple[int | None, int | None]:
     """Return the least and greatest value of a polynomial where both are known integers."""
     low: int | None = 0

@@ -1,0 +1,1 @@
+"""Benchmarks of Whet against its peers; ``python -m benchmarks.run --help`` says how."""

@@ -1,0 +1,341 @@
+"""Contractions: a register tile of accumulators, one broadcast operand, one vector operand.
+
+The tile lives in ``rows x vectors`` registers. Each depth step loads ``vectors`` vectors of ``b``
+and broadcasts one element of ``a`` per row. Taps stay loops: unrolled, LLVM would share overlapping
+loads across taps, run out of registers and spill.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from whet.codegen.builder import Builder, Module, Value, const, i64, vector
+from whet.codegen.evaluate import Point
+from whet.codegen.frame import Frame
+from whet.codegen.kernel_function import (
+    Function,
+    accesses_of,
+    bind_flat,
+    frame_of,
+    lane_mask,
+    open_function,
+)
+from whet.codegen.operations import apply, from_storage, register_type, storage_type
+from whet.index import Axis, Poly, ceil_div, product
+from whet.kernel.spec import ACCUMULATOR, Contraction
+from whet.target import Target
+
+
+def contraction_chunks(kernel: Contraction, lanes: int) -> Poly:
+    """Return the number of chunks of a contraction."""
+    return _column_blocks(kernel, lanes) * ceil_div(_row_items(kernel), kernel.tile.row_items)
+
+
+def _panels(kernel: Contraction, lanes: int) -> Poly:
+    return ceil_div(kernel.col.extent, kernel.tile.vectors * lanes)
+
+
+def _column_blocks(kernel: Contraction, lanes: int) -> Poly:
+    return ceil_div(_panels(kernel, lanes), kernel.tile.panels)
+
+
+def _row_items(kernel: Contraction) -> Poly:
+    tiles = ceil_div(kernel.row.extent, kernel.tile.rows)
+    return product(a.extent for a in kernel.outer) * tiles
+
+
+def write_contraction(
+    module: Module, name: str, kernel: Contraction, dims: tuple[str, ...], target: Target, *, exclusive: bool
+) -> None:
+    """Write the function of a contraction."""
+    fn = open_function(module, name, kernel.params, dims, exclusive=exclusive)
+    frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
+    writer = _Writer(kernel, fn, target.lanes)
+    with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
+        writer.chunk(frame, chunk)
+    fn.b.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """The vectors of one panel: how many, and the mask of the last."""
+
+    vectors: int
+    masks: tuple[Value | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    kernel: Contraction
+    fn: Function
+    width: int
+
+    @property
+    def b(self) -> Builder:
+        return self.fn.b
+
+    @property
+    def panel_columns(self) -> int:
+        return self.kernel.tile.vectors * self.width
+
+    # -- loops over tiles --------------------------------------------------------------------
+
+    def chunk(self, frame: Frame, chunk: Value) -> None:
+        """Write the loops over one chunk's panels and row tiles."""
+        b, tile = self.b, self.kernel.tile
+        items = frame.scalar_index(_row_items(self.kernel))
+        row_blocks = frame.scalar_index(ceil_div(_row_items(self.kernel), tile.row_items))
+        panels = frame.scalar_index(_panels(self.kernel, self.width))
+        column_block = b.binary("udiv", chunk, row_blocks)
+        first = b.mul(b.binary("urem", chunk, row_blocks), i64(tile.row_items))
+        last = b.min(b.add(first, i64(tile.row_items)), items)
+        panel_first = b.mul(column_block, i64(tile.panels))
+        panel_last = b.min(b.add(panel_first, i64(tile.panels)), panels)
+        with b.loop(panel_first, panel_last, hint="panel") as panel:
+            self._panel(frame, panel, panels, first, last)
+
+    def _panel(self, frame: Frame, panel: Value, panels: Value, first: Value, last: Value) -> None:
+        """Write one column panel: the full form, and the form of a partial last panel."""
+        b = self.b
+        full = _Columns(self.kernel.tile.vectors, (None,) * self.kernel.tile.vectors)
+        extent = self.kernel.col.extent.constant
+        if extent is not None and extent % self.panel_columns == 0:
+            self._items(frame, panel, full, first, last)
+            return
+        if extent is not None and extent < self.panel_columns:
+            self._items(frame, panel, self._tail(frame, panel), first, last)
+            return
+        yes, no, done = b.label("whole"), b.label("part"), b.label("next")
+        end = b.mul(b.add(panel, i64(1)), i64(self.panel_columns))
+        b.branch(b.icmp("sle", end, frame.scalar_index(self.kernel.col.extent)), yes, no)
+        b.start(yes)
+        self._items(frame, panel, full, first, last)
+        b.jump(done)
+        b.start(no)
+        self._items(frame, panel, self._tail(frame, panel), first, last)
+        b.jump(done)
+        b.start(done)
+
+    def _tail(self, frame: Frame, panel: Value) -> _Columns:
+        """Return the vectors of the last panel; known at compile time for static columns."""
+        b, width = self.b, self.width
+        extent = self.kernel.col.extent.constant
+        if extent is not None:
+            rest = extent % self.panel_columns
+            count = -(-rest // width)
+            partial = rest % width
+            last = lane_mask(b, i64(partial), width) if partial else None
+            return _Columns(count, (*(None,) * (count - 1), last))
+        left = b.binary("sub", frame.scalar_index(self.kernel.col.extent), b.mul(panel, i64(self.panel_columns)))
+        masks = tuple(
+            lane_mask(b, b.binary("sub", left, i64(j * width)), width) for j in range(self.kernel.tile.vectors)
+        )
+        return _Columns(self.kernel.tile.vectors, masks)
+
+    def _items(self, frame: Frame, panel: Value, columns: _Columns, first: Value, last: Value) -> None:
+        """Write the loop over row tiles of a chunk."""
+        b, kernel = self.b, self.kernel
+        frame = frame.bind(kernel.col, b.mul(panel, i64(self.panel_columns)))
+        tiles = ceil_div(kernel.row.extent, kernel.tile.rows)
+        with b.loop(first, last, hint="item") as item:
+            if tiles == 1:
+                inner, tile = bind_flat(frame, kernel.outer, item), i64(0)
+            else:
+                count = frame.scalar_index(tiles)
+                tile = b.binary("urem", item, count) if kernel.outer else item
+                inner = bind_flat(frame, kernel.outer, b.binary("udiv", item, count)) if kernel.outer else frame
+            self._tile(inner, panel, tile, columns)
+
+    def _tile(self, frame: Frame, panel: Value, tile: Value, columns: _Columns) -> None:
+        """Write one row tile in each size that occurs."""
+        rows = self.kernel.row.extent.constant
+        if rows is None:
+            self._symbolic_tile(frame, panel, tile, columns)
+            return
+        b = self.b
+        count = -(-rows // self.kernel.tile.rows)
+        size, larger = divmod(rows, count)
+        if not larger:
+            start = b.mul(tile, i64(size))
+            self._micro(frame.bind(self.kernel.row, start), panel, size, columns)
+            return
+        start = b.add(b.mul(tile, i64(size)), b.min(tile, i64(larger)))
+        bound = frame.bind(self.kernel.row, start)
+        yes, no, done = b.label("large"), b.label("small"), b.label("tiled")
+        b.branch(b.icmp("slt", tile, i64(larger)), yes, no)
+        for label, height in ((yes, size + 1), (no, size)):
+            b.start(label)
+            self._micro(bound, panel, height, columns)
+            b.jump(done)
+        b.start(done)
+
+    def _symbolic_tile(self, frame: Frame, panel: Value, tile: Value, columns: _Columns) -> None:
+        """Write a tile of a run-time row count: whole, or its rest in fours and ones."""
+        b, height = self.b, self.kernel.tile.rows
+        start = b.mul(tile, i64(height))
+        stop = b.min(b.add(start, i64(height)), frame.scalar_index(self.kernel.row.extent))
+        for size in sorted({height, min(4, height), 1}, reverse=True):
+            length = b.binary("sub", stop, start)
+            end = b.add(start, b.mul(b.binary("udiv", length, i64(size)), i64(size)))
+            with b.loop(start, end, size, hint="rows") as row:
+                self._micro(frame.bind(self.kernel.row, row), panel, size, columns)
+            start = end
+
+    # -- the register tile -------------------------------------------------------------------
+
+    def _micro(self, frame: Frame, panel: Value, rows: int, columns: _Columns) -> None:
+        b, kernel = self.b, self.kernel
+        type_ = vector(register_type(kernel.a.dtype), self.width)
+        cells = [[b.alloca(type_) for _ in range(columns.vectors)] for _ in range(rows)]
+        for line in cells:
+            for cell in line:
+                b.store(const(type_, 0), cell, 64)
+        start = kernel.b.base + kernel.b.panel_stride * 0
+        base = self._b_pointer(frame, panel, start)
+        self._taps(frame, base, 0, _Cells(cells, type_, columns))
+        for i, line in enumerate(cells):
+            for j, cell in enumerate(line):
+                shift = {kernel.row: i, kernel.col: j * self.width}
+                names = {ACCUMULATOR: b.load(type_, cell, 64)}
+                point = Point(frame, kernel.col, self.width, columns.masks[j], shift, names)
+                for store in kernel.stores:
+                    point.store(store)
+
+    def _b_pointer(self, frame: Frame, panel: Value, base: Poly) -> Value:
+        b, source = self.b, self.kernel.b
+        kind = storage_type(self.kernel.params[source.param].dtype)
+        step = b.mul(panel, frame.scalar_index(source.panel_stride))
+        return b.gep(self.fn.params[source.param], kind, b.add(step, frame.scalar_index(base)))
+
+    def _taps(self, frame: Frame, b_pointer: Value, position: int, cells: _Cells) -> None:
+        """Write the loops over taps, shortened where ``a`` would be read outside its bounds."""
+        b, kernel = self.b, self.kernel
+        if position == len(kernel.taps):
+            self._depth(frame, b_pointer, cells)
+            return
+        tap = kernel.taps[position]
+        low, high = self._tap_range(frame, tap)
+        kind = storage_type(kernel.params[kernel.b.param].dtype)
+        stride = frame.scalar_index(kernel.b.tap_strides[position])
+        with b.loop(low, high, hint="tap") as value:
+            moved = b.gep(b_pointer, kind, b.mul(value, stride))
+            self._taps(frame.bind(tap, value), moved, position + 1, cells)
+
+    def _tap_range(self, frame: Frame, tap: Axis) -> tuple[Value, Value]:
+        """Return the tap's first and last position at which its condition holds."""
+        b = self.b
+        low, high = i64(0), frame.scalar_index(tap.extent)
+        for condition in self.kernel.bounds:
+            if tap not in condition.index.atoms:
+                continue
+            slope = condition.index.coefficient(tap).constant
+            assert slope is not None and slope > 0, "taps advance forwards"
+            start = frame.scalar_index(condition.index.substitute({tap: 0}))
+            before = b.binary("sub nsw", i64(slope - 1), start)
+            low = b.max(low, b.binary("sdiv", b.max(before, i64(0)), i64(slope)))
+            extent = frame.scalar_index(condition.extent)
+            room = b.add(b.binary("sub nsw", extent, start), i64(slope - 1))
+            high = b.min(high, b.binary("sdiv", b.max(room, i64(0)), i64(slope)))
+        return low, high
+
+    def _depth(self, frame: Frame, b_pointer: Value, cells: _Cells) -> None:
+        """Write the innermost reduction, unrolled."""
+        b, kernel = self.b, self.kernel
+        unroll = kernel.tile.unroll
+        extent = kernel.depth.extent.constant
+        rows = self._row_pointers(frame, len(cells.cells))
+        if extent is not None and extent <= unroll:
+            self._at(frame, i64(0), b_pointer, rows, extent, cells)
+            return
+        length = frame.scalar_index(kernel.depth.extent)
+        full = i64(extent // unroll * unroll) if extent is not None else b.binary("and", length, i64(-unroll))
+        with b.loop(i64(0), full, unroll, hint="depth") as k:
+            self._at(frame, k, b_pointer, rows, unroll, cells)
+        if extent is not None:
+            if extent % unroll:
+                self._at(frame, full, b_pointer, rows, extent % unroll, cells)
+            return
+        with b.loop(full, length, hint="rest") as k:
+            self._at(frame, k, b_pointer, rows, 1, cells)
+
+    def _row_pointers(self, frame: Frame, count: int) -> list[Value] | None:
+        """Return a pointer per row where rows may lie outside ``a``; those outside see zeros."""
+        kernel = self.kernel
+        if not kernel.edges:
+            return None
+        zeros = self.fn.params[kernel.zeros]
+        start = frame.bind(kernel.depth, i64(0))
+        found = []
+        for i in range(count):
+            point = Point(start, shift={kernel.row: i})
+            inside = point.pointer(kernel.a)
+            found.append(self.b.select(point.holds(kernel.edges), inside, zeros))
+        return found
+
+    def _at(
+        self, frame: Frame, k: Value, b_pointer: Value, rows: list[Value] | None, count: int, cells: _Cells
+    ) -> None:
+        """Write ``count`` depth steps from depth ``k``."""
+        moved = self._advance(frame, b_pointer, k)
+        if rows is not None:
+            kind = storage_type(self.kernel.a.dtype)
+            rows = [self.b.gep(r, kind, k) for r in rows]
+        self._steps(frame.bind(self.kernel.depth, k), moved, rows, count, cells)
+
+    def _advance(self, frame: Frame, pointer: Value, k: Value) -> Value:
+        source = self.kernel.b
+        kind = storage_type(self.kernel.params[source.param].dtype)
+        return self.b.gep(pointer, kind, self.b.mul(k, frame.scalar_index(source.depth_stride)))
+
+    def _steps(
+        self, frame: Frame, b_pointer: Value, rows: list[Value] | None, count: int, cells: _Cells
+    ) -> None:
+        """Write ``count`` depth steps on the accumulators."""
+        b, dtype = self.b, self.kernel.a.dtype
+        sums = [[b.load(cells.type, cell, 64) for cell in line] for line in cells.cells]
+        for u in range(count):
+            vectors = self._load_b(frame, b_pointer, u, cells)
+            for i, line in enumerate(sums):
+                broadcast = b.splat(self._load_a(frame, rows, i, u), self.width)
+                for j, before in enumerate(line):
+                    line[j] = apply(b, "fma", [broadcast, vectors[j], before], [dtype] * 3, dtype)
+        for line, targets in zip(sums, cells.cells, strict=True):
+            for value, cell in zip(line, targets, strict=True):
+                b.store(value, cell, 64)
+
+    def _load_b(self, frame: Frame, pointer: Value, u: int, cells: _Cells) -> list[Value]:
+        b, source = self.b, self.kernel.b
+        dtype = self.kernel.params[source.param].dtype
+        kind = storage_type(dtype)
+        type_ = vector(kind, self.width)
+        here = self._advance(frame, pointer, i64(u)) if u else pointer
+        found = []
+        for j in range(cells.columns.vectors):
+            place = b.gep(here, kind, j * self.width)
+            mask = cells.columns.masks[j]
+            if source.padded or mask is None:
+                loaded = b.load(type_, place, 64 if source.padded and kind == "float" else 4)
+            else:
+                loaded = b.masked_load(type_, place, mask, const(type_, 0))
+            found.append(from_storage(b, loaded, dtype))
+        return found
+
+    def _load_a(self, frame: Frame, rows: list[Value] | None, row: int, u: int) -> Value:
+        kernel = self.kernel
+        if rows is not None:
+            kind = storage_type(kernel.a.dtype)
+            loaded = self.b.load(kind, self.b.gep(rows[row], kind, u))
+            return from_storage(self.b, loaded, kernel.a.dtype)
+        return Point(frame, shift={kernel.row: row, kernel.depth: u}).scalar(kernel.a)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """Stack slots of the accumulators, which LLVM promotes to registers."""
+
+    cells: list[list[Value]]
+    type: str
+    columns: _Columns
+
+
+

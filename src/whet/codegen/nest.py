@@ -1,0 +1,257 @@
+"""Loop nests: pointwise maps, reductions, pooling, depthwise convolution, normalisations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from whet.codegen.builder import Builder, Module, Value, const, element, i64, lanes, vector
+from whet.codegen.evaluate import Point
+from whet.codegen.frame import Frame
+from whet.codegen.kernel_function import (
+    Function,
+    accesses_of,
+    bind_flat,
+    frame_of,
+    open_function,
+    strips,
+)
+from whet.codegen.operations import combine, identity_of, register_type
+from whet.index import Axis, Poly, ceil_div, product
+from whet.kernel.expr import Call, Expr, Guard, Within, all_atoms, walk
+from whet.kernel.spec import Nest, Step
+from whet.target import Target
+
+MAX_UNROLLED_TAPS = 32
+ROW_UNROLL = 4
+
+
+def nest_chunks(nest: Nest) -> Poly:
+    """Return the number of chunks of a nest."""
+    outer = _outer(nest)
+    points = product(a.extent for a in outer)
+    if nest.block:
+        return points * ceil_div(nest.axes[-1].extent, nest.block)
+    return ceil_div(points, nest.grain)
+
+
+def _outer(nest: Nest) -> tuple[Axis, ...]:
+    return nest.axes if nest.vector_rows else nest.axes[:-1]
+
+
+def write_nest(module: Module, name: str, nest: Nest, dims: tuple[str, ...], target: Target, *, exclusive: bool) -> None:
+    """Write the function of a nest."""
+    fn = open_function(module, name, nest.params, dims, exclusive=exclusive)
+    frame = frame_of(fn, nest.params, accesses_of([s.body for s in nest.steps], nest.stores))
+    writer = _NestWriter(nest, fn, target.lanes)
+    with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
+        writer.chunk(frame, chunk)
+    fn.b.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _NestWriter:
+    nest: Nest
+    fn: Function
+    width: int
+
+    @property
+    def b(self) -> Builder:
+        return self.fn.b
+
+    def chunk(self, frame: Frame, chunk: Value) -> None:
+        """Write the loops over one chunk's points."""
+        b, nest = self.b, self.nest
+        outer = _outer(nest)
+        if nest.block:
+            axis = nest.axes[-1]
+            extent = frame.scalar_index(axis.extent)
+            blocks = frame.scalar_index(ceil_div(axis.extent, nest.block))
+            low = b.mul(b.binary("urem", chunk, blocks), i64(nest.block))
+            high = b.min(b.add(low, i64(nest.block)), extent)
+            self.point(bind_flat(frame, outer, b.binary("udiv", chunk, blocks)), low, high)
+            return
+        points = frame.scalar_index(product(a.extent for a in outer))
+        first = b.mul(chunk, i64(nest.grain))
+        last = b.min(b.add(first, i64(nest.grain)), points)
+        with b.loop(first, last, hint="point") as position:
+            self.point(bind_flat(frame, outer, position), None, None)
+
+    def point(self, frame: Frame, low: Value | None, high: Value | None) -> None:
+        """Write one point of the outer axes, twice if its guards can be hoisted."""
+        conditions = self._hoistable()
+        if conditions is None:
+            self.lanes(frame, low, high, safe=False)
+            return
+        b = self.b
+        inside = Point(frame).holds(conditions)
+        yes, no, done = b.label("in"), b.label("edge"), b.label("after")
+        b.branch(inside, yes, no)
+        for label, safe in ((yes, True), (no, False)):
+            b.start(label)
+            self.lanes(frame, low, high, safe=safe)
+            b.jump(done)
+        b.start(done)
+
+    def _hoistable(self) -> tuple[Within, ...] | None:
+        """Return conditions on the outer axes under which every guard of the nest holds."""
+        guards = [c for e in self._expressions() for c in e.conditions]
+        if not guards:
+            return None
+        outer = set(_outer(self.nest))
+        found: dict[Within, None] = {}
+        for condition in guards:
+            extremes = _extremes(condition, outer)
+            if extremes is None:
+                return None
+            found |= dict.fromkeys(extremes)
+        return tuple(found)
+
+    def _expressions(self) -> list[Guard]:
+        roots = [*(s.body for s in self.nest.steps), *(s.value for s in self.nest.stores)]
+        return [e for root in roots for e in walk(root) if isinstance(e, Guard)]
+
+    def lanes(self, frame: Frame, low: Value | None, high: Value | None, *, safe: bool) -> None:
+        """Write steps and stores for one point, lanes along rows or along the last axis."""
+        nest = self.nest
+        if nest.vector_rows or not nest.axes:
+            self._rows(frame, safe)
+            return
+
+        def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
+            point = Point(inner, nest.axes[-1], self.width, mask, safe=safe)
+            names: dict[str, Value] = {}
+            for step in nest.steps:
+                names[step.name] = self._lane_step(point, step, names)
+            self._loops(inner, nest.row, lambda f: self._stores(f, point, names))
+
+        strips(frame, nest.axes[-1], self.width, strip, low=low, high=high)
+
+    def _stores(self, frame: Frame, like: Point, names: dict[str, Value]) -> None:
+        point = Point(frame, like.axis, like.width, like.mask, like.shift, names, like.safe)
+        for store in self.nest.stores:
+            point.store(store)
+
+    def _lane_step(self, point: Point, step: Step, names: dict[str, Value]) -> Value:
+        """Reduce with one result per lane."""
+        b = self.b
+        type_ = vector(register_type(step.dtype), point.width)
+        total = b.alloca(type_)
+        b.store(const(type_, identity_of(step.op, step.dtype)), total, 64)
+
+        def accumulate(frame: Frame) -> None:
+            here = Point(frame, point.axis, point.width, point.mask, {}, names, point.safe)
+            b.store(_accumulate(here, step, b.load(type_, total, 64)), total, 64)
+
+        self._loops(point.frame, step.axes, accumulate)
+        return b.load(type_, total, 64)
+
+    def _loops(self, frame: Frame, axes: tuple[Axis, ...], body: Callable[[Frame], None]) -> None:
+        """Loop over axes, unrolled if there are few points."""
+        if not axes:
+            body(frame)
+            return
+        count = product(a.extent for a in axes).constant
+        axis, rest = axes[0], axes[1:]
+        if count is not None and count <= MAX_UNROLLED_TAPS:
+            for k in range(axis.extent.constant or 0):
+                self._loops(frame.bind(axis, i64(k)), rest, body)
+            return
+        with self.b.loop(i64(0), frame.scalar_index(axis.extent)) as value:
+            self._loops(frame.bind(axis, value), rest, body)
+
+    # -- lanes along rows --------------------------------------------------------------------
+
+    def _rows(self, frame: Frame, safe: bool) -> None:
+        names: dict[str, Value] = {}
+        for step in self.nest.steps:
+            names[step.name] = self._row_step(frame, step, names, safe)
+        row = self.nest.row
+        if not row:
+            self._stores(frame, Point(frame, safe=safe), names)
+            return
+
+        def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
+            for k in range(vectors):
+                shift = {row[-1]: k * self.width}
+                point = Point(inner, row[-1], self.width, mask, shift, names, safe)
+                for store in self.nest.stores:
+                    point.store(store)
+
+        self._loops(frame, row[:-1], lambda f: strips(f, row[-1], self.width, strip, unroll=2))
+
+    def _row_step(self, frame: Frame, step: Step, names: dict[str, Value], safe: bool) -> Value:
+        """Reduce along lanes, with several accumulators, to one scalar."""
+        b, width = self.b, self.width
+        type_ = vector(register_type(step.dtype), width)
+        neutral = const(type_, identity_of(step.op, step.dtype))
+        totals = [b.alloca(type_) for _ in range(ROW_UNROLL)]
+        for total in totals:
+            b.store(neutral, total, 64)
+
+        def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
+            for k in range(vectors):
+                shift = {step.axes[-1]: k * width}
+                here = Point(inner, step.axes[-1], width, mask, shift, names, safe)
+                before = b.load(type_, totals[k], 64)
+                after = _accumulate(here, step, before)
+                if mask is not None:
+                    after = b.select(mask, after, before)
+                b.store(after, totals[k], 64)
+
+        self._loops(
+            frame,
+            step.axes[:-1],
+            lambda f: strips(f, step.axes[-1], width, strip, unroll=ROW_UNROLL),
+        )
+        values = [b.load(type_, total, 64) for total in totals]
+        while len(values) > 1:
+            values = [combine(b, step.op, x, y, step.dtype) for x, y in zip(values[::2], values[1::2], strict=True)]
+        return horizontal(b, step.op, values[0], step.dtype)
+
+
+def _accumulate(point: Point, step: Step, total: Value) -> Value:
+    """Add one more element; a sum of products is one fused multiply-add."""
+    b, body = point.b, step.body
+    is_product = isinstance(body, Call) and body.op == "mul" and step.op == "sum"
+    if is_product and element(total.type) in ("float", "double"):
+        assert isinstance(body, Call)
+        return b.fma(point.value(body.args[0]), point.value(body.args[1]), total)
+    return combine(b, step.op, total, point.value(body), step.dtype)
+
+
+def horizontal(b: Builder, op: str, value: Value, dtype: str) -> Value:
+    """Combine all lanes by halves; the order is the same for every run."""
+    count = lanes(value.type)
+    while count > 1:
+        half = count // 2
+        low = b.shuffle(value, list(range(half)))
+        high = b.shuffle(value, list(range(half, count)))
+        if half == 1:
+            low, high = b.extract(value, 0), b.extract(value, 1)
+        value = combine(b, op, low, high, dtype)
+        count = half
+    return value
+
+
+def _extremes(condition: Within, outer: set[Axis]) -> tuple[Within, ...] | None:
+    """Return the condition at the least and greatest index that the inner axes reach."""
+    low = high = condition.index
+    if any(isinstance(a, Axis) for a in all_atoms(condition.extent)):
+        return None
+    for atom in all_atoms(condition.index):
+        if not isinstance(atom, Axis) or atom in outer:
+            continue
+        slope = condition.index.coefficient(atom).constant
+        if slope is None or not condition.index.is_affine_in(atom):
+            return None
+        top = atom.extent - 1
+        low = low.substitute({atom: 0 if slope > 0 else top})
+        high = high.substitute({atom: top if slope > 0 else 0})
+    pair = (Within(low, condition.extent), Within(high, condition.extent))
+    return pair if low != high else pair[:1]
+
+
+def expressions_of(nest: Nest) -> list[Expr]:
+    """Return the roots of all expressions of a nest."""
+    return [*(s.body for s in nest.steps), *(s.value for s in nest.stores)]

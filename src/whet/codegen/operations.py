@@ -1,0 +1,286 @@
+"""Operations on register values: how each ``Call`` of an expression becomes instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+from whet.codegen.builder import F32, F64, I1, Builder, Value, const, element, lanes, vector
+from whet.codegen.vmath import FUNCTIONS
+from whet.dtypes import DTYPES
+from whet.errors import CompileError
+
+_INTEGER_BITS = {1: "i8", 2: "i16", 4: "i32", 8: "i64"}
+
+
+def register_type(dtype: str) -> str:
+    """Return the LLVM type in which values of an element type are computed."""
+    d = DTYPES[dtype]
+    if d.kind == "b":
+        return I1
+    if d.is_float:
+        return F64 if d.size == 8 else F32
+    return _INTEGER_BITS[d.size]
+
+
+def storage_type(dtype: str) -> str:
+    """Return the LLVM type in which values of an element type lie in memory."""
+    d = DTYPES[dtype]
+    if d.kind == "b":
+        return "i8"
+    if dtype == "float16":
+        return "half"
+    if dtype == "bfloat16":
+        return "bfloat"
+    return register_type(dtype)
+
+
+def from_storage(b: Builder, value: Value, dtype: str) -> Value:
+    """Convert a loaded value to its register type."""
+    count = lanes(value.type)
+    if dtype == "bool":
+        return b.icmp("ne", value, const(value.type, 0))
+    if dtype in ("float16", "bfloat16"):
+        return b.cast("fpext", value, vector(F32, count))
+    return value
+
+
+def to_storage(b: Builder, value: Value, dtype: str) -> Value:
+    """Convert a register value to the type in which it is stored."""
+    count = lanes(value.type)
+    if dtype == "bool":
+        return b.cast("zext", value, vector("i8", count))
+    if dtype in ("float16", "bfloat16"):
+        return b.cast("fptrunc", value, vector(storage_type(dtype), count))
+    return value
+
+
+def convert(b: Builder, value: Value, source: str, target: str) -> Value:
+    """Convert between element types; floats saturate when they become integers."""
+    s, t = DTYPES[source], DTYPES[target]
+    count = lanes(value.type)
+    goal = vector(register_type(target), count)
+    if t.kind == "b":
+        if s.kind == "b":
+            return value
+        zero = const(value.type, 0)
+        return b.fcmp("une", value, zero) if s.is_float else b.icmp("ne", value, zero)
+    if s.kind == "b":
+        return b.cast("uitofp" if t.is_float else "zext", value, goal)
+    if s.is_float and t.is_float:
+        return _convert_float(b, value, target, goal)
+    if s.is_float:
+        return _float_to_int(b, value, goal, signed=t.kind == "i")
+    if t.is_float:
+        return b.cast("sitofp" if s.kind == "i" else "uitofp", value, goal)
+    if t.size > s.size:
+        return b.cast("sext" if s.kind == "i" else "zext", value, goal)
+    return b.cast("trunc", value, goal) if t.size < s.size else value
+
+
+def _convert_float(b: Builder, value: Value, target: str, goal: str) -> Value:
+    if target in ("float16", "bfloat16"):
+        return from_storage(b, to_storage(b, value, target), target)
+    if value.type == goal:
+        return value
+    return b.cast("fpext" if element(goal) == F64 else "fptrunc", value, goal)
+
+
+def _float_to_int(b: Builder, value: Value, goal: str, *, signed: bool) -> Value:
+    name = "llvm.fptosi.sat" if signed else "llvm.fptoui.sat"
+    count, bits = lanes(goal), element(goal)
+    left = f"v{count}{bits}" if count > 1 else bits
+    kind = "f64" if element(value.type) == F64 else "f32"
+    right = f"v{count}{kind}" if count > 1 else kind
+    return b.call(f"{name}.{left}.{right}", goal, value)
+
+
+def identity_of(op: str, dtype: str) -> float | int | bool:
+    """Return the neutral element of a reduction."""
+    d = DTYPES[dtype]
+    if op == "sum":
+        return 0
+    if op == "prod":
+        return 1
+    if d.kind == "b":
+        return op == "min"
+    if d.is_float:
+        return float("-inf") if op == "max" else float("inf")
+    low = -(1 << (8 * d.size - 1)) if d.kind == "i" else 0
+    high = (1 << (8 * d.size - (1 if d.kind == "i" else 0))) - 1
+    return low if op == "max" else high
+
+
+def combine(b: Builder, op: str, a: Value, c: Value, dtype: str) -> Value:
+    """Combine two partial results of a reduction."""
+    name = {"sum": "add", "prod": "mul", "max": "max", "min": "min"}[op]
+    return apply(b, name, [a, c], [dtype, dtype], dtype)
+
+
+Emit = Callable[[Builder, list[Value], str], Value]
+
+
+def _arithmetic(float_op: str, signed_op: str, unsigned_op: str | None = None) -> Emit:
+    def emit(b: Builder, args: list[Value], dtype: str) -> Value:
+        kind = DTYPES[dtype].kind
+        integer = unsigned_op if kind == "u" and unsigned_op else signed_op
+        return b.binary(float_op if kind == "f" else integer, args[0], args[1])
+
+    return emit
+
+
+def _extreme(b: Builder, args: list[Value], dtype: str, *, largest: bool) -> Value:
+    kind = DTYPES[dtype].kind
+    a, c = args
+    if kind == "b":
+        return b.binary("or" if largest else "and", a, c)
+    if kind != "f":
+        prefix = "llvm.u" if kind == "u" else "llvm.s"
+        return b.call_intrinsic(prefix + ("max" if largest else "min"), a.type, a, c)
+    # x86's MAXPS returns its second operand when either is NaN: one compare keeps the first's NaN.
+    picked = b.select(b.fcmp("ogt" if largest else "olt", a, c), a, c)
+    return b.select(b.fcmp("uno", a, a), a, picked)
+
+
+def _maximum(b: Builder, args: list[Value], dtype: str) -> Value:
+    return _extreme(b, args, dtype, largest=True)
+
+
+def _minimum(b: Builder, args: list[Value], dtype: str) -> Value:
+    return _extreme(b, args, dtype, largest=False)
+
+
+def _divide(b: Builder, args: list[Value], dtype: str) -> Value:
+    if DTYPES[dtype].kind == "f":
+        return b.binary("fdiv", args[0], args[1])
+    return _integer_division(b, args, dtype, "div")
+
+
+def _integer_division(b: Builder, args: list[Value], dtype: str, word: str) -> Value:
+    """Divide integers; a zero divisor gives 0, and nothing traps."""
+    a, d = args
+    signed = DTYPES[dtype].kind == "i"
+    zero, one = const(a.type, 0), const(a.type, 1)
+    unsafe = b.icmp("eq", d, zero)
+    if signed:
+        unsafe = b.binary("or", unsafe, b.icmp("eq", d, const(d.type, -1)))
+    quotient = b.binary(("s" if signed else "u") + word, a, b.select(unsafe, one, d))
+    if not signed:
+        return b.select(unsafe, zero, quotient)
+    negated = b.binary("sub", zero, a) if word == "div" else zero
+    special = b.select(b.icmp("eq", d, zero), zero, negated)
+    return b.select(unsafe, special, quotient)
+
+
+def _remainder(b: Builder, args: list[Value], dtype: str) -> Value:
+    if DTYPES[dtype].kind == "f":
+        return FUNCTIONS["fmod"].emit(b, *args)
+    return _integer_division(b, args, dtype, "rem")
+
+
+def _floor_modulo(b: Builder, args: list[Value], dtype: str) -> Value:
+    if DTYPES[dtype].kind == "f":
+        return FUNCTIONS["mod"].emit(b, *args)
+    r = _integer_division(b, args, dtype, "rem")
+    if DTYPES[dtype].kind == "u":
+        return r
+    zero = const(r.type, 0)
+    differs = b.icmp("slt", b.binary("xor", r, args[1]), zero)
+    wrong = b.binary("and", differs, b.icmp("ne", r, zero))
+    return b.select(wrong, b.binary("add", r, args[1]), r)
+
+
+def _negate(b: Builder, args: list[Value], dtype: str) -> Value:
+    if DTYPES[dtype].kind == "f":
+        return b.op(f"fneg {args[0]}", args[0].type)
+    return b.binary("sub", const(args[0].type, 0), args[0])
+
+
+def _absolute(b: Builder, args: list[Value], dtype: str) -> Value:
+    kind = DTYPES[dtype].kind
+    if kind == "f":
+        return b.call_intrinsic("llvm.fabs", args[0].type, args[0])
+    if kind == "u":
+        return args[0]
+    return b.select(b.icmp("slt", args[0], const(args[0].type, 0)), _negate(b, args, dtype), args[0])
+
+
+def _logical_not(b: Builder, args: list[Value], dtype: str) -> Value:
+    return b.binary("xor", args[0], const(args[0].type, 1 if dtype == "bool" else -1))
+
+
+def _select(b: Builder, args: list[Value], dtype: str) -> Value:
+    return b.select(args[0], args[1], args[2])
+
+
+def _fma(b: Builder, args: list[Value], dtype: str) -> Value:
+    if DTYPES[dtype].is_float:
+        return b.fma(*args)
+    return b.binary("add", b.binary("mul", args[0], args[1]), args[2])
+
+
+def _shift(left: bool) -> Emit:
+    def emit(b: Builder, args: list[Value], dtype: str) -> Value:
+        bits = DTYPES[dtype].size * 8
+        inside = b.icmp("ult", args[1], const(args[1].type, bits))
+        amount = b.select(inside, args[1], const(args[1].type, 0))
+        shifted = b.binary("shl" if left else "lshr", args[0], amount)
+        return b.select(inside, shifted, const(shifted.type, 0))
+
+    return emit
+
+
+OPERATIONS: MappingProxyType[str, Emit] = MappingProxyType(
+    {
+        "add": _arithmetic("fadd", "add"),
+        "sub": _arithmetic("fsub", "sub"),
+        "mul": _arithmetic("fmul", "mul"),
+        "div": _divide,
+        "rem": _remainder,
+        "mod": _floor_modulo,
+        "max": _maximum,
+        "min": _minimum,
+        "neg": _negate,
+        "abs": _absolute,
+        "and": _arithmetic("and", "and"),
+        "or": _arithmetic("or", "or"),
+        "xor": _arithmetic("xor", "xor"),
+        "not": _logical_not,
+        "shl": _shift(True),
+        "shr": _shift(False),
+        "select": _select,
+        "fma": _fma,
+    }
+)
+
+COMPARISONS: MappingProxyType[str, tuple[str, str, str]] = MappingProxyType(
+    {
+        "lt": ("olt", "slt", "ult"),
+        "le": ("ole", "sle", "ule"),
+        "gt": ("ogt", "sgt", "ugt"),
+        "ge": ("oge", "sge", "uge"),
+        "eq": ("oeq", "eq", "eq"),
+        "ne": ("une", "ne", "ne"),
+    }
+)
+
+
+def apply(b: Builder, op: str, args: list[Value], arg_dtypes: list[str], dtype: str) -> Value:
+    """Write the instructions of one ``Call``.
+
+    Raises:
+        CompileError: no such operation; the op table and this table disagree.
+    """
+    if op == "cast":
+        return convert(b, args[0], arg_dtypes[0], dtype)
+    if op in COMPARISONS:
+        kind = DTYPES[arg_dtypes[0]].kind
+        names = COMPARISONS[op]
+        if kind == "f":
+            return b.fcmp(names[0], args[0], args[1])
+        return b.icmp(names[1] if kind == "i" else names[2], args[0], args[1])
+    if op in OPERATIONS:
+        return OPERATIONS[op](b, args, dtype)
+    if op in FUNCTIONS:
+        return FUNCTIONS[op].emit(b, *args)
+    raise CompileError(f"no code for operation {op!r}")

@@ -1,0 +1,152 @@
+"""Kernels as data: loop nests and contractions over flat parameters.
+
+A specification says everything that code generation needs and nothing of names or ONNX, so equal
+specifications share one piece of machine code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from whet.index import Axis, Poly
+from whet.kernel.expr import Expr, Read, Within
+
+ACCUMULATOR = "acc"
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A pointer parameter: its element type and whether the kernel writes it."""
+
+    dtype: str
+    written: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Writes ``value`` to an element address of a parameter."""
+
+    param: int
+    address: Poly
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A reduction over ``axes``: ``name = op over axes of body``.
+
+    ``op`` is ``sum``, ``max``, ``min`` or ``prod``. Bodies may use names of earlier steps.
+    """
+
+    name: str
+    op: str
+    axes: tuple[Axis, ...]
+    body: Expr
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Nest:
+    """For every point of ``axes``: run the steps, then the stores for every point of ``row``.
+
+    A nest without steps and row is a pointwise map; with steps, a reduction, pooling or depthwise
+    convolution; with steps and a row, a normalisation or softmax.
+
+    Attributes:
+        params: pointer parameters.
+        axes: loops around everything, outermost first.
+        steps: reductions, in order.
+        row: loops around the stores only.
+        stores: what is written.
+        vector_rows: whether lanes run along the last axis of the row and of each step (true) or
+            along the last of ``axes`` (false).
+        grain: points of the outer axes in one chunk.
+        block: elements of the vector axis in one chunk, 0 for all; only where lanes run along axes.
+    """
+
+    params: tuple[Param, ...]
+    axes: tuple[Axis, ...]
+    steps: tuple[Step, ...]
+    row: tuple[Axis, ...]
+    stores: tuple[Store, ...]
+    vector_rows: bool
+    grain: int = 1
+    block: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """The schedule of a contraction.
+
+    Attributes:
+        rows: rows of the register tile.
+        vectors: vectors of columns in the register tile; also the panel width of a packed operand.
+        unroll: depth steps unrolled in the innermost loop.
+        row_items: register tiles along rows in one chunk.
+        panels: column panels in one chunk.
+        pack: whether rows of ``a`` are copied to scratch before use.
+    """
+
+    rows: int
+    vectors: int
+    unroll: int
+    row_items: int
+    panels: int
+    pack: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Panels:
+    """How the second operand of a contraction lies in memory.
+
+    Address of lane ``j`` of vector ``v`` in panel ``p`` at reduction position ``k``, in elements:
+    ``base + p * panel_stride + k * depth_stride + v * lanes + j``; taps advance by ``tap_strides``.
+    """
+
+    param: int
+    base: Poly
+    panel_stride: Poly
+    depth_stride: Poly
+    tap_strides: tuple[Poly, ...]
+    padded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """``acc[outer, row, col] = sum over taps and depth of a * b``, then the stores.
+
+    Convolution, Gemm and matrix products. ``a`` is read one element at a time and broadcast; ``b``
+    is read in vectors of columns.
+
+    Attributes:
+        params: pointer parameters.
+        outer: loops around the tile, such as batch, image row or group.
+        row: the axis that register tiles run along.
+        col: the axis in lanes.
+        taps: reduction loops around the depth, such as kernel rows and columns.
+        depth: the innermost reduction.
+        a: the broadcast operand; affine in every axis.
+        bounds: conditions on ``a``, each affine in one tap; they shorten that tap's loop.
+        edges: conditions on ``a`` that differ between rows; rows outside read zeros instead.
+        zeros: the parameter that holds those zeros, ``-1`` without edges.
+        b: the vector operand.
+        stores: epilogue; reads the sum as ``Var("acc")``.
+        tile: the schedule.
+    """
+
+    params: tuple[Param, ...]
+    outer: tuple[Axis, ...]
+    row: Axis
+    col: Axis
+    taps: tuple[Axis, ...]
+    depth: Axis
+    a: Read
+    bounds: tuple[Within, ...]
+    b: Panels
+    stores: tuple[Store, ...]
+    tile: Tile
+    edges: tuple[Within, ...] = ()
+    zeros: int = -1
+
+
+Kernel = Nest | Contraction

@@ -1,0 +1,117 @@
+"""Tensors as equations: each is an input, a constant, or defined by expressions over its axes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from whet.index import Axis, Poly, as_poly, product, var
+from whet.kernel.expr import Expr, Load
+from whet.kernel.spec import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Reductions that must finish before an element's body can be evaluated."""
+
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """``acc = sum over taps and depth of a * b``, read in the body as ``Var("acc")``.
+
+    Attributes:
+        a: operand that does not depend on ``col``; a load, perhaps guarded with zero.
+        b: operand that does not depend on the last of ``rows``.
+        rows: output axes of ``a``, outermost first; some may also index ``b`` (batch, group).
+        col: output axis of ``b``.
+        taps: outer reduction axes, such as kernel rows and columns.
+        depth: innermost reduction axis, such as input channels.
+    """
+
+    a: Expr
+    b: Expr
+    rows: tuple[Axis, ...]
+    col: Axis
+    taps: tuple[Axis, ...]
+    depth: Axis
+
+
+Anchor = Steps | Product
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """How the elements of a tensor come about.
+
+    Attributes:
+        axes: one point of these axes is one element.
+        body: the element's value; may use the anchor's variables.
+        anchor: what has to be computed first, if it is more than an expression.
+        index: which element a point is; by default the axes themselves.
+    """
+
+    axes: tuple[Axis, ...]
+    body: Expr
+    anchor: Anchor | None = None
+    index: tuple[Poly, ...] = ()
+
+    @property
+    def position(self) -> tuple[Poly, ...]:
+        """The element that a point of the axes defines."""
+        return self.index or tuple(var(a) for a in self.axes)
+
+
+@dataclass(eq=False, slots=True)
+class Tensor:
+    """A value of the model; compared by identity.
+
+    Attributes:
+        name: its name in the model.
+        shape: extents; polynomials in run-time dimensions.
+        dtype: element type.
+        definition: its equation; ``None`` for inputs and constants.
+        value: its elements, if constant.
+        known: its elements in order, if they are integers computed from shapes.
+        nodes: names of the model's nodes that it comes from.
+        ops: their operator types.
+        order: preferred storage order of its dimensions, outermost first; empty for no preference.
+    """
+
+    name: str
+    shape: tuple[Poly, ...]
+    dtype: str
+    definition: Definition | None = None
+    value: np.ndarray | None = None
+    known: tuple[Poly, ...] | None = None
+    nodes: tuple[str, ...] = ()
+    ops: tuple[str, ...] = ()
+    order: tuple[int, ...] = field(default=())
+
+    @property
+    def rank(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> Poly:
+        """Number of elements."""
+        return product(self.shape)
+
+    def at(self, *index: Poly | int) -> Load:
+        """Return the expression of one element."""
+        assert len(index) == self.rank, f"{self.name} has rank {self.rank}"
+        return Load(self, tuple(as_poly(i) for i in index), self.dtype)
+
+    def broadcast(self, axes: tuple[Axis, ...]) -> Load:
+        """Return the element at a point of ``axes``, aligned at the last, extents 1 repeated."""
+        aligned = axes[len(axes) - self.rank :]
+        index = (as_poly(0) if e == 1 else var(a) for e, a in zip(self.shape, aligned, strict=True))
+        return self.at(*index)
+
+
+def axes_for(shape: tuple[Poly, ...], prefix: str = "i") -> tuple[Axis, ...]:
+    """Return one axis per dimension, named by position."""
+    return tuple(Axis(f"{prefix}{k}", extent) for k, extent in enumerate(shape))

@@ -1,0 +1,176 @@
+"""Timing several runtimes call by call, so that what disturbs one disturbs all.
+
+Speed of a shared machine swings by a factor of two within seconds. Runs of A followed by runs of B
+compare two moments; alternating single calls, in random order within each round, compares A and B.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from whet.errors import OptionError
+from whet.measure.runner import Inputs, Runner
+
+TASKS = Path("/proc/self/task")
+SETTLE_STEP_S = 0.002
+SETTLE_LIMIT_S = 0.25
+SETTLE_BUSY_SHARE = 0.1
+SETTLE_BLIND_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to measure.
+
+    Attributes:
+        rounds: timed calls of each runner.
+        duration_s: stop after the round that passes this time, even if rounds are left.
+        warm_up: untimed calls of each runner before the first round.
+        lead_in: untimed calls right before each timed one. 0 finds the caches as the other
+            runners left them; 1 gives each runner what its own previous call left there, as in
+            an application that runs one model all the time.
+        settle: before a runner's turn, wait until no thread of this process runs any more.
+            ONNX Runtime's pool spins for some 30 ms after a call (measured), and on a machine
+            with as many CPUs as threads the next runner would pay for it.
+        seed: of the order within the rounds.
+    """
+
+    rounds: int = 30
+    duration_s: float | None = None
+    warm_up: int = 3
+    lead_in: int = 0
+    settle: bool = True
+    seed: int = 0
+
+
+class Samples(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds of every timed call; index i of every runner belongs to round i.
+
+    Attributes:
+        seconds: by runner name.
+        wall_s: duration of the rounds.
+        foreign_cpu: mean number of CPUs that other processes used meanwhile, stolen time
+            included; None where the system does not tell.
+    """
+
+    seconds: dict[str, tuple[float, ...]]
+    wall_s: float
+    foreign_cpu: float | None
+
+
+def _other_threads_ns() -> int | None:
+    """Return the CPU time that all threads but this one have used, or None if unknown."""
+    total = 0
+    try:
+        for task in TASKS.iterdir():
+            try:
+                total += int((task / "schedstat").read_text().split()[0])
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # a thread that has just ended
+    except OSError:
+        return None
+    return total - time.thread_time_ns()
+
+
+def settle() -> None:
+    """Wait until the other threads of this process sleep, at most ``SETTLE_LIMIT_S``."""
+    deadline = time.perf_counter() + SETTLE_LIMIT_S
+    before = _other_threads_ns()
+    if before is None:
+        time.sleep(SETTLE_BLIND_S)
+        return
+    while time.perf_counter() < deadline:
+        started = time.perf_counter_ns()
+        time.sleep(SETTLE_STEP_S)
+        after = _other_threads_ns()
+        assert after is not None
+        if after - before < SETTLE_BUSY_SHARE * (time.perf_counter_ns() - started):
+            return
+        before = after
+
+
+def _busy_cpu_s() -> tuple[float, float] | None:
+    """Return the CPU seconds used by the whole machine and by this process."""
+    try:
+        import psutil
+    except ImportError:
+        return None
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0) + getattr(times, "guest", 0.0)
+    return sum(times) - idle, time.process_time()
+
+
+def _foreign_cpu(before: tuple[float, float] | None, wall_s: float) -> float | None:
+    after = _busy_cpu_s()
+    if before is None or after is None or wall_s <= 0:
+        return None
+    foreign = (after[0] - before[0]) - (after[1] - before[1])
+    return round(max(0.0, foreign) / wall_s, 3)
+
+
+def _timed(runner: Runner, inputs: Inputs, plan: Plan) -> float:
+    if plan.settle:
+        settle()
+    for _ in range(plan.lead_in):
+        runner.run(inputs)
+    started = time.perf_counter()
+    runner.run(inputs)
+    return time.perf_counter() - started
+
+
+def _rounds(plan: Plan) -> Iterator[int]:
+    started = time.perf_counter()
+    for index in range(plan.rounds):
+        if plan.duration_s is not None and time.perf_counter() - started > plan.duration_s:
+            return
+        yield index
+
+
+def measure_interleaved(
+    runners: Sequence[Runner],
+    inputs: Sequence[Inputs],
+    plan: Plan = Plan(),  # noqa: B008 - frozen
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Samples:
+    """Time runners that are already prepared, one call each per round, in random order.
+
+    Args:
+        runners: at least one, names unique.
+        inputs: one feed or more; round i takes feed ``i % len(inputs)``, the same for all
+            runners, so giving many keeps results from being found in a cache.
+        plan: how often and in what state.
+        progress: called as ``progress("measure", done, total)`` after each round.
+
+    Raises:
+        OptionError: no runner, no input, no round, or two runners with one name.
+    """
+    names = [runner.name for runner in runners]
+    if not names or not inputs or plan.rounds < 1 or len(set(names)) < len(names):
+        raise OptionError(
+            f"cannot measure {names} with {len(inputs)} inputs in {plan.rounds} rounds",
+            hint="give runners with different names, at least one input and one round",
+        )
+    for runner in runners:
+        for _ in range(plan.warm_up):
+            runner.run(inputs[0])
+    order, shuffle = list(runners), random.Random(plan.seed)  # noqa: S311 - not cryptographic
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    busy, started = _busy_cpu_s(), time.perf_counter()
+    for index in _rounds(plan):
+        shuffle.shuffle(order)
+        for runner in order:
+            seconds[runner.name].append(_timed(runner, inputs[index % len(inputs)], plan))
+        if progress is not None:
+            progress("measure", index + 1, plan.rounds)
+    wall_s = time.perf_counter() - started
+    return Samples(
+        seconds={name: tuple(values) for name, values in seconds.items()},
+        wall_s=wall_s,
+        foreign_cpu=_foreign_cpu(busy, wall_s),
+    )

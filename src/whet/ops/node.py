@@ -1,0 +1,187 @@
+"""What an operator's lowering sees of its node, and what it may build."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from whet.errors import ShapeError, UnsupportedError
+from whet.index import Poly, as_poly, product
+from whet.kernel.expr import Expr
+from whet.kernel.tensor import Anchor, Definition, Tensor, axes_for
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node of the model, with its inputs already lowered.
+
+    Attributes:
+        name: node name, for errors and reports.
+        op: operator type.
+        inputs: one tensor per input; ``None`` where an optional input is left out.
+        attributes: attribute values as Python objects and NumPy arrays.
+        outputs: names of the outputs; ``""`` where one is not wanted.
+        declared: element type and shape of each output as inferred on the graph, where known.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[Tensor | None, ...]
+    attributes: Mapping[str, Any]
+    outputs: tuple[str, ...]
+    declared: tuple[tuple[str, tuple[Poly, ...]] | None, ...] = ()
+
+    def input(self, position: int) -> Tensor:
+        """Return a required input.
+
+        Raises:
+            ShapeError: the node has no such input.
+        """
+        found = self.optional(position)
+        if found is None:
+            raise ShapeError(f"{self.op} needs input {position}", where=self.name)
+        return found
+
+    def optional(self, position: int) -> Tensor | None:
+        """Return an input, or ``None`` if it is left out."""
+        return self.inputs[position] if position < len(self.inputs) else None
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """Return an attribute, or its default."""
+        return self.attributes.get(name, default)
+
+    def ints(self, position: int) -> tuple[int, ...] | None:
+        """Return the integers of an input that must be known when compiling.
+
+        Raises:
+            UnsupportedError: the input depends on data or on run-time dimensions.
+        """
+        polys = self.extents(position)
+        if polys is None:
+            return None
+        values = tuple(p.constant for p in polys)
+        if any(v is None for v in values):
+            raise UnsupportedError(f"{self.op} needs input {position} as constants", where=self.name)
+        return tuple(v for v in values if v is not None)
+
+    def extents(self, position: int) -> tuple[Poly, ...] | None:
+        """Return the integers of an input, as polynomials in run-time dimensions.
+
+        Raises:
+            UnsupportedError: the input depends on data.
+        """
+        tensor = self.optional(position)
+        if tensor is None:
+            return None
+        found = known_values(tensor)
+        if found is None:
+            raise UnsupportedError(
+                f"{self.op} takes its input {position} from data", where=self.name,
+                hint="give static input shapes, or simplify the model with constant inputs",
+            )
+        return found
+
+    def error(self, message: str, hint: str | None = None) -> ShapeError:
+        """Return a shape error that names this node."""
+        return ShapeError(f"{self.op}: {message}", where=self.name, hint=hint)
+
+    # -- building results --------------------------------------------------------------------
+
+    def define(
+        self,
+        shape: tuple[Poly, ...],
+        dtype: str,
+        definition: Definition,
+        *,
+        output: int = 0,
+        order: tuple[int, ...] = (),
+    ) -> Tensor:
+        """Return a tensor with an equation."""
+        name = self.outputs[output] if output < len(self.outputs) else ""
+        return Tensor(
+            name or f"{self.name}:{output}", shape, dtype, definition,
+            nodes=(self.name,), ops=(self.op,), order=order,
+        )
+
+    def pointwise(self, shape: tuple[Poly, ...], dtype: str, body: Callable[..., Expr], *, output: int = 0) -> Tensor:
+        """Return a tensor whose element at axes ``(i0, i1, ...)`` is ``body(i0, i1, ...)``."""
+        axes = axes_for(shape)
+        return self.define(shape, dtype, Definition(axes, body(*axes)), output=output)
+
+    def anchored(self, shape: tuple[Poly, ...], dtype: str, body: Expr, anchor: Anchor) -> Tensor:
+        """Return a tensor whose body uses an anchor's variables, over the default axes."""
+        return self.define(shape, dtype, Definition(axes_for(shape), body, anchor))
+
+    def temporary(self, suffix: str, shape: tuple[Poly, ...], dtype: str, definition: Definition) -> Tensor:
+        """Return an inner tensor of a lowering that takes several equations."""
+        return Tensor(f"{self.name}.{suffix}", shape, dtype, definition, nodes=(self.name,), ops=(self.op,))
+
+
+Lower = Callable[[Node], list[Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operator: its name and what it becomes.
+
+    Attributes:
+        name: operator type.
+        lower: builds the outputs; may leave out trailing ones that nobody wants.
+        domain: operator set domain.
+    """
+
+    name: str
+    lower: Lower
+    domain: str = ""
+
+
+def known_values(tensor: Tensor) -> tuple[Poly, ...] | None:
+    """Return a tensor's integers if they are constant or computed from shapes."""
+    if tensor.known is not None:
+        return tensor.known
+    if tensor.value is not None and tensor.value.dtype.kind in "iub" and tensor.value.size <= 4096:
+        return tuple(as_poly(int(v)) for v in tensor.value.reshape(-1))
+    return None
+
+
+def constant(name: str, value: np.ndarray) -> Tensor:
+    """Return a constant tensor."""
+    shape = tuple(as_poly(n) for n in value.shape)
+    return Tensor(name, shape, value.dtype.name, value=value)
+
+
+def broadcast_shapes(node: Node, shapes: list[tuple[Poly, ...]]) -> tuple[Poly, ...]:
+    """Return the shape that all shapes broadcast to.
+
+    Raises:
+        ShapeError: two extents differ and neither is 1.
+    """
+    rank = max(len(s) for s in shapes)
+    result: list[Poly] = []
+    for k in range(rank):
+        extents = [s[k - rank + len(s)] for s in shapes if k - rank + len(s) >= 0]
+        wide = [e for e in extents if e != 1]
+        if any(e != wide[0] for e in wide):
+            text = " and ".join(str(list(s)) for s in shapes)
+            raise node.error(f"cannot broadcast {text}")
+        result.append(wide[0] if wide else as_poly(1))
+    return tuple(result)
+
+
+def normalise_axis(node: Node, axis: int, rank: int) -> int:
+    """Return an axis counted from the front.
+
+    Raises:
+        ShapeError: it is out of range.
+    """
+    if not -rank <= axis < max(rank, 1):
+        raise node.error(f"axis {axis} is out of range for rank {rank}")
+    return axis % rank if rank else 0
+
+
+def elements(shape: tuple[Poly, ...]) -> Poly:
+    """Return the number of elements of a shape."""
+    return product(shape)

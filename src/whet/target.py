@@ -1,0 +1,35 @@
+"""What code generation needs to know of a processor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A processor to compile for.
+
+    Attributes:
+        triple: LLVM triple.
+        cpu: LLVM CPU name.
+        features: LLVM feature string.
+        required: names of the features that the code uses, checked when it is loaded.
+        vector_bytes: width of a vector register.
+        registers: number of vector registers.
+        l1_bytes: level-1 data cache of a core.
+        l2_bytes: level-2 cache of a core.
+    """
+
+    triple: str
+    cpu: str
+    features: str
+    required: tuple[str, ...]
+    vector_bytes: int
+    registers: int
+    l1_bytes: int = 32 * 1024
+    l2_bytes: int = 1024 * 1024
+
+    @property
+    def lanes(self) -> int:
+        """32-bit elements in a vector."""
+        return self.vector_bytes // 4
