@@ -223,7 +223,7 @@ def fits() -> list[Fit]:
         Fit("SINH_F64", _odd(mp.sinh), _odd_weight(mp.sinh), 0, 1, 6, dtype=F64),
         Fit("TANH_F32", _over_x(mp.tanh), _inverse(_over_x(mp.tanh)), 0, 9.02**2, 4, 4, fixed=((0, 1.0),)),
         Fit("ERF_F32", _over_x(mp.erf), _inverse(_over_x(mp.erf)), 0, 3.84**2, 5, 5),
-        Fit("GELU_F32", _over_x(_half_erf), mp.sqrt, 0, 5.44**2, 5, 4),
+        Fit("GELU_F32", _over_x(_half_erf), mp.sqrt, 0, 5.44**2, 6, 4),
         Fit("ERF_F64", _over_x(mp.erf), _inverse(_over_x(mp.erf)), 0, 1, 11, dtype=F64),
         Fit("ERFC_F64", _erfcx_t, _erfcx_weight, 0.249, 2 / 3 + 1e-6, 12, dtype=F64),
         Fit("POWF_EXP2", lambda r: mp.expm1(r * LN2) / r, lambda r: r / mp.exp(r * LN2), -0.5, 0.5, 6, dtype=F64),

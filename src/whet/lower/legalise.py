@@ -44,6 +44,7 @@ def _gathered(owner: Tensor, suffix: str, axes: tuple[Axis, ...], body: Expr) ->
     renamed: dict[Atom, IndexLike] = {a: var(f) for a, f in zip(axes, fresh, strict=True)}
     shape = tuple(a.extent for a in axes)
     copy = _copy(f"{owner.name}.{suffix}", owner, shape, fresh, body.substitute(renamed))
+    copy.order = tuple(range(len(shape)))
     return copy.at(*(var(a) for a in axes)), copy
 
 

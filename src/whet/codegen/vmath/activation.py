@@ -43,7 +43,7 @@ def tanh(b: Builder, x: Value) -> Value:
     f32: minimax ``x P4(x^2) / Q4(x^2)``, constant from 9.02 on; f64: ``t / (t + 2)``, ``t = e^2|x| - 1``.
     """
     m = Lanes(b, x.type)
-    if m.format.fraction == 23:
+    if m.single:
         return _ratio(m, x, (c.TANH_F32, c.TANH_F32_DENOMINATOR), TANH_ONE, 1.0)
     a = m.upper(m.abs(x), 20.0)
     t = expm1_lanes(m, m.add(a, a))
@@ -57,7 +57,7 @@ def erf(b: Builder, x: Value) -> Value:
     ``1 - e^(-x^2) P12(2 / (2 + x))`` up to 6, where it is 1.
     """
     m = Lanes(b, x.type)
-    if m.format.fraction == 23:
+    if m.single:
         return _ratio(m, x, (c.ERF_F32, c.ERF_F32_DENOMINATOR), ERF_ONE, 1.0)
     a = m.upper(m.abs(x), 6.0)
     square = m.mul(a, a)
@@ -72,7 +72,7 @@ def gelu(b: Builder, x: Value) -> Value:
     f32: the scaled erf is one minimax ratio whose error is absolute, as the sum with 1/2 needs it.
     """
     m = Lanes(b, x.type)
-    if m.format.fraction == 23:
+    if m.single:
         half = _ratio(m, x, (c.GELU_F32, c.GELU_F32_DENOMINATOR), GELU_ONE, 0.5)
         return m.fma(x, half, m.mul(x, 0.5))
     half = m.mul(x, 0.5)

@@ -12,11 +12,6 @@ from whet.codegen.vmath.primitives import Lanes, split
 
 LN2 = "0.69314718055994530941723212145817656807550013436026"
 LOG2E = 1.4426950408889634
-SINGLE = 23
-
-
-def _single(m: Lanes) -> bool:
-    return m.format.fraction == SINGLE
 
 
 def _ln2(m: Lanes) -> tuple[float, ...]:
@@ -34,13 +29,13 @@ def reduce_natural(m: Lanes, x: Value, sign: int = 1, shift: int = 0) -> tuple[V
 
 def scale_twice(m: Lanes, p: Value, raised: Value) -> Value:
     """Return ``p * 2^n`` rounded once, for bits holding ``n + 2 bias``: reaches denormals and infinity."""
-    half = m.int("lshr", raised, 1)
-    return m.mul(m.mul(p, m.power(half)), m.power(m.int("sub", raised, half)))
+    half = m.integer("lshr", raised, 1)
+    return m.mul(m.mul(p, m.power(half)), m.power(m.integer("sub", raised, half)))
 
 
 def exp_lanes(m: Lanes, x: Value, sign: int = 1, *, nonpositive: bool = False) -> Value:
     """Return ``exp(sign * x)``; ``nonpositive`` promises ``sign * x <= 0`` and saves the upper clamp."""
-    if not _single(m):
+    if not m.single:
         return _exp_double(m, x, sign)
     # 2 e^r * 2^(n-1): n = 128 then stays in range, and n = -126 gives the bits of 0.
     low, high = -87.33, 88.8
@@ -80,7 +75,7 @@ def exp_nonpositive(b: Builder, x: Value) -> Value:
 
 def exp2_lanes(m: Lanes, x: Value) -> Value:
     """Return ``2^x``."""
-    if not _single(m):
+    if not m.single:
         n, raised = m.round(x := m.clamp(x, -1076.0, 1025.0), 1.0, 2 * m.format.bias)
         high, low = split(LN2, m.format, 2)
         f = m.sub(x, n)
@@ -101,7 +96,7 @@ def exp2(b: Builder, x: Value) -> Value:
 
 def expm1_lanes(m: Lanes, x: Value) -> Value:
     """Return ``e^x - 1`` without the sign of zero."""
-    single = _single(m)
+    single = m.single
     low, high = (-17.5, 88.8) if single else (-38.0, 710.0)
     r, raised = reduce_natural(m, m.clamp(x, low, high), shift=m.format.bias - 1)
     table = c.EXPM1_F32 if single else c.EXPM1_F64
@@ -119,7 +114,7 @@ def expm1(b: Builder, x: Value) -> Value:
 
 def _half_exp(m: Lanes, x: Value) -> Value:
     """Return ``e^x / 2`` for ``x >= 0``, finite where that is."""
-    single = _single(m)
+    single = m.single
     r, raised = reduce_natural(m, m.upper(x, 89.5 if single else 711.0), shift=m.format.bias - 2)
     # 4 (e^r / 2^2): the factor 2^(n-2) stays normal up to the overflow of cosh.
     if single:
@@ -136,7 +131,7 @@ def sinh(b: Builder, x: Value) -> Value:
     a = m.abs(x)
     large = _half_exp(m, a)
     large = m.copysign(m.sub(large, m.div(0.25, large)), x)
-    small = m.odd(c.SINH_F32 if _single(m) else c.SINH_F64, x)
+    small = m.odd(c.SINH_F32 if m.single else c.SINH_F64, x)
     return m.pick(m.test("olt", a, 1.0), small, large)
 
 

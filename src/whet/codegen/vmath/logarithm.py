@@ -19,15 +19,15 @@ LOG2E = 1.4426950408889634
 def cut(m: Lanes, x: Value) -> tuple[Value, Value]:
     """Return ``k`` (integer) and ``z`` in [2/3, 4/3) with ``x = 2^k z``, for normal positive ``x``."""
     k, masked, bits = _cut_bits(m, x)
-    return k, m.float(m.int("sub", bits, masked))
+    return k, m.from_bits(m.integer("sub", bits, masked))
 
 
 def _cut_bits(m: Lanes, x: Value) -> tuple[Value, Value, Value]:
     two_thirds = (m.format.bias << m.format.fraction) - (2 << m.format.fraction) // 3
     bits = m.bits(x)
-    offset = m.int("sub", bits, two_thirds)
-    exponent = m.int("and", offset, -1 << m.format.fraction)
-    return m.int("ashr", offset, m.format.fraction), exponent, bits
+    offset = m.integer("sub", bits, two_thirds)
+    exponent = m.integer("and", offset, -1 << m.format.fraction)
+    return m.integer("ashr", offset, m.format.fraction), exponent, bits
 
 
 def normalise(m: Lanes, x: Value) -> tuple[Value, Value]:
@@ -46,7 +46,7 @@ def special(m: Lanes, x: Value, result: Value) -> Value:
 
 def log_near_one(m: Lanes, r: Value) -> Value:
     """Return ``log(1 + r)`` for ``|r| <= 1/3``."""
-    if m.format.fraction == 23:
+    if m.single:
         return m.fma(m.mul(r, r), m.horner(c.LOG_F32, r), r)
     s = m.div(r, m.add(r, 2.0))
     z = m.mul(s, s)
@@ -71,7 +71,7 @@ def log2_normal(m: Lanes, x: Value) -> Value:
 
 
 def _log2_near_one(m: Lanes, r: Value, k: Value) -> Value:
-    if m.format.fraction == 23:
+    if m.single:
         return m.fma(r, m.horner(c.LOG2_F32, r), k)
     return m.fma(log_near_one(m, r), LOG2E, k)
 
@@ -92,8 +92,8 @@ def log1p_lanes(m: Lanes, x: Value) -> Value:
     u = m.add(x, 1.0)
     lost = m.pick(m.test("ogt", x, 1.0), m.sub(1.0, m.sub(u, x)), m.sub(x, m.sub(u, 1.0)))
     k, exponent, bits = _cut_bits(m, u)
-    z = m.float(m.int("sub", bits, exponent))
-    unit = m.float(m.int("sub", m.format.bias << m.format.fraction, exponent))
+    z = m.from_bits(m.integer("sub", bits, exponent))
+    unit = m.from_bits(m.integer("sub", m.format.bias << m.format.fraction, exponent))
     # 2^-k leaves the normal range only where nothing was lost that matters.
     unit = m.pick(m.test("olt", x, 2.0 ** (m.format.fraction + 2)), unit, 0.0)
     return m.fma(m.real(k), LN2, log_near_one(m, m.fma(lost, unit, m.sub(z, 1.0))))

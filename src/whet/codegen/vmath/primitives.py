@@ -31,6 +31,7 @@ class Format:
         return (self.bias + self.fraction) << self.fraction | 1 << (self.fraction - 1)
 
 
+SINGLE_BITS = 32
 FORMATS = {F32: Format(F32, I32, 32, 23, 127), F64: Format(F64, I64, 64, 52, 1023)}
 
 
@@ -44,6 +45,7 @@ class Lanes:
         self.b = b
         self.type = type_
         self.format = FORMATS[element(type_)]
+        self.single = self.format.bits == SINGLE_BITS
         self.integers = vector(self.format.integer, lanes(type_))
 
     # -- floats ------------------------------------------------------------------------------
@@ -122,6 +124,16 @@ class Lanes:
         """Return ``x`` limited to ``[low, high]``, NaN kept."""
         return self.upper(self.lower(x, low), high)
 
+    def both(self, x: Value, y: Value) -> Value:
+        """Return the conjunction of two masks."""
+        return self.b.binary("and", x, y)
+
+    def any(self, mask: Value) -> Value:
+        """Return whether a mask holds in any lane."""
+        if lanes(mask.type) == 1:
+            return mask
+        return self.b.call(f"llvm.vector.reduce.or.v{lanes(mask.type)}i1", "i1", mask)
+
     # -- integers ----------------------------------------------------------------------------
 
     def i(self, n: Value | int) -> Value:
@@ -131,7 +143,7 @@ class Lanes:
         half = 1 << (self.format.bits - 1)
         return const(self.integers, (n + half) % (2 * half) - half)
 
-    def int(self, opcode: str, x: Value | int, y: Value | int) -> Value:
+    def integer(self, opcode: str, x: Value | int, y: Value | int) -> Value:
         """Write an integer instruction, such as ``add`` or ``shl``."""
         return self.b.binary(opcode, self.i(x), self.i(y))
 
@@ -143,7 +155,7 @@ class Lanes:
         """Return the bit pattern of floats."""
         return self.b.cast("bitcast", x, self.integers)
 
-    def float(self, n: Value) -> Value:
+    def from_bits(self, n: Value) -> Value:
         """Return the floats with these bit patterns."""
         return self.b.cast("bitcast", n, self.type)
 
@@ -153,7 +165,7 @@ class Lanes:
         ``bitcast(n + bits(magic)) - magic``: two instructions wherever the direct conversion of
         64-bit lanes does not exist (AVX2).
         """
-        return self.sub(self.float(self.int("add", n, self.format.magic_bits)), self.format.magic)
+        return self.sub(self.from_bits(self.integer("add", n, self.format.magic_bits)), self.format.magic)
 
     def round(self, x: Value, scale: float, shift: int = 0) -> tuple[Value, Value]:
         """Return ``round(x * scale)`` as floats, and as integers ``shift`` more, above garbage.
@@ -166,21 +178,24 @@ class Lanes:
 
     def power(self, n: Value) -> Value:
         """Return ``2^(n - bias)`` for biased exponents; higher bits of ``n`` are ignored."""
-        return self.float(self.int("shl", n, self.format.fraction))
+        return self.from_bits(self.integer("shl", n, self.format.fraction))
 
     def xor_sign(self, x: Value, sign: Value) -> Value:
         """Flip the sign of ``x`` where the top bit of the integer is set."""
-        mask = self.int("and", sign, 1 << (self.format.bits - 1))
-        return self.float(self.int("xor", self.bits(x), mask))
+        mask = self.integer("and", sign, 1 << (self.format.bits - 1))
+        return self.from_bits(self.integer("xor", self.bits(x), mask))
 
 
 def split(value: str, format_: Format, parts: int, keep: int | None = None) -> tuple[float, ...]:
-    """Cut a decimal constant into floats that add up to it, each but the last of ``keep`` bits."""
+    """Cut a positive decimal constant into floats that add up to it, each but the last of ``keep`` bits.
+
+    Parts are cut off, not rounded, so that none is negative: ``fma(0, -part, -0.0)`` then stays -0.
+    """
     rest, result = Fraction(value), []
     for index in range(parts):
         precision = keep if keep and index < parts - 1 else format_.fraction + 1
         scale = Fraction(2) ** (precision - 1 - _exponent(rest))
-        piece = Fraction(round(rest * scale)) / scale
+        piece = Fraction(int(rest * scale) if index < parts - 1 else round(rest * scale)) / scale
         result.append(float(piece))
         rest -= piece
     return tuple(result)

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from whet.codegen.builder import Builder, Module, Value
-from whet.codegen.vmath import activation, exponential, logarithm
+from whet.codegen.vmath import (
+    activation,
+    exponential,
+    inverse,
+    logarithm,
+    power,
+    rounding,
+    trigonometric,
+)
 
 Emit = Callable[..., Value]
 
@@ -62,4 +70,28 @@ FUNCTIONS: Mapping[str, MathFunction] = _table(
     MathFunction("gelu", activation.gelu, 1, 4, 4, 1e-6, 1e-15),
     MathFunction("gelu_tanh", activation.gelu_tanh, 1, 4, 4, 1e-6, 1e-15),
     MathFunction("softplus", activation.softplus, 1, 4, 4, 1.7e-38, 5e-308),
+    MathFunction("sin", trigonometric.sin, 1, 2, 2),
+    MathFunction("cos", trigonometric.cos, 1, 2, 2),
+    MathFunction("tan", trigonometric.tan, 1, 4, 4),
+    MathFunction("asin", inverse.asin, 1, 3, 3),
+    MathFunction("acos", inverse.acos, 1, 3, 3),
+    MathFunction("atan", inverse.atan, 1, 3, 3),
+    MathFunction("asinh", inverse.asinh, 1, 4, 4),
+    MathFunction("acosh", inverse.acosh, 1, 4, 4),
+    MathFunction("atanh", inverse.atanh, 1, 4, 4),
+    MathFunction("pow", power.power, 2, 1, 2),
+    MathFunction("sqrt", rounding.one_instruction("sqrt"), 1, 0.5, 0.5),
+    MathFunction("rsqrt", rounding.rsqrt, 1, 1.5, 1.5),
+    MathFunction("reciprocal", rounding.reciprocal, 1, 0.5, 0.5),
+    MathFunction("abs", rounding.one_instruction("fabs"), 1, 0, 0),
+    MathFunction("floor", rounding.one_instruction("floor"), 1, 0, 0),
+    MathFunction("ceil", rounding.one_instruction("ceil"), 1, 0, 0),
+    MathFunction("round", rounding.one_instruction("roundeven"), 1, 0, 0),
+    MathFunction("trunc", rounding.one_instruction("trunc"), 1, 0, 0),
+    MathFunction("sign", rounding.sign, 1, 0, 0),
+    MathFunction("relu", rounding.relu, 1, 0, 0),
+    MathFunction("minimum", rounding.minimum, 2, 0, 0),
+    MathFunction("maximum", rounding.maximum, 2, 0, 0),
+    MathFunction("fmod", rounding.fmod, 2, 0, 0),
+    MathFunction("mod", rounding.mod, 2, 0.5, 0.5),
 )
