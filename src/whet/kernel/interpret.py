@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from whet.dtypes import numpy_dtype
 from whet.index import Atom, Axis, Dim, Div, Mod, Poly
 from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Load, Read, Var, Within, walk
 from whet.kernel.semantics import (
@@ -21,6 +20,7 @@ from whet.kernel.semantics import (
     convert,
     identity_of,
     register_dtype,
+    storage_dtype,
 )
 from whet.kernel.spec import ACCUMULATOR, Contraction, Nest, Step, Store
 from whet.kernel.tensor import Definition, Product, Steps, Tensor
@@ -248,7 +248,7 @@ class _Evaluation:
         return self._place(tensor, outer, _drop(grid, outer, grid.value(definition.body)))
 
     def _stored(self, array: Array, dtype: str) -> Array:
-        stored = array.astype(numpy_dtype(dtype), copy=False)
+        stored = array.astype(storage_dtype(dtype), copy=False)
         return stored.astype(np.float64) if self.precise and stored.dtype.kind in "fV" else stored
 
     def _place(self, tensor: Tensor, grid: _Grid, values: Array) -> Array:

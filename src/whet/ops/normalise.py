@@ -165,9 +165,10 @@ def _layer_norm(node: Node) -> list[Tensor]:
     dtype = _stash_type(node, x)
     rows = _rows(x, set(range(first, x.rank)), dtype)
     steps = rows.moments()
-    scale, bias = node.optional(1), node.optional(2)
+    given = (node.optional(1), node.optional(2))
+    scale, bias = (None if t is None else operand(t, rows.axes) for t in given)
     plain = binary("div", rows.centred(rows.here), rows.deviation(epsilon))
-    body = _scaled(plain, dtype, *(t and operand(t, rows.axes) for t in (scale, bias)))
+    body = _scaled(plain, dtype, scale, bias)
     result = [rows.result(node, body, *steps)]
     inverse = binary("div", const(1.0, dtype), rows.deviation(epsilon))
     for output, (value, used) in enumerate(((rows.mean(), 1), (inverse, 2)), start=1):
