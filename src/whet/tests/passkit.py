@@ -52,7 +52,7 @@ def feeds(model: ir.Model, seed: int = 1, dim: int = 2) -> dict[str, Array]:
         shape = [d if isinstance(d, int) else dim for d in value.shape or ()]
         kind = np.dtype((value.dtype or ir.DataType.FLOAT).numpy())
         numbers = rng.uniform(-2, 2, shape)
-        arrays[value.name or ""] = (numbers > 0 if kind == np.bool_ else numbers.astype(kind))
+        arrays[value.name or ""] = numbers > 0 if kind == np.bool_ else numbers.astype(kind)
     return arrays
 
 
