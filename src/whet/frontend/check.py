@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from whet.errors import ModelError
 from whet.graph.opset import ONNX_DOMAINS, canonical_opset
 
-OLDEST_OPSET = 7
+OLDEST_OPSET = 6
 MAX_RANK = 32
 MAX_ELEMENTS = 1 << 40
 MAX_DEPTH = 32
@@ -88,8 +88,8 @@ def walk_tensors(proto: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, str
 
 def _check_opsets(proto: onnx.ModelProto) -> None:
     versions = {o.domain: o.version for o in proto.opset_import}
-    version = versions.get("", versions.get("ai.onnx"))
-    if version is None:
+    version = versions.get("", versions.get("ai.onnx", canonical_opset()))
+    if not versions:
         raise ModelError(
             "the model does not say which opset it uses (or it is truncated)",
             where="opset_import",
