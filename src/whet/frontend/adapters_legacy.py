@@ -8,7 +8,20 @@ import onnx_ir as ir
 from whet.frontend.adapting import Adapter, Rewriter, set_input, take_ints
 from whet.graph.edit import rank
 
-_BINARY = ("Add", "And", "Div", "Equal", "Gemm", "Greater", "Less", "Mul", "Or", "Pow", "Sub", "Xor")
+_BINARY = (
+    "Add",
+    "And",
+    "Div",
+    "Equal",
+    "Gemm",
+    "Greater",
+    "Less",
+    "Mul",
+    "Or",
+    "Pow",
+    "Sub",
+    "Xor",
+)
 
 
 def _broadcast(node: ir.Node, rewriter: Rewriter) -> str | None:

@@ -84,7 +84,7 @@ def _canonicalise(model: ir.Model, shapes: Mapping[str, tuple[int | str, ...]]) 
 
 def _open(source: Source, base_dir: str | os.PathLike[str] | None) -> ir.Model:
     if isinstance(source, ir.Model):
-        return source.clone()
+        return _clone(source)
     where: str | None = None
     if isinstance(source, onnx.ModelProto):
         proto = source
@@ -102,6 +102,17 @@ def _open(source: Source, base_dir: str | os.PathLike[str] | None) -> ir.Model:
     check_proto(proto)
     check_external_data(proto, None if base_dir is None else Path(base_dir))
     return _deserialize(proto, base_dir, where)
+
+
+def _clone(model: ir.Model) -> ir.Model:
+    try:
+        return model.clone()
+    except (*_MALFORMED, ir.serde.SerdeError) as error:
+        raise ModelError(
+            "the graph is not sorted, or uses values that nothing produces",
+            where=f"graph {model.graph.name!r}",
+            hint="call model.graph.sort() first",
+        ) from error
 
 
 def _deserialize(

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from whet.errors import ModelError, UnsupportedError, nearest
 from whet.graph.opset import ONNX_DOMAINS, WHET_DOMAIN, has_operator
 
-_DEPRECATED_BUT_KNOWN = frozenset({"Upsample", "Scatter"})
+_DEPRECATED_BUT_KNOWN = frozenset({"GroupNormalization", "Scatter", "Upsample"})
 
 
 def check_operators(model: ir.Model) -> None:
@@ -69,7 +69,7 @@ def _check_form(node: ir.Node, version: int) -> None:
     for name, attribute in node.attributes.items():
         if name not in schema.attributes:
             fault = f"has no attribute {name!r}; {nearest(name, schema.attributes)}"
-        elif int(schema.attributes[name].type) != int(attribute.type):
+        elif _type_name(schema.attributes[name]) != attribute.type.name:
             fault = f"has the attribute {name!r} of type {attribute.type.name}"
     for name, formal in schema.attributes.items():
         if formal.required and name not in node.attributes:
@@ -80,3 +80,8 @@ def _check_form(node: ir.Node, version: int) -> None:
             where=f"node {node.name!r}",
             hint="export the model again",
         )
+
+
+def _type_name(formal: onnx.defs.OpSchema.Attribute) -> str:
+    """Return the name that ONNX gives the type of an attribute, such as ``INTS``."""
+    return str(formal.type).rsplit(".", 1)[-1]

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from whet.graph.edit import ints
 from whet.graph.match import Miss
 from whet.passes import eliminate_identity as identity
 from whet.passes import fold_constants as constants
@@ -244,7 +245,7 @@ def test_eliminate_shape_subgraphs_keeps_what_is_symbolic() -> None:
         "%y: f32[N,24] = Reshape(%x, %Reshape_y_target)",
         "%z: f32[N,4,2,3] = Reshape(%x, %Reshape_z_target)",
     ]
-    assert model.graph.initializers["Reshape_y_target"].const_value.numpy().tolist() == [0, 24]
+    assert ints(model.graph.initializers["Reshape_y_target"]) == (0, 24)
     for old, new in zip(before, evaluate(model, inputs), strict=True):
         np.testing.assert_array_equal(old, new)
     assert eliminate_shape_subgraphs(model) == 0
