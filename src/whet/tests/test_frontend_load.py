@@ -67,6 +67,13 @@ def test_canonical_form() -> None:
     assert "c_const" in model.graph.initializers
 
 
+def test_a_constant_output_is_a_copy() -> None:
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[1] y) '
+    model = load_model(parse(text + "{ y = Constant<value_floats=[1.0]>() }"))
+    assert [n.op_type for n in model.graph] == ["Identity"]
+    assert model.graph.outputs[0].name == "y"
+
+
 def test_functions_of_another_opset_are_inlined() -> None:
     model = load_model(
         parse("""<ir_version: 8, opset_import: ["": 17, "f": 1]>
