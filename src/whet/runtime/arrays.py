@@ -52,9 +52,10 @@ def dtype_named(name: str) -> np.dtype[Any]:
     try:
         return np.dtype(name)
     except TypeError:
-        import ml_dtypes  # noqa: PLC0415  (70 ms that most models do not need)
+        import ml_dtypes  # 70 ms that most models do not need
 
-        return np.dtype(getattr(ml_dtypes, name))
+        known: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return known
 
 
 def collect_inputs(ports: Sequence[Port], inputs: Mapping[str, Any]) -> list[Array]:
