@@ -25,6 +25,7 @@ wake:
 run:
   call void @whet.parallel(ptr %ctx, i64 0)
   %g1 = atomicrmw add ptr %p.gen, i32 1 seq_cst, align 4
+  fence seq_cst ; what the caller writes for the next run must not overtake the end of this one
   ret void
 }}
 
