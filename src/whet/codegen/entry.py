@@ -60,12 +60,16 @@ entry:
   %p.gen = getelementptr i8, ptr %ctx, i64 {GENERATION}
   %p.stop = getelementptr i8, ptr %ctx, i64 {STOP}
   %p.idle = getelementptr i8, ptr %ctx, i64 {IDLE}
-  %p.spins = getelementptr i8, ptr %ctx, i64 {SPINS}
-  %spins = load i64, ptr %p.spins, align 8
+  %p.spin = getelementptr i8, ptr %ctx, i64 {SPIN_NS}
+  %budget = load i64, ptr %p.spin, align 8
+  br label %fresh
+fresh:
+  %last0 = phi i32 [ 0, %entry ], [ %last, %doze ], [ %gen, %run ]
+  %since = call i64 @whet.clock(ptr %ctx)
   br label %look
 look:
-  %last = phi i32 [ 0, %entry ], [ %last, %pause ], [ %last, %doze ], [ %gen, %run ]
-  %left = phi i64 [ %spins, %entry ], [ %left1, %pause ], [ %spins, %doze ], [ %spins, %run ]
+  %last = phi i32 [ %last0, %fresh ], [ %last, %pause ], [ %last, %time ]
+  %k = phi i64 [ 0, %fresh ], [ %k1, %pause ], [ %k1, %time ]
   %gen = load atomic i32, ptr %p.gen seq_cst, align 4
   %stop = load atomic i64, ptr %p.stop seq_cst, align 8
   %stopping = icmp ne i64 %stop, 0
@@ -75,22 +79,26 @@ check:
   %open = icmp ne i32 %bit, 0
   %new = icmp ne i32 %gen, %last
   %go = and i1 %open, %new
-  br i1 %go, label %run, label %rest
+  br i1 %go, label %run, label %pause
 run:
   call void @whet.parallel(ptr %ctx, i64 %thread)
-  br label %look
-rest:
-  %tired = icmp eq i64 %left, 0
-  br i1 %tired, label %doze, label %pause
+  br label %fresh
 pause:
   {pause}
-  %left1 = sub i64 %left, 1
-  br label %look
+  %k1 = add i64 %k, 1
+  %k2 = and i64 %k1, 15
+  %due = icmp eq i64 %k2, 0
+  br i1 %due, label %time, label %look
+time:
+  %now = call i64 @whet.clock(ptr %ctx)
+  %spent = sub i64 %now, %since
+  %tired = icmp ugt i64 %spent, %budget
+  br i1 %tired, label %doze, label %look
 doze:
   %i0 = atomicrmw add ptr %p.idle, i64 1 seq_cst, align 8
   call void @whet.sleep(ptr %ctx, ptr %p.gen, i32 %gen)
   %i1 = atomicrmw sub ptr %p.idle, i64 1 seq_cst, align 8
-  br label %look
+  br label %fresh
 out:
   ret void
 }}

@@ -18,6 +18,10 @@ from whet.program import context
 STATE_SLOTS = ("generation", "thread", "threads", "victim", "begin", "end", "finished", "worked")
 CLAIMS_PER_THREAD = 6
 
+# A wait that ends while spinning doubles the time that its thread spins next, one that ends in
+# sleep halves it. Spinning long where the awaited thread has no CPU made runs three times slower.
+_LEAST_SPIN_NS = 4000
+
 _FUTEX = {"x86_64": 202, "aarch64": 98}
 _PAUSE = {
     "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
@@ -182,24 +186,39 @@ entry:
   %cell = getelementptr i8, ptr %ctx, i64 %at
   %p.phase = getelementptr i8, ptr %ctx, i64 {PHASE}
   %p.sleepers = getelementptr i8, ptr %ctx, i64 {SLEEPERS}
-  %p.spins = getelementptr i8, ptr %ctx, i64 {SPINS}
-  %spins = load i64, ptr %p.spins, align 8
+  %p.budget = call ptr @whet.budget(ptr %ctx, ptr %s)
   %nothing = icmp eq i64 %total, 0
-  br i1 %nothing, label %go, label %spin
+  br i1 %nothing, label %go, label %quick
+quick:
+  %over = call i1 @whet.over(ptr %cell, i64 %gen, i64 %total)
+  br i1 %over, label %go, label %begin
+begin:
+  %budget = load i64, ptr %p.budget, align 8
+  %since = call i64 @whet.clock(ptr %ctx)
+  br label %spin
 spin:
-  %left = phi i64 [ %spins, %entry ], [ %left1, %pause ], [ %spins, %again ]
+  %k = phi i64 [ 0, %begin ], [ %k1, %count ], [ %k1, %time ]
   %over0 = call i1 @whet.over(ptr %cell, i64 %gen, i64 %total)
-  br i1 %over0, label %go, label %check
+  br i1 %over0, label %grow, label %check
 check:
   %late0 = call i1 @whet.late(ptr %cell, i64 %gen)
-  br i1 %late0, label %leave, label %budget
-budget:
-  %tired = icmp eq i64 %left, 0
-  br i1 %tired, label %sleep, label %pause
-pause:
+  br i1 %late0, label %leave, label %count
+count:
   {pause}
-  %left1 = sub i64 %left, 1
-  br label %spin
+  %k1 = add i64 %k, 1
+  %k2 = and i64 %k1, 15
+  %due = icmp eq i64 %k2, 0
+  br i1 %due, label %time, label %spin
+time:
+  %now = call i64 @whet.clock(ptr %ctx)
+  %spent = sub i64 %now, %since
+  %tired = icmp ugt i64 %spent, %budget
+  br i1 %tired, label %shrink, label %spin
+shrink:
+  %half = lshr i64 %budget, 1
+  %shorter = call i64 @llvm.umax.i64(i64 %half, i64 {least_spin})
+  store i64 %shorter, ptr %p.budget, align 8
+  br label %sleep
 sleep:
   %s0 = atomicrmw add ptr %p.sleepers, i64 1 seq_cst, align 8
   %phase = load atomic i32, ptr %p.phase seq_cst, align 4
@@ -212,15 +231,44 @@ doze:
   br label %again
 again:
   %s1 = atomicrmw sub ptr %p.sleepers, i64 1 seq_cst, align 8
+  %over2 = call i1 @whet.over(ptr %cell, i64 %gen, i64 %total)
+  br i1 %over2, label %go, label %stay
+stay:
+  %late2 = call i1 @whet.late(ptr %cell, i64 %gen)
   %p.stop = getelementptr i8, ptr %ctx, i64 {STOP}
   %stop = load atomic i64, ptr %p.stop seq_cst, align 8
   %stopping = icmp ne i64 %stop, 0
-  br i1 %stopping, label %leave, label %spin
+  %end = or i1 %late2, %stopping
+  br i1 %end, label %leave, label %sleep
+grow:
+  %p.most = getelementptr i8, ptr %ctx, i64 {SPIN_NS}
+  %most = load i64, ptr %p.most, align 8
+  %twice = shl i64 %budget, 1
+  %some = call i64 @llvm.umax.i64(i64 %twice, i64 {least_spin})
+  %longer = call i64 @llvm.umin.i64(i64 %some, i64 %most)
+  store i64 %longer, ptr %p.budget, align 8
+  ret i1 true
 go:
   ret i1 true
 leave:
   ret i1 false
 }}
+
+define internal ptr @whet.budget(ptr %ctx, ptr %s) alwaysinline nounwind {{
+  %p.thread = getelementptr i64, ptr %s, i64 1
+  %thread = load i64, ptr %p.thread, align 8
+  %p.threads = getelementptr i64, ptr %s, i64 2
+  %threads = load i64, ptr %p.threads, align 8
+  %rows = mul i64 %threads, {launches}
+  %row = add i64 %rows, %thread
+  %bytes = mul i64 %row, 64
+  %at = add i64 %bytes, {claimed}
+  %p = getelementptr i8, ptr %ctx, i64 %at
+  ret ptr %p
+}}
+
+declare i64 @llvm.umin.i64(i64, i64)
+declare i64 @llvm.umax.i64(i64, i64)
 """
 
 _SLEEP = """
@@ -241,14 +289,8 @@ define internal void @whet.wake(ptr %ctx, ptr %word) noinline nounwind {{
   ret void
 }}
 
-define internal i64 @whet.now(ptr %ctx) noinline nounwind {{
-entry:
+define internal i64 @whet.clock(ptr %ctx) noinline nounwind {{
   %time = alloca [2 x i64], align 8
-  %p = getelementptr i8, ptr %ctx, i64 {PROFILE}
-  %profile = load ptr, ptr %p, align 8
-  %off = icmp eq ptr %profile, null
-  br i1 %off, label %none, label %read
-read:
   %q = getelementptr i8, ptr %ctx, i64 {CLOCK}
   %f = load ptr, ptr %q, align 8
   %r = call i32 %f(i32 1, ptr %time)
@@ -257,6 +299,17 @@ read:
   %rest = load i64, ptr %half, align 8
   %long = mul i64 %seconds, 1000000000
   %ns = add i64 %long, %rest
+  ret i64 %ns
+}}
+
+define internal i64 @whet.now(ptr %ctx) noinline nounwind {{
+entry:
+  %p = getelementptr i8, ptr %ctx, i64 {PROFILE}
+  %profile = load ptr, ptr %p, align 8
+  %off = icmp eq ptr %profile, null
+  br i1 %off, label %none, label %read
+read:
+  %ns = call i64 @whet.clock(ptr %ctx)
   ret i64 %ns
 none:
   ret i64 0
@@ -299,11 +352,12 @@ def sync_text(layout: context.ContextLayout, architecture: str) -> str:
         "launches": layout.launches,
         "claims": CLAIMS_PER_THREAD,
         "claims_1": CLAIMS_PER_THREAD - 1,
+        "least_spin": _LEAST_SPIN_NS,
         "futex": _FUTEX[architecture],
         "pause_declaration": declaration,
         "pause": pause,
     }
-    names = ("THREADS", "PROFILE", "SYSCALL", "CLOCK", "SPINS", "GENERATION", "STOP", "IDLE")
+    names = ("THREADS", "PROFILE", "SYSCALL", "CLOCK", "SPIN_NS", "GENERATION", "STOP", "IDLE")
     values |= {name: getattr(context, name) for name in (*names, "PHASE", "SLEEPERS")}
     parts = (_SLEEP, _CLAIM, _REPORT, _WAIT, ENTRY, MEMORY)
     return "".join(part.format(**values) for part in parts)

@@ -93,4 +93,4 @@ def test_check_finds_faults() -> None:
 def test_context_tables_are_apart() -> None:
     layout = ContextLayout(dims=9, buffers=3, launches=4, segments=2)
     places = [layout.buffer_table, layout.finished, layout.claimed, layout.size_bytes(2)]
-    assert places == [384 + 128, 384 + 192, 384 + 320, 384 + 320 + 4 * 2 * 64]
+    assert places == [384 + 128, 384 + 192, 384 + 320, 384 + 320 + 5 * 2 * 64]
