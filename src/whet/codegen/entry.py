@@ -1,6 +1,48 @@
-"""The functions of an image that others call, as LLVM IR templates: run, serve, stop, memory."""
+"""LLVM IR templates of one launch, of the functions that others call, and of C's memory calls."""
 
 from __future__ import annotations
+
+LAUNCH = """
+define internal void @whet.share(ptr %ctx, ptr %s, i64 %launch, i64 %n, ptr %kernel, ptr %dims,
+    ptr %scratch) noinline nounwind {{
+entry:
+  %p.victim = getelementptr i64, ptr %s, i64 3
+  store i64 0, ptr %p.victim, align 8
+  %p.worked = getelementptr i64, ptr %s, i64 7
+  store i64 0, ptr %p.worked, align 8
+  %since = call i64 @whet.now(ptr %ctx)
+  br label %claim
+claim:
+  %more = call i1 @whet.claim(ptr %ctx, ptr %s, i64 %launch, i64 %n)
+  br i1 %more, label %work, label %done
+work:
+  %p.begin = getelementptr i64, ptr %s, i64 4
+  %begin = load i64, ptr %p.begin, align 8
+  %p.end = getelementptr i64, ptr %s, i64 5
+  %end = load i64, ptr %p.end, align 8
+  call void %kernel(ptr %ctx, ptr %dims, ptr %scratch, i64 %begin, i64 %end)
+  br label %claim
+done:
+  %worked = load i64, ptr %p.worked, align 8
+  %any = icmp ne i64 %worked, 0
+  br i1 %any, label %record, label %out
+record:
+  %p.thread = getelementptr i64, ptr %s, i64 1
+  %thread = load i64, ptr %p.thread, align 8
+  call void @whet.record(ptr %ctx, i64 %thread, i64 %launch, i64 %since)
+  br label %out
+out:
+  ret void
+}}
+
+define internal void @whet.alone(ptr %ctx, i64 %launch, i64 %n, ptr %kernel, ptr %dims,
+    ptr %scratch) noinline nounwind {{
+  %since = call i64 @whet.now(ptr %ctx)
+  call void %kernel(ptr %ctx, ptr %dims, ptr %scratch, i64 0, i64 %n)
+  call void @whet.record(ptr %ctx, i64 0, i64 %launch, i64 %since)
+  ret void
+}}
+"""
 
 ENTRY = """
 define void @whet_start(ptr %ctx) nounwind {{
