@@ -87,9 +87,7 @@ def _load_dims(b: Builder, program: Program, table: Value) -> dict[str, Value]:
     }
 
 
-def _write_call(
-    b: Builder, launch: Launch, buffers: Value, tail: Sequence[Value]
-) -> None:
+def _write_call(b: Builder, launch: Launch, buffers: Value, tail: Sequence[Value]) -> None:
     pointers = [b.load(PTR, b.gep(buffers, PTR, index), align=8) for index in launch.args]
     b.line(f"call void @{launch.kernel}({', '.join(str(v) for v in (*pointers, *tail))})")
 
@@ -200,9 +198,7 @@ class _Walk:
         b.start(done)
         worked = b.icmp("ne", b.load(I64, slot["worked"], align=8), i64(0))
         with b.when(worked):
-            b.line(
-                f"call void @whet.record({b.param(0)}, {b.param(1)}, i64 {index}, {start})"
-            )
+            b.line(f"call void @whet.record({b.param(0)}, {b.param(1)}, i64 {index}, {start})")
 
     def end_segment(self, number: int, total: Value, *, last: bool) -> None:
         """Report the chunks done and wait for the rest; helpers need not wait at the very end."""

@@ -12,6 +12,7 @@ Every thread keeps its state in eight local slots, see ``STATE_SLOTS``.
 
 from __future__ import annotations
 
+from whet.codegen.entry import ENTRY, MEMORY
 from whet.program import context
 
 STATE_SLOTS = ("generation", "thread", "threads", "victim", "begin", "end", "finished", "worked")
@@ -235,7 +236,8 @@ define internal void @whet.sleep(ptr %ctx, ptr %word, i32 %seen) noinline nounwi
 define internal void @whet.wake(ptr %ctx, ptr %word) noinline nounwind {{
   %p = getelementptr i8, ptr %ctx, i64 {SYSCALL}
   %f = load ptr, ptr %p, align 8
-  %r = call i64 (i64, ...) %f(i64 {futex}, ptr %word, i32 129, i32 2147483647, ptr null, ptr null, i32 0)
+  %all = add i32 0, 2147483647
+  %r = call i64 (i64, ...) %f(i64 {futex}, ptr %word, i32 129, i32 %all, ptr null, ptr null, i32 0)
   ret void
 }}
 
@@ -260,7 +262,8 @@ none:
   ret i64 0
 }}
 
-define internal void @whet.record(ptr %ctx, i64 %thread, i64 %launch, i64 %begin) noinline nounwind {{
+define internal void @whet.record(ptr %ctx, i64 %thread, i64 %launch, i64 %begin)
+    noinline nounwind {{
 entry:
   %p = getelementptr i8, ptr %ctx, i64 {PROFILE}
   %profile = load ptr, ptr %p, align 8
@@ -278,182 +281,6 @@ write:
   br label %out
 out:
   ret void
-}}
-"""
-
-_ENTRY = """
-define void @whet_start(ptr %ctx) nounwind {{
-entry:
-  %p.threads = getelementptr i8, ptr %ctx, i64 {THREADS}
-  %threads = load i64, ptr %p.threads, align 8
-  %one = icmp eq i64 %threads, 1
-  br i1 %one, label %alone, label %open
-alone:
-  call void @whet.serial(ptr %ctx)
-  ret void
-open:
-  %p.gen = getelementptr i8, ptr %ctx, i64 {GENERATION}
-  %g0 = atomicrmw add ptr %p.gen, i32 1 seq_cst, align 4
-  %p.idle = getelementptr i8, ptr %ctx, i64 {IDLE}
-  %idle = load atomic i64, ptr %p.idle seq_cst, align 8
-  %any = icmp ne i64 %idle, 0
-  br i1 %any, label %wake, label %run
-wake:
-  call void @whet.wake(ptr %ctx, ptr %p.gen)
-  br label %run
-run:
-  call void @whet.parallel(ptr %ctx, i64 0)
-  %g1 = atomicrmw add ptr %p.gen, i32 1 seq_cst, align 4
-  ret void
-}}
-
-define void @whet_run(ptr %ctx, i64 %thread) nounwind {{
-entry:
-  %p.threads = getelementptr i8, ptr %ctx, i64 {THREADS}
-  %threads = load i64, ptr %p.threads, align 8
-  %one = icmp eq i64 %threads, 1
-  br i1 %one, label %alone, label %share
-alone:
-  call void @whet.serial(ptr %ctx)
-  ret void
-share:
-  call void @whet.parallel(ptr %ctx, i64 %thread)
-  ret void
-}}
-
-define void @whet_stop(ptr %ctx) nounwind {{
-  %p.stop = getelementptr i8, ptr %ctx, i64 {STOP}
-  store atomic i64 1, ptr %p.stop seq_cst, align 8
-  %p.gen = getelementptr i8, ptr %ctx, i64 {GENERATION}
-  %g0 = atomicrmw add ptr %p.gen, i32 2 seq_cst, align 4
-  call void @whet.wake(ptr %ctx, ptr %p.gen)
-  %p.phase = getelementptr i8, ptr %ctx, i64 {PHASE}
-  %f0 = atomicrmw add ptr %p.phase, i32 1 seq_cst, align 4
-  call void @whet.wake(ptr %ctx, ptr %p.phase)
-  ret void
-}}
-
-define void @whet_worker(ptr %ctx, i64 %thread) nounwind {{
-entry:
-  %p.gen = getelementptr i8, ptr %ctx, i64 {GENERATION}
-  %p.stop = getelementptr i8, ptr %ctx, i64 {STOP}
-  %p.idle = getelementptr i8, ptr %ctx, i64 {IDLE}
-  %p.spins = getelementptr i8, ptr %ctx, i64 {SPINS}
-  %spins = load i64, ptr %p.spins, align 8
-  br label %look
-look:
-  %last = phi i32 [ 0, %entry ], [ %last, %pause ], [ %last, %doze ], [ %gen, %run ]
-  %left = phi i64 [ %spins, %entry ], [ %left1, %pause ], [ %spins, %doze ], [ %spins, %run ]
-  %gen = load atomic i32, ptr %p.gen seq_cst, align 4
-  %stop = load atomic i64, ptr %p.stop seq_cst, align 8
-  %stopping = icmp ne i64 %stop, 0
-  br i1 %stopping, label %out, label %check
-check:
-  %bit = and i32 %gen, 1
-  %open = icmp ne i32 %bit, 0
-  %new = icmp ne i32 %gen, %last
-  %go = and i1 %open, %new
-  br i1 %go, label %run, label %rest
-run:
-  call void @whet.parallel(ptr %ctx, i64 %thread)
-  br label %look
-rest:
-  %tired = icmp eq i64 %left, 0
-  br i1 %tired, label %doze, label %pause
-pause:
-  {pause}
-  %left1 = sub i64 %left, 1
-  br label %look
-doze:
-  %i0 = atomicrmw add ptr %p.idle, i64 1 seq_cst, align 8
-  call void @whet.sleep(ptr %ctx, ptr %p.gen, i32 %gen)
-  %i1 = atomicrmw sub ptr %p.idle, i64 1 seq_cst, align 8
-  br label %look
-out:
-  ret void
-}}
-"""
-
-_MEMORY = """
-define ptr @memset(ptr %p, i32 %c, i64 %n) nounwind "no-builtins" {{
-entry:
-  %b = trunc i32 %c to i8
-  %v0 = insertelement <32 x i8> poison, i8 %b, i32 0
-  %v = shufflevector <32 x i8> %v0, <32 x i8> poison, <32 x i32> zeroinitializer
-  %wide = and i64 %n, -32
-  br label %w
-w:
-  %i = phi i64 [ 0, %entry ], [ %i1, %wb ]
-  %wm = icmp ult i64 %i, %wide
-  br i1 %wm, label %wb, label %t
-wb:
-  %q = getelementptr i8, ptr %p, i64 %i
-  store <32 x i8> %v, ptr %q, align 1
-  %i1 = add i64 %i, 32
-  br label %w
-t:
-  %j = phi i64 [ %wide, %w ], [ %j1, %tb ]
-  %tm = icmp ult i64 %j, %n
-  br i1 %tm, label %tb, label %out
-tb:
-  %r = getelementptr i8, ptr %p, i64 %j
-  store i8 %b, ptr %r, align 1
-  %j1 = add i64 %j, 1
-  br label %t
-out:
-  ret ptr %p
-}}
-
-define ptr @memcpy(ptr %p, ptr %s, i64 %n) nounwind "no-builtins" {{
-entry:
-  %wide = and i64 %n, -32
-  br label %w
-w:
-  %i = phi i64 [ 0, %entry ], [ %i1, %wb ]
-  %wm = icmp ult i64 %i, %wide
-  br i1 %wm, label %wb, label %t
-wb:
-  %a = getelementptr i8, ptr %s, i64 %i
-  %q = getelementptr i8, ptr %p, i64 %i
-  %x = load <32 x i8>, ptr %a, align 1
-  store <32 x i8> %x, ptr %q, align 1
-  %i1 = add i64 %i, 32
-  br label %w
-t:
-  %j = phi i64 [ %wide, %w ], [ %j1, %tb ]
-  %tm = icmp ult i64 %j, %n
-  br i1 %tm, label %tb, label %out
-tb:
-  %b = getelementptr i8, ptr %s, i64 %j
-  %r = getelementptr i8, ptr %p, i64 %j
-  %y = load i8, ptr %b, align 1
-  store i8 %y, ptr %r, align 1
-  %j1 = add i64 %j, 1
-  br label %t
-out:
-  ret ptr %p
-}}
-
-define ptr @memmove(ptr %p, ptr %s, i64 %n) nounwind "no-builtins" {{
-entry:
-  %down = icmp ult ptr %s, %p
-  br i1 %down, label %t, label %fore
-fore:
-  %r0 = call ptr @memcpy(ptr %p, ptr %s, i64 %n)
-  ret ptr %p
-t:
-  %j = phi i64 [ %n, %entry ], [ %j1, %tb ]
-  %tm = icmp ne i64 %j, 0
-  br i1 %tm, label %tb, label %out
-tb:
-  %j1 = sub i64 %j, 1
-  %b = getelementptr i8, ptr %s, i64 %j1
-  %r = getelementptr i8, ptr %p, i64 %j1
-  %y = load i8, ptr %b, align 1
-  store i8 %y, ptr %r, align 1
-  br label %t
-out:
-  ret ptr %p
 }}
 """
 
@@ -476,8 +303,7 @@ def sync_text(layout: context.ContextLayout, architecture: str) -> str:
         "pause_declaration": declaration,
         "pause": pause,
     }
-    names = ("THREADS", "PROFILE", "SYSCALL", "CLOCK", "SPINS")
-    names += ("GENERATION", "STOP", "IDLE", "PHASE", "SLEEPERS")
-    values |= {name: getattr(context, name) for name in names}
-    parts = (_SLEEP, _CLAIM, _REPORT, _WAIT, _ENTRY, _MEMORY)
+    names = ("THREADS", "PROFILE", "SYSCALL", "CLOCK", "SPINS", "GENERATION", "STOP", "IDLE")
+    values |= {name: getattr(context, name) for name in (*names, "PHASE", "SLEEPERS")}
+    parts = (_SLEEP, _CLAIM, _REPORT, _WAIT, ENTRY, MEMORY)
     return "".join(part.format(**values) for part in parts)

@@ -89,7 +89,8 @@ def layout_of(program: Program) -> ContextLayout:
 def segments_of(launches: Sequence[Launch]) -> list[range]:
     """Split launches at barriers; those of one segment may run at the same time."""
     starts = [i for i, launch in enumerate(launches) if i == 0 or launch.waits]
-    return [range(a, b) for a, b in zip(starts, [*starts[1:], len(launches)], strict=True)]
+    ends = [*starts[1:], len(launches)]
+    return [range(a, b) for a, b in zip(starts, ends, strict=False)]
 
 
 def profile_slots(launches: int, threads: int) -> int:

@@ -96,6 +96,7 @@ class State:
         """Point temporaries and dimensions at what a binding says."""
         if binding is self._bound:
             return
+        self._bound = None  # an interrupt below must not leave a half-made binding in force
         need = binding.plan.arena_bytes
         if self._arena is None or need > self._arena_bytes:
             self._arena, self._arena_bytes = allocate(need + _HUGE_PAGE), need
