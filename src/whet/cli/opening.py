@@ -73,7 +73,7 @@ def open_model(path: Path, shapes: Shapes | None, options: Options) -> CompiledM
             where=str(path),
             hint="give --shape when compiling, or --dim for a dimension left open",
         )
-    loaded: CompiledModel = whet.load(path)
+    loaded: CompiledModel = whet.load(path, threads=options.threads or None)
     return loaded
 
 

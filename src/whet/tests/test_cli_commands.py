@@ -24,8 +24,8 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any
         recorded.append({"source": source, **keywords})
         return FakeModel()
 
-    monkeypatch.setitem(whet.__dict__, "compile", fake_compile)
-    monkeypatch.setitem(whet.__dict__, "load", lambda _: FakeModel())
+    monkeypatch.setitem(vars(whet), "compile", fake_compile)
+    monkeypatch.setitem(vars(whet), "load", lambda *_, **__: FakeModel())
     monkeypatch.chdir(tmp_path)
     write_layer(tmp_path / "m.onnx")
     return recorded

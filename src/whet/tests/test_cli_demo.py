@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import whet
-from whet.cli import demo, demo_network, exits
+from whet.cli import demo, demo_network, demo_report, exits
 from whet.cli.main import run_command
 from whet.tests.small_models import FakeModel
 
@@ -47,7 +47,7 @@ def test_output_depends_on_the_image_and_spreads(network: onnx.ModelProto) -> No
     name = demo_network.OUTPUT
     assert first[name].sum() == pytest.approx(1, abs=1e-5)
     assert first[name].max() / np.median(first[name]) > 10
-    assert demo.relative_error(first[name], second[name]) > 10 * demo.demo_report.TOLERANCE
+    assert demo.relative_error(first[name], second[name]) > 10 * demo_report.TOLERANCE
 
 
 def test_relative_error() -> None:
@@ -86,8 +86,8 @@ def test_demo_judges_and_reports(
         asked.append(options.opt_level)
         return _Perfect(answer)
 
-    monkeypatch.setitem(whet.__dict__, "compile", fake_compile)
-    monkeypatch.setitem(whet.__dict__, "load", lambda _: _Perfect(answer))
+    monkeypatch.setitem(vars(whet), "compile", fake_compile)
+    monkeypatch.setitem(vars(whet), "load", lambda *_, **__: _Perfect(answer))
     monkeypatch.setattr(demo, "find_spec", lambda _: None)
     monkeypatch.setattr(demo, "_run_reference", lambda *_: {demo_network.OUTPUT: truth})
     monkeypatch.chdir(tmp_path)

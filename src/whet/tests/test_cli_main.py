@@ -70,7 +70,7 @@ def test_error_becomes_one_message_and_a_code(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setitem(whet.__dict__, "compile", fail)
+    monkeypatch.setitem(vars(whet), "compile", fail)
     monkeypatch.chdir(tmp_path)
     assert run_command(["compile", "m.onnx"]) == code
     captured = capsys.readouterr()
@@ -84,7 +84,7 @@ def test_traceback_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("boom")
 
-    monkeypatch.setitem(whet.__dict__, "compile", fail)
+    monkeypatch.setitem(vars(whet), "compile", fail)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ZeroDivisionError, match="boom"):
         run_command(["compile", "m.onnx", "--traceback"])
