@@ -43,7 +43,8 @@ def write_layer(path: Path, batch: int | str = 2) -> Path:
 
 def run_layer(x: Array) -> Array:
     """Compute what ``layer_model`` means."""
-    return np.maximum(x @ WEIGHTS + BIAS, 0)
+    result: Array = np.maximum(x @ WEIGHTS + BIAS, 0)
+    return result
 
 
 class FakeModel:

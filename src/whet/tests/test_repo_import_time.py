@@ -17,7 +17,7 @@ SOURCE = Path(whet.__file__).parents[1]
 
 def _run(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(SOURCE)!r})\n{code}"],
+        [sys.executable, "-c", f"import sys\n{code}"],
         capture_output=True,
         text=True,
         check=True,
