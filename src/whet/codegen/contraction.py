@@ -20,7 +20,7 @@ from whet.codegen.kernel_function import (
     lane_mask,
     open_function,
 )
-from whet.codegen.operations import from_storage, register_type, storage_type
+from whet.codegen.operations import apply, from_storage, register_type, storage_type
 from whet.index import Axis, Poly, ceil_div, product
 from whet.kernel.spec import ACCUMULATOR, Contraction
 from whet.target import Target
@@ -243,36 +243,62 @@ class _Writer:
         b, kernel = self.b, self.kernel
         unroll = kernel.tile.unroll
         extent = kernel.depth.extent.constant
+        rows = self._row_pointers(frame, len(cells.cells))
         if extent is not None and extent <= unroll:
-            self._steps(frame.bind(kernel.depth, i64(0)), b_pointer, extent, cells)
+            self._at(frame, i64(0), b_pointer, rows, extent, cells)
             return
         length = frame.scalar_index(kernel.depth.extent)
         full = i64(extent // unroll * unroll) if extent is not None else b.binary("and", length, i64(-unroll))
         with b.loop(i64(0), full, unroll, hint="depth") as k:
-            self._steps(frame.bind(kernel.depth, k), self._advance(frame, b_pointer, k), unroll, cells)
+            self._at(frame, k, b_pointer, rows, unroll, cells)
         if extent is not None:
             if extent % unroll:
-                last = frame.bind(kernel.depth, full)
-                self._steps(last, self._advance(frame, b_pointer, full), extent % unroll, cells)
+                self._at(frame, full, b_pointer, rows, extent % unroll, cells)
             return
         with b.loop(full, length, hint="rest") as k:
-            self._steps(frame.bind(kernel.depth, k), self._advance(frame, b_pointer, k), 1, cells)
+            self._at(frame, k, b_pointer, rows, 1, cells)
+
+    def _row_pointers(self, frame: Frame, count: int) -> list[Value] | None:
+        """Return a pointer per row where rows may lie outside ``a``; those outside see zeros."""
+        kernel = self.kernel
+        if not kernel.edges:
+            return None
+        zeros = self.fn.params[kernel.zeros]
+        start = frame.bind(kernel.depth, i64(0))
+        found = []
+        for i in range(count):
+            point = Point(start, shift={kernel.row: i})
+            inside = point.pointer(kernel.a)
+            found.append(self.b.select(point.holds(kernel.edges), inside, zeros))
+        return found
+
+    def _at(
+        self, frame: Frame, k: Value, b_pointer: Value, rows: list[Value] | None, count: int, cells: _Cells
+    ) -> None:
+        """Write ``count`` depth steps from depth ``k``."""
+        moved = self._advance(frame, b_pointer, k)
+        if rows is not None:
+            kind = storage_type(self.kernel.a.dtype)
+            rows = [self.b.gep(r, kind, k) for r in rows]
+        self._steps(frame.bind(self.kernel.depth, k), moved, rows, count, cells)
 
     def _advance(self, frame: Frame, pointer: Value, k: Value) -> Value:
         source = self.kernel.b
         kind = storage_type(self.kernel.params[source.param].dtype)
         return self.b.gep(pointer, kind, self.b.mul(k, frame.scalar_index(source.depth_stride)))
 
-    def _steps(self, frame: Frame, b_pointer: Value, count: int, cells: _Cells) -> None:
+    def _steps(
+        self, frame: Frame, b_pointer: Value, rows: list[Value] | None, count: int, cells: _Cells
+    ) -> None:
         """Write ``count`` depth steps on the accumulators."""
-        b = self.b
+        b, dtype = self.b, self.kernel.a.dtype
         sums = [[b.load(cells.type, cell, 64) for cell in line] for line in cells.cells]
         for u in range(count):
             vectors = self._load_b(frame, b_pointer, u, cells)
             for i, line in enumerate(sums):
-                broadcast = b.splat(self._load_a(frame, i, u), self.width)
+                broadcast = b.splat(self._load_a(frame, rows, i, u), self.width)
                 for j, before in enumerate(line):
-                    line[j] = b.fma(broadcast, vectors[j], before)
+                    line[j] = apply(b, "fma", [broadcast, vectors[j], before], [dtype] * 3, dtype)
         for line, targets in zip(sums, cells.cells, strict=True):
             for value, cell in zip(line, targets, strict=True):
                 b.store(value, cell, 64)
@@ -294,10 +320,13 @@ class _Writer:
             found.append(from_storage(b, loaded, dtype))
         return found
 
-    def _load_a(self, frame: Frame, row: int, u: int) -> Value:
+    def _load_a(self, frame: Frame, rows: list[Value] | None, row: int, u: int) -> Value:
         kernel = self.kernel
-        shift = {kernel.row: row, kernel.depth: u}
-        return Point(frame, shift=shift).scalar(kernel.a)
+        if rows is not None:
+            kind = storage_type(kernel.a.dtype)
+            loaded = self.b.load(kind, self.b.gep(rows[row], kind, u))
+            return from_storage(self.b, loaded, kernel.a.dtype)
+        return Point(frame, shift={kernel.row: row, kernel.depth: u}).scalar(kernel.a)
 
 
 @dataclass(frozen=True, slots=True)

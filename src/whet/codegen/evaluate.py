@@ -87,6 +87,12 @@ class Point:
         index = self.index(expr.index)
         return apply(self.b, "cast", [index], ["int64"], expr.dtype)
 
+    def pointer(self, read: Read) -> Value:
+        """Return the address of a scalar read."""
+        pointer, offset = self._locate(read.param, read.address)
+        assert offset == 0, "lanes read different elements"
+        return pointer
+
     # -- memory ------------------------------------------------------------------------------
 
     def _read(self, read: Read, keep: Value | None, other: Value | None) -> Value:

@@ -127,6 +127,8 @@ class Contraction:
         depth: the innermost reduction.
         a: the broadcast operand; affine in every axis.
         bounds: conditions on ``a``, each affine in one tap; they shorten that tap's loop.
+        edges: conditions on ``a`` that differ between rows; rows outside read zeros instead.
+        zeros: the parameter that holds those zeros, ``-1`` without edges.
         b: the vector operand.
         stores: epilogue; reads the sum as ``Var("acc")``.
         tile: the schedule.
@@ -143,6 +145,8 @@ class Contraction:
     b: Panels
     stores: tuple[Store, ...]
     tile: Tile
+    edges: tuple[Within, ...] = ()
+    zeros: int = -1
 
 
 Kernel = Nest | Contraction

@@ -1,0 +1,27 @@
+.DEFAULT_GOAL := help
+.PHONY: help install test test-all lint format types layers sizes demo wheel ci
+
+help:       ## this menu
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*##/\t/' | expand -t 12
+install:    ## editable install with everything for development
+	pip install -e '.[dev]'
+test:       ## the quick tests
+	pytest
+test-all:   ## every test, the slow ones too
+	pytest -m ""
+lint:       ## ruff, lint only
+	ruff check .
+format:     ## ruff, rewrite in place
+	ruff format . && ruff check --fix .
+types:      ## mypy, strict
+	mypy
+layers:     ## import contracts between the stages
+	PYTHONPATH=src lint-imports
+sizes:      ## caps on file and function size
+	python scripts/check_sizes.py
+demo:       ## compile, check and time ResNet-50
+	whet demo
+wheel:      ## build dist/*.whl
+	pip wheel --no-deps -w dist .
+ci:         ## what must pass before a merge
+	.ci/run

@@ -1,0 +1,76 @@
+"""Whet turns a trained model into fast, small native code on the machine at hand.
+
+Nothing is imported until it is used: ``import whet`` takes a few milliseconds, and a program that
+only loads compiled files never imports the compiler.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from whet import errors
+    from whet.driver import compile  # noqa: A004 - the verb of the package
+    from whet.errors import (
+        ArtifactError,
+        CompileError,
+        InputError,
+        ModelError,
+        OptionError,
+        ResourceError,
+        ShapeError,
+        TargetError,
+        UnsupportedError,
+        WhetError,
+    )
+    from whet.options import Options
+    from whet.program.records import FusedGroup, Stats, TensorSpec
+    from whet.runtime.model import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArtifactError",
+    "CompileError",
+    "FusedGroup",
+    "InputError",
+    "ModelError",
+    "OptionError",
+    "Options",
+    "ResourceError",
+    "ShapeError",
+    "Stats",
+    "TargetError",
+    "TensorSpec",
+    "UnsupportedError",
+    "WhetError",
+    "compile",
+    "errors",
+    "load",
+]
+
+_HOME = {
+    "Options": "whet.options",
+    "FusedGroup": "whet.program.records",
+    "Stats": "whet.program.records",
+    "TensorSpec": "whet.program.records",
+    "compile": "whet.driver",
+    "load": "whet.runtime.model",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name where it lives, the first time it is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module 'whet' has no attribute {name!r}")
+    if name == "errors":
+        return import_module("whet.errors")
+    value: object = getattr(import_module(_HOME.get(name, "whet.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, those not imported yet too."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,206 @@
+"""Arrays in and out: files, random inputs, saved outputs, and a line about each."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from whet.cli.opening import Array
+from whet.cli.output import write_whole
+from whet.errors import InputError, nearest
+from whet.program.records import TensorSpec
+
+RANDOM = "random"
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """Return the NumPy type of a name; the small floats come from ml_dtypes."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes
+
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return found
+
+
+def read_inputs(
+    sources: Sequence[str], specs: Sequence[TensorSpec], dims: Mapping[str, int]
+) -> dict[str, Array]:
+    """Read the values of ``--input``.
+
+    Each is ``random``, ``random:SEED``, a ``.npz`` with an array an input, a ``.npy`` for a model
+    of one input, or ``NAME=`` followed by a ``.npy`` file or ``random``.
+
+    Raises:
+        InputError: a source cannot be read, or names an input that the model does not have.
+    """
+    arrays: dict[str, Array] = {}
+    names = [spec.name for spec in specs]
+    for source in sources:
+        name, equals, value = source.rpartition("=")
+        if equals and name in names:
+            chosen = [spec for spec in specs if spec.name == name]
+            arrays |= _read_source(value, chosen, dims)
+        elif equals and not Path(source).exists():
+            raise InputError(f"the model has no input {name!r}", hint=nearest(name, names))
+        else:
+            arrays |= _read_source(source, specs, dims)
+    return arrays
+
+
+def _read_source(
+    source: str, specs: Sequence[TensorSpec], dims: Mapping[str, int]
+) -> dict[str, Array]:
+    """Read one source for the inputs that it may fill."""
+    word, _, seed = source.partition(":")
+    if word == RANDOM:
+        if seed and not seed.isdigit():
+            raise InputError(f"the seed {seed!r} is not a number", hint="such as random:42")
+        return random_inputs(specs, dims, seed=int(seed or 0))
+    loaded = _load_arrays(Path(source))
+    if isinstance(loaded, dict):
+        return loaded
+    if len(specs) != 1:
+        names = ", ".join(spec.name for spec in specs)
+        raise InputError(
+            f"the model has {len(specs)} inputs: {names}",
+            where=source,
+            hint="say which one: --input NAME=FILE",
+        )
+    return {specs[0].name: loaded}
+
+
+def _load_arrays(path: Path) -> Array | dict[str, Array]:
+    """Load a ``.npy`` or ``.npz`` file; nothing in it is ever executed."""
+    hint = "give a .npy or .npz file that numpy.save or numpy.savez wrote, or random"
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except OSError as error:
+        raise InputError(
+            f"cannot read: {error.strerror or error}", where=str(path), hint=hint
+        ) from error
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"not an array file: {error}", where=str(path), hint=hint) from error
+
+
+def random_inputs(
+    specs: Sequence[TensorSpec], dims: Mapping[str, int], *, seed: int
+) -> dict[str, Array]:
+    """Make inputs from a seed: normal floats, and integers of 0 or 1, which are valid anywhere.
+
+    Raises:
+        InputError: a dimension is known at run time only and ``dims`` does not give it.
+    """
+    generator = np.random.default_rng(seed)
+    arrays: dict[str, Array] = {}
+    for spec in specs:
+        shape = tuple(_resolve(dim, spec, dims) for dim in spec.shape)
+        dtype = numpy_dtype(spec.dtype)
+        values: Array = (
+            generator.integers(0, 2, shape)
+            if dtype.kind in "biu"
+            else generator.standard_normal(shape, dtype=np.float32)
+        )
+        arrays[spec.name] = np.asarray(values).astype(dtype)
+    return arrays
+
+
+def _resolve(dim: int | str, spec: TensorSpec, dims: Mapping[str, int]) -> int:
+    """Return a dimension as a number."""
+    if isinstance(dim, int):
+        return dim
+    if dim not in dims:
+        raise InputError(
+            f"the dimension {dim!r} has no value", where=spec.name, hint=f"give --dim {dim}=1"
+        )
+    return dims[dim]
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write outputs to a ``.npz``, or a single one to a ``.npy``; all of it or nothing.
+
+    Types that NumPy's format does not know (bfloat16, fp8) are written as float32.
+
+    Raises:
+        InputError: the suffix is neither, or several outputs go to a ``.npy``.
+        ArtifactError: the file cannot be written.
+    """
+    check_suffix(path, len(arrays))
+    plain = {name: _plain(array) for name, array in arrays.items()}
+    if path.suffix == ".npy":
+        write_whole(path, lambda file: np.save(file, next(iter(plain.values()))))
+    else:
+        write_whole(path, lambda file: _write_npz(file, plain))
+
+
+def check_suffix(path: Path, outputs: int) -> None:
+    """Check that outputs can be written to a file of this name.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if path.suffix not in (".npy", ".npz"):
+        raise InputError(
+            f"unknown suffix {path.suffix!r}", where=str(path), hint="name a .npz or .npy file"
+        )
+    if path.suffix == ".npy" and outputs != 1:
+        raise InputError(
+            f"a .npy file holds one array, the model has {outputs} outputs",
+            where=str(path),
+            hint="name a .npz file",
+        )
+
+
+def _write_npz(file: IO[bytes], arrays: Mapping[str, Array]) -> None:
+    """Write arrays under any name; ``numpy.savez`` refuses some, such as ``file``."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, array, allow_pickle=False)
+            archive.writestr(f"{name}.npy", buffer.getvalue())
+
+
+def _plain(array: Array) -> Array:
+    """Return an array of a type that NumPy's file format knows."""
+    return array.astype(np.float32) if array.dtype.isbuiltin == 2 else array  # 2: a user type
+
+
+def describe_array(name: str, array: Array) -> dict[str, Any]:
+    """Return name, type, shape and range of an array as a JSON value."""
+    facts: dict[str, Any] = {
+        "name": name,
+        "dtype": str(array.dtype),
+        "shape": list(array.shape),
+    }
+    if array.size and array.dtype.kind not in "OSUM":
+        wide = array.astype(np.float64)
+        finite = wide[np.isfinite(wide)]
+        facts["not_finite"] = int(wide.size - finite.size)
+        if finite.size:
+            low, high, mean = finite.min(), finite.max(), finite.mean()
+            facts |= {"min": float(low), "max": float(high), "mean": float(mean)}
+    return facts
+
+
+def difference(ours: Array, theirs: Array) -> float:
+    """Return the largest difference of two arrays relative to the largest value of ``theirs``.
+
+    Infinite where the shapes differ, NaN where one array holds a NaN.
+    """
+    if ours.shape != theirs.shape:
+        return float("inf")
+    if not ours.size:
+        return 0.0
+    first, second = ours.astype(np.float64), theirs.astype(np.float64)
+    largest = float(np.max(np.abs(second)))
+    return float(np.max(np.abs(first - second))) / (largest or 1.0)

@@ -1,0 +1,88 @@
+"""Opening what the user names: a compiled file is loaded, an ONNX file is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+import whet
+from whet.cli.parameters import Shapes
+from whet.cli.progress import ProgressBar
+from whet.options import Options
+from whet.program.records import Stats, TensorSpec
+
+COMPILED_SUFFIX = ".whet"
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class CompiledModel(Protocol):
+    """The part of a compiled model that the command line uses."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the model takes."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the model gives."""
+
+    @property
+    def stats(self) -> Stats:
+        """What the model costs."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the compiled file."""
+
+
+def is_compiled(path: Path) -> bool:
+    """Tell whether a path names a compiled file."""
+    return path.suffix == COMPILED_SUFFIX
+
+
+def compile_file(path: Path, shapes: Shapes | None, options: Options) -> CompiledModel:
+    """Compile an ONNX file, with a progress bar."""
+    with ProgressBar() as progress:
+        compiled: CompiledModel = whet.compile(
+            path, shapes=shapes, options=options, progress=progress
+        )
+    return compiled
+
+
+def open_model(path: Path, shapes: Shapes | None, options: Options) -> CompiledModel:
+    """Load a compiled file or compile an ONNX file.
+
+    Raises:
+        OptionError: shapes are given for a file that is compiled already.
+    """
+    if not is_compiled(path):
+        return compile_file(path, shapes, options)
+    if shapes:
+        raise whet.OptionError(
+            "the shapes of a compiled file are fixed",
+            where=str(path),
+            hint="give --shape when compiling, or --dim for a dimension left open",
+        )
+    loaded: CompiledModel = whet.load(path)
+    return loaded
+
+
+@dataclass
+class ReadyRunner:
+    """A model that is open already, as the measuring engine takes it."""
+
+    name: str
+    call: Callable[[Mapping[str, Array]], dict[str, Array]]
+
+    def prepare(self) -> None:
+        """Do nothing: the model is open."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once."""
+        return self.call(inputs)

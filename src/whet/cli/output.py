@@ -1,0 +1,110 @@
+"""How commands write: JSON or tables to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from whet.errors import ArtifactError
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def stdout() -> Console:
+    """Return a console for results; wide where nobody watches, so that nothing is cut off."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)
+
+
+def note(message: str) -> None:
+    """Tell the user something that is not a result."""
+    click.echo(message, err=True)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON document to stdout."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> Table:
+    """Build a table whose first column is text and whose others are numbers, right-aligned."""
+    result = Table(title=title or None, title_justify="left")
+    for position, header in enumerate(headers):
+        result.add_column(header, justify="right" if position else "left", overflow="fold")
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+def format_bytes(count: int) -> str:
+    """Return a size in the unit that fits, such as ``97.5 MiB``."""
+    size, unit = float(count), 0
+    while size >= 1024 and unit < len(_UNITS) - 1:
+        size, unit = size / 1024, unit + 1
+    return f"{size:.0f} B" if unit == 0 else f"{size:.1f} {_UNITS[unit]}"
+
+
+def format_ms(seconds: float) -> str:
+    """Return a time in milliseconds with three significant digits or more."""
+    return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds * 1e3:.0f} ms"
+
+
+def format_shape(shape: Sequence[int | str]) -> str:
+    """Return a shape such as ``1×3×224×224``; a scalar is ``scalar``."""
+    return "×".join(map(str, shape)) if shape else "scalar"
+
+
+def check_writable(path: Path) -> None:
+    """Fail now, not after minutes of work, when a file cannot be written where it should go.
+
+    Raises:
+        ArtifactError: the folder does not exist or is not writable, or ``path`` is a folder.
+    """
+    if path.is_dir():
+        raise ArtifactError("the output is a folder", where=str(path), hint="name a file in it")
+    if not path.parent.is_dir():
+        raise ArtifactError("no such folder", where=str(path.parent), hint="create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise ArtifactError("the folder is not writable", where=str(path.parent))
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file under a temporary name and rename it, so that no half of it is ever seen.
+
+    Raises:
+        ArtifactError: the file cannot be written.
+    """
+    check_writable(path)
+    temporary = ""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".whet-", delete=False) as file:
+            temporary = file.name
+            os.fchmod(file.fileno(), 0o644)
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        _forget(temporary)
+        raise ArtifactError(
+            f"cannot write: {error.strerror or error}",
+            where=str(path),
+            hint="check space and permissions",
+        ) from error
+    except BaseException:
+        _forget(temporary)
+        raise
+
+
+def _forget(path: str) -> None:
+    """Remove a temporary file that may exist."""
+    if path:
+        Path(path).unlink(missing_ok=True)

@@ -1,0 +1,111 @@
+"""What several commands take on the command line, and how it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from whet.options import OPT_LEVELS, Options
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+Shapes = dict[str, tuple[int | str, ...]]
+
+_SWITCHES = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int | str, ...]]:
+    """Read ``input:1,3,224,224``; the name may hold colons, a dimension may be a name.
+
+    Raises:
+        click.BadParameter: the text is not of that form.
+    """
+    name, colon, dims = text.rpartition(":")
+    parts = [part.strip() for part in dims.split(",")] if dims.strip() else []
+    if not colon or not name or not all(map(_is_dim, parts)):
+        raise click.BadParameter(
+            f"{text!r} is not NAME:DIM,DIM,…, such as input:1,3,224,224", param_hint="'--shape'"
+        )
+    return name, tuple(int(part) if part.isdigit() else part for part in parts)
+
+
+def _is_dim(text: str) -> bool:
+    """Tell whether a text is a dimension: a number or a name."""
+    return text.isdigit() or text.isidentifier()
+
+
+def parse_shapes(texts: Sequence[str]) -> Shapes | None:
+    """Read all ``--shape`` values; ``None`` when there are none."""
+    shapes: Shapes = {}
+    for text in texts:
+        name, shape = parse_shape(text)
+        if name in shapes:
+            raise click.BadParameter(f"{name!r} is given twice", param_hint="'--shape'")
+        shapes[name] = shape
+    return shapes or None
+
+
+def parse_switches(texts: Sequence[str]) -> dict[str, bool]:
+    """Read ``--pass name=off`` values."""
+    switches: dict[str, bool] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not name or value.lower() not in _SWITCHES:
+            raise click.BadParameter(f"{text!r} is not NAME=on or NAME=off", param_hint="'--pass'")
+        switches[name] = _SWITCHES[value.lower()]
+    return switches
+
+
+def parse_dims(texts: Sequence[str]) -> dict[str, int]:
+    """Read ``--dim batch=4`` values."""
+    dims: dict[str, int] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not name or not value.isdigit():
+            raise click.BadParameter(f"{text!r} is not NAME=NUMBER", param_hint="'--dim'")
+        dims[name] = int(value)
+    return dims
+
+
+_COMPILER_OPTIONS = (
+    click.option("--shape", "shapes", multiple=True, metavar="NAME:DIMS",
+                 help="Fix an input's shape, such as input:1,3,224,224; may be repeated."),
+    click.option("--threads", type=click.IntRange(0, 1024), default=0,
+                 help="Threads of one run; 0 takes every CPU available.", show_default=True),
+    click.option("-O", "opt_level", type=click.IntRange(OPT_LEVELS[0], OPT_LEVELS[-1]),
+                 default=OPT_LEVELS[-1], show_default=True,
+                 help="Optimisation level: 0 none, 1 clean-up, 2 fusion, 3 everything."),
+    click.option("--pass", "passes", multiple=True, metavar="NAME=on|off",
+                 help="Switch one pass; may be repeated."),
+    click.option("--target", default="host", show_default=True,
+                 help="host, or an LLVM triple and CPU, such as aarch64-linux-gnu:neoverse-n1."),
+    click.option("--cache-dir", default=None, metavar="DIR",
+                 help="Where compiled kernels are kept; an empty text keeps none."),
+)  # fmt: skip
+
+COMPILER_OPTION_NAMES = ("shapes", "threads", "opt_level", "passes", "target", "cache_dir")
+
+
+def compiler_options(function: Decorated) -> Decorated:
+    """Add the options that say how to compile; they arrive as keywords for ``read_options``."""
+    for option in reversed(_COMPILER_OPTIONS):
+        function = option(function)
+    return function
+
+
+def read_options(values: Mapping[str, Any]) -> tuple[Shapes | None, Options]:
+    """Turn the values of ``compiler_options`` into what ``whet.compile`` takes."""
+    options = Options(
+        threads=values["threads"],
+        opt_level=values["opt_level"],
+        passes=parse_switches(values["passes"]),
+        target=values["target"],
+        cache_dir=values["cache_dir"],
+    )
+    return parse_shapes(values["shapes"]), options
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
+dim_option = click.option("--dim", "dims", multiple=True, metavar="NAME=N",
+                          help="Value of a dimension known at run time only.")  # fmt: skip

@@ -1,0 +1,85 @@
+"""A compiled model as JSON and as tables; shared by the commands that show one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+
+from whet.cli import output
+from whet.cli.opening import CompiledModel
+from whet.program.records import FusedGroup, Stats, TensorSpec
+
+
+def specs_as_json(specs: Iterable[TensorSpec]) -> list[dict[str, Any]]:
+    """Return inputs or outputs as JSON values."""
+    return [{"name": s.name, "dtype": s.dtype, "shape": list(s.shape)} for s in specs]
+
+
+def stats_as_json(stats: Stats) -> dict[str, Any]:
+    """Return what a model costs as a JSON value."""
+    return {
+        "target": stats.target,
+        "threads": stats.threads,
+        "launches": stats.launches,
+        "arena_bytes": stats.arena_bytes,
+        "weight_bytes": stats.weight_bytes,
+        "code_bytes": stats.code_bytes,
+        "compile_s": round(stats.compile_s, 3),
+        "groups": [
+            {"kernel": g.kernel, "ops": list(g.ops), "nodes": list(g.nodes)} for g in stats.groups
+        ],
+    }
+
+
+def model_as_json(model: CompiledModel) -> dict[str, Any]:
+    """Return a compiled model as a JSON value."""
+    return {
+        "inputs": specs_as_json(model.inputs),
+        "outputs": specs_as_json(model.outputs),
+        "stats": stats_as_json(model.stats),
+    }
+
+
+def print_specs(
+    console: Console, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec]
+) -> None:
+    """Print inputs and outputs, one a line."""
+    for kind, specs in (("input ", inputs), ("output", outputs)):
+        for spec in specs:
+            shape = output.format_shape(spec.shape)
+            console.print(f"{kind}  {spec.name}: {spec.dtype} {shape}", markup=False)
+
+
+def print_stats(console: Console, stats: Stats) -> None:
+    """Print what a model costs, one figure a line."""
+    figures = {
+        "target": stats.target,
+        "threads": str(stats.threads),
+        "kernel launches": str(stats.launches),
+        "weights": output.format_bytes(stats.weight_bytes),
+        "intermediate results": output.format_bytes(stats.arena_bytes),
+        "machine code": output.format_bytes(stats.code_bytes),
+    }
+    if stats.compile_s:
+        figures["compiled in"] = f"{stats.compile_s:.2f} s"
+    for name, value in figures.items():
+        console.print(f"{name:<22}{value}", markup=False)
+
+
+def print_groups(console: Console, groups: Iterable[FusedGroup]) -> None:
+    """Print what every launch computes, in the model's own node names."""
+    console.print(f"{'kernel':<28}{'operators':<44}nodes", markup=False)
+    for group in groups:
+        ops, nodes = " + ".join(group.ops), ", ".join(group.nodes)
+        console.print(f"{group.kernel:<28}{ops:<44}{nodes}", markup=False, soft_wrap=True)
+
+
+def summarise_groups(groups: Iterable[FusedGroup]) -> list[tuple[str, int]]:
+    """Count launches by the operators that they compute together, most frequent first."""
+    counts: dict[str, int] = {}
+    for group in groups:
+        ops = " + ".join(group.ops)
+        counts[ops] = counts.get(ops, 0) + 1
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -1,0 +1,220 @@
+"""The driver of a program: native code that walks all launches on every thread.
+
+``whet_start(ctx)`` runs the program once; ``whet_worker(ctx, thread)`` is what a helper thread
+does for its whole life; ``whet_run(ctx, thread)`` is one walk by one thread; ``whet_stop(ctx)``
+sends the helpers home. With one thread the walk is a plain sequence of kernel calls. Where things
+lie in ``ctx`` is said by ``whet.program.context``, how threads meet by ``whet.codegen.sync``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from whet.codegen.builder import I1, I32, I64, PTR, Builder, Module, Value, i64
+from whet.codegen.sync import STATE_SLOTS, sync_text
+from whet.errors import CompileError
+from whet.index import Atom, Dim, Div, Mod, Poly, at_least
+from whet.program import context
+from whet.program.context import ContextLayout, layout_of, segments_of
+from whet.program.records import Launch, Program
+
+_SLOT = {name: index for index, name in enumerate(STATE_SLOTS)}
+_MOST_CHUNKS = 2**31
+
+
+def driver_text(program: Program) -> str:
+    """Return the LLVM IR of a program's driver module.
+
+    The module defines ``whet_start``, ``whet_run``, ``whet_worker``, ``whet_stop``, and
+    ``memset``, ``memcpy`` and ``memmove`` for all objects of the image; the kernels stay outside.
+
+    Raises:
+        CompileError: one kernel is launched with different numbers of arguments, or a launch has
+            too many chunks.
+    """
+    layout = layout_of(program)
+    module = Module()
+    for name, arguments in sorted(_kernels(program.launches).items()):
+        types = ", ".join([*[PTR] * (arguments + 2), I64, I64])
+        module.declare(name, f"declare void @{name}({types}) nounwind")
+    _write_serial(module, program, layout)
+    _write_parallel(module, program, layout)
+    return module.text() + sync_text(layout, program.target.triple.split("-", 1)[0])
+
+
+def poly_value(b: Builder, poly: Poly, dims: Mapping[str, Value]) -> Value:
+    """Write the value of a polynomial over run-time dimensions as a 64-bit integer."""
+    total = i64(0)
+    for monomial, coefficient in poly.terms:
+        term = i64(coefficient)
+        for atom in monomial:
+            term = b.mul(term, _atom_value(b, atom, dims))
+        total = b.add(total, term)
+    return total
+
+
+def _atom_value(b: Builder, atom: Atom, dims: Mapping[str, Value]) -> Value:
+    if isinstance(atom, Dim):
+        return dims[atom.name]
+    if not isinstance(atom, Div | Mod):
+        raise CompileError(f"{atom} cannot be computed before a launch")
+    top, bottom = (poly_value(b, p, dims) for p in (atom.numerator, atom.denominator))
+    if at_least(atom.numerator, 0) and at_least(atom.denominator, 1):
+        return b.binary("udiv" if isinstance(atom, Div) else "urem", top, bottom)
+    rest = b.binary("srem", top, bottom)
+    differs = b.icmp("slt", b.binary("xor", rest, bottom), i64(0))
+    wrong = b.binary("and", differs, b.icmp("ne", rest, i64(0)))
+    if isinstance(atom, Mod):
+        return b.select(wrong, b.add(rest, bottom), rest)
+    quotient = b.binary("sdiv", top, bottom)
+    return b.select(wrong, b.add(quotient, i64(-1)), quotient)
+
+
+def _kernels(launches: Iterable[Launch]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for launch in launches:
+        if counts.setdefault(launch.kernel, len(launch.args)) != len(launch.args):
+            raise CompileError(f"kernel {launch.kernel} is launched with different arguments")
+        if (launch.chunks.constant or 0) > _MOST_CHUNKS:
+            raise CompileError(f"kernel {launch.kernel} has {launch.chunks} chunks")
+    return counts
+
+
+def _load_dims(b: Builder, program: Program, table: Value) -> dict[str, Value]:
+    return {
+        name: b.load(I64, b.gep(table, I64, index), align=8)
+        for index, name in enumerate(program.dims)
+    }
+
+
+def _write_call(
+    b: Builder, launch: Launch, buffers: Value, tail: Sequence[Value]
+) -> None:
+    pointers = [b.load(PTR, b.gep(buffers, PTR, index), align=8) for index in launch.args]
+    b.line(f"call void @{launch.kernel}({', '.join(str(v) for v in (*pointers, *tail))})")
+
+
+def _write_serial(module: Module, program: Program, layout: ContextLayout) -> None:
+    """Write the walk of a single thread: no atomics, no barriers."""
+    b = Builder(module, "whet.serial", [(PTR, "ctx")])
+    ctx = b.param(0)
+    dims = b.gep(ctx, "i8", context.DIMS)
+    buffers = b.gep(ctx, "i8", layout.buffer_table)
+    scratch = b.load(PTR, b.gep(ctx, "i8", context.SCRATCH), align=8)
+    sizes = _load_dims(b, program, dims)
+    for index, launch in enumerate(program.launches):
+        chunks = poly_value(b, launch.chunks, sizes)
+        if chunks.text == "0":
+            continue
+        begin = b.op(f"call i64 @whet.now({ctx})", I64)
+        _write_call(b, launch, buffers, (dims, scratch, i64(0), chunks))
+        b.line(f"call void @whet.record({ctx}, i64 0, i64 {index}, {begin})")
+    b.finish()
+
+
+def _write_parallel(module: Module, program: Program, layout: ContextLayout) -> None:
+    """Write the walk of one of several threads."""
+    b = Builder(module, "whet.parallel", [(PTR, "ctx"), (I64, "thread")])
+    ctx, thread = b.param(0), b.param(1)
+    state = b.alloca(f"[{len(STATE_SLOTS)} x i64]")
+    dims = b.alloca(f"[{max(layout.dims, 1)} x i64]")
+    generation = _write_join(b, layout, dims)
+    threads = b.load(I64, b.gep(ctx, "i8", context.THREADS), align=8)
+    first = {"generation": generation, "thread": thread, "threads": threads, "finished": i64(0)}
+    for name, value in first.items():
+        b.store(value, b.gep(state, I64, _SLOT[name]), align=8)
+    base = b.load(PTR, b.gep(ctx, "i8", context.SCRATCH), align=8)
+    stride = b.load(I64, b.gep(ctx, "i8", context.SCRATCH_STRIDE), align=8)
+    scratch = b.gep(base, "i8", b.binary("mul", stride, thread))
+    sizes = _load_dims(b, program, dims)
+    walk = _Walk(b, state, dims, scratch, b.gep(ctx, "i8", layout.buffer_table))
+    segments = segments_of(program.launches)
+    for number, segment in enumerate(segments):
+        total = i64(0)
+        for index in segment:
+            chunks = poly_value(b, program.launches[index].chunks, sizes)
+            total = b.add(total, chunks)
+            walk.launch(index, program.launches[index], chunks)
+        walk.end_segment(number, total, last=number == len(segments) - 1)
+    b.finish()
+
+
+def _write_join(b: Builder, layout: ContextLayout, dims: Value) -> Value:
+    """Enter the open run: copy its dimensions; leave if there is none.
+
+    The copy counts only if the same run is still open after it, so that a thread that comes late
+    never mixes two runs.
+    """
+    ctx = b.param(0)
+    word = b.gep(ctx, "i8", context.GENERATION)
+    join, copy, closed, joined = (b.label(h) for h in ("join", "copy", "closed", "joined"))
+    b.jump(join)
+    b.start(join)
+    before = b.op(f"load atomic i32, {word} acquire, align 4", I32)
+    odd = b.icmp("ne", b.binary("and", before, Value("1", I32)), Value("0", I32))
+    b.branch(odd, copy, closed)
+    b.start(closed)
+    b.line("ret void")
+    b.start(copy)
+    for index in range(layout.dims):
+        source = b.gep(ctx, "i8", context.DIMS + index * context.SLOT)
+        size = b.op(f"load atomic i64, {source} monotonic, align 8", I64)
+        b.store(size, b.gep(dims, I64, index), align=8)
+    b.line("fence acquire")
+    after = b.op(f"load atomic i32, {word} monotonic, align 4", I32)
+    b.branch(b.icmp("eq", before, after), joined, join)
+    b.start(joined)
+    return b.cast("zext", before, I64)
+
+
+class _Walk:
+    """Writes the launches and segment ends of the parallel walk."""
+
+    def __init__(
+        self, b: Builder, state: Value, dims: Value, scratch: Value, buffers: Value
+    ) -> None:
+        self._b = b
+        self._shared = f"{b.param(0)}, {state}"
+        self._state = state
+        self._tail = (dims, scratch)
+        self._buffers = buffers
+
+    def launch(self, index: int, launch: Launch, chunks: Value) -> None:
+        """Claim chunks of one launch until none is left."""
+        if chunks.text == "0":
+            return
+        b = self._b
+        slot = {name: b.gep(self._state, I64, k) for name, k in _SLOT.items()}
+        claim, work, done = (b.label(hint) for hint in ("claim", "work", "done"))
+        b.store(i64(0), slot["victim"], align=8)
+        b.store(i64(0), slot["worked"], align=8)
+        start = b.op(f"call i64 @whet.now({b.param(0)})", I64)
+        b.jump(claim)
+        b.start(claim)
+        more = b.op(f"call i1 @whet.claim({self._shared}, i64 {index}, {chunks})", I1)
+        b.branch(more, work, done)
+        b.start(work)
+        begin, end = (b.load(I64, slot[name], align=8) for name in ("begin", "end"))
+        _write_call(b, launch, self._buffers, (*self._tail, begin, end))
+        b.jump(claim)
+        b.start(done)
+        worked = b.icmp("ne", b.load(I64, slot["worked"], align=8), i64(0))
+        with b.when(worked):
+            b.line(
+                f"call void @whet.record({b.param(0)}, {b.param(1)}, i64 {index}, {start})"
+            )
+
+    def end_segment(self, number: int, total: Value, *, last: bool) -> None:
+        """Report the chunks done and wait for the rest; helpers need not wait at the very end."""
+        b = self._b
+        arguments = f"{self._shared}, i64 {number}, {total}"
+        b.line(f"call void @whet.report({arguments})")
+        go, leave = b.label("go"), b.label("leave")
+        if last:
+            wait = b.label("wait")
+            b.branch(b.icmp("eq", b.param(1), i64(0)), wait, leave)
+            b.start(wait)
+        b.branch(b.op(f"call i1 @whet.wait({arguments})", I1), go, leave)
+        b.start(leave)
+        b.line("ret void")
+        b.start(go)

@@ -1,0 +1,483 @@
+"""What the threads of a program agree through, as LLVM IR: claim, report, wait, sleep.
+
+A run is split into segments by barriers. Inside a segment each launch has one claim word per
+thread; a thread takes chunks from its own share first (what it wrote in the launch before is
+still in its cache), then from the others'. A segment is over when all its chunks are finished, not
+when all threads have arrived, so a thread that has lost its CPU, or has not woken up yet, holds
+nobody up. Words carry the generation of their run: a late thread sees that its run is over and
+leaves, and nothing has to be cleared.
+
+Every thread keeps its state in eight local slots, see ``STATE_SLOTS``.
+"""
+
+from __future__ import annotations
+
+from whet.program import context
+
+STATE_SLOTS = ("generation", "thread", "threads", "victim", "begin", "end", "finished", "worked")
+CLAIMS_PER_THREAD = 6
+
+_FUTEX = {"x86_64": 202, "aarch64": 98}
+_PAUSE = {
+    "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
+    "aarch64": ("declare void @llvm.aarch64.isb(i32)", "call void @llvm.aarch64.isb(i32 15)"),
+}
+
+_CLAIM = """
+define internal i1 @whet.claim(ptr %ctx, ptr %s, i64 %launch, i64 %n) noinline nounwind {{
+entry:
+  %gen = load i64, ptr %s, align 8
+  %p.thread = getelementptr i64, ptr %s, i64 1
+  %thread = load i64, ptr %p.thread, align 8
+  %p.threads = getelementptr i64, ptr %s, i64 2
+  %threads = load i64, ptr %p.threads, align 8
+  %p.victim = getelementptr i64, ptr %s, i64 3
+  %first = mul i64 %launch, %threads
+  %table = getelementptr i8, ptr %ctx, i64 {claimed}
+  br label %pick
+pick:
+  %victim = load i64, ptr %p.victim, align 8
+  %over = icmp uge i64 %victim, %threads
+  br i1 %over, label %none, label %share
+share:
+  %o0 = add i64 %thread, %victim
+  %wrap = icmp uge i64 %o0, %threads
+  %o1 = sub i64 %o0, %threads
+  %owner = select i1 %wrap, i64 %o1, i64 %o0
+  %t1 = sub i64 %threads, 1
+  %m0 = mul i64 %n, %owner
+  %m1 = add i64 %m0, %n
+  %m2 = add i64 %m0, %t1
+  %m3 = add i64 %m1, %t1
+  %low = udiv i64 %m2, %threads
+  %high = udiv i64 %m3, %threads
+  %size = sub i64 %high, %low
+  %g0 = add i64 %size, {claims_1}
+  %grain = udiv i64 %g0, {claims}
+  %empty = icmp eq i64 %size, 0
+  br i1 %empty, label %next, label %look
+look:
+  %row = add i64 %first, %owner
+  %at = mul i64 %row, 64
+  %cell = getelementptr i8, ptr %table, i64 %at
+  %c0 = load atomic i64, ptr %cell monotonic, align 8
+  br label %try
+try:
+  %c = phi i64 [ %c0, %look ], [ %c1, %take ]
+  %tag = lshr i64 %c, 32
+  %age = sub i64 %gen, %tag
+  %age32 = trunc i64 %age to i32
+  %late = icmp slt i32 %age32, 0
+  br i1 %late, label %none, label %index
+index:
+  %same = icmp eq i32 %age32, 0
+  %count = and i64 %c, 4294967295
+  %done = select i1 %same, i64 %count, i64 0
+  %begin = add i64 %low, %done
+  %full = icmp uge i64 %begin, %high
+  br i1 %full, label %next, label %take
+take:
+  %e0 = add i64 %begin, %grain
+  %cut = icmp ult i64 %e0, %high
+  %end = select i1 %cut, i64 %e0, i64 %high
+  %d1 = sub i64 %end, %low
+  %g1 = shl i64 %gen, 32
+  %new = or i64 %g1, %d1
+  %pair = cmpxchg weak ptr %cell, i64 %c, i64 %new acq_rel monotonic, align 8
+  %c1 = extractvalue {{ i64, i1 }} %pair, 0
+  %won = extractvalue {{ i64, i1 }} %pair, 1
+  br i1 %won, label %got, label %try
+got:
+  %p.begin = getelementptr i64, ptr %s, i64 4
+  store i64 %begin, ptr %p.begin, align 8
+  %p.end = getelementptr i64, ptr %s, i64 5
+  store i64 %end, ptr %p.end, align 8
+  %p.fin = getelementptr i64, ptr %s, i64 6
+  %f0 = load i64, ptr %p.fin, align 8
+  %mine = sub i64 %end, %begin
+  %f1 = add i64 %f0, %mine
+  store i64 %f1, ptr %p.fin, align 8
+  %p.worked = getelementptr i64, ptr %s, i64 7
+  store i64 1, ptr %p.worked, align 8
+  ret i1 true
+next:
+  %v1 = add i64 %victim, 1
+  store i64 %v1, ptr %p.victim, align 8
+  br label %pick
+none:
+  ret i1 false
+}}
+"""
+
+_REPORT = """
+define internal void @whet.report(ptr %ctx, ptr %s, i64 %segment, i64 %total) noinline nounwind {{
+entry:
+  %gen = load i64, ptr %s, align 8
+  %p.fin = getelementptr i64, ptr %s, i64 6
+  %mine = load i64, ptr %p.fin, align 8
+  store i64 0, ptr %p.fin, align 8
+  %idle = icmp eq i64 %mine, 0
+  br i1 %idle, label %out, label %look
+look:
+  %line = mul i64 %segment, 64
+  %at = add i64 %line, {finished}
+  %cell = getelementptr i8, ptr %ctx, i64 %at
+  %c0 = load atomic i64, ptr %cell monotonic, align 8
+  %tag = shl i64 %gen, 32
+  br label %try
+try:
+  %c = phi i64 [ %c0, %look ], [ %c1, %try ]
+  %old = lshr i64 %c, 32
+  %same = icmp eq i64 %old, %gen
+  %count = and i64 %c, 4294967295
+  %known = select i1 %same, i64 %count, i64 0
+  %sum = add i64 %known, %mine
+  %new = or i64 %tag, %sum
+  %pair = cmpxchg weak ptr %cell, i64 %c, i64 %new seq_cst monotonic, align 8
+  %c1 = extractvalue {{ i64, i1 }} %pair, 0
+  %won = extractvalue {{ i64, i1 }} %pair, 1
+  br i1 %won, label %added, label %try
+added:
+  %all = icmp eq i64 %sum, %total
+  br i1 %all, label %last, label %out
+last:
+  %p.phase = getelementptr i8, ptr %ctx, i64 {PHASE}
+  %before = atomicrmw add ptr %p.phase, i32 1 seq_cst, align 4
+  %p.sleepers = getelementptr i8, ptr %ctx, i64 {SLEEPERS}
+  %sleepers = load atomic i64, ptr %p.sleepers seq_cst, align 8
+  %any = icmp ne i64 %sleepers, 0
+  br i1 %any, label %wake, label %out
+wake:
+  call void @whet.wake(ptr %ctx, ptr %p.phase)
+  br label %out
+out:
+  ret void
+}}
+"""
+
+_WAIT = """
+define internal i1 @whet.over(ptr %cell, i64 %gen, i64 %total) alwaysinline nounwind {{
+  %w = load atomic i64, ptr %cell seq_cst, align 8
+  %tag = shl i64 %gen, 32
+  %want = or i64 %tag, %total
+  %over = icmp eq i64 %w, %want
+  ret i1 %over
+}}
+
+define internal i1 @whet.late(ptr %cell, i64 %gen) alwaysinline nounwind {{
+  %w = load atomic i64, ptr %cell seq_cst, align 8
+  %tag = lshr i64 %w, 32
+  %age = sub i64 %gen, %tag
+  %age32 = trunc i64 %age to i32
+  %late = icmp slt i32 %age32, 0
+  ret i1 %late
+}}
+
+define internal i1 @whet.wait(ptr %ctx, ptr %s, i64 %segment, i64 %total) noinline nounwind {{
+entry:
+  %gen = load i64, ptr %s, align 8
+  %line = mul i64 %segment, 64
+  %at = add i64 %line, {finished}
+  %cell = getelementptr i8, ptr %ctx, i64 %at
+  %p.phase = getelementptr i8, ptr %ctx, i64 {PHASE}
+  %p.sleepers = getelementptr i8, ptr %ctx, i64 {SLEEPERS}
+  %p.spins = getelementptr i8, ptr %ctx, i64 {SPINS}
+  %spins = load i64, ptr %p.spins, align 8
+  %nothing = icmp eq i64 %total, 0
+  br i1 %nothing, label %go, label %spin
+spin:
+  %left = phi i64 [ %spins, %entry ], [ %left1, %pause ], [ %spins, %again ]
+  %over0 = call i1 @whet.over(ptr %cell, i64 %gen, i64 %total)
+  br i1 %over0, label %go, label %check
+check:
+  %late0 = call i1 @whet.late(ptr %cell, i64 %gen)
+  br i1 %late0, label %leave, label %budget
+budget:
+  %tired = icmp eq i64 %left, 0
+  br i1 %tired, label %sleep, label %pause
+pause:
+  {pause}
+  %left1 = sub i64 %left, 1
+  br label %spin
+sleep:
+  %s0 = atomicrmw add ptr %p.sleepers, i64 1 seq_cst, align 8
+  %phase = load atomic i32, ptr %p.phase seq_cst, align 4
+  %over1 = call i1 @whet.over(ptr %cell, i64 %gen, i64 %total)
+  %late1 = call i1 @whet.late(ptr %cell, i64 %gen)
+  %awake = or i1 %over1, %late1
+  br i1 %awake, label %again, label %doze
+doze:
+  call void @whet.sleep(ptr %ctx, ptr %p.phase, i32 %phase)
+  br label %again
+again:
+  %s1 = atomicrmw sub ptr %p.sleepers, i64 1 seq_cst, align 8
+  %p.stop = getelementptr i8, ptr %ctx, i64 {STOP}
+  %stop = load atomic i64, ptr %p.stop seq_cst, align 8
+  %stopping = icmp ne i64 %stop, 0
+  br i1 %stopping, label %leave, label %spin
+go:
+  ret i1 true
+leave:
+  ret i1 false
+}}
+"""
+
+_SLEEP = """
+{pause_declaration}
+
+define internal void @whet.sleep(ptr %ctx, ptr %word, i32 %seen) noinline nounwind {{
+  %p = getelementptr i8, ptr %ctx, i64 {SYSCALL}
+  %f = load ptr, ptr %p, align 8
+  %r = call i64 (i64, ...) %f(i64 {futex}, ptr %word, i32 128, i32 %seen, ptr null, ptr null, i32 0)
+  ret void
+}}
+
+define internal void @whet.wake(ptr %ctx, ptr %word) noinline nounwind {{
+  %p = getelementptr i8, ptr %ctx, i64 {SYSCALL}
+  %f = load ptr, ptr %p, align 8
+  %r = call i64 (i64, ...) %f(i64 {futex}, ptr %word, i32 129, i32 2147483647, ptr null, ptr null, i32 0)
+  ret void
+}}
+
+define internal i64 @whet.now(ptr %ctx) noinline nounwind {{
+entry:
+  %time = alloca [2 x i64], align 8
+  %p = getelementptr i8, ptr %ctx, i64 {PROFILE}
+  %profile = load ptr, ptr %p, align 8
+  %off = icmp eq ptr %profile, null
+  br i1 %off, label %none, label %read
+read:
+  %q = getelementptr i8, ptr %ctx, i64 {CLOCK}
+  %f = load ptr, ptr %q, align 8
+  %r = call i32 %f(i32 1, ptr %time)
+  %seconds = load i64, ptr %time, align 8
+  %half = getelementptr i64, ptr %time, i64 1
+  %rest = load i64, ptr %half, align 8
+  %long = mul i64 %seconds, 1000000000
+  %ns = add i64 %long, %rest
+  ret i64 %ns
+none:
+  ret i64 0
+}}
+
+define internal void @whet.record(ptr %ctx, i64 %thread, i64 %launch, i64 %begin) noinline nounwind {{
+entry:
+  %p = getelementptr i8, ptr %ctx, i64 {PROFILE}
+  %profile = load ptr, ptr %p, align 8
+  %off = icmp eq ptr %profile, null
+  br i1 %off, label %out, label %write
+write:
+  %end = call i64 @whet.now(ptr %ctx)
+  %first = mul i64 %thread, {launches}
+  %index = add i64 %first, %launch
+  %twice = mul i64 %index, 2
+  %slot = getelementptr i64, ptr %profile, i64 %twice
+  store i64 %begin, ptr %slot, align 8
+  %slot1 = getelementptr i64, ptr %slot, i64 1
+  store i64 %end, ptr %slot1, align 8
+  br label %out
+out:
+  ret void
+}}
+"""
+
+_ENTRY = """
+define void @whet_start(ptr %ctx) nounwind {{
+entry:
+  %p.threads = getelementptr i8, ptr %ctx, i64 {THREADS}
+  %threads = load i64, ptr %p.threads, align 8
+  %one = icmp eq i64 %threads, 1
+  br i1 %one, label %alone, label %open
+alone:
+  call void @whet.serial(ptr %ctx)
+  ret void
+open:
+  %p.gen = getelementptr i8, ptr %ctx, i64 {GENERATION}
+  %g0 = atomicrmw add ptr %p.gen, i32 1 seq_cst, align 4
+  %p.idle = getelementptr i8, ptr %ctx, i64 {IDLE}
+  %idle = load atomic i64, ptr %p.idle seq_cst, align 8
+  %any = icmp ne i64 %idle, 0
+  br i1 %any, label %wake, label %run
+wake:
+  call void @whet.wake(ptr %ctx, ptr %p.gen)
+  br label %run
+run:
+  call void @whet.parallel(ptr %ctx, i64 0)
+  %g1 = atomicrmw add ptr %p.gen, i32 1 seq_cst, align 4
+  ret void
+}}
+
+define void @whet_run(ptr %ctx, i64 %thread) nounwind {{
+entry:
+  %p.threads = getelementptr i8, ptr %ctx, i64 {THREADS}
+  %threads = load i64, ptr %p.threads, align 8
+  %one = icmp eq i64 %threads, 1
+  br i1 %one, label %alone, label %share
+alone:
+  call void @whet.serial(ptr %ctx)
+  ret void
+share:
+  call void @whet.parallel(ptr %ctx, i64 %thread)
+  ret void
+}}
+
+define void @whet_stop(ptr %ctx) nounwind {{
+  %p.stop = getelementptr i8, ptr %ctx, i64 {STOP}
+  store atomic i64 1, ptr %p.stop seq_cst, align 8
+  %p.gen = getelementptr i8, ptr %ctx, i64 {GENERATION}
+  %g0 = atomicrmw add ptr %p.gen, i32 2 seq_cst, align 4
+  call void @whet.wake(ptr %ctx, ptr %p.gen)
+  %p.phase = getelementptr i8, ptr %ctx, i64 {PHASE}
+  %f0 = atomicrmw add ptr %p.phase, i32 1 seq_cst, align 4
+  call void @whet.wake(ptr %ctx, ptr %p.phase)
+  ret void
+}}
+
+define void @whet_worker(ptr %ctx, i64 %thread) nounwind {{
+entry:
+  %p.gen = getelementptr i8, ptr %ctx, i64 {GENERATION}
+  %p.stop = getelementptr i8, ptr %ctx, i64 {STOP}
+  %p.idle = getelementptr i8, ptr %ctx, i64 {IDLE}
+  %p.spins = getelementptr i8, ptr %ctx, i64 {SPINS}
+  %spins = load i64, ptr %p.spins, align 8
+  br label %look
+look:
+  %last = phi i32 [ 0, %entry ], [ %last, %pause ], [ %last, %doze ], [ %gen, %run ]
+  %left = phi i64 [ %spins, %entry ], [ %left1, %pause ], [ %spins, %doze ], [ %spins, %run ]
+  %gen = load atomic i32, ptr %p.gen seq_cst, align 4
+  %stop = load atomic i64, ptr %p.stop seq_cst, align 8
+  %stopping = icmp ne i64 %stop, 0
+  br i1 %stopping, label %out, label %check
+check:
+  %bit = and i32 %gen, 1
+  %open = icmp ne i32 %bit, 0
+  %new = icmp ne i32 %gen, %last
+  %go = and i1 %open, %new
+  br i1 %go, label %run, label %rest
+run:
+  call void @whet.parallel(ptr %ctx, i64 %thread)
+  br label %look
+rest:
+  %tired = icmp eq i64 %left, 0
+  br i1 %tired, label %doze, label %pause
+pause:
+  {pause}
+  %left1 = sub i64 %left, 1
+  br label %look
+doze:
+  %i0 = atomicrmw add ptr %p.idle, i64 1 seq_cst, align 8
+  call void @whet.sleep(ptr %ctx, ptr %p.gen, i32 %gen)
+  %i1 = atomicrmw sub ptr %p.idle, i64 1 seq_cst, align 8
+  br label %look
+out:
+  ret void
+}}
+"""
+
+_MEMORY = """
+define ptr @memset(ptr %p, i32 %c, i64 %n) nounwind "no-builtins" {{
+entry:
+  %b = trunc i32 %c to i8
+  %v0 = insertelement <32 x i8> poison, i8 %b, i32 0
+  %v = shufflevector <32 x i8> %v0, <32 x i8> poison, <32 x i32> zeroinitializer
+  %wide = and i64 %n, -32
+  br label %w
+w:
+  %i = phi i64 [ 0, %entry ], [ %i1, %wb ]
+  %wm = icmp ult i64 %i, %wide
+  br i1 %wm, label %wb, label %t
+wb:
+  %q = getelementptr i8, ptr %p, i64 %i
+  store <32 x i8> %v, ptr %q, align 1
+  %i1 = add i64 %i, 32
+  br label %w
+t:
+  %j = phi i64 [ %wide, %w ], [ %j1, %tb ]
+  %tm = icmp ult i64 %j, %n
+  br i1 %tm, label %tb, label %out
+tb:
+  %r = getelementptr i8, ptr %p, i64 %j
+  store i8 %b, ptr %r, align 1
+  %j1 = add i64 %j, 1
+  br label %t
+out:
+  ret ptr %p
+}}
+
+define ptr @memcpy(ptr %p, ptr %s, i64 %n) nounwind "no-builtins" {{
+entry:
+  %wide = and i64 %n, -32
+  br label %w
+w:
+  %i = phi i64 [ 0, %entry ], [ %i1, %wb ]
+  %wm = icmp ult i64 %i, %wide
+  br i1 %wm, label %wb, label %t
+wb:
+  %a = getelementptr i8, ptr %s, i64 %i
+  %q = getelementptr i8, ptr %p, i64 %i
+  %x = load <32 x i8>, ptr %a, align 1
+  store <32 x i8> %x, ptr %q, align 1
+  %i1 = add i64 %i, 32
+  br label %w
+t:
+  %j = phi i64 [ %wide, %w ], [ %j1, %tb ]
+  %tm = icmp ult i64 %j, %n
+  br i1 %tm, label %tb, label %out
+tb:
+  %b = getelementptr i8, ptr %s, i64 %j
+  %r = getelementptr i8, ptr %p, i64 %j
+  %y = load i8, ptr %b, align 1
+  store i8 %y, ptr %r, align 1
+  %j1 = add i64 %j, 1
+  br label %t
+out:
+  ret ptr %p
+}}
+
+define ptr @memmove(ptr %p, ptr %s, i64 %n) nounwind "no-builtins" {{
+entry:
+  %down = icmp ult ptr %s, %p
+  br i1 %down, label %t, label %fore
+fore:
+  %r0 = call ptr @memcpy(ptr %p, ptr %s, i64 %n)
+  ret ptr %p
+t:
+  %j = phi i64 [ %n, %entry ], [ %j1, %tb ]
+  %tm = icmp ne i64 %j, 0
+  br i1 %tm, label %tb, label %out
+tb:
+  %j1 = sub i64 %j, 1
+  %b = getelementptr i8, ptr %s, i64 %j1
+  %r = getelementptr i8, ptr %p, i64 %j1
+  %y = load i8, ptr %b, align 1
+  store i8 %y, ptr %r, align 1
+  br label %t
+out:
+  ret ptr %p
+}}
+"""
+
+
+def sync_text(layout: context.ContextLayout, architecture: str) -> str:
+    """Return the IR of the functions that the driver of a program calls.
+
+    Args:
+        layout: where the tables lie.
+        architecture: ``"x86_64"`` or ``"aarch64"``.
+    """
+    declaration, pause = _PAUSE[architecture]
+    values = {
+        "claimed": layout.claimed,
+        "finished": layout.finished,
+        "launches": layout.launches,
+        "claims": CLAIMS_PER_THREAD,
+        "claims_1": CLAIMS_PER_THREAD - 1,
+        "futex": _FUTEX[architecture],
+        "pause_declaration": declaration,
+        "pause": pause,
+    }
+    names = ("THREADS", "PROFILE", "SYSCALL", "CLOCK", "SPINS")
+    names += ("GENERATION", "STOP", "IDLE", "PHASE", "SLEEPERS")
+    values |= {name: getattr(context, name) for name in names}
+    parts = (_SLEEP, _CLAIM, _REPORT, _WAIT, _ENTRY, _MEMORY)
+    return "".join(part.format(**values) for part in parts)

@@ -1,0 +1,320 @@
+"""Checks on a model as it comes from outside, before anything believes it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from whet.errors import ModelError
+from whet.graph.opset import ONNX_DOMAINS, canonical_opset
+
+OLDEST_OPSET = 7
+MAX_RANK = 32
+MAX_ELEMENTS = 1 << 40
+MAX_DEPTH = 32
+"""Sub-graphs and functions nested deeper than this are refused."""
+
+_EXPORT_HINT = "export the model again"
+
+
+def check_proto(proto: onnx.ModelProto) -> None:
+    """Check versions, domains, functions, names and the size of every constant.
+
+    Raises:
+        ModelError: with the first fault found, its place and what to do.
+    """
+    _check_opsets(proto)
+    _check_functions(proto)
+    for graph, place, depth in walk_graphs(proto):
+        if depth > MAX_DEPTH:
+            raise ModelError(
+                f"sub-graphs are nested more than {MAX_DEPTH} deep", where=place, hint=_EXPORT_HINT
+            )
+        _check_names(graph, place)
+    for tensor, place in walk_tensors(proto):
+        _check_tensor(tensor, place)
+
+
+def walk_graphs(proto: onnx.ModelProto) -> Iterator[tuple[onnx.GraphProto, str, int]]:
+    """Yield every graph of a model with its place and depth, functions' sub-graphs included."""
+    todo = [(proto.graph, f"graph {proto.graph.name!r}", 0)]
+    for function in proto.functions:
+        for node in function.node:
+            todo.extend(_graphs_in(node, 1))
+    while todo:
+        graph, place, depth = todo.pop()
+        yield graph, place, depth
+        if depth <= MAX_DEPTH:
+            for node in graph.node:
+                todo.extend(_graphs_in(node, depth + 1))
+
+
+def _graphs_in(node: onnx.NodeProto, depth: int) -> Iterator[tuple[onnx.GraphProto, str, int]]:
+    for attribute in node.attribute:
+        place = f"node {node.name!r} ({node.op_type}), attribute {attribute.name!r}"
+        if attribute.HasField("g"):
+            yield attribute.g, place, depth
+        for graph in attribute.graphs:
+            yield graph, place, depth
+
+
+def walk_tensors(proto: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, str]]:
+    """Yield every constant of a model with its place: initialisers and attributes."""
+    nodes: list[onnx.NodeProto] = [n for f in proto.functions for n in f.node]
+    for graph, _, _ in walk_graphs(proto):
+        for tensor in graph.initializer:
+            yield tensor, f"initializer {tensor.name!r}"
+        for sparse in graph.sparse_initializer:
+            yield sparse.values, f"initializer {sparse.values.name!r}"
+            yield sparse.indices, f"initializer {sparse.values.name!r}"
+        nodes.extend(graph.node)
+    for node in nodes:
+        for attribute in node.attribute:
+            place = f"node {node.name!r} ({node.op_type}), attribute {attribute.name!r}"
+            if attribute.HasField("t"):
+                yield attribute.t, place
+            for tensor in attribute.tensors:
+                yield tensor, place
+
+
+def _check_opsets(proto: onnx.ModelProto) -> None:
+    versions = {o.domain: o.version for o in proto.opset_import}
+    version = versions.get("", versions.get("ai.onnx"))
+    if version is None:
+        raise ModelError(
+            "the model does not say which opset it uses (or it is truncated)",
+            where="opset_import",
+            hint=_EXPORT_HINT,
+        )
+    if version > canonical_opset():
+        raise ModelError(
+            f"the model uses opset {version}, the installed onnx knows up to {canonical_opset()}",
+            where="opset_import",
+            hint="upgrade the onnx package, or export with an older opset",
+        )
+    if version < OLDEST_OPSET:
+        raise ModelError(
+            f"the model uses opset {version}, the oldest supported is {OLDEST_OPSET}",
+            where="opset_import",
+            hint="export the model again with a newer opset",
+        )
+
+
+def _check_functions(proto: onnx.ModelProto) -> None:
+    calls: dict[tuple[str, str, str], list[tuple[str, str, str]]] = {}
+    for function in proto.functions:
+        key = (_domain(function.domain), function.name, function.overload)
+        if key in calls:
+            raise ModelError(
+                f"function {key[0]}.{key[1]} is defined twice",
+                where=f"function {key[1]!r}",
+                hint=_EXPORT_HINT,
+            )
+        graphs = [g for n in function.node for g, _, _ in _graphs_in(n, 0)]
+        nodes = list(function.node)
+        while graphs:
+            graph = graphs.pop()
+            nodes.extend(graph.node)
+            graphs.extend(g for n in graph.node for g, _, _ in _graphs_in(n, 0))
+        calls[key] = [(_domain(n.domain), n.op_type, n.overload) for n in nodes]
+    for key in calls:
+        _refuse_recursion(key, calls)
+
+
+def _domain(domain: str) -> str:
+    return "" if domain in ONNX_DOMAINS else domain
+
+
+def _refuse_recursion(
+    start: tuple[str, str, str], calls: dict[tuple[str, str, str], list[tuple[str, str, str]]]
+) -> None:
+    seen: set[tuple[str, str, str]] = set()
+    todo = [c for c in calls[start] if c in calls]
+    while todo:
+        key = todo.pop()
+        if key == start:
+            raise ModelError(
+                f"function {key[0]}.{key[1]} calls itself",
+                where=f"function {key[1]!r}",
+                hint="ONNX functions must not be recursive; use Loop or Scan",
+            )
+        if key not in seen:
+            seen.add(key)
+            todo.extend(c for c in calls[key] if c in calls)
+
+
+def _check_names(graph: onnx.GraphProto, place: str) -> None:
+    inputs = [i.name for i in graph.input]
+    constants = [t.name for t in graph.initializer]
+    constants += [s.values.name for s in graph.sparse_initializer]
+    _refuse_repeats("input", inputs, place)
+    _refuse_repeats("initializer", constants, place)
+    produced = {*inputs, *constants}
+    for node in graph.node:
+        for name in node.output:
+            if name in produced:
+                raise ModelError(
+                    f"the value {name!r} is produced twice",
+                    where=f"node {node.name!r} ({node.op_type})",
+                    hint=_EXPORT_HINT,
+                )
+            if name:
+                produced.add(name)
+    for output in graph.output:
+        if output.name not in produced:
+            raise ModelError(
+                f"nothing produces the output {output.name!r}",
+                where=place,
+                hint="a graph must produce its outputs itself; insert an Identity node",
+            )
+
+
+def _refuse_repeats(kind: str, names: list[str], place: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if not name or name in seen:
+            fault = f"two {kind}s have the name {name!r}" if name else f"an {kind} has no name"
+            raise ModelError(fault, where=place, hint=_EXPORT_HINT)
+        seen.add(name)
+
+
+def _check_tensor(tensor: onnx.TensorProto, place: str) -> None:
+    if tensor.data_type not in {int(t) for t in ir.DataType} or tensor.data_type == 0:
+        raise ModelError(
+            f"the constant has unknown element type {tensor.data_type}",
+            where=place,
+            hint="upgrade the onnx package, or export with an older opset",
+        )
+    if len(tensor.dims) > MAX_RANK or any(d < 0 for d in tensor.dims):
+        raise ModelError(
+            f"the constant has the shape {list(tensor.dims)[:MAX_RANK]}",
+            where=place,
+            hint=_EXPORT_HINT,
+        )
+    elements = _elements(tensor)
+    if elements > MAX_ELEMENTS:
+        raise ModelError(
+            f"the constant has {elements} elements, more than {MAX_ELEMENTS}",
+            where=place,
+            hint=_EXPORT_HINT,
+        )
+    expected = constant_bytes(tensor)
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return
+    if tensor.HasField("raw_data"):
+        found, unit = len(tensor.raw_data), "bytes"
+    else:
+        found, expected, unit = _typed_count(tensor), _typed_need(tensor), "entries"
+    if found != expected:
+        raise ModelError(
+            f"the constant of shape {list(tensor.dims)} has {found} {unit}, needs {expected}",
+            where=place,
+            hint="the file is damaged; export the model again",
+        )
+
+
+def constant_bytes(tensor: onnx.TensorProto) -> int:
+    """Return how many bytes of raw data the shape and element type of a constant ask for."""
+    kind = ir.DataType(tensor.data_type)
+    if kind == ir.DataType.STRING:
+        return 0
+    return (_elements(tensor) * kind.bitwidth + 7) // 8
+
+
+def _elements(tensor: onnx.TensorProto) -> int:
+    return math.prod(int(d) for d in tensor.dims)
+
+
+def _typed_count(tensor: onnx.TensorProto) -> int:
+    lists = (tensor.float_data, tensor.int32_data, tensor.string_data, tensor.int64_data)
+    return max(len(x) for x in (*lists, tensor.double_data, tensor.uint64_data))
+
+
+def _typed_need(tensor: onnx.TensorProto) -> int:
+    elements = _elements(tensor)
+    kind = ir.DataType(tensor.data_type)
+    if kind in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128):
+        return 2 * elements
+    if kind != ir.DataType.STRING and kind.bitwidth < 8:
+        return constant_bytes(tensor)
+    return elements
+
+
+def check_external_data(proto: onnx.ModelProto, base_dir: Path | None) -> None:
+    """Check that external data lies in plain files below ``base_dir`` and fits the constants.
+
+    Raises:
+        ModelError: a path is absolute, leaves the folder, goes through a link, is hard-linked
+            elsewhere, or the file is missing or too short.
+    """
+    for tensor, place in walk_tensors(proto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _check_external(tensor, place, base_dir)
+
+
+def _check_external(tensor: onnx.TensorProto, place: str, base_dir: Path | None) -> None:
+    entries = {e.key: e.value for e in tensor.external_data}
+    location = entries.get("location", "")
+    if base_dir is None:
+        raise ModelError(
+            f"the weights are outside the model, in {location!r}, and their folder is unknown",
+            where=place,
+            hint="load the model from its path, or give base_dir",
+        )
+    path = _safe_path(location, base_dir, place)
+    try:
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
+    except ValueError:
+        offset, length = -1, -1
+    need = constant_bytes(tensor)
+    if offset < 0 or (length != need and "length" in entries):
+        raise ModelError(
+            f"external data says offset {entries.get('offset', 0)!r} and length "
+            f"{entries.get('length')!r}, the shape needs {need} bytes",
+            where=place,
+            hint="the file is damaged; export the model again",
+        )
+    size = path.stat().st_size
+    if offset + need > size:
+        raise ModelError(
+            f"external data ends at byte {offset + need}, but {location!r} has {size} bytes",
+            where=place,
+            hint="the data file is truncated or belongs to another model",
+        )
+
+
+def _safe_path(location: str, base_dir: Path, place: str) -> Path:
+    parts = Path(location).parts
+    if not location or os.path.isabs(location) or ".." in parts or "\0" in location:
+        raise ModelError(
+            f"external data is at {location!r}, which is not a path inside the model's folder",
+            where=place,
+            hint="external data must lie beside or below the model file",
+        )
+    path = base_dir
+    for part in parts:
+        path = path / part
+        if path.is_symlink():
+            raise ModelError(
+                f"external data {location!r} goes through a symbolic link",
+                where=place,
+                hint="put a copy of the data file beside the model",
+            )
+    if not path.is_file():
+        raise ModelError(
+            f"external data file {location!r} is missing",
+            where=place,
+            hint=f"put it in {base_dir}",
+        )
+    if path.stat().st_nlink > 1:
+        raise ModelError(
+            f"external data file {location!r} is hard-linked elsewhere",
+            where=place,
+            hint="put a copy of the data file beside the model",
+        )
+    return path

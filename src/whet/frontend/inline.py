@@ -1,0 +1,36 @@
+"""Model-local functions are inlined where they are called."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from whet.errors import ModelError
+
+
+def inline_functions(model: ir.Model) -> None:
+    """Replace every call of a model-local function by its body, in place.
+
+    All bodies must be of one opset already.
+
+    Raises:
+        ModelError: a call does not fit its function.
+    """
+    if not model.functions:
+        return
+    try:
+        common.InlinePass()(model)
+    except (ValueError, KeyError, ir.passes.PassError, ir.passes.InvariantError) as error:
+        root: BaseException = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        raise ModelError(
+            f"a function of the model cannot be inlined: {root}", hint="export the model again"
+        ) from error
+    model.functions.clear()
+
+
+def shares_opset(model: ir.Model) -> bool:
+    """Tell whether all functions were written for the opset of the main graph."""
+    version = model.opset_imports.get("")
+    return all(f.opset_imports.get("", version) == version for f in model.functions.values())

@@ -1,0 +1,116 @@
+"""``load_model``: any model source becomes a checked, canonical ``onnx_ir.Model``.
+
+Canonical means: the newest opset, no model-local functions, no ``Constant`` nodes in the main
+graph, every node with a unique name, nodes sorted, element types known and shapes inferred.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from whet.errors import ModelError
+from whet.frontend.check import check_external_data, check_proto
+from whet.frontend.inline import inline_functions, shares_opset
+from whet.frontend.normalize import lift_constants, name_nodes, release_initializer_inputs
+from whet.frontend.operators import check_operators
+from whet.frontend.read import parse_bytes, read_file
+from whet.frontend.specialize import bind_shapes
+from whet.frontend.upgrade import upgrade_model
+from whet.graph.infer import infer_shapes
+from whet.graph.verify import find_fault
+
+Source = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
+
+
+def load_model(
+    source: Source,
+    *,
+    shapes: Mapping[str, tuple[int | str, ...]] | None = None,
+    base_dir: str | os.PathLike[str] | None = None,
+) -> ir.Model:
+    """Load a model and bring it into canonical form; the caller's object is never changed.
+
+    Args:
+        source: path of an ONNX file, its bytes, a ``ModelProto`` or an ``onnx_ir.Model``.
+        shapes: shapes of inputs: an integer fixes a dim, a string names a symbolic dim.
+        base_dir: folder of external data; by default the folder of the file. Weights outside
+            the model are refused when neither is known.
+
+    Raises:
+        ModelError: the model is missing, damaged, hostile or not ONNX.
+        UnsupportedError: the model uses unknown operators; all are listed.
+        ShapeError: shapes contradict each other or the model.
+    """
+    model = _open(source, base_dir)
+    fault = find_fault(model)
+    if fault is not None and not _sort(model):
+        raise ModelError("the graph has a cycle", where=fault[1], hint="export the model again")
+    fault = find_fault(model)
+    if fault is not None:
+        raise ModelError(fault[0], where=fault[1], hint="export the model again")
+    check_operators(model)
+    if shares_opset(model):
+        inline_functions(model)
+    upgrade_model(model)
+    inline_functions(model)
+    release_initializer_inputs(model)
+    lift_constants(model)
+    name_nodes(model)
+    bind_shapes(model, shapes or {})
+    infer_shapes(model)
+    return model
+
+
+def _open(source: Source, base_dir: str | os.PathLike[str] | None) -> ir.Model:
+    if isinstance(source, ir.Model):
+        return source.clone()
+    where: str | None = None
+    if isinstance(source, onnx.ModelProto):
+        proto = source
+    elif isinstance(source, bytes):
+        proto = parse_bytes(source, where="the given bytes")
+    elif isinstance(source, (str, os.PathLike)):
+        where = os.fspath(source)
+        proto = parse_bytes(read_file(Path(source)), where=where)
+        base_dir = base_dir if base_dir is not None else Path(source).resolve().parent
+    else:
+        raise ModelError(
+            f"cannot load a model from {type(source).__name__}",
+            hint="give a path, bytes, onnx.ModelProto or onnx_ir.Model",
+        )
+    check_proto(proto)
+    check_external_data(proto, None if base_dir is None else Path(base_dir))
+    return _deserialize(proto, base_dir, where)
+
+
+def _deserialize(
+    proto: onnx.ModelProto, base_dir: str | os.PathLike[str] | None, where: str | None
+) -> ir.Model:
+    try:
+        model = ir.from_proto(proto)
+    except Exception as error:  # any failure here means a malformed model
+        root = error
+        while root.__cause__ is not None and isinstance(root.__cause__, Exception):
+            root = root.__cause__
+        raise ModelError(
+            f"the model is malformed: {root}", where=where, hint="check it with onnx.checker"
+        ) from error
+    if base_dir is not None:
+        for graph in model.graphs():
+            ir.external_data.set_base_dir(graph, base_dir)
+    return model
+
+
+def _sort(model: ir.Model) -> bool:
+    try:
+        model.graph.sort()
+        for function in model.functions.values():
+            function.sort()
+    except ValueError:
+        return False
+    return True

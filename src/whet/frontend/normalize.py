@@ -1,0 +1,57 @@
+"""Small steps that give every model the same outward form."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from whet.graph.edit import Names, constant_tensor
+
+
+def release_initializer_inputs(model: ir.Model) -> None:
+    """Make inputs that have a default value constants; old models list all weights as inputs."""
+    inputs = model.graph.inputs
+    free = [v for v in inputs if v.name not in model.graph.initializers]
+    if len(free) != len(inputs):
+        kept = list(free)
+        constants = list(model.graph.initializers.values())
+        inputs.clear()
+        inputs.extend(kept)
+        for value in constants:
+            if value.name not in model.graph.initializers:
+                model.graph.initializers.add(value)
+
+
+def lift_constants(model: ir.Model) -> None:
+    """Turn ``Constant`` nodes of the main graph into initialisers."""
+    graph = model.graph
+    names = Names(model)
+    for node in list(graph):
+        if node.op_type != "Constant" or node.domain != "":
+            continue
+        output = node.outputs[0]
+        tensor = constant_tensor(output)
+        if tensor is None or output.is_graph_output():
+            continue
+        name = names.fresh(f"{output.name}_const")
+        value = ir.Value(
+            name=name,
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(tensor.shape.numpy()),
+            const_value=tensor,
+        )
+        graph.register_initializer(value)
+        output.replace_all_uses_with(value)
+        graph.remove(node, safe=True)
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Give every node a unique name, from its operator if it has none."""
+    taken: set[str] = set()
+    for node in model.graph.all_nodes():
+        base = node.name or f"{node.op_type}_{node.outputs[0].name if node.outputs else ''}"
+        name, count = base, 1
+        while name in taken:
+            count += 1
+            name = f"{base}_{count}"
+        taken.add(name)
+        node.name = name

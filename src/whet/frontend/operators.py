@@ -1,0 +1,54 @@
+"""Refusal of operators that do not exist, all at once."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from whet.errors import ModelError, UnsupportedError
+from whet.graph.opset import ONNX_DOMAINS, WHET_DOMAIN, has_operator
+
+_DEPRECATED_BUT_KNOWN = frozenset({"Upsample", "Scatter"})
+
+
+def check_operators(model: ir.Model) -> None:
+    """Check that every node is a standard operator, a whet one or a function of the model.
+
+    Raises:
+        ModelError: a node is of a domain that the model does not import.
+        UnsupportedError: with all unknown operators and where they stand.
+    """
+    unknown: dict[str, list[str]] = {}
+    bodies: list[tuple[ir.Graph | ir.Function, dict[str, int]]] = [
+        (model.graph, model.opset_imports)
+    ]
+    bodies += [(f, f.opset_imports) for f in model.functions.values()]
+    for body, imports in bodies:
+        for node in body.all_nodes():
+            if node.op_identifier() in model.functions:
+                continue
+            if not _is_known(node, imports):
+                name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+                unknown.setdefault(name, []).append(node.name or "?")
+    if unknown:
+        listed = "; ".join(
+            f"{op} ({len(nodes)}×, first at {nodes[0]!r})" for op, nodes in sorted(unknown.items())
+        )
+        raise UnsupportedError(
+            f"the model uses operators that are not known: {listed}",
+            hint="export with standard ONNX operators, or define them as functions of the model",
+        )
+
+
+def _is_known(node: ir.Node, imports: dict[str, int]) -> bool:
+    if node.domain == WHET_DOMAIN:
+        return True
+    if node.domain not in ONNX_DOMAINS:
+        if node.domain not in imports:
+            raise ModelError(
+                f"the model does not import the domain {node.domain!r}",
+                where=f"node {node.name!r} ({node.op_type})",
+                hint="export the model again",
+            )
+        return False
+    version = imports.get("", imports.get("ai.onnx", 0))
+    return node.op_type in _DEPRECATED_BUT_KNOWN or has_operator(node.op_type, version)

@@ -1,0 +1,110 @@
+"""Rewriting of old opsets to the canonical one, by an explicit adapter for each changed form.
+
+Only operators whose form or meaning changed have an adapter; for all others the newest schema
+accepts what the old one wrote. The tables in ``adapters_*.py`` say below which opset each
+adapter applies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from whet.errors import ModelError, ShapeError
+from whet.frontend.adapters_axes import AXES_ADAPTERS
+from whet.frontend.adapters_forms import FORM_ADAPTERS
+from whet.frontend.adapters_resize import RESIZE_ADAPTERS
+from whet.frontend.adapting import Adapter, Rewriter
+from whet.graph.edit import Names
+from whet.graph.infer import infer_shapes
+from whet.graph.opset import ONNX_DOMAINS, canonical_opset
+
+_NEEDS_RANKS_BELOW = 21
+"""Adapters of operators older than this may ask for shapes."""
+
+
+def adapters() -> dict[str, tuple[Adapter, ...]]:
+    """Return the adapters by operator, in the order in which they apply."""
+    table: dict[str, list[Adapter]] = {}
+    for adapter in (*AXES_ADAPTERS, *FORM_ADAPTERS, *RESIZE_ADAPTERS):
+        for op_type in adapter.op_types:
+            table.setdefault(op_type, []).append(adapter)
+    return {op: tuple(sorted(rows, key=lambda a: a.below)) for op, rows in table.items()}
+
+
+def upgrade_model(model: ir.Model) -> int:
+    """Bring the model and its functions to the canonical opset, in place.
+
+    Returns:
+        How many nodes were rewritten.
+
+    Raises:
+        ModelError: an old form has no equivalent; the node and operator are named.
+    """
+    table = adapters()
+    _spell_domain(model)
+    bodies = [(model.graph, model.opset_imports)]
+    bodies += [(f.graph, f.opset_imports) for f in model.functions.values()]
+    if any(v.get("", canonical_opset()) < _NEEDS_RANKS_BELOW for _, v in bodies):
+        _infer_leniently(model)
+    names = Names(model)
+    count = 0
+    for graph, imports in bodies:
+        version = imports.get("", canonical_opset())
+        count += _upgrade_graph(graph, version, table, names)
+        imports[""] = canonical_opset()
+    return count
+
+
+def _infer_leniently(model: ir.Model) -> None:
+    """Infer ranks at the old opset; contradictions are reported later, at the canonical one."""
+    try:
+        infer_shapes(model)
+    except ShapeError:
+        return
+
+
+def _spell_domain(model: ir.Model) -> None:
+    imports = [model.opset_imports, *(f.opset_imports for f in model.functions.values())]
+    for table in imports:
+        if "ai.onnx" in table:
+            table[""] = table.pop("ai.onnx")
+    for node in _all_nodes(model):
+        if node.domain in ONNX_DOMAINS:
+            node.domain = ""
+
+
+def _all_nodes(model: ir.Model) -> Iterable[ir.Node]:
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()
+
+
+def _upgrade_graph(
+    graph: ir.Graph, version: int, table: dict[str, tuple[Adapter, ...]], names: Names
+) -> int:
+    count = 0
+    for body in (graph, *graph.subgraphs()):
+        for node in list(body):
+            node.version = None
+            if node.domain == "":
+                count += _upgrade_node(node, version, table, Rewriter(body, names, version))
+    return count
+
+
+def _upgrade_node(
+    node: ir.Node, version: int, table: dict[str, tuple[Adapter, ...]], rewriter: Rewriter
+) -> int:
+    count = 0
+    for adapter in table.get(node.op_type, ()):
+        if version >= adapter.below:
+            continue
+        where = f"node {node.name!r} ({node.op_type}, opset {version})"
+        fault = adapter.apply(node, rewriter)
+        if fault is not None:
+            raise ModelError(fault, where=where, hint="export the model with a newer opset")
+        count += 1
+        if node.graph is None:
+            break
+    return count

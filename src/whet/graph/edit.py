@@ -1,0 +1,236 @@
+"""The few edits that passes make to a graph, on top of what ``onnx_ir`` offers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+SOURCES_KEY = "whet.sources"
+"""Metadata key of a node: the names of the source nodes it stands for, one a line."""
+
+
+class Names:
+    """Hands out value and node names that are unused in one model."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._taken: set[str] = set()
+        for graph in model.graphs():
+            self._taken.update(v.name for v in graph.inputs if v.name)
+            self._taken.update(graph.initializers)
+            for node in graph:
+                self._taken.add(node.name or "")
+                self._taken.update(v.name for v in node.outputs if v.name)
+
+    def fresh(self, base: str) -> str:
+        """Return ``base``, or ``base_2``, ``base_3``… if it is taken, and reserve it."""
+        name, count = base, 1
+        while name in self._taken:
+            count += 1
+            name = f"{base}_{count}"
+        self._taken.add(name)
+        return name
+
+
+def constant(value: ir.Value | None) -> np.ndarray[Any, Any] | None:
+    """Return the array behind an initialiser or a ``Constant`` node, or ``None``."""
+    tensor = constant_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return the tensor behind an initialiser or a ``Constant`` node, without reading its data."""
+    if value is None:
+        return None
+    node = value.producer()
+    if node is not None and node.op_type == "Constant" and "sparse_value" in node.attributes:
+        return None
+    return ir.convenience.get_const_tensor(value)
+
+
+def constant_array(value: ir.Value | None) -> np.ndarray[Any, Any]:
+    """Return the array behind a value that is known to be constant.
+
+    Raises:
+        ValueError: it is not constant after all.
+    """
+    array = constant(value)
+    if array is None:
+        raise ValueError(f"{value and value.name} is not constant")
+    return array
+
+
+def owner(node: ir.Node) -> ir.Graph:
+    """Return the graph that ``node`` is in.
+
+    Raises:
+        ValueError: the node was removed.
+    """
+    if node.graph is None:
+        raise ValueError(f"{node.name} is in no graph")
+    return node.graph
+
+
+def scalar(value: ir.Value | None) -> float | int | bool | None:
+    """Return the number behind a constant of exactly one element, or ``None``."""
+    tensor = constant_tensor(value)
+    if tensor is None or tensor.size != 1 or tensor.dtype == ir.DataType.STRING:
+        return None
+    number = tensor.numpy().reshape(()).item()
+    return number if isinstance(number, (int, float, bool)) else float(number)
+
+
+def ints(value: ir.Value | None) -> tuple[int, ...] | None:
+    """Return the integers of a constant of rank 0 or 1, or ``None``."""
+    tensor = constant_tensor(value)
+    if tensor is None or not tensor.dtype.is_integer() or len(tensor.shape) > 1:
+        return None
+    return tuple(int(i) for i in tensor.numpy().reshape(-1))
+
+
+def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """Return the shape if every dim is a known integer, or ``None``."""
+    if value is None or value.shape is None:
+        return None
+    dims = value.shape.dims
+    return tuple(d for d in dims if isinstance(d, int)) if value.shape.is_static() else None
+
+
+def rank(value: ir.Value | None) -> int | None:
+    """Return the rank if it is known, or ``None``."""
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def add_initializer(
+    graph: ir.Graph, array: np.ndarray[Any, Any], name: str, dtype: ir.DataType | None = None
+) -> ir.Value:
+    """Add a constant to the graph under an unused ``name`` and return its value."""
+    tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), dtype=dtype, name=name)
+    value = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def make_node(
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Mapping[str, Any] | None = None,
+    *,
+    outputs: Sequence[ir.Value],
+    name: str,
+    domain: str = "",
+) -> ir.Node:
+    """Build a node of the canonical opset whose output values are already described."""
+    return ir.node(
+        op_type, inputs, attributes=attributes, domain=domain, outputs=list(outputs), name=name
+    )
+
+
+def value_like(value: ir.Value, name: str, shape: ir.Shape | None = None) -> ir.Value:
+    """Return a new value with the type of ``value`` and, unless given, a copy of its shape."""
+    if shape is None and value.shape is not None:
+        shape = value.shape.copy()
+    return ir.Value(name=name, type=value.type, shape=shape)
+
+
+def sources(node: ir.Node) -> tuple[str, ...]:
+    """Return the names of the source nodes that ``node`` stands for."""
+    recorded = node.metadata_props.get(SOURCES_KEY)
+    return tuple(recorded.split("\n")) if recorded else (node.name or "",)
+
+
+def inherit_sources(new: ir.Node, old: Sequence[ir.Node]) -> None:
+    """Record that ``new`` stands for the source nodes of all of ``old``."""
+    names = dict.fromkeys(name for node in old for name in sources(node))
+    new.metadata_props[SOURCES_KEY] = "\n".join(names)
+
+
+def replace_nodes(
+    old: Sequence[ir.Node],
+    new: Sequence[ir.Node],
+    old_values: Sequence[ir.Value],
+    new_values: Sequence[ir.Value],
+) -> None:
+    """Put ``new`` in the place of ``old``, whose last node produces the last of ``old_values``.
+
+    Uses and graph outputs move from ``old_values`` to ``new_values``, which take over the names.
+    Nodes of ``old`` must have no other uses.
+    """
+    graph = owner(old[-1])
+    for node in new:
+        inherit_sources(node, old)
+    ir.convenience.replace_nodes_and_values(graph, old[-1], old, new, old_values, new_values)
+
+
+def bypass(node: ir.Node, output: ir.Value, source: ir.Value) -> bool:
+    """Let all readers of ``output`` read ``source``, and remove ``node`` if it is then unused.
+
+    Returns:
+        False, with nothing changed, if ``output`` is a graph output whose name ``source``
+        cannot take because it is itself an input, a constant, an output or of another graph.
+    """
+    if output.is_graph_output() and not _can_rename(output, source):
+        return False
+    if output.is_graph_output():
+        name = output.name
+        output.replace_all_uses_with(source, replace_graph_outputs=True)
+        output.name = None
+        source.name = name
+    else:
+        output.replace_all_uses_with(source)
+    if source.shape is None and output.shape is not None:
+        source.shape = output.shape.copy()
+    if node.graph is not None and not any(v.uses() or v.is_graph_output() for v in node.outputs):
+        node.graph.remove(node, safe=True)
+    return True
+
+
+def _can_rename(output: ir.Value, source: ir.Value) -> bool:
+    producer = source.producer()
+    if producer is None or source.is_graph_output():
+        return False
+    return producer.graph is output.graph
+
+
+def replace_with_constant(
+    graph: ir.Graph, value: ir.Value, array: np.ndarray[Any, Any], names: Names
+) -> bool:
+    """Let everything that reads ``value`` read a new constant.
+
+    Returns:
+        False, with nothing changed, if ``value`` is a graph output: that needs a node.
+    """
+    if value.is_graph_output():
+        return False
+    dtype = value.dtype
+    fresh = add_initializer(graph, array, names.fresh(f"{value.name}_folded"), dtype)
+    value.replace_all_uses_with(fresh)
+    return True
+
+
+def remove_dead(model: ir.Model) -> int:
+    """Remove nodes and constants that nothing reads; return how many."""
+    count = 0
+    for graph in model.graphs():
+        for node in reversed(graph):
+            if not any(v.uses() or v.is_graph_output() for v in node.outputs):
+                graph.remove(node, safe=True)
+                count += 1
+    for graph in model.graphs():
+        for value in list(graph.initializers.values()):
+            if not (value.uses() or value.is_graph_output() or value.is_graph_input()):
+                del graph.initializers[value.name or ""]
+                count += 1
+    return count
+
+
+def single_user(value: ir.Value) -> ir.Node | None:
+    """Return the only node that reads ``value`` (once), or ``None``."""
+    uses = value.uses()
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    return next(iter(uses)).node

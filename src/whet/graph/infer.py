@@ -1,0 +1,95 @@
+"""Shape and type inference over a whole model, without touching its large weights."""
+
+from __future__ import annotations
+
+import onnx
+import onnx.shape_inference
+import onnx_ir as ir
+
+from whet.errors import ShapeError
+
+_SMALL_BYTES = 4096
+"""Constants up to this size travel into inference, where they may decide shapes."""
+
+
+def infer_shapes(model: ir.Model) -> int:
+    """Infer element types and shapes of all values, in place.
+
+    Known shapes are refined, never forgotten; symbolic dims keep their names.
+
+    Returns:
+        How many values became better known.
+
+    Raises:
+        ShapeError: shapes or types in the model contradict each other.
+    """
+    proto = light_proto(model)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        raise ShapeError(
+            f"shapes or types contradict each other: {_first_line(error)}",
+            hint="check the model with onnx.checker, and the shapes given for its inputs",
+        ) from error
+    return _merge(model.graph, inferred.graph)
+
+
+def light_proto(model: ir.Model) -> onnx.ModelProto:
+    """Return the model as a proto whose large weights are plain inputs without data."""
+    clone = model.clone()
+    graph = clone.graph
+    for value in list(graph.initializers.values()):
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes <= _SMALL_BYTES:
+            continue
+        value.type = ir.TensorType(tensor.dtype)
+        value.shape = ir.Shape(tensor.shape.numpy())
+        del graph.initializers[value.name or ""]
+        value.const_value = None
+        if not value.is_graph_input():
+            graph.inputs.append(value)
+    return ir.to_proto(clone)
+
+
+def _first_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text[:400]
+
+
+def _merge(graph: ir.Graph, proto: onnx.GraphProto) -> int:
+    known = {info.name: info.type for info in (*proto.value_info, *proto.output)}
+    changed = 0
+    for node, node_proto in zip(graph, proto.node, strict=True):
+        for value in node.outputs:
+            if value.name in known:
+                changed += _refine(value, known[value.name])
+        subgraphs = {a.name: a for a in node_proto.attribute if a.HasField("g")}
+        for name, attr in node.attributes.items():
+            if attr.type == ir.AttributeType.GRAPH and name in subgraphs:
+                changed += _merge(attr.as_graph(), subgraphs[name].g)
+    return changed
+
+
+def _refine(value: ir.Value, proto: onnx.TypeProto) -> int:
+    kind = ir.serde.deserialize_type_proto_for_type(proto)
+    shape = ir.serde.deserialize_type_proto_for_shape(proto)
+    changed = 0
+    if value.type is None and kind is not None:
+        value.type = kind
+        changed = 1
+    if shape is None:
+        return changed
+    if value.shape is None or len(value.shape) != len(shape):
+        value.shape = shape
+        return 1
+    dims = [_better(old, new) for old, new in zip(value.shape, shape, strict=True)]
+    if ir.Shape(dims) == value.shape:
+        return changed
+    value.shape = ir.Shape(dims)
+    return 1
+
+
+def _better(old: int | ir.SymbolicDim, new: int | ir.SymbolicDim) -> int | ir.SymbolicDim:
+    if isinstance(old, int) or (old.value is not None and not isinstance(new, int)):
+        return old
+    return new

@@ -1,0 +1,114 @@
+"""Default schedules: register tiles and chunk sizes from a cost model.
+
+The tuner may replace any of these; nothing here depends on what a kernel computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product as pairs
+
+from whet.kernel.spec import Tile
+from whet.target import Target
+
+FMA_PER_CYCLE = 2
+LOADS_PER_CYCLE = 2
+FMA_LATENCY = 4
+TILE_OVERHEAD = 30
+MAX_VECTORS = 8
+CHUNK_CYCLES = 60_000
+CHUNKS_PER_THREAD = 8
+UNROLL = 4
+EDGE_UNROLL = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The size of a contraction.
+
+    Attributes:
+        outer: number of points of the outer axes.
+        rows: extent of the row axis.
+        cols: extent of the column axis.
+        reduction: product of taps and depth.
+        depth: extent of the depth axis.
+        edges: whether rows may lie outside the operand.
+    """
+
+    outer: int
+    rows: int
+    cols: int
+    reduction: int
+    depth: int
+    edges: bool
+
+
+def choose_tile(work: Work, target: Target, threads: int) -> Tile:
+    """Return the register tile and chunks with the least estimated time."""
+    rows, vectors = _register_tile(work, target)
+    unroll = EDGE_UNROLL if work.edges else UNROLL
+    row_items, panels = _chunks(work, target, threads, rows, vectors)
+    return Tile(rows, vectors, unroll, row_items, panels)
+
+
+def _register_tile(work: Work, target: Target) -> tuple[int, int]:
+    limit = target.registers - 1
+    best: tuple[float, int, int] | None = None
+    most = min(MAX_VECTORS, -(-work.cols // target.lanes))
+    for vectors in range(1, most + 1):
+        for rows in range(1, min((limit - vectors) // vectors, work.rows) + 1):
+            cost = _cycles(work, target.lanes, rows, vectors)
+            if best is None or cost < best[0] * 0.999:
+                best = cost, rows, vectors
+    assert best is not None
+    return best[1], best[2]
+
+
+def _cycles(work: Work, lanes: int, rows: int, vectors: int) -> float:
+    """Estimate cycles of the whole contraction with one register tile."""
+    heights = _balanced(work.rows, rows)
+    total_vectors = -(-work.cols // lanes)
+    widths = [(vectors, total_vectors // vectors)]
+    if total_vectors % vectors:
+        widths.append((total_vectors % vectors, 1))
+    total = 0.0
+    for (height, tiles), (width, panels) in pairs(heights, widths):
+        fma = max(height * width / FMA_PER_CYCLE, FMA_LATENCY)
+        loads = (height + width) / LOADS_PER_CYCLE
+        total += tiles * panels * (work.reduction * max(fma, loads) + TILE_OVERHEAD + 3 * height * width)
+    return total * work.outer
+
+
+def _balanced(extent: int, size: int) -> list[tuple[int, int]]:
+    """Split an extent into tiles of nearly equal size; returns (size, count) pairs."""
+    count = -(-extent // size)
+    small, larger = divmod(extent, count)
+    return [(small + 1, larger), (small, count - larger)] if larger else [(small, count)]
+
+
+def _chunks(work: Work, target: Target, threads: int, rows: int, vectors: int) -> tuple[int, int]:
+    """Return row items and panels of one chunk: operands fit the cache, threads stay busy."""
+    items = work.outer * -(-work.rows // rows)
+    panels = -(-work.cols // (vectors * target.lanes))
+    row_bytes = rows * work.depth * 4
+    row_items = max(1, min(items, target.l2_bytes // 4 // max(row_bytes, 1)))
+    cycles = work.reduction * max(rows * vectors / FMA_PER_CYCLE, FMA_LATENCY)
+    wanted = CHUNKS_PER_THREAD * threads if threads > 1 else 1
+    columns = panels
+    while _count(items, row_items) * _count(panels, columns) < wanted:
+        if row_items * columns * cycles <= CHUNK_CYCLES or (row_items == 1 and columns == 1):
+            break
+        if columns > 1 and (row_items == 1 or columns * vectors * target.lanes >= row_items * rows):
+            columns = -(-columns // 2)
+        else:
+            row_items = -(-row_items // 2)
+    return _even(items, row_items), _even(panels, columns)
+
+
+def _count(total: int, size: int) -> int:
+    return -(-total // size)
+
+
+def _even(total: int, size: int) -> int:
+    """Shrink a block size so that blocks are of nearly equal size."""
+    return -(-total // _count(total, size))

@@ -1,0 +1,179 @@
+"""Products to contractions: roles of axes, packed weights, bounds and edges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from whet.index import Atom, Axis, IndexLike, ONE, Poly, ZERO, as_poly, product, var
+from whet.kernel.expr import Expr, Guard, Load, Within
+from whet.kernel.schedule import Work, choose_tile
+from whet.kernel.spec import Contraction, Panels, Store, Tile
+from whet.kernel.expr import Read
+from whet.kernel.tensor import Definition, Product
+from whet.lower.loops import by_stride, indices_of, merge_axes
+from whet.lower.storage import Params, Root, Storage, Storages, address_of, magnitude, to_reads
+from whet.program.records import BufferKind
+from whet.target import Target
+
+MIN_EDGE_DEPTH = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """The broadcast operand of a product, taken apart: a load, and where it is not zero."""
+
+    load: Load
+    conditions: tuple[Within, ...]
+
+
+def operand_of(a: Expr) -> Operand | None:
+    """Return the operand if it is a load, perhaps guarded with zero; else ``None``."""
+    if isinstance(a, Load):
+        return Operand(a, ())
+    if isinstance(a, Guard) and isinstance(a.then, Load) and getattr(a.otherwise, "value", 1) == 0:
+        return Operand(a.then, a.conditions)
+    return None
+
+
+def build_contraction(
+    definition: Definition, storage: Storage, storages: Storages, target: Target, threads: int
+) -> tuple[Contraction, Params]:
+    """Return the kernel that computes a product into storage, and its parameters."""
+    anchor = definition.anchor
+    assert isinstance(anchor, Product)
+    operand = operand_of(anchor.a)
+    assert operand is not None, "products are legal here"
+    params = Params()
+    output = params.write(storage.root)
+    store = Store(output, address_of(definition.position, storage), to_reads(definition.body, storages, params))
+    a_root = storages[id(operand.load.source)]
+    a = Read(params.number(a_root.root), address_of(operand.load.index, a_root), operand.load.dtype)
+    rows, row, substitution = _shape_rows(anchor, store, a, operand, storages)
+    store = _carry(store, substitution)
+    a = Read(a.param, a.address.substitute(substitution), a.dtype)
+    conditions = tuple(c.substitute(substitution) for c in operand.conditions)
+    edges = tuple(c for c in conditions if row in c.index.atoms)
+    bounds = tuple(c for c in conditions if c not in edges)
+    tile = _tile(anchor, rows, row, bool(edges), target, threads)
+    zeros = params.number(_zeros(anchor.depth, a.dtype)) if edges else -1
+    panels = _panels(anchor, storages, params, tile, target.lanes, substitution)
+    kernel = Contraction(
+        params.records(), rows, row, anchor.col, anchor.taps, anchor.depth, a, bounds, panels, (store,), tile, edges, zeros
+    )
+    return kernel, params
+
+
+def _carry(store: Store, substitution: dict[Atom, IndexLike]) -> Store:
+    return Store(store.param, store.address.substitute(substitution), store.value.substitute(substitution))
+
+
+def _zeros(depth: Axis, dtype: str) -> Root:
+    count = depth.extent.constant
+    assert count is not None, "edges need a static depth"
+    value = np.zeros(count, np.float64 if dtype == "float64" else dtype)
+    return Root("zeros", BufferKind.CONSTANT, dtype, as_poly(count), value)
+
+
+def _shape_rows(
+    anchor: Product, store: Store, a: Read, operand: Operand, storages: Storages
+) -> tuple[tuple[Axis, ...], Axis, dict[Atom, IndexLike]]:
+    """Sort and merge row axes; returns outer axes, the tiled axis and the substitution."""
+    b_address = _b_address(anchor, storages)
+    shared = [x for x in anchor.rows if x in b_address.atoms]
+    free = [x for x in anchor.rows if x not in shared]
+    guard = Guard(operand.conditions, a, a, a.dtype) if operand.conditions else a
+    b_read = Read(a.param, b_address, a.dtype)
+    indices = indices_of([guard, b_read], [store])
+    outer, first = merge_axes(by_stride(shared, store.address), indices)
+    inner, second = merge_axes(by_stride(free, store.address), indices)
+    row = inner[-1] if inner else Axis("row", ONE)
+    return (*outer, *inner[:-1]), row, {**first, **second}
+
+
+def _b_address(anchor: Product, storages: Storages) -> Poly:
+    assert isinstance(anchor.b, Load), "products are legal here"
+    return address_of(anchor.b.index, storages[id(anchor.b.source)])
+
+
+def _tile(
+    anchor: Product, outer: Sequence[Axis], row: Axis, edges: bool, target: Target, threads: int
+) -> Tile:
+    depth = magnitude(anchor.depth.extent)
+    work = Work(
+        outer=max(magnitude(product(x.extent for x in outer)), 1),
+        rows=max(magnitude(row.extent), 1),
+        cols=max(magnitude(anchor.col.extent), 1),
+        reduction=max(depth * magnitude(product(t.extent for t in anchor.taps)), 1),
+        depth=max(depth, 1),
+        edges=edges,
+    )
+    return choose_tile(work, target, threads)
+
+
+def _panels(
+    anchor: Product,
+    storages: Storages,
+    params: Params,
+    tile: Tile,
+    lanes: int,
+    substitution: dict[Atom, IndexLike],
+) -> Panels:
+    """Return how the second operand lies, packing it if it is constant."""
+    assert isinstance(anchor.b, Load)
+    source = anchor.b.source
+    width = tile.vectors * lanes
+    address = _b_address(anchor, storages)
+    if source.value is None:
+        rest = address.substitute({anchor.col: 0, anchor.depth: 0, **dict.fromkeys(anchor.taps, 0)})
+        return Panels(
+            params.number(storages[id(source)].root),
+            rest.substitute(substitution),
+            as_poly(width),
+            address.coefficient(anchor.depth),
+            tuple(address.coefficient(t) for t in anchor.taps),
+            padded=False,
+        )
+    batch = tuple(x for x in anchor.rows if x in address.atoms)
+    packed = pack_panels(source.value, address, anchor, batch, width)
+    root = Root(f"{source.name}.packed", BufferKind.CONSTANT, packed.dtype.name, as_poly(packed.size), packed)
+    strides = [int(s) // packed.itemsize for s in packed.strides]
+    count = len(batch)
+    base = ZERO
+    for axis, stride in zip(batch, strides, strict=False):
+        base = base + var(axis) * stride
+    return Panels(
+        params.number(root),
+        base.substitute(substitution),
+        as_poly(strides[count]),
+        as_poly(width),
+        tuple(as_poly(s) for s in strides[count + 1 : count + 1 + len(anchor.taps)]),
+        padded=True,
+    )
+
+
+def pack_panels(
+    value: np.ndarray, address: Poly, anchor: Product, batch: tuple[Axis, ...], width: int
+) -> np.ndarray:
+    """Return a constant operand as [batch..., panels, taps..., depth, width], zeros at the end.
+
+    Half-precision weights become float32, in which products are summed.
+    """
+    axes = (*batch, *anchor.taps, anchor.depth, anchor.col)
+    flat = np.ascontiguousarray(value).reshape(-1)
+    fixed = address.substitute(dict.fromkeys(axes, 0)).constant
+    shape = [x.extent.constant for x in axes]
+    steps = [address.coefficient(x).constant for x in axes]
+    assert fixed is not None and None not in shape and None not in steps, "weights are static"
+    view = np.lib.stride_tricks.as_strided(
+        flat[fixed:], [n or 0 for n in shape], [(s or 0) * flat.itemsize for s in steps], writeable=False
+    )
+    kind = np.float32 if flat.itemsize < 4 and flat.dtype.kind not in "iub" else flat.dtype
+    cols = view.shape[-1]
+    panels = -(-cols // width)
+    wide = np.zeros((*view.shape[:-1], panels * width), kind)
+    wide[..., :cols] = view
+    split = wide.reshape(*view.shape[:-1], panels, width)
+    return np.ascontiguousarray(np.moveaxis(split, -2, len(batch)))

@@ -1,0 +1,213 @@
+"""Fusion: which equations are inlined into their readers, and which end in another's epilogue.
+
+Two rules. *Inlining*: a pointwise equation disappears into its reader where that costs nothing, or
+saves more memory traffic than the work it repeats. *Epilogue*: a pointwise equation that is the only
+reader of a product or reduction, element by element, is evaluated on its registers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from whet.kernel.expr import Call, Expr, Guard, Load, rewrite_leaves, walk
+from whet.kernel.tensor import Definition, Product, Steps, Tensor
+from whet.lower.build import Equations
+from whet.lower.uses import expressions, inline_at, loads, rewrite_definition, sources
+from whet.ops.movement import concat_parts
+
+CHEAP_OPS = frozenset(
+    "add sub mul neg abs max min and or xor not select lt le gt ge eq ne cast fma floor".split()
+)
+CHEAP = 1
+DEAR = 12
+REPEAT_LIMIT = 4
+ROW_LIMIT = 16
+
+
+def work(expr: Expr) -> int:
+    """Estimate the instructions of an expression, in simple vector operations."""
+    return sum(
+        (CHEAP if e.op in CHEAP_OPS else DEAR) for e in walk(expr) if isinstance(e, Call)
+    ) + 2 * sum(isinstance(e, Guard) for e in walk(expr))
+
+
+@dataclass(slots=True)
+class _Readers:
+    """How often each tensor is read, and by how many tensors."""
+
+    tensors: Counter[int]
+    outputs: set[int]
+
+    def single(self, tensor: Tensor) -> bool:
+        return self.tensors[id(tensor)] == 1 and id(tensor) not in self.outputs
+
+
+def fuse(equations: Equations, *, level: int) -> Equations:
+    """Fuse in place and return the equations that are left.
+
+    Below level 2 only views are inlined, so that every operator stays a kernel of its own.
+    """
+    readers = _count(equations)
+    for tensor in equations.tensors:
+        if tensor.definition is not None:
+            _inline_into(tensor, readers, level)
+    equations = _live(equations)
+    if level >= 2:
+        readers = _count(equations)
+        for tensor in equations.tensors:
+            _absorb_anchor(tensor, readers)
+        equations = _live(equations)
+    return equations
+
+
+def _count(equations: Equations) -> _Readers:
+    tensors: Counter[int] = Counter()
+    for tensor in equations.tensors:
+        if tensor.definition is not None:
+            tensors.update(id(s) for s in sources(tensor.definition))
+    return _Readers(tensors, {id(t) for _, t in equations.outputs})
+
+
+def _live(equations: Equations) -> Equations:
+    """Drop tensors that nobody reads any more."""
+    needed = {id(t) for _, t in equations.outputs}
+    for tensor in reversed(equations.tensors):
+        if id(tensor) in needed and tensor.definition is not None:
+            needed |= {id(s) for s in sources(tensor.definition)}
+    kept = [t for t in equations.tensors if id(t) in needed]
+    return Equations(kept, equations.inputs, equations.outputs)
+
+
+# -- inlining --------------------------------------------------------------------------------------
+
+
+def _inline_into(tensor: Tensor, readers: _Readers, level: int) -> None:
+    """Inline what may be inlined into one tensor's definition, until nothing more may."""
+    assert tensor.definition is not None
+    if concat_parts(tensor) is not None:
+        return
+    definition = tensor.definition
+    while True:
+        counts = Counter((id(e.source)) for e in loads(definition))
+        chosen = {
+            id(e.source): e.source
+            for e in loads(definition)
+            if _may_inline(e.source, definition, counts[id(e.source)], readers, level)
+        }
+        if not chosen:
+            break
+        for source in chosen.values():
+            tensor.nodes = _merge(source.nodes, tensor.nodes)
+            tensor.ops = _merge_ops(source, tensor)
+
+        def rewrite(e: Expr, chosen: dict[int, Tensor] = chosen) -> Expr:
+            return inline_at(e) if isinstance(e, Load) and id(e.source) in chosen else e
+
+        definition = rewrite_definition(definition, rewrite)
+    tensor.definition = definition
+
+
+def _merge(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*first, *second)))
+
+
+def _merge_ops(source: Tensor, tensor: Tensor) -> tuple[str, ...]:
+    return (*source.ops, *tensor.ops)
+
+
+def _may_inline(source: Tensor, reader: Definition, count: int, readers: _Readers, level: int) -> bool:
+    inner = source.definition
+    if inner is None or inner.anchor is not None or inner.index:
+        return False
+    if concat_parts(source) is not None:
+        return False
+    if is_view(inner):
+        return True
+    if level < 2 or _feeds_product(source, reader) or id(source) in readers.outputs:
+        return False
+    cost = work(inner.body)
+    if isinstance(reader.anchor, Steps):
+        return _cheap_in_steps(source, reader, cost, readers)
+    if readers.single(source):
+        return count == 1 or cost * count <= DEAR * REPEAT_LIMIT
+    return cost <= REPEAT_LIMIT and not any(isinstance(e, Guard) for e in walk(inner.body))
+
+
+def is_view(definition: Definition) -> bool:
+    """Whether elements are only moved, never computed, so that inlining is free."""
+    return all(not isinstance(e, Call | Guard) for e in walk(definition.body))
+
+
+def _feeds_product(source: Tensor, reader: Definition) -> bool:
+    """Whether a product reads the source as an operand, where work would repeat per tile."""
+    if not isinstance(reader.anchor, Product):
+        return False
+    operands = (reader.anchor.a, reader.anchor.b)
+    return any(isinstance(e, Load) and e.source is source for o in operands for e in walk(o))
+
+
+def _cheap_in_steps(source: Tensor, reader: Definition, cost: int, readers: _Readers) -> bool:
+    """Whether repeated evaluation inside reductions costs less than a pass over memory."""
+    assert isinstance(reader.anchor, Steps)
+    if not readers.single(source):
+        return False
+    if _is_window(reader):
+        return False
+    passes = sum(
+        isinstance(e, Load) and e.source is source for root in expressions(reader) for e in walk(root)
+    )
+    return cost * passes <= ROW_LIMIT
+
+
+def _is_window(definition: Definition) -> bool:
+    """Whether neighbouring points read the same elements, as pooling does."""
+    assert isinstance(definition.anchor, Steps)
+    taps = {a for step in definition.anchor.steps for a in step.axes}
+    for load in loads(definition):
+        for p in load.index:
+            atoms = p.atoms
+            if atoms & taps and atoms & set(definition.axes):
+                return True
+    return False
+
+
+# -- epilogues -------------------------------------------------------------------------------------
+
+
+def _absorb_anchor(tensor: Tensor, readers: _Readers) -> None:
+    """Let a pointwise tensor run in the epilogue of the last product or reduction it reads."""
+    definition = tensor.definition
+    if definition is None or definition.anchor is not None or concat_parts(tensor) is not None:
+        return
+    for source in reversed(sources(definition)):
+        if _may_absorb(source, tensor, readers):
+            _absorb(source, tensor)
+            return
+
+
+def _may_absorb(source: Tensor, tensor: Tensor, readers: _Readers) -> bool:
+    inner, outer = source.definition, tensor.definition
+    assert outer is not None
+    if inner is None or inner.anchor is None or not readers.single(source):
+        return False
+    if source.shape != tensor.shape:
+        return False
+    identity = outer.position
+    return all(e.index == identity for e in loads(outer) if e.source is source)
+
+
+def _absorb(source: Tensor, tensor: Tensor) -> None:
+    inner, outer = source.definition, tensor.definition
+    assert inner is not None and outer is not None
+    body = outer.body.substitute(dict(zip(outer.axes, inner.position, strict=True)))
+
+    def rewrite(e: Expr) -> Expr:
+        return inner.body if isinstance(e, Load) and e.source is source else e
+
+    tensor.definition = Definition(inner.axes, rewrite_leaves(body, rewrite), inner.anchor, inner.index)
+    tensor.nodes = _merge(source.nodes, tensor.nodes)
+    tensor.ops = _merge_ops(source, tensor)
+    tensor.order = source.order
+
+

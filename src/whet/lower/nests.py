@@ -1,0 +1,151 @@
+"""Pointwise equations and reductions to loop nests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from whet.index import Atom, Axis, IndexLike, Poly, product
+from whet.kernel.expr import Expr, Read, walk
+from whet.kernel.spec import Nest, Step, Store
+from whet.kernel.tensor import Definition, Steps
+from whet.lower.loops import by_stride, indices_of, lane_cost, merge_axes, split_axes
+from whet.lower.storage import Params, Storage, Storages, address_of, magnitude, to_reads
+from whet.target import Target
+
+CHUNK_ELEMENTS = 8192
+MIN_BLOCK = 4096
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A nest while its axes are being shaped."""
+
+    axes: tuple[Axis, ...]
+    row: tuple[Axis, ...]
+    steps: tuple[Step, ...]
+    stores: tuple[Store, ...]
+
+    def exprs(self) -> list[Expr]:
+        return [s.body for s in self.steps]
+
+    def apply(self, substitution: dict[Atom, IndexLike]) -> None:
+        """Carry every index over to new axes."""
+        if not substitution:
+            return
+        self.steps = tuple(replace(s, body=s.body.substitute(substitution)) for s in self.steps)
+        self.stores = tuple(
+            Store(s.param, s.address.substitute(substitution), s.value.substitute(substitution))
+            for s in self.stores
+        )
+
+    def reads(self, exprs: Sequence[Expr]) -> list[Poly]:
+        return [e.address for root in exprs for e in walk(root) if isinstance(e, Read)]
+
+
+def build_nest(definition: Definition, storage: Storage, storages: Storages, target: Target) -> tuple[Nest, Params]:
+    """Return the kernel that computes a definition into storage, and its parameters."""
+    params = Params()
+    output = params.write(storage.root)
+    steps: tuple[Step, ...] = ()
+    if isinstance(definition.anchor, Steps):
+        steps = tuple(
+            replace(s, body=to_reads(s.body, storages, params)) for s in definition.anchor.steps
+        )
+    value = to_reads(definition.body, storages, params)
+    store = Store(output, address_of(definition.position, storage), value)
+    kept = tuple(a for a in definition.axes if not steps or any(s.body.depends_on(a) for s in steps))
+    row = tuple(a for a in definition.axes if a not in kept)
+    draft = _Draft(by_stride(kept, store.address), by_stride(row, store.address), steps, (store,))
+    _split(draft)
+    _merge(draft)
+    vector_rows = _choose_lanes(draft, target)
+    grain, block = _chunking(draft, vector_rows)
+    nest = Nest(params.records(), draft.axes, draft.steps, draft.row, draft.stores, vector_rows, grain, block)
+    return nest, params
+
+
+def _split(draft: _Draft) -> None:
+    """Split axes until no index divides one of them by a constant any more."""
+    for _ in range(8):
+        before = (draft.axes, draft.row, tuple(s.axes for s in draft.steps))
+        indices = indices_of(draft.exprs(), draft.stores)
+        draft.axes, substitution = split_axes(draft.axes, indices)
+        draft.row, more = split_axes(draft.row, indices)
+        substitution = {**substitution, **more}
+        shaped = []
+        for step in draft.steps:
+            axes, own = split_axes(step.axes, indices)
+            shaped.append(replace(step, axes=axes, body=step.body.substitute(own)))
+        draft.steps = tuple(shaped)
+        draft.apply(substitution)
+        if before == (draft.axes, draft.row, tuple(s.axes for s in draft.steps)):
+            return
+
+
+def _merge(draft: _Draft) -> None:
+    """Sort axes by the step they make in the result, and merge what can be merged."""
+    address = draft.stores[0].address
+    indices = indices_of(draft.exprs(), draft.stores)
+    draft.axes, substitution = merge_axes(by_stride(draft.axes, address), indices)
+    draft.row, more = merge_axes(by_stride(draft.row, address), indices)
+    draft.apply({**substitution, **more})
+    shaped = []
+    for step in draft.steps:
+        reads = draft.reads([step.body])
+        order = by_stride(step.axes, reads[0]) if reads else step.axes
+        axes, own = merge_axes(order, indices_of([step.body], ()))
+        shaped.append(replace(step, axes=axes, body=step.body.substitute(own)))
+    draft.steps = tuple(shaped)
+
+
+def _choose_lanes(draft: _Draft, target: Target) -> bool:
+    """Put the axis that lanes run along last; returns whether it is a row axis."""
+    step_reads = [p for s in draft.steps for p in draft.reads([s.body])]
+    store_reads = [s.address for s in draft.stores] + draft.reads([s.value for s in draft.stores])
+    kept_cost, kept = _cheapest(draft.axes, step_reads + store_reads, target.lanes)
+    if not draft.steps:
+        draft.axes = _last(draft.axes, kept)
+        return False
+    row_cost = 0.0
+    steps = []
+    for step in draft.steps:
+        cost, axis = _cheapest(step.axes, draft.reads([step.body]), target.lanes)
+        row_cost += cost
+        steps.append(replace(step, axes=_last(step.axes, axis)))
+    cost, axis = _cheapest(draft.row, store_reads, target.lanes)
+    row_cost += cost if draft.row else 0.0
+    if all(s.axes for s in steps) and (not draft.axes or row_cost < kept_cost):
+        draft.steps = tuple(steps)
+        draft.row = _last(draft.row, axis)
+        return True
+    draft.axes = _last(draft.axes, kept)
+    return False
+
+
+def _cheapest(axes: Sequence[Axis], addresses: list[Poly], lanes: int) -> tuple[float, Axis | None]:
+    """Return the axis with the least memory cost in lanes, the later one on a tie."""
+    best: tuple[float, Axis | None] = (float("inf"), None)
+    for axis in axes:
+        cost = lane_cost(axis, addresses, lanes)
+        if cost <= best[0]:
+            best = cost, axis
+    return best
+
+
+def _last(axes: tuple[Axis, ...], chosen: Axis | None) -> tuple[Axis, ...]:
+    return axes if chosen is None else (*(a for a in axes if a != chosen), chosen)
+
+
+def _chunking(draft: _Draft, vector_rows: bool) -> tuple[int, int]:
+    """Return grain and block so that a chunk is worth a few microseconds."""
+    outer = draft.axes if vector_rows else draft.axes[:-1]
+    points = magnitude(product(a.extent for a in outer))
+    inner = 1 if vector_rows or not draft.axes else magnitude(draft.axes[-1].extent)
+    reduced = sum(magnitude(product(a.extent for a in s.axes)) for s in draft.steps)
+    per_element = max(reduced, 1) if not vector_rows else 1
+    row = magnitude(product(a.extent for a in draft.row)) + (reduced if vector_rows else 0)
+    cost = max(inner * per_element * max(row, 1), 1)
+    if not vector_rows and draft.axes and points <= 8 and inner > 2 * MIN_BLOCK:
+        return 1, max(MIN_BLOCK // max(per_element, 1), 256)
+    return max(1, min(points, CHUNK_ELEMENTS // cost)), 0

@@ -1,0 +1,124 @@
+"""Where tensors lie: memory roots, strides, and the addresses of loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from whet.dtypes import DTYPES
+from whet.index import Poly, ZERO, as_poly, recombine
+from whet.kernel.expr import Expr, Load, Read, rewrite_leaves
+from whet.kernel.spec import Param
+from whet.kernel.tensor import Tensor
+from whet.program.records import BufferKind
+
+TYPICAL_DIM = 16
+
+
+@dataclass(eq=False, slots=True)
+class Root:
+    """One piece of memory; compared by identity.
+
+    Attributes:
+        name: the value it mostly holds, or the name of the input or output.
+        kind: who owns it.
+        dtype: element type.
+        size: number of elements.
+        value: contents, if constant.
+    """
+
+    name: str
+    kind: BufferKind
+    dtype: str
+    size: Poly
+    value: np.ndarray | None = None
+
+    @property
+    def size_bytes(self) -> Poly:
+        """Size in bytes."""
+        return self.size * DTYPES[self.dtype].size
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How a tensor lies in its root: element ``i`` is at ``offset + sum(i * strides)``."""
+
+    root: Root
+    offset: Poly
+    strides: tuple[Poly, ...]
+
+
+Storages = Mapping[int, Storage]
+
+
+def packed_strides(shape: Sequence[Poly], order: Sequence[int]) -> tuple[Poly, ...]:
+    """Return strides that store a shape without gaps, dimensions in ``order``, outermost first."""
+    strides: list[Poly] = [ZERO] * len(shape)
+    step = as_poly(1)
+    for d in reversed(order):
+        strides[d] = step
+        step = step * shape[d]
+    return tuple(strides)
+
+
+def magnitude(p: Poly) -> int:
+    """Return a polynomial's value with a typical size for run-time dimensions, to compare sizes."""
+    names = {a.name for a in p.atoms if hasattr(a, "name")}
+    try:
+        return p.evaluate(dict.fromkeys(names, TYPICAL_DIM))
+    except TypeError:
+        return 0
+
+
+def address_of(index: Sequence[Poly], storage: Storage) -> Poly:
+    """Return the element address of an index."""
+    total = storage.offset
+    for i, stride in zip(index, storage.strides, strict=True):
+        total = total + i * stride
+    return recombine(total)
+
+
+@dataclass(slots=True)
+class Params:
+    """Collects the roots that a kernel touches and numbers them as its parameters."""
+
+    roots: list[Root] = field(default_factory=list)
+    written: set[int] = field(default_factory=set)
+
+    def number(self, root: Root) -> int:
+        """Return the parameter of a root, adding it at first sight."""
+        for k, known in enumerate(self.roots):
+            if known is root:
+                return k
+        self.roots.append(root)
+        return len(self.roots) - 1
+
+    def write(self, root: Root) -> int:
+        """Return the parameter of a root that the kernel writes."""
+        number = self.number(root)
+        self.written.add(number)
+        return number
+
+    def records(self) -> tuple[Param, ...]:
+        """Return the parameter list of the kernel."""
+        return tuple(Param(r.dtype, k in self.written) for k, r in enumerate(self.roots))
+
+
+def to_reads(expr: Expr, storages: Storages, params: Params) -> Expr:
+    """Replace loads of tensors by reads of kernel parameters."""
+
+    def rewrite(e: Expr) -> Expr:
+        if not isinstance(e, Load):
+            return e
+        storage = storages[id(e.source)]
+        return Read(params.number(storage.root), address_of(e.index, storage), e.dtype)
+
+    return rewrite_leaves(expr, rewrite)
+
+
+def constant_root(tensor: Tensor) -> Root:
+    """Return the root of a constant tensor."""
+    assert tensor.value is not None
+    return Root(tensor.name, BufferKind.CONSTANT, tensor.dtype, tensor.size, tensor.value)

@@ -1,0 +1,50 @@
+"""Who reads whom: the loads in definitions, and rewriting them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from whet.kernel.expr import Expr, Load, rewrite_leaves, walk
+from whet.kernel.tensor import Definition, Product, Steps, Tensor
+
+
+def expressions(definition: Definition) -> list[Expr]:
+    """Return the roots of all expressions of a definition."""
+    found = [definition.body]
+    if isinstance(definition.anchor, Steps):
+        found.extend(step.body for step in definition.anchor.steps)
+    if isinstance(definition.anchor, Product):
+        found.extend((definition.anchor.a, definition.anchor.b))
+    return found
+
+
+def loads(definition: Definition) -> list[Load]:
+    """Return every load, in order of appearance."""
+    return [e for root in expressions(definition) for e in walk(root) if isinstance(e, Load)]
+
+
+def sources(definition: Definition) -> list[Tensor]:
+    """Return the tensors that a definition loads, each once."""
+    found: dict[int, Tensor] = {}
+    for load in loads(definition):
+        found.setdefault(id(load.source), load.source)
+    return list(found.values())
+
+
+def rewrite_definition(definition: Definition, rewrite: Callable[[Expr], Expr]) -> Definition:
+    """Rewrite the leaves of every expression."""
+    anchor = definition.anchor
+    if isinstance(anchor, Steps):
+        steps = tuple(replace(s, body=rewrite_leaves(s.body, rewrite)) for s in anchor.steps)
+        anchor = Steps(steps)
+    elif isinstance(anchor, Product):
+        anchor = replace(anchor, a=rewrite_leaves(anchor.a, rewrite), b=rewrite_leaves(anchor.b, rewrite))
+    return replace(definition, body=rewrite_leaves(definition.body, rewrite), anchor=anchor)
+
+
+def inline_at(load: Load) -> Expr:
+    """Return the body of a load's source at the load's indices."""
+    definition = load.source.definition
+    assert definition is not None and definition.anchor is None and not definition.index
+    return definition.body.substitute(dict(zip(definition.axes, load.index, strict=True)))

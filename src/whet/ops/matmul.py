@@ -1,0 +1,97 @@
+"""Matrix products: MatMul and Gemm."""
+
+from __future__ import annotations
+
+from whet.index import Axis, Poly, as_poly, var
+from whet.kernel.expr import Expr, Var
+from whet.kernel.spec import ACCUMULATOR
+from whet.kernel.tensor import Definition, Product, Tensor, axes_for
+from whet.ops.build import binary
+from whet.ops.node import Node, Op, broadcast_shapes
+
+
+def matrix_product(
+    shape: tuple[Poly, ...], depth: Poly, a: Expr, b: Expr, body: Expr | None = None
+) -> Definition:
+    """Return the definition of a product whose last axis is the column axis.
+
+    Args:
+        shape: shape of the result; at least two dimensions.
+        depth: extent of the reduction axis, called ``k``.
+        a: left operand over all axes but the last, and ``k``.
+        b: right operand over all axes but the last row axis, and ``k``.
+        body: epilogue; the sum itself by default.
+    """
+    axes = axes_for(shape)
+    k = Axis("k", depth)
+    result = body or Var(ACCUMULATOR, a.dtype)
+    return Definition(axes, result, Product(a, b, axes[:-1], axes[-1], (), k))
+
+
+def lower_matmul(node: Node) -> list[Tensor]:
+    """Lower ``MatMul`` with NumPy's broadcasting, 1-D operands included; source: ONNX MatMul."""
+    a, b = node.input(0), node.input(1)
+    if a.rank == 0 or b.rank == 0:
+        raise node.error("operands must not be scalars")
+    a_shape = (as_poly(1), *a.shape) if a.rank == 1 else a.shape
+    b_shape = (*b.shape, as_poly(1)) if b.rank == 1 else b.shape
+    if a_shape[-1] != b_shape[-2]:
+        raise node.error(f"inner extents differ: {list(a.shape)} and {list(b.shape)}")
+    batch = broadcast_shapes(node, [a_shape[:-2], b_shape[:-2]]) if len(a_shape) + len(b_shape) > 4 else ()
+    full = (*batch, a_shape[-2], b_shape[-1])
+    axes, k = axes_for(full), Axis("k", a_shape[-1])
+    left = (*_aligned(a_shape[:-2], axes[:-2]), var(axes[-2]), var(k))
+    right = (*_aligned(b_shape[:-2], axes[:-2]), var(k), var(axes[-1]))
+    a_load = a.at(var(k)) if a.rank == 1 else a.at(*left)
+    b_load = b.at(var(k)) if b.rank == 1 else b.at(*right)
+    definition = matrix_product(full, a_shape[-1], a_load, b_load)
+    if a.rank > 1 and b.rank > 1:
+        return [node.define(full, a.dtype, definition)]
+    product = node.temporary("matrix", full, a.dtype, definition)
+    return [_without_ones(node, product, drop_row=a.rank == 1, drop_col=b.rank == 1)]
+
+
+def _aligned(shape: tuple[Poly, ...], axes: tuple[Axis, ...]) -> tuple[Poly, ...]:
+    """Return batch indices of an operand, 0 where it is repeated."""
+    used = axes[len(axes) - len(shape) :]
+    return tuple(as_poly(0) if e == 1 else var(x) for e, x in zip(shape, used, strict=True))
+
+
+def _without_ones(node: Node, product: Tensor, *, drop_row: bool, drop_col: bool) -> Tensor:
+    keep = [True] * (product.rank - 2) + [not drop_row, not drop_col]
+    shape = tuple(e for e, k in zip(product.shape, keep, strict=True) if k)
+
+    def body(*axes: Axis) -> Expr:
+        left = iter(axes)
+        return product.at(*(var(next(left)) if k else as_poly(0) for k in keep))
+
+    return node.pointwise(shape, product.dtype, body)
+
+
+def lower_gemm(node: Node) -> list[Tensor]:
+    """Lower ``Gemm``: ``alpha * A' B' + beta * C``; source: ONNX Gemm."""
+    a, b, c = node.input(0), node.input(1), node.optional(2)
+    if a.rank != 2 or b.rank != 2:
+        raise node.error(f"operands must have rank 2, got {a.rank} and {b.rank}")
+    flip_a, flip_b = node.attribute("transA", 0), node.attribute("transB", 0)
+    rows, depth = (a.shape[1], a.shape[0]) if flip_a else a.shape
+    inner, cols = (b.shape[1], b.shape[0]) if flip_b else b.shape
+    if depth != inner:
+        raise node.error(f"inner extents differ: {depth} and {inner}")
+    shape = (rows, cols)
+    i, j = axes_for(shape)
+    k = Axis("k", depth)
+    a_load = a.at(var(k), var(i)) if flip_a else a.at(var(i), var(k))
+    b_load = b.at(var(j), var(k)) if flip_b else b.at(var(k), var(j))
+    body: Expr = Var(ACCUMULATOR, a.dtype)
+    alpha, beta = node.attribute("alpha", 1.0), node.attribute("beta", 1.0)
+    if alpha != 1.0:
+        body = binary("mul", body, alpha)
+    if c is not None and beta != 0.0:
+        broadcast_shapes(node, [shape, c.shape])
+        addend: Expr = c.broadcast((i, j))
+        body = binary("add", body, addend if beta == 1.0 else binary("mul", addend, beta))
+    return [node.define(shape, a.dtype, matrix_product(shape, depth, a_load, b_load, body))]
+
+
+OPS: tuple[Op, ...] = (Op("MatMul", lower_matmul), Op("Gemm", lower_gemm))

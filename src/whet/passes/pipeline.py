@@ -1,0 +1,193 @@
+"""The order of the passes, and everything around them: time, counts, checks and blame."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from whet.errors import CompileError, OptionError, WhetError, nearest
+from whet.graph.infer import infer_shapes
+from whet.graph.verify import find_fault
+from whet.passes.eliminate_common_subexpressions import eliminate_common_subexpressions
+from whet.passes.eliminate_dead_code import eliminate_dead_code
+from whet.passes.eliminate_identity import eliminate_identity
+from whet.passes.eliminate_shape_subgraphs import eliminate_shape_subgraphs
+from whet.passes.fold_batchnorm import fold_batchnorm
+from whet.passes.fold_constants import fold_constants
+from whet.passes.fold_pad import fold_pad
+from whet.passes.fold_scale import fold_scale
+from whet.passes.fuse_gelu import fuse_gelu
+from whet.passes.fuse_hardswish import fuse_hardswish
+from whet.passes.fuse_layernorm import fuse_layernorm
+from whet.passes.fuse_matmul_add import fuse_matmul_add
+from whet.passes.fuse_rmsnorm import fuse_rmsnorm
+from whet.passes.fuse_silu import fuse_silu
+from whet.passes.merge_matmuls import merge_matmuls
+from whet.passes.merge_reshapes import merge_reshapes
+from whet.passes.merge_transposes import merge_transposes
+
+Pass = Callable[[ir.Model], int]
+
+MAX_ROUNDS = 8
+"""A clean-up that still changes something after this many rounds is left there."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassEntry:
+    """A pass in the table.
+
+    Attributes:
+        run: the pass.
+        level: the lowest ``opt_level`` at which it runs unless a switch says otherwise.
+    """
+
+    run: Pass
+    level: int
+
+    @property
+    def name(self) -> str:
+        """The name by which switches and messages call the pass."""
+        return self.run.__name__
+
+
+@dataclass(frozen=True, slots=True)
+class PassRecord:
+    """What one run of one pass did.
+
+    Attributes:
+        index: position in the sequence of runs, from 0.
+        name: the pass.
+        rewrites: how many rewrites it made.
+        seconds: time of the pass without its verification.
+    """
+
+    index: int
+    name: str
+    rewrites: int
+    seconds: float
+
+
+CLEANUP = (
+    PassEntry(fold_constants, 0),
+    PassEntry(eliminate_shape_subgraphs, 0),
+    PassEntry(eliminate_identity, 1),
+    PassEntry(merge_reshapes, 1),
+    PassEntry(merge_transposes, 1),
+    PassEntry(eliminate_common_subexpressions, 1),
+    PassEntry(eliminate_dead_code, 0),
+)
+"""Repeated until nothing changes, before and after the rewrites."""
+
+REWRITES = (
+    PassEntry(fold_pad, 1),
+    PassEntry(fold_batchnorm, 1),
+    PassEntry(fold_scale, 1),
+    PassEntry(fuse_layernorm, 2),
+    PassEntry(fuse_rmsnorm, 2),
+    PassEntry(fuse_gelu, 2),
+    PassEntry(fuse_silu, 2),
+    PassEntry(fuse_hardswish, 2),
+    PassEntry(merge_matmuls, 2),
+    PassEntry(fuse_matmul_add, 2),
+)
+"""Run once, in this order."""
+
+
+def pass_names() -> tuple[str, ...]:
+    """Return the names of all passes, in the order in which they first run."""
+    return tuple(dict.fromkeys(entry.name for entry in (*CLEANUP, infer_entry(), *REWRITES)))
+
+
+def infer_entry() -> PassEntry:
+    """Return the entry of shape inference, which follows every clean-up that changed something."""
+    return PassEntry(infer_shapes, 0)
+
+
+def run_passes(
+    model: ir.Model,
+    *,
+    opt_level: int,
+    switches: Mapping[str, bool] | None = None,
+    observe: Callable[[PassRecord], None] | None = None,
+) -> list[PassRecord]:
+    """Optimise a canonical model in place.
+
+    Args:
+        model: as ``load_model`` returns it.
+        opt_level: passes run from their own level on; see ``PassEntry``.
+        switches: passes by name that run, or do not, whatever the level.
+        observe: called after every pass, while the model is as the pass left it.
+
+    Returns:
+        One record for each run of a pass, in order.
+
+    Raises:
+        OptionError: a switch names no pass.
+        CompileError: a pass failed or left a broken graph; the message blames it.
+    """
+    chosen = dict(switches or {})
+    for name in chosen:
+        if name not in pass_names():
+            raise OptionError(
+                f"there is no pass {name!r}", where="passes", hint=nearest(name, pass_names())
+            )
+    run = _Run(model, opt_level, chosen, observe, [])
+    run.cleanup()
+    if sum(run.once(entry) for entry in REWRITES):
+        run.cleanup()
+    return run.records
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    model: ir.Model
+    opt_level: int
+    switches: Mapping[str, bool]
+    observe: Callable[[PassRecord], None] | None
+    records: list[PassRecord]
+
+    def cleanup(self) -> None:
+        for _ in range(MAX_ROUNDS):
+            changed = sum(self.once(entry) for entry in CLEANUP)
+            if not changed:
+                return
+            self.once(infer_entry())
+
+    def once(self, entry: PassEntry) -> int:
+        if not self.switches.get(entry.name, self.opt_level >= entry.level):
+            return 0
+        start = time.perf_counter()
+        try:
+            rewrites = entry.run(self.model)
+        except WhetError as error:
+            error.where = f"{self._blame(entry)}{f', {error.where}' if error.where else ''}"
+            raise
+        except Exception as error:
+            raise CompileError(
+                f"a pass failed: {type(error).__name__}: {error}",
+                where=self._blame(entry),
+                hint=f'switch it off with passes={{"{entry.name}": False}}, and report this',
+            ) from error
+        record = PassRecord(len(self.records), entry.name, rewrites, time.perf_counter() - start)
+        self._verify(entry, rewrites)
+        self.records.append(record)
+        if self.observe is not None:
+            self.observe(record)
+        return rewrites
+
+    def _verify(self, entry: PassEntry, rewrites: int) -> None:
+        fault = find_fault(self.model, typed=True) if rewrites else None
+        if fault is not None:
+            raise CompileError(
+                f"a pass broke the graph: {fault[0]}, {fault[1]}",
+                where=self._blame(entry),
+                hint=f'switch it off with passes={{"{entry.name}": False}}, and report this',
+            )
+
+    def _blame(self, entry: PassEntry) -> str:
+        before = [r.name for r in self.records if r.rewrites]
+        after = f", after {', '.join(before[-5:])}" if before else ""
+        return f"pass #{len(self.records)} {entry.name}{after}"

@@ -1,0 +1,248 @@
+"""Checks of the arrays that callers give, and the memory of those that they get."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from whet.errors import InputError, ResourceError, nearest
+from whet.index import Dim, Poly
+from whet.program.records import TensorSpec
+
+Array = npt.NDArray[Any]
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One input or output, with what is looked up on every call.
+
+    Attributes:
+        name: its name.
+        dtype: its NumPy type, in native byte order.
+        shape: the shape if it is static, else ``None``.
+        axes: the shape as polynomials.
+        spec: what the caller sees.
+        slot: index of its buffer, or -1 if the program does not use it.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...] | None
+    axes: tuple[Poly, ...]
+    spec: TensorSpec
+    slot: int
+
+
+def make_port(spec: TensorSpec, axes: Sequence[Poly], slot: int) -> Port:
+    """Return the port of a tensor whose buffer has the index ``slot``."""
+    sizes = [axis.constant for axis in axes]
+    static = tuple(s for s in sizes if s is not None)
+    shape = static if len(static) == len(sizes) else None
+    return Port(spec.name, dtype_named(spec.dtype), shape, tuple(axes), spec, slot)
+
+
+def dtype_named(name: str) -> np.dtype[Any]:
+    """Return a NumPy or ml_dtypes type by name."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes  # noqa: PLC0415  (70 ms that most models do not need)
+
+        return np.dtype(getattr(ml_dtypes, name))
+
+
+def collect_inputs(ports: Sequence[Port], inputs: Mapping[str, Any]) -> list[Array]:
+    """Return the inputs in order, contiguous, aligned and in native byte order.
+
+    Arrays that already are so are used as they are.
+
+    Raises:
+        InputError: a name is missing or unknown, or a type or static shape differs.
+    """
+    try:
+        values = [inputs[port.name] for port in ports]
+    except (KeyError, TypeError) as error:
+        raise _missing(ports, inputs) from error
+    if len(inputs) != len(ports):
+        raise _unknown(inputs, ports, "input")
+    return [_checked(value, port) for value, port in zip(values, ports, strict=True)]
+
+
+def _checked(value: Any, port: Port) -> Array:
+    if type(value) is not np.ndarray:
+        value = _as_array(value, port)
+    if value.dtype != port.dtype:
+        value = _converted(value, port)
+    if port.shape is not None and value.shape != port.shape:
+        raise _shape_error(value.shape, port)
+    flags = value.flags
+    if flags.c_contiguous and flags.aligned:
+        return value  # type: ignore[no-any-return]
+    return np.array(value, dtype=port.dtype, order="C", copy=True)
+
+
+def _as_array(value: Any, port: Port) -> Array:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{type(value).__name__} is not an array: {error}", where=f"input {port.name!r}"
+        ) from error
+
+
+def _converted(value: Array, port: Port) -> Array:
+    if value.dtype.newbyteorder("=") == port.dtype:
+        return value.astype(port.dtype)
+    raise InputError(
+        f"dtype is {value.dtype}, the model takes {port.dtype}",
+        where=f"input {port.name!r}",
+        hint=f"convert it: x.astype({port.spec.dtype!r})",
+    )
+
+
+def bind_dims(
+    ports: Sequence[Port], names: Sequence[str], shapes: Sequence[tuple[int, ...]]
+) -> dict[str, int]:
+    """Return the values of run-time dimensions for given input shapes.
+
+    Raises:
+        InputError: a rank or size differs, or two axes disagree on a dimension.
+    """
+    dims: dict[str, int] = {}
+    origin: dict[str, str] = {}
+    for port, shape in zip(ports, shapes, strict=True):
+        if len(shape) != len(port.axes):
+            raise _shape_error(shape, port)
+        for axis, size in zip(port.axes, shape, strict=True):
+            name = dim_name(axis)
+            if name is not None and name not in dims:
+                dims[name], origin[name] = size, port.name
+    for port, shape in zip(ports, shapes, strict=True):
+        for position, (axis, size) in enumerate(zip(port.axes, shape, strict=True)):
+            wanted = axis.evaluate(dims)
+            if wanted != size:
+                name = dim_name(axis)
+                hint = f"{name} is {wanted} in input {origin[name]!r}" if name else None
+                raise InputError(
+                    f"axis {position} is {size}, expected {wanted} in {port.spec.shape}",
+                    where=f"input {port.name!r}",
+                    hint=hint,
+                )
+    return {name: dims[name] for name in names}
+
+
+def dim_name(axis: Poly) -> str | None:
+    """Return the name of a dimension if a polynomial is exactly that."""
+    if len(axis.terms) == 1:
+        (atoms, factor) = axis.terms[0]
+        if factor == 1 and len(atoms) == 1 and isinstance(atoms[0], Dim):
+            return atoms[0].name
+    return None
+
+
+def empty_aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return a new array that starts at a multiple of 64 bytes.
+
+    Raises:
+        ResourceError: there is not enough memory.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        raw = np.empty(size + _ALIGNMENT, np.uint8)
+    except (MemoryError, ValueError) as error:
+        raise ResourceError(f"{size} bytes for an output cannot be had") from error
+    skip = -address_of(raw) % _ALIGNMENT
+    return np.ndarray(shape, dtype, raw, skip)
+
+
+def address_of(array: Array) -> int:
+    """Return where the data of an array starts."""
+    return int(array.__array_interface__["data"][0])
+
+
+def place_outputs(
+    ports: Sequence[Port],
+    shapes: Sequence[tuple[int, ...]],
+    given: Mapping[str, Any] | None,
+    inputs: Sequence[Array],
+) -> list[Array]:
+    """Return the output arrays: those given, checked, and new ones for the rest.
+
+    Raises:
+        InputError: a given array is unknown, or not of the type, shape and layout needed, or
+            shares memory with an input or another output.
+    """
+    if not given:
+        return [empty_aligned(s, p.dtype) for p, s in zip(ports, shapes, strict=True)]
+    known = {port.name for port in ports}
+    if not isinstance(given, Mapping) or not known.issuperset(given):
+        raise _unknown(given, ports, "output")
+    results: list[Array] = []
+    used = [_extent(array) for array in inputs]
+    for port, shape in zip(ports, shapes, strict=True):
+        if port.name not in given:
+            results.append(empty_aligned(shape, port.dtype))
+            continue
+        array = given[port.name]
+        problem = _output_problem(array, port, shape, used)
+        if problem:
+            raise InputError(problem, where=f"output {port.name!r}")
+        used.append(_extent(array))
+        results.append(array)
+    return results
+
+
+def _output_problem(
+    array: Any, port: Port, shape: tuple[int, ...], used: Sequence[tuple[int, int]]
+) -> str:
+    if not isinstance(array, np.ndarray):
+        return f"{type(array).__name__} is not a NumPy array"
+    if array.dtype != port.dtype:
+        return f"dtype is {array.dtype}, the model gives {port.dtype}"
+    if array.shape != shape:
+        return f"shape is {array.shape}, the model gives {shape}"
+    flags = array.flags
+    if not (flags.c_contiguous and flags.aligned and flags.writeable):
+        return "the array is not contiguous, aligned and writable"
+    begin, end = _extent(array)
+    if any(begin < b and a < end for a, b in used):
+        return "the array shares memory with an input or another output"
+    return ""
+
+
+def _extent(array: Array) -> tuple[int, int]:
+    begin = address_of(array)
+    return begin, begin + array.nbytes
+
+
+def _missing(ports: Sequence[Port], inputs: Any) -> InputError:
+    if not isinstance(inputs, Mapping):
+        return InputError(
+            f"inputs are a {type(inputs).__name__}, not a mapping from names to arrays",
+            hint=f"names: {', '.join(port.name for port in ports)}",
+        )
+    names = [port.name for port in ports]
+    missing = [name for name in names if name not in inputs]
+    extra = [str(name) for name in inputs if name not in names]
+    hint = f"given but unknown: {', '.join(sorted(extra))}" if extra else None
+    return InputError(f"missing inputs: {', '.join(missing)}", hint=hint)
+
+
+def _unknown(given: Any, ports: Sequence[Port], what: str) -> InputError:
+    if not isinstance(given, Mapping):
+        return InputError(f"{what}s are a {type(given).__name__}, not a mapping")
+    names = [port.name for port in ports]
+    extra = sorted(str(name) for name in given if name not in names)
+    return InputError(f"unknown {what}s: {', '.join(extra)}", hint=nearest(extra[0], names))
+
+
+def _shape_error(shape: tuple[int, ...], port: Port) -> InputError:
+    return InputError(
+        f"shape is {shape}, the model takes {port.spec.shape}", where=f"input {port.name!r}"
+    )

@@ -1,0 +1,301 @@
+"""``CompiledModel``: a program that runs, from memory or from a ``.whet`` file."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from whet.errors import ArtifactError, InputError
+from whet.program.context import layout_of
+from whet.program.plan import find_liveness, plan_memory
+from whet.program.records import BufferKind, FusedGroup, Program, Stats, TensorSpec
+from whet.runtime.arrays import (
+    Array,
+    Port,
+    address_of,
+    bind_dims,
+    collect_inputs,
+    dim_name,
+    make_port,
+    place_outputs,
+)
+from whet.runtime.cpu import available_cpus, check_target
+from whet.runtime.image import NativeCode, map_code
+from whet.runtime.state import Binding, Engine, State
+
+_BINDINGS_KEPT = 64
+_IDLE_STATES_KEPT = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """What a compiled model consists of, as it is saved.
+
+    Attributes:
+        program: buffers, launches and what the caller sees.
+        code: the position-independent image.
+        symbols: offsets of functions in the image.
+        weights: constant data, as bytes; aligned to 64 bytes.
+        graph: the optimised graph as ONNX bytes, if kept.
+        metadata: options, source hash and other facts worth keeping.
+        compile_s: seconds that compilation took.
+    """
+
+    program: Program
+    code: bytes | memoryview
+    symbols: Mapping[str, int]
+    weights: npt.NDArray[np.uint8]
+    graph: bytes | memoryview | None = None
+    metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    compile_s: float = 0.0
+
+
+class CompiledModel:
+    """A compiled model. Calls are safe from any thread and run concurrently.
+
+    Build one with ``from_memory`` or ``load``.
+    """
+
+    def __init__(self, parts: Parts, code: NativeCode, threads: int) -> None:
+        program = parts.program
+        self._parts = parts
+        self._threads = threads
+        self._inputs = _make_ports(program, BufferKind.INPUT)
+        self._outputs = _make_ports(program, BufferKind.OUTPUT)
+        _check_dims(program)
+        self._liveness = find_liveness(program)
+        weights = address_of(parts.weights)
+        self._engine = Engine(
+            code=code,
+            layout=layout_of(program),
+            constants={
+                index: weights + buffer.offset
+                for index, buffer in enumerate(program.buffers)
+                if buffer.kind is BufferKind.CONSTANT
+            },
+            scratch_bytes=program.scratch_bytes,
+            threads=threads,
+        )
+        self._bindings: dict[tuple[tuple[int, ...], ...], Binding] = {}
+        self._states: deque[State] = deque()
+        self._pid = os.getpid()
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the model takes."""
+        return self._parts.program.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the model gives."""
+        return self._parts.program.outputs
+
+    @property
+    def program(self) -> Program:
+        """The program, for reports."""
+        return self._parts.program
+
+    @property
+    def graph(self) -> bytes | memoryview | None:
+        """The optimised graph as ONNX bytes, if it was kept."""
+        return self._parts.graph
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the compiler noted: options, hash of the source and the like."""
+        return self._parts.metadata
+
+    @property
+    def stats(self) -> Stats:
+        """What the model costs."""
+        program, parts = self._parts.program, self._parts
+        ones = dict.fromkeys(program.dims, 1)
+        return Stats(
+            arena_bytes=plan_memory(program, ones, self._liveness).arena_bytes,
+            weight_bytes=parts.weights.nbytes,
+            code_bytes=len(parts.code),
+            launches=len(program.launches),
+            groups=tuple(FusedGroup(x.kernel, x.nodes, x.ops) for x in program.launches),
+            compile_s=parts.compile_s,
+            target=f"{program.target.triple}:{program.target.cpu}",
+            threads=self._threads,
+        )
+
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """Run the model; the same as ``run``."""
+        return self.run(inputs)
+
+    def run(
+        self, inputs: Mapping[str, Any], outputs: Mapping[str, Any] | None = None
+    ) -> dict[str, Array]:
+        """Run the model once.
+
+        Args:
+            inputs: an array for each input by name. Contiguous ones are used in place.
+            outputs: arrays to write to, by name; new ones are made for the others.
+
+        Raises:
+            InputError: an array does not fit; the error names it.
+            ResourceError: memory or threads ran out.
+        """
+        arrays = collect_inputs(self._inputs, inputs)
+        shapes = tuple([array.shape for array in arrays])
+        binding = self._bindings.get(shapes) or self._bind(shapes)
+        results = place_outputs(self._outputs, binding.output_shapes, outputs, arrays)
+        if not binding.empty:
+            self._execute(binding, arrays, results)
+        return {port.name: result for port, result in zip(self._outputs, results, strict=True)}
+
+    def profile_run(self, inputs: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+        """Run once and return time stamps in ns, of shape (threads, launches, 2).
+
+        The last axis is begin and end; zeros mean that a thread had no part in a launch.
+        """
+        arrays = collect_inputs(self._inputs, inputs)
+        binding = self._bind(tuple([array.shape for array in arrays]))
+        results = place_outputs(self._outputs, binding.output_shapes, None, arrays)
+        shape = (self._threads, len(self.program.launches), 2)
+        state = State(self._engine)
+        stamps = state.profile(on=True)
+        if stamps is None or binding.empty:
+            return np.zeros(shape, np.int64)
+        self._run_state(state, binding, arrays, results)
+        return np.array(stamps, np.int64).reshape(shape)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a ``.whet`` file, whole or not at all.
+
+        Raises:
+            ArtifactError: the file cannot be written.
+        """
+        from whet.program.container import write_container  # noqa: PLC0415
+
+        parts = self._parts
+        write_container(
+            path,
+            parts.program,
+            parts.symbols,
+            {
+                "code": memoryview(parts.code),
+                "weights": memoryview(parts.weights),
+                **({} if parts.graph is None else {"graph": memoryview(parts.graph)}),
+            },
+            parts.metadata,
+        )
+
+    def _execute(self, binding: Binding, arrays: list[Array], results: list[Array]) -> None:
+        if os.getpid() != self._pid:
+            self._states, self._pid = deque(), os.getpid()
+        try:
+            state = self._states.pop()
+        except IndexError:
+            state = State(self._engine)
+        try:
+            self._run_state(state, binding, arrays, results)
+        finally:
+            if len(self._states) < _IDLE_STATES_KEPT:
+                self._states.append(state)
+
+    def _run_state(
+        self, state: State, binding: Binding, arrays: list[Array], results: list[Array]
+    ) -> None:
+        state.bind(binding)
+        slots, first = state.slots, state.buffer_slot
+        for port, array in zip(self._inputs, arrays, strict=True):
+            if port.slot >= 0:
+                slots[first + port.slot] = address_of(array)
+        for port, array in zip(self._outputs, results, strict=True):
+            slots[first + port.slot] = address_of(array)
+        state.run()
+
+    def _bind(self, shapes: tuple[tuple[int, ...], ...]) -> Binding:
+        known = self._bindings.get(shapes)
+        if known is not None:
+            return known
+        program = self._parts.program
+        dims = bind_dims(self._inputs, program.dims, shapes)
+        outputs = tuple(
+            tuple(axis.evaluate(dims) for axis in axes) for axes in program.output_shapes
+        )
+        zero = [name for name, value in dims.items() if value == 0]
+        empty = bool(zero) and all(0 in shape for shape in outputs)
+        if zero and not empty:
+            raise InputError(
+                f"dimension {zero[0]!r} is 0", hint="outputs would not be empty; give at least 1"
+            )
+        plan = plan_memory(program, {k: max(v, 1) for k, v in dims.items()}, self._liveness)
+        binding = Binding(tuple(dims.values()), outputs, plan, empty)
+        while len(self._bindings) >= _BINDINGS_KEPT:
+            self._bindings.pop(next(iter(self._bindings)), None)
+        self._bindings[shapes] = binding
+        return binding
+
+
+def from_memory(parts: Parts, threads: int | None = None) -> CompiledModel:
+    """Return a runnable model from what the compiler made.
+
+    Args:
+        parts: program, linked image, weights and the rest.
+        threads: threads of one call; the program's own number if not given.
+
+    Raises:
+        TargetError: this machine cannot run the code.
+    """
+    check_target(parts.program.target)
+    weights = np.frombuffer(parts.weights, np.uint8)
+    if address_of(weights) % 64:
+        aligned = np.empty(weights.nbytes + 64, np.uint8)
+        skip = -address_of(aligned) % 64
+        aligned[skip : skip + weights.nbytes] = weights
+        weights = aligned[skip : skip + weights.nbytes]
+    owned = Parts(
+        parts.program,
+        parts.code,
+        parts.symbols,
+        weights,
+        parts.graph,
+        parts.metadata,
+        parts.compile_s,
+    )
+    return CompiledModel(
+        owned, map_code(parts.code, parts.symbols), thread_count(parts.program, threads)
+    )
+
+
+def thread_count(program: Program, threads: int | None) -> int:
+    """Return how many threads a call uses; 0 stands for all CPUs."""
+    wanted = program.threads if threads is None else threads
+    return wanted or available_cpus()
+
+
+def _make_ports(program: Program, kind: BufferKind) -> tuple[Port, ...]:
+    slots: dict[str, int] = {}
+    for index, buffer in enumerate(program.buffers):
+        if buffer.kind is kind and slots.setdefault(buffer.name, index) != index:
+            raise ArtifactError(f"two buffers of {kind} {buffer.name!r}")
+    specs, shapes = (
+        (program.inputs, program.input_shapes)
+        if kind is BufferKind.INPUT
+        else (program.outputs, program.output_shapes)
+    )
+    missing = [s.name for s in specs if s.name not in slots and kind is BufferKind.OUTPUT]
+    if missing:
+        raise ArtifactError(f"outputs without a buffer: {', '.join(missing)}")
+    return tuple(
+        make_port(spec, axes, slots.get(spec.name, -1))
+        for spec, axes in zip(specs, shapes, strict=True)
+    )
+
+
+def _check_dims(program: Program) -> None:
+    bound = {dim_name(axis) for axes in program.input_shapes for axis in axes}
+    free = [name for name in program.dims if name not in bound]
+    if free:
+        raise ArtifactError(f"dimensions that no input gives: {', '.join(free)}")

@@ -1,0 +1,179 @@
+"""What one call of a model needs for itself: context, scratch, arena and helper threads."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+import weakref
+from dataclasses import dataclass
+
+from whet.errors import ResourceError
+from whet.program import context
+from whet.program.context import ContextLayout, profile_slots
+from whet.program.plan import MemoryPlan
+from whet.runtime.cpu import available_cpus
+from whet.runtime.image import NativeCode, buffer_address, outside_functions
+
+# Pauses before a waiting thread sleeps: 50 to 100 us, about twice what waking a thread costs.
+_SPINS = 2000
+_SPINS_OVERSUBSCRIBED = 20
+_HUGE_PAGE = 2 * 2**20
+_JOIN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Binding:
+    """What follows from the values of the run-time dimensions.
+
+    Attributes:
+        dims: their values, in the order of ``Program.dims``.
+        output_shapes: shapes of the outputs.
+        plan: where temporaries lie.
+        empty: whether there is nothing to compute because all outputs are empty.
+    """
+
+    dims: tuple[int, ...]
+    output_shapes: tuple[tuple[int, ...], ...]
+    plan: MemoryPlan
+    empty: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Engine:
+    """What all calls of a model share.
+
+    Attributes:
+        code: the mapped machine code.
+        layout: where the tables of a context lie.
+        constants: address by buffer index.
+        scratch_bytes: scratch memory for each thread.
+        threads: threads of one call.
+    """
+
+    code: NativeCode
+    layout: ContextLayout
+    constants: dict[int, int]
+    scratch_bytes: int
+    threads: int
+
+
+class State:
+    """Memory and helper threads for one call at a time.
+
+    The helpers hold no reference to the state, so that dropping it stops them.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._bound: Binding | None = None
+        self._arena: mmap.mmap | None = None
+        self._arena_bytes = 0
+        self._profile: mmap.mmap | None = None
+        threads = engine.threads
+        stride = -(-engine.scratch_bytes // context.LINE) * context.LINE + context.LINE
+        size = -(-engine.layout.size_bytes(threads) // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._block = allocate(size + stride * threads)
+        self.address = buffer_address(self._block)
+        self.slots = memoryview(self._block).cast("q")
+        self.buffer_slot = engine.layout.buffer_table // context.SLOT
+        spins = _SPINS if threads <= available_cpus() else _SPINS_OVERSUBSCRIBED
+        syscall, clock = outside_functions()
+        for offset, value in (
+            (context.THREADS, threads),
+            (context.SCRATCH, self.address + size),
+            (context.SCRATCH_STRIDE, stride),
+            (context.SYSCALL, syscall),
+            (context.CLOCK, clock),
+            (context.SPINS, spins),
+        ):
+            self.slots[offset // context.SLOT] = value
+        for index, address in engine.constants.items():
+            self.slots[self.buffer_slot + index] = address
+        self._start_helpers()
+
+    def bind(self, binding: Binding) -> None:
+        """Point temporaries and dimensions at what a binding says."""
+        if binding is self._bound:
+            return
+        need = binding.plan.arena_bytes
+        if self._arena is None or need > self._arena_bytes:
+            self._arena, self._arena_bytes = allocate(need + _HUGE_PAGE), need
+        base = -(-buffer_address(self._arena) // _HUGE_PAGE) * _HUGE_PAGE
+        slots, first = self.slots, self.buffer_slot
+        for index, offset in binding.plan.offsets.items():
+            slots[first + index] = base + offset
+        for index, value in enumerate(binding.dims):
+            slots[context.DIMS // context.SLOT + index] = value
+        self._bound = binding
+
+    def run(self) -> None:
+        """Run the program once with the pointers in the slots; the GIL is released."""
+        self._engine.code.start(self.address)
+
+    def profile(self, *, on: bool) -> memoryview | None:
+        """Switch time stamps on or off; return where they appear: begin and end in ns.
+
+        The order is thread, launch, (begin, end); zeros mean that a thread had no part in a launch.
+        """
+        slots = profile_slots(self._engine.layout.launches, self._engine.threads)
+        self._profile = allocate(slots * context.SLOT) if on and slots else None
+        address = buffer_address(self._profile) if self._profile else 0
+        self.slots[context.PROFILE // context.SLOT] = address
+        if self._profile is None:
+            return None
+        return memoryview(self._profile).cast("q")[:slots]
+
+    def _start_helpers(self) -> None:
+        engine = self._engine
+        helpers: list[threading.Thread] = []
+        self._finalizer = weakref.finalize(
+            self, _stop, engine.code, self.address, helpers, os.getpid()
+        )
+        for number in range(1, engine.threads):
+            helper = threading.Thread(
+                target=_help,
+                args=(engine.code, self.address, number, self._block),
+                name=f"whet-{number}",
+                daemon=True,
+            )
+            try:
+                helper.start()
+            except RuntimeError as error:
+                self._finalizer()
+                raise ResourceError(
+                    f"thread {number + 1} of {engine.threads} could not be started",
+                    hint="use fewer threads, or close models that are no longer needed",
+                ) from error
+            helpers.append(helper)
+
+
+def allocate(size: int) -> mmap.mmap:
+    """Return zeroed private memory, in huge pages where that pays.
+
+    Raises:
+        ResourceError: there is not enough memory.
+    """
+    try:
+        block = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, ValueError, OverflowError) as error:
+        raise ResourceError(f"{size} bytes of memory cannot be had: {error}") from error
+    if size >= 2 * _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        block.madvise(mmap.MADV_HUGEPAGE)
+    return block
+
+
+def _help(code: NativeCode, address: int, number: int, keep: mmap.mmap) -> None:
+    """Be a helper thread until stopped; ``keep`` is the memory that it works on."""
+    code.worker(address, number)
+    del keep
+
+
+def _stop(code: NativeCode, address: int, helpers: list[threading.Thread], pid: int) -> None:
+    """Send the helpers home; in a forked child there are none."""
+    if pid != os.getpid():
+        return
+    code.stop(address)
+    for helper in helpers:
+        if helper is not threading.current_thread():
+            helper.join(_JOIN_S)
