@@ -83,18 +83,14 @@ def _other_threads_ns() -> int | None:
 def settle() -> None:
     """Wait until the other threads of this process sleep, at most ``SETTLE_LIMIT_S``."""
     deadline = time.perf_counter() + SETTLE_LIMIT_S
-    before = _other_threads_ns()
-    if before is None:
+    used, at = _other_threads_ns(), time.perf_counter_ns()
+    if used is None:
         time.sleep(SETTLE_BLIND_S)
-        return
-    while time.perf_counter() < deadline:
-        started = time.perf_counter_ns()
+    while used is not None and time.perf_counter() < deadline:
         time.sleep(SETTLE_STEP_S)
-        after = _other_threads_ns()
-        assert after is not None
-        if after - before < SETTLE_BUSY_SHARE * (time.perf_counter_ns() - started):
+        used_before, used, at_before, at = used, _other_threads_ns(), at, time.perf_counter_ns()
+        if used is None or used - used_before < SETTLE_BUSY_SHARE * (at - at_before):
             return
-        before = after
 
 
 def _busy_cpu_s() -> tuple[float, float] | None:
@@ -137,7 +133,7 @@ def _rounds(plan: Plan) -> Iterator[int]:
 def measure_interleaved(
     runners: Sequence[Runner],
     inputs: Sequence[Inputs],
-    plan: Plan = Plan(),  # noqa: B008 - frozen
+    plan: Plan = Plan(),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Samples:
     """Time runners that are already prepared, one call each per round, in random order.
@@ -161,7 +157,7 @@ def measure_interleaved(
     for runner in runners:
         for _ in range(plan.warm_up):
             runner.run(inputs[0])
-    order, shuffle = list(runners), random.Random(plan.seed)  # noqa: S311 - not cryptographic
+    order, shuffle = list(runners), random.Random(plan.seed)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     busy, started = _busy_cpu_s(), time.perf_counter()
     for index in _rounds(plan):

@@ -9,6 +9,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import llvmlite.binding as llvm
@@ -154,7 +155,7 @@ def measure_peak(threads: int = 1, kernels: LimitKernels | None = None) -> float
     buffers = [np.zeros(vectors * kernels.lanes, np.float32) for _ in range(threads)]
 
     def calls(count: int) -> list[Callable[[], None]]:
-        return [lambda b=b: kernels.multiply_add(b.ctypes.data, count) for b in buffers]
+        return [partial(kernels.multiply_add, buffer.ctypes.data, count) for buffer in buffers]
 
     count, seconds = _best(calls, 1 << 18)
     return threads * count * kernels.chains * kernels.lanes * 2 / seconds / 1e9
@@ -172,7 +173,7 @@ def measure_read(threads: int = 1, kernels: LimitKernels | None = None) -> float
     for buffer in buffers:
         buffer += 1  # touch the pages, or all of them are one page of zeros
     calls: list[Callable[[], None]] = [
-        lambda b=b: kernels.read(b.ctypes.data, steps) for b in buffers
+        partial(kernels.read, buffer.ctypes.data, steps) for buffer in buffers
     ]
     seconds = min(_together(calls) for _ in range(TRIALS))
     return threads * steps * step / seconds / 1e9
