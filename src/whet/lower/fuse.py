@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from whet.kernel.expr import Call, Expr, Guard, Load, rewrite_leaves, walk
 from whet.kernel.tensor import Definition, Product, Steps, Tensor
 from whet.lower.build import Equations
+from whet.lower.storage import magnitude
 from whet.lower.uses import expressions, inline_at, loads, rewrite_definition, sources
 from whet.ops.movement import concat_parts
 
@@ -23,6 +24,7 @@ CHEAP = 1
 DEAR = 12
 REPEAT_LIMIT = 4
 ROW_LIMIT = 16
+LITTLE = 4
 
 
 def work(expr: Expr) -> int:
@@ -131,7 +133,14 @@ def _may_inline(source: Tensor, reader: Definition, count: int, readers: _Reader
         return _cheap_in_steps(source, reader, cost, readers)
     if readers.single(source):
         return count == 1 or cost * count <= DEAR * REPEAT_LIMIT
-    return cost <= REPEAT_LIMIT and not any(isinstance(e, Guard) for e in walk(inner.body))
+    return cost <= REPEAT_LIMIT and _reads_little(source)
+
+
+def _reads_little(source: Tensor) -> bool:
+    """Whether evaluating a tensor reads far less than the tensor itself, as masks do."""
+    assert source.definition is not None
+    read = sum(magnitude(s.size) for s in sources(source.definition))
+    return read * LITTLE <= magnitude(source.size)
 
 
 def is_view(definition: Definition) -> bool:
@@ -193,8 +202,13 @@ def _may_absorb(source: Tensor, tensor: Tensor, readers: _Readers) -> bool:
         return False
     if source.shape != tensor.shape:
         return False
-    identity = outer.position
-    return all(e.index == identity for e in loads(outer) if e.source is source)
+    ones = {a: 0 for a in outer.axes if a.extent == 1}
+    identity = tuple(p.substitute(ones) for p in outer.position)
+    return all(
+        tuple(p.substitute(ones) for p in e.index) == identity
+        for e in loads(outer)
+        if e.source is source
+    )
 
 
 def _absorb(source: Tensor, tensor: Tensor) -> None:

@@ -1,0 +1,145 @@
+"""Kernels to an image: text, cache, compiler processes, linking."""
+
+from __future__ import annotations
+
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from whet.codegen.builder import Module
+from whet.codegen.cache import ObjectCache, object_key
+from whet.codegen.contraction import write_contraction
+from whet.codegen.link import Image, link
+from whet.codegen.nest import write_nest
+from whet.codegen.object_code import compile_ir
+from whet.codegen.spmd import driver_text
+from whet.codegen.worker import read_frame, write_frame
+from whet.errors import CompileError
+from whet.kernel.spec import Contraction, Kernel
+from whet.program.records import Program
+from whet.target import Target
+
+KERNELS_PER_PROCESS = 4
+DRIVER = "driver"
+
+Report = Callable[[int, int], None]
+
+
+def kernel_text(name: str, kernel: Kernel, dims: tuple[str, ...], target: Target) -> str:
+    """Return the LLVM IR of a kernel under a symbol name."""
+    module = Module()
+    if isinstance(kernel, Contraction):
+        write_contraction(module, name, kernel, dims, target, exclusive=True)
+    else:
+        write_nest(module, name, kernel, dims, target, exclusive=True)
+    return module.text()
+
+
+def compile_program(
+    program: Program,
+    kernels: Mapping[str, Kernel],
+    target: Target,
+    cache: ObjectCache,
+    *,
+    jobs: int,
+    report: Report | None = None,
+) -> Image:
+    """Compile and link all kernels of a program and its driver.
+
+    Args:
+        program: launches by kernel name.
+        kernels: specifications by name.
+        target: what to compile for.
+        cache: objects of earlier compilations.
+        jobs: compiler processes, this one included.
+        report: called as ``report(done, total)``.
+    """
+    texts = {n: kernel_text(n, k, program.dims, target) for n, k in kernels.items()}
+    texts[DRIVER] = driver_text(program)
+    keys = {name: object_key(text, target) for name, text in texts.items()}
+    objects: dict[str, bytes] = {}
+    for name, key in keys.items():
+        known = cache.get(key)
+        if known is not None:
+            objects[name] = known
+    missing = {name: text for name, text in texts.items() if name not in objects}
+    batch = _Batch(missing, target, len(texts), report, dict(objects))
+    batch.run(min(jobs, 1 + len(missing) // KERNELS_PER_PROCESS))
+    for name in missing:
+        cache.put(keys[name], batch.objects[name])
+    return link({name: batch.objects[name] for name in texts})
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Modules being compiled by this process and its helpers."""
+
+    texts: Mapping[str, str]
+    target: Target
+    total: int
+    report: Report | None
+    objects: dict[str, bytes]
+    errors: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    waiting: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
+
+    def run(self, jobs: int) -> None:
+        """Compile everything; helpers end with the batch, also when it is interrupted."""
+        for name in sorted(self.texts, key=lambda n: -len(self.texts[n])):
+            self.waiting.put(name)
+        helpers = [_start_helper() for _ in range(jobs - 1)]
+        feeders = [threading.Thread(target=self._feed, args=(h,), daemon=True) for h in helpers]
+        try:
+            for feeder in feeders:
+                feeder.start()
+            self._drain(lambda text: compile_ir(text, self.target))
+            for feeder in feeders:
+                feeder.join()
+        finally:
+            for helper in helpers:
+                helper.kill()
+                helper.wait()
+        if self.errors:
+            raise CompileError(self.errors[0])
+
+    def _feed(self, helper: subprocess.Popen[bytes]) -> None:
+        source, sink = helper.stdout, helper.stdin
+        assert source is not None and sink is not None
+
+        def remote(text: str) -> bytes:
+            write_frame(sink, text.encode())
+            answer = read_frame(source)
+            if answer is None or answer[:1] != b"+":
+                raise CompileError((answer or b"-the compiler process ended")[1:].decode())
+            return answer[1:]
+
+        try:
+            write_frame(sink, msgspec.msgpack.encode(self.target))
+            self._drain(remote)
+        except (OSError, CompileError) as error:
+            self.errors.append(str(error))
+
+    def _drain(self, compile_one: Callable[[str], bytes]) -> None:
+        while not self.errors:
+            try:
+                name = self.waiting.get_nowait()
+            except queue.Empty:
+                return
+            done = compile_one(self.texts[name])
+            with self.lock:
+                self.objects[name] = done
+                if self.report is not None:
+                    self.report(len(self.objects), self.total)
+
+
+def _start_helper() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "whet.codegen.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )

@@ -1,0 +1,97 @@
+"""The table of functions: what each emits, how many operands it takes, how exact it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from whet.codegen.builder import Builder, Module, Value
+from whet.codegen.vmath import (
+    activation,
+    exponential,
+    inverse,
+    logarithm,
+    power,
+    rounding,
+    trigonometric,
+)
+
+Emit = Callable[..., Value]
+
+
+@dataclass(frozen=True, slots=True)
+class MathFunction:
+    """A function on lanes of ``float`` or ``double``.
+
+    ``max_ulp_f32`` and ``max_ulp_f64`` bound the error in units in the last place of the exact result
+    wherever that is a normal number; ``floor_f32`` and ``floor_f64`` are absolute errors that are
+    allowed on top, where the definition itself cancels.
+    """
+
+    name: str
+    emit: Emit
+    arity: int
+    max_ulp_f32: float
+    max_ulp_f64: float
+    floor_f32: float = 0.0
+    floor_f64: float = 0.0
+
+
+def instructions(function: MathFunction, type_: str) -> int:
+    """Return how many instructions the function writes on one vector: its cost before any sharing."""
+    module = Module()
+    builder = Builder(module, "cost", [(type_, f"x{k}") for k in range(function.arity)], type_)
+    builder.finish(function.emit(builder, *(builder.param(k) for k in range(function.arity))))
+    return module.text().count("\n  %v")
+
+
+def _table(*functions: MathFunction) -> Mapping[str, MathFunction]:
+    table = {f.name: f for f in functions}
+    if len(table) != len(functions):
+        raise ValueError("two vector functions share a name")
+    return MappingProxyType(table)
+
+
+FUNCTIONS: Mapping[str, MathFunction] = _table(
+    MathFunction("exp", exponential.exp, 1, 2, 1.5, 1.7e-38, 5e-324),
+    MathFunction("exp_nonpositive", exponential.exp_nonpositive, 1, 2, 1.5, 1.7e-38, 5e-324),
+    MathFunction("exp2", exponential.exp2, 1, 2.5, 1.5, 1.7e-38, 5e-324),
+    MathFunction("expm1", exponential.expm1, 1, 2, 2),
+    MathFunction("sinh", exponential.sinh, 1, 3, 3),
+    MathFunction("cosh", exponential.cosh, 1, 3, 3),
+    MathFunction("log", logarithm.log, 1, 2, 2),
+    MathFunction("log2", logarithm.log2, 1, 2, 2),
+    MathFunction("log1p", logarithm.log1p, 1, 2, 2),
+    MathFunction("sigmoid", activation.sigmoid, 1, 3, 3, 1.7e-38, 3e-308),
+    MathFunction("silu", activation.silu, 1, 4, 4, 2e-36, 3e-305),
+    MathFunction("tanh", activation.tanh, 1, 4, 4),
+    MathFunction("erf", activation.erf, 1, 4, 4),
+    MathFunction("gelu", activation.gelu, 1, 4, 4, 1e-6, 1e-15),
+    MathFunction("gelu_tanh", activation.gelu_tanh, 1, 4, 4, 1e-6, 1e-15),
+    MathFunction("softplus", activation.softplus, 1, 4, 4, 1.7e-38, 5e-308),
+    MathFunction("sin", trigonometric.sin, 1, 2, 2),
+    MathFunction("cos", trigonometric.cos, 1, 2, 2),
+    MathFunction("tan", trigonometric.tan, 1, 4, 4),
+    MathFunction("asin", inverse.asin, 1, 3, 3),
+    MathFunction("acos", inverse.acos, 1, 3, 3),
+    MathFunction("atan", inverse.atan, 1, 3, 3),
+    MathFunction("asinh", inverse.asinh, 1, 4, 4),
+    MathFunction("acosh", inverse.acosh, 1, 4, 4),
+    MathFunction("atanh", inverse.atanh, 1, 4, 4),
+    MathFunction("pow", power.power, 2, 1, 2),
+    MathFunction("sqrt", rounding.one_instruction("sqrt"), 1, 0.5, 0.5),
+    MathFunction("rsqrt", rounding.rsqrt, 1, 1.5, 1.5),
+    MathFunction("reciprocal", rounding.reciprocal, 1, 0.5, 0.5),
+    MathFunction("abs", rounding.one_instruction("fabs"), 1, 0, 0),
+    MathFunction("floor", rounding.one_instruction("floor"), 1, 0, 0),
+    MathFunction("ceil", rounding.one_instruction("ceil"), 1, 0, 0),
+    MathFunction("round", rounding.one_instruction("roundeven"), 1, 0, 0),
+    MathFunction("trunc", rounding.one_instruction("trunc"), 1, 0, 0),
+    MathFunction("sign", rounding.sign, 1, 0, 0),
+    MathFunction("relu", rounding.relu, 1, 0, 0),
+    MathFunction("minimum", rounding.minimum, 2, 0, 0),
+    MathFunction("maximum", rounding.maximum, 2, 0, 0),
+    MathFunction("fmod", rounding.fmod, 2, 0, 0),
+    MathFunction("mod", rounding.mod, 2, 0.5, 0.5),
+)

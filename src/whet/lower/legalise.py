@@ -1,0 +1,131 @@
+"""Making products legal: operands that a contraction cannot read in place are copied first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from whet.index import Atom, Axis, IndexLike, Poly, as_poly, at_least, var
+from whet.kernel.expr import Const, Expr, Load, Within, guard
+from whet.kernel.tensor import Definition, Product, Tensor, axes_for
+from whet.lower.build import Equations
+from whet.lower.contractions import MIN_EDGE_DEPTH, Operand, operand_of
+from whet.lower.layout import Layout
+from whet.lower.storage import address_of
+
+
+def legalise(equations: Equations, layout: Layout) -> bool:
+    """Insert copies in front of products that need them; returns whether there were any.
+
+    A change makes the layout out of date: choose it again.
+    """
+    result: list[Tensor] = []
+    for tensor in equations.tensors:
+        definition = tensor.definition
+        if definition is not None and isinstance(definition.anchor, Product):
+            anchor = definition.anchor
+            a, copy_a = _legal_a(tensor, anchor, layout)
+            b, copy_b = _legal_b(tensor, anchor, layout)
+            result.extend(c for c in (copy_a, copy_b) if c is not None)
+            if copy_a is not None or copy_b is not None:
+                tensor.definition = replace(definition, anchor=replace(anchor, a=a, b=b))
+        result.append(tensor)
+    changed = len(result) != len(equations.tensors)
+    equations.tensors[:] = result
+    return changed
+
+
+def _copy(name: str, owner: Tensor, shape: tuple[Poly, ...], axes: tuple[Axis, ...], body: Expr) -> Tensor:
+    return Tensor(name, shape, body.dtype, Definition(axes, body), nodes=owner.nodes[:1], ops=("Copy",))
+
+
+def _gathered(owner: Tensor, suffix: str, axes: tuple[Axis, ...], body: Expr) -> tuple[Expr, Tensor]:
+    """Return a load from a new tensor that holds an expression's value at every point of axes."""
+    fresh = axes_for(tuple(a.extent for a in axes))
+    renamed: dict[Atom, IndexLike] = {a: var(f) for a, f in zip(axes, fresh, strict=True)}
+    shape = tuple(a.extent for a in axes)
+    copy = _copy(f"{owner.name}.{suffix}", owner, shape, fresh, body.substitute(renamed))
+    copy.order = tuple(range(len(shape)))
+    return copy.at(*(var(a) for a in axes)), copy
+
+
+def _legal_a(tensor: Tensor, anchor: Product, layout: Layout) -> tuple[Expr, Tensor | None]:
+    rows = [r for r in anchor.rows if any(r in p.atoms for p in _all_indices(anchor.a))]
+    axes = (*rows, *anchor.taps, anchor.depth)
+    operand = operand_of(anchor.a)
+    if operand is None or not _is_affine(operand.load, axes, layout):
+        return _gathered(tensor, "a", axes, anchor.a)
+    edges = [c for c in operand.conditions if not _shortens_tap(c, anchor)]
+    if edges and not _readable_at_edges(operand.load, anchor, layout):
+        return _padded(tensor, operand)
+    return anchor.a, None
+
+
+def _all_indices(expr: Expr) -> list[Poly]:
+    found = list(expr.indices())
+    for child in expr.children():
+        found.extend(_all_indices(child))
+    return found
+
+
+def _is_affine(load: Load, axes: tuple[Axis, ...], layout: Layout) -> bool:
+    address = address_of(load.index, layout.storages[id(load.source)])
+    affine = all(address.is_affine_in(a) for a in axes)
+    return affine and all(not address.coefficient(a).atoms & set(axes) for a in axes)
+
+
+def _shortens_tap(condition: Within, anchor: Product) -> bool:
+    """Whether a condition depends on one tap going forwards and on no row that tiles run along."""
+    taps = [t for t in anchor.taps if t in condition.index.atoms]
+    if len(taps) != 1 or anchor.rows[-1] in condition.index.atoms:
+        return False
+    slope = condition.index.coefficient(taps[0]).constant
+    return slope is not None and slope > 0
+
+
+def _readable_at_edges(load: Load, anchor: Product, layout: Layout) -> bool:
+    address = address_of(load.index, layout.storages[id(load.source)])
+    depth = anchor.depth.extent.constant
+    return address.coefficient(anchor.depth) == 1 and depth is not None and depth >= MIN_EDGE_DEPTH
+
+
+def _padded(tensor: Tensor, operand: Operand) -> tuple[Expr, Tensor]:
+    """Return the operand read from a copy with zeros around it, where no condition is left."""
+    source: Tensor = operand.load.source
+    shape, offsets = list(source.shape), [as_poly(0)] * source.rank
+    for d, index in enumerate(operand.load.index):
+        if any(c.index == index for c in operand.conditions):
+            low, high = _span(index)
+            offsets[d] = low
+            shape[d] = high - low + 1
+    axes = axes_for(tuple(shape))
+    places = [var(a) + o for a, o in zip(axes, offsets, strict=True)]
+    within = tuple(Within(p, e) for p, e in zip(places, source.shape, strict=True))
+    body = guard(within, source.at(*places), Const(0, source.dtype))
+    copy = _copy(f"{tensor.name}.padded", tensor, tuple(shape), axes, body)
+    moved = [i - o for i, o in zip(operand.load.index, offsets, strict=True)]
+    return copy.at(*moved), copy
+
+
+def _span(index: Poly) -> tuple[Poly, Poly]:
+    """Return the least and greatest value of an index that is affine in its axes."""
+    low = high = index
+    for atom in index.atoms:
+        if not isinstance(atom, Axis):
+            continue
+        slope = index.coefficient(atom)
+        rising = at_least(slope, 0)
+        low = low.substitute({atom: 0 if rising else atom.extent - 1})
+        high = high.substitute({atom: atom.extent - 1 if rising else 0})
+    return low, high
+
+
+def _legal_b(tensor: Tensor, anchor: Product, layout: Layout) -> tuple[Expr, Tensor | None]:
+    batch = [r for r in anchor.rows if any(r in p.atoms for p in _all_indices(anchor.b))]
+    axes = (*batch, *anchor.taps, anchor.depth, anchor.col)
+    if isinstance(anchor.b, Load) and _is_affine(anchor.b, axes, layout):
+        address = address_of(anchor.b.index, layout.storages[id(anchor.b.source)])
+        if anchor.b.source.value is not None or address.coefficient(anchor.col) == 1:
+            return anchor.b, None
+    return _gathered(tensor, "b", axes, anchor.b)
+
+

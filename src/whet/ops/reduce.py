@@ -1,0 +1,228 @@
+"""Reductions over axes: sums, norms, extremes, positions of extremes, global pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from whet.dtypes import DTYPES
+from whet.index import ONE, ZERO, Axis, Poly, product, var
+from whet.kernel.expr import Const, Expr, IndexValue, Var, Within, guard
+from whet.kernel.spec import Step
+from whet.kernel.tensor import Definition, Steps, Tensor, axes_for
+from whet.ops.build import binary, cast, compare, compute_type, const, select, unary
+from whet.ops.node import Lower, Node, Op, normalise_axis
+from whet.ops.operand import attribute_flag, number
+
+LAST = int(np.iinfo(np.int64).max)
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """The iteration space of a reduction.
+
+    Attributes:
+        shape: shape of the result.
+        axes: axes of the result.
+        along: axes that are reduced.
+        at: the reduced tensor's index at a point of both.
+    """
+
+    shape: tuple[Poly, ...]
+    axes: tuple[Axis, ...]
+    along: tuple[Axis, ...]
+    at: tuple[Poly, ...]
+
+    @property
+    def count(self) -> Poly:
+        """Number of elements reduced into one."""
+        return product(a.extent for a in self.along)
+
+
+def reduction(x: Tensor, positions: set[int], *, keepdims: bool) -> Reduced:
+    """Return the iteration space of reducing some dimensions of a tensor."""
+    kept = [k for k in range(x.rank) if keepdims or k not in positions]
+    shape = tuple(ONE if k in positions else x.shape[k] for k in kept)
+    axes = axes_for(shape)
+    along = tuple(Axis(f"r{k}", x.shape[k]) for k in sorted(positions))
+    at = [ZERO] * x.rank
+    for k, axis in zip(kept, axes, strict=True):
+        at[k] = var(axis)
+    for axis in along:
+        at[int(axis.name[1:])] = var(axis)
+    return Reduced(shape, axes, along, tuple(at))
+
+
+def reduced_axes(node: Node, rank: int) -> set[int]:
+    """Return the dimensions that a node reduces; all of them if it does not say."""
+    axes = node.ints(1) if len(node.inputs) > 1 else None
+    if axes is None:
+        axes = tuple(node.attribute("axes") or ())
+    if axes:
+        return {normalise_axis(node, a, rank) for a in axes}
+    return set() if attribute_flag(node, "noop_with_empty_axes") else set(range(rank))
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A reduction: what is combined, how, and what becomes of the result."""
+
+    op: str
+    before: Callable[[Expr], Expr] = lambda x: x
+    after: Callable[[Expr, Poly], Expr] = lambda total, _: total
+
+
+def _square(x: Expr) -> Expr:
+    return binary("mul", x, x)
+
+
+def _mean(total: Expr, count: Poly) -> Expr:
+    return binary("div", total, number(count, total.dtype))
+
+
+def _log(total: Expr, _: Poly) -> Expr:
+    return unary("log", total)
+
+
+def _square_root(total: Expr, _: Poly) -> Expr:
+    if DTYPES[total.dtype].is_float:
+        return unary("sqrt", total)
+    return cast(unary("sqrt", cast(total, "float64")), total.dtype)
+
+
+_KINDS = {
+    "ReduceSum": _Kind("sum"),
+    "ReduceMean": _Kind("sum", after=_mean),
+    "ReduceMax": _Kind("max"),
+    "ReduceMin": _Kind("min"),
+    "ReduceProd": _Kind("prod"),
+    "ReduceL1": _Kind("sum", lambda x: unary("abs", x)),
+    "ReduceL2": _Kind("sum", _square, _square_root),
+    "ReduceLogSum": _Kind("sum", after=_log),
+    "ReduceSumSquare": _Kind("sum", _square),
+}
+_GLOBAL = {
+    "GlobalAveragePool": _Kind("sum", after=_mean),
+    "GlobalMaxPool": _Kind("max"),
+}
+
+
+def _reduce(kind: _Kind) -> Lower:
+    def lower(node: Node) -> list[Tensor]:
+        x = node.input(0)
+        positions = reduced_axes(node, x.rank)
+        space = reduction(x, positions, keepdims=attribute_flag(node, "keepdims", 1))
+        return [reduce_tensor(node, x, space, kind)]
+
+    return lower
+
+
+def reduce_tensor(
+    node: Node, x: Tensor, space: Reduced, kind: _Kind, order: tuple[int, ...] = ()
+) -> Tensor:
+    """Return one reduction of a tensor."""
+    dtype = x.dtype if kind.op in ("max", "min") else compute_type(x.dtype)
+    value = kind.before(cast(x.at(*space.at), dtype))
+    if not space.along:
+        body = cast(kind.after(value, ONE), x.dtype)
+        return node.define(space.shape, x.dtype, Definition(space.axes, body), order=order)
+    step = Step("total", kind.op, space.along, value, dtype)
+    body = cast(kind.after(Var("total", dtype), space.count), x.dtype)
+    definition = Definition(space.axes, body, Steps((step,)))
+    return node.define(space.shape, x.dtype, definition, order=order)
+
+
+def _reduce_log_sum_exp(node: Node) -> list[Tensor]:
+    """Return ``m + log(sum(exp(x - m)))`` with ``m`` the greatest element, 0 if infinite."""
+    x = node.input(0)
+    positions = reduced_axes(node, x.rank)
+    space = reduction(x, positions, keepdims=attribute_flag(node, "keepdims", 1))
+    dtype = compute_type(x.dtype)
+    value = cast(x.at(*space.at), dtype)
+    top = Var("top", dtype)
+    finite = compare("lt", unary("abs", top), np.inf)
+    pivot = select(finite, top, const(0, dtype))
+    steps = (
+        Step("top", "max", space.along, value, dtype),
+        Step("total", "sum", space.along, unary("exp", binary("sub", value, pivot)), dtype),
+    )
+    body = cast(binary("add", unary("log", Var("total", dtype)), pivot), x.dtype)
+    if not space.along:
+        return [node.define(space.shape, x.dtype, Definition(space.axes, cast(value, x.dtype)))]
+    return [node.define(space.shape, x.dtype, Definition(space.axes, body, Steps(steps)))]
+
+
+def _arg(op: str) -> Lower:
+    """Find the extreme, then the first (or last) position where it stands."""
+
+    def lower(node: Node) -> list[Tensor]:
+        x = node.input(0)
+        k = normalise_axis(node, int(node.attribute("axis", 0)), x.rank)
+        space = reduction(x, {k}, keepdims=attribute_flag(node, "keepdims", 1))
+        last = attribute_flag(node, "select_last_index")
+        value = x.at(*space.at)
+        found = compare("eq", value, Var("best", x.dtype))
+        if DTYPES[x.dtype].is_float:
+            found = binary("or", found, compare("ne", value, value))
+        position = IndexValue(var(space.along[0]), "int64")
+        place = select(found, position, Const(-1 if last else LAST, "int64"))
+        steps = (
+            Step("best", op, space.along, value, x.dtype),
+            Step("place", "max" if last else "min", space.along, place, "int64"),
+        )
+        definition = Definition(space.axes, Var("place", "int64"), Steps(steps))
+        return [node.define(space.shape, "int64", definition)]
+
+    return lower
+
+
+def _global_pool(kind: _Kind) -> Lower:
+    def lower(node: Node) -> list[Tensor]:
+        x = node.input(0)
+        if x.rank < 3:
+            raise node.error(f"needs rank 3 or more, not {x.rank}")
+        space = reduction(x, set(range(2, x.rank)), keepdims=True)
+        return [reduce_tensor(node, x, space, kind, order=channels_last(x.rank))]
+
+    return lower
+
+
+def channels_last(rank: int) -> tuple[int, ...]:
+    """Return the storage order of images: batch, space, channels."""
+    return (0, *range(2, rank), 1)
+
+
+def _cumulative(op: str) -> Lower:
+    """Combine ``x[r]`` for ``r <= i``: a reduction for every element, ``n^2`` work in all."""
+
+    def lower(node: Node) -> list[Tensor]:
+        x = node.input(0)
+        axis = node.ints(1)
+        k = normalise_axis(node, axis[0] if axis else 0, x.rank)
+        backwards = attribute_flag(node, "reverse")
+        skip = 1 if attribute_flag(node, "exclusive") else 0
+        axes, extent = axes_for(x.shape), x.shape[k]
+        r = Axis("r", extent)
+        distance = var(r) - var(axes[k]) if backwards else var(axes[k]) - var(r)
+        dtype = compute_type(x.dtype)
+        index = tuple(var(r) if d == k else var(a) for d, a in enumerate(axes))
+        inside = (Within(distance - skip, extent),)
+        neutral = const(1 if op == "prod" else 0, dtype)
+        step = Step("total", op, (r,), guard(inside, cast(x.at(*index), dtype), neutral), dtype)
+        body = cast(Var("total", dtype), x.dtype)
+        return [node.define(x.shape, x.dtype, Definition(axes, body, Steps((step,))))]
+
+    return lower
+
+
+OPS: tuple[Op, ...] = (
+    *(Op(name, _reduce(kind)) for name, kind in _KINDS.items()),
+    *(Op(name, _global_pool(kind)) for name, kind in _GLOBAL.items()),
+    Op("ReduceLogSumExp", _reduce_log_sum_exp),
+    Op("ArgMax", _arg("max")),
+    Op("ArgMin", _arg("min")),
+    Op("CumSum", _cumulative("sum")),
+    Op("CumProd", _cumulative("prod")),
+)
