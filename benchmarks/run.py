@@ -154,7 +154,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--exporter", choices=[*EXPORTERS, "both"], default="torchscript")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--duration", type=float, help="seconds after which rounds stop")
-    parser.add_argument("--lead-in", type=int, default=1, help="untimed calls before a timed one")
+    parser.add_argument(
+        "--lead-in", type=float, default=0.04, help="seconds of untimed calls before a timed one"
+    )
     parser.add_argument("--peers-only", action="store_true", help="leave Whet out")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--merge", action="store_true", help="keep rows that this run lacks")
@@ -166,7 +168,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure what the command line asks for."""
     arguments = parse_arguments()
-    plan = Plan(rounds=arguments.rounds, duration_s=arguments.duration, lead_in=arguments.lead_in)
+    plan = Plan(rounds=arguments.rounds, duration_s=arguments.duration, lead_in_s=arguments.lead_in)
     results = []
     for request in requests_of(arguments, plan):
         results.append(measure(request))

@@ -32,11 +32,12 @@ class Plan:
         rounds: timed calls of each runner.
         duration_s: stop after the round that passes this time, even if rounds are left.
         warm_up: untimed calls of each runner before the first round.
-        lead_in: untimed calls right before each timed one. 1 gives each runner the caches and
-            awake threads that its own previous call left, as in an application that runs one
-            model all the time; 0 times calls that come after a pause. With 0, OpenVINO's median
-            for ResNet-50 on 2 threads was 30 ms against 18, its best time being the same: woken
-            threads may share a CPU for a while.
+        lead_in_s: untimed calls for this long, and at least one, right before each timed call.
+            They restore the caches and awake threads that a runner's own previous call leaves,
+            as in an application that runs one model all the time. Woken threads may share a CPU
+            for tens of milliseconds: on 2 threads, OpenVINO's median for ResNet-18 was 12.9 ms
+            after one call, 7.7 after 40 ms of calls and 7.6 when it ran alone. 0 times calls
+            that come after a pause.
         settle: before a runner's turn, wait until no thread of this process runs any more.
             ONNX Runtime's pool spins for some 30 ms after a call (measured), and on a machine
             with as many CPUs as threads the next runner would pay for it.
@@ -46,7 +47,7 @@ class Plan:
     rounds: int = 30
     duration_s: float | None = None
     warm_up: int = 3
-    lead_in: int = 1
+    lead_in_s: float = 0.04
     settle: bool = True
     seed: int = 0
 
@@ -115,7 +116,8 @@ def _foreign_cpu(before: tuple[float, float] | None, wall_s: float) -> float | N
 def _timed(runner: Runner, inputs: Inputs, plan: Plan) -> float:
     if plan.settle:
         settle()
-    for _ in range(plan.lead_in):
+    lead_in = time.perf_counter() + plan.lead_in_s
+    while time.perf_counter() < lead_in:
         runner.run(inputs)
     started = time.perf_counter()
     runner.run(inputs)
