@@ -32,12 +32,12 @@ class Plan:
         rounds: timed calls of each runner.
         duration_s: stop after the round that passes this time, even if rounds are left.
         warm_up: untimed calls of each runner before the first round.
-        lead_in_s: untimed calls for this long, and at least one, right before each timed call.
-            They restore the caches and awake threads that a runner's own previous call leaves,
-            as in an application that runs one model all the time. Woken threads may share a CPU
-            for tens of milliseconds: on 2 threads, OpenVINO's median for ResNet-18 was 12.9 ms
-            after one call, 7.7 after 40 ms of calls and 7.6 when it ran alone. 0 times calls
-            that come after a pause.
+        lead_in: untimed calls, at least, right before each timed call; they restore the caches
+            and awake threads that a runner's own previous call leaves, as in an application
+            that runs one model all the time. 0 times calls that come after a pause.
+        lead_in_s: go on with these calls for this long; ignored if ``lead_in`` is 0. Woken
+            threads may share a CPU for tens of milliseconds: on 2 threads, OpenVINO's median
+            for ResNet-18 was 12.9 ms after one call, 7.7 after 40 ms of calls and 7.6 alone.
         settle: before a runner's turn, wait until no thread of this process runs any more.
             ONNX Runtime's pool spins for some 30 ms after a call (measured), and on a machine
             with as many CPUs as threads the next runner would pay for it.
@@ -47,6 +47,7 @@ class Plan:
     rounds: int = 30
     duration_s: float | None = None
     warm_up: int = 3
+    lead_in: int = 1
     lead_in_s: float = 0.04
     settle: bool = True
     seed: int = 0
@@ -113,12 +114,17 @@ def _foreign_cpu(before: tuple[float, float] | None, wall_s: float) -> float | N
     return round(max(0.0, foreign) / wall_s, 3)
 
 
+def _lead_in(runner: Runner, inputs: Inputs, plan: Plan) -> None:
+    until, calls = time.perf_counter() + plan.lead_in_s, 0
+    while calls < plan.lead_in or (plan.lead_in and time.perf_counter() < until):
+        runner.run(inputs)
+        calls += 1
+
+
 def _timed(runner: Runner, inputs: Inputs, plan: Plan) -> float:
     if plan.settle:
         settle()
-    lead_in = time.perf_counter() + plan.lead_in_s
-    while time.perf_counter() < lead_in:
-        runner.run(inputs)
+    _lead_in(runner, inputs, plan)
     started = time.perf_counter()
     runner.run(inputs)
     return time.perf_counter() - started
