@@ -21,7 +21,7 @@ from benchmarks.models.registry import MODELS
 from benchmarks.records import OURS, ModelResult, Request, RuntimeResult
 from whet.errors import WhetError
 from whet.measure.interleave import Samples, measure_interleaved
-from whet.measure.machine import Limits, measure_limits
+from whet.measure.machine import Limits, higher, measure_limits
 from whet.measure.memory import MemoryUse, measure_memory
 from whet.measure.peers import FILE_RUNNERS, OrtRunner, TorchRunner, file_runner
 from whet.measure.runner import Runner
@@ -160,6 +160,7 @@ def measure_model(request: Request) -> ModelResult:
             runtimes=prepared.results,
         )
     samples = measure_interleaved(prepared.runners, feeds, request.plan)
+    limits = higher(limits, measure_limits(request.threads))
     return _measured(request, prepared, samples, limits)
 
 
