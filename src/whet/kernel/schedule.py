@@ -75,7 +75,9 @@ def _cycles(work: Work, lanes: int, rows: int, vectors: int) -> float:
     for (height, tiles), (width, panels) in pairs(heights, widths):
         fma = max(height * width / FMA_PER_CYCLE, FMA_LATENCY)
         loads = (height + width) / LOADS_PER_CYCLE
-        total += tiles * panels * (work.reduction * max(fma, loads) + TILE_OVERHEAD + 3 * height * width)
+        total += (
+            tiles * panels * (work.reduction * max(fma, loads) + TILE_OVERHEAD + 3 * height * width)
+        )
     return total * work.outer
 
 
