@@ -30,7 +30,9 @@ def loop_text(name: str, type_: str, lanes: int) -> str:
     return module.text()
 
 
-def machine(triple: str | None = None, cpu: str | None = None, features: str = "") -> llvm.TargetMachine:
+def machine(
+    triple: str | None = None, cpu: str | None = None, features: str = ""
+) -> llvm.TargetMachine:
     """Return a code generator for a target, the host by default."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
@@ -50,7 +52,9 @@ def optimised(text: str) -> llvm.ModuleRef:
     """Parse a module and promote its allocas."""
     module = llvm.parse_assembly(text)
     module.verify()
-    builder = llvm.create_pass_builder(machine(), llvm.create_pipeline_tuning_options(speed_level=0))
+    builder = llvm.create_pass_builder(
+        machine(), llvm.create_pipeline_tuning_options(speed_level=0)
+    )
     passes = llvm.create_new_module_pass_manager()
     passes.add_sroa_pass()
     passes.run(module, builder)
@@ -62,10 +66,14 @@ def compiled(name: str, type_: str = "float", lanes: int = 16) -> Callable[..., 
     """Return a function on arrays of any length."""
     image = machine().emit_object(optimised(loop_text(name, type_, lanes)))
     jit = llvm.create_lljit_compiler()
-    library = llvm.JITLibraryBuilder().add_object_img(image).add_current_process().export_symbol("f")
+    library = (
+        llvm.JITLibraryBuilder().add_object_img(image).add_current_process().export_symbol("f")
+    )
     tracker = library.link(jit, f"{name}_{type_}_{lanes}")
     arity = FUNCTIONS[name].arity
-    native = ctypes.CFUNCTYPE(None, *([ctypes.c_void_p] * (arity + 1)), ctypes.c_int64)(tracker["f"])
+    native = ctypes.CFUNCTYPE(None, *([ctypes.c_void_p] * (arity + 1)), ctypes.c_int64)(
+        tracker["f"]
+    )
     dtype = DTYPES[type_]
 
     def run(*xs: Array, out: Array | None = None) -> Array:
@@ -78,7 +86,7 @@ def compiled(name: str, type_: str = "float", lanes: int = 16) -> Callable[..., 
         else:
             result = out
         native(result.ctypes.data, *(x.ctypes.data for x in xs), size)
-        return result if out is not None else result[: size]
+        return result if out is not None else result[:size]
 
     def trimmed(*xs: Array, out: Array | None = None) -> Array:
         return run(*xs, out=out)[: xs[0].size]

@@ -15,7 +15,9 @@ ERF_ONE = 3.84
 GELU_ONE = 5.44
 
 
-def _ratio(m: Lanes, x: Value, tables: tuple[tuple[float, ...], ...], end: float, most: float) -> Value:
+def _ratio(
+    m: Lanes, x: Value, tables: tuple[tuple[float, ...], ...], end: float, most: float
+) -> Value:
     """Return ``x P(x^2) / Q(x^2)``, ``P / Q`` constant for ``|x| > end``, limited to ``[-most, most]``.
 
     Limiting the result, not ``x``, keeps it from passing ``most`` by a rounding, and infinity finite.

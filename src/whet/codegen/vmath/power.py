@@ -49,7 +49,9 @@ def _log_pair(m: Lanes, x: Value) -> Pair:
     square = _product(m, ratio, ratio)
     cube = _product(m, square, ratio)
     third = split("0.66666666666666666666666666666666666666666666666667", m.format, 2)
-    factor = _fast_sum(m, m.f(third[0]), m.fma(square.high, m.horner(c.POW_LOG, square.high), third[1]))
+    factor = _fast_sum(
+        m, m.f(third[0]), m.fma(square.high, m.horner(c.POW_LOG, square.high), third[1])
+    )
     tail = _product(m, cube, factor)
     twice = Pair(m.add(ratio.high, ratio.high), m.add(ratio.low, ratio.low))
     near = _fast_sum(m, twice.high, tail.high)

@@ -165,7 +165,9 @@ class Lanes:
         ``bitcast(n + bits(magic)) - magic``: two instructions wherever the direct conversion of
         64-bit lanes does not exist (AVX2).
         """
-        return self.sub(self.from_bits(self.integer("add", n, self.format.magic_bits)), self.format.magic)
+        return self.sub(
+            self.from_bits(self.integer("add", n, self.format.magic_bits)), self.format.magic
+        )
 
     def round(self, x: Value, scale: float, shift: int = 0) -> tuple[Value, Value]:
         """Return ``round(x * scale)`` as floats, and as integers ``shift`` more, above garbage.

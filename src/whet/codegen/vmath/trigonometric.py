@@ -53,7 +53,9 @@ def reduce(m: Lanes, x: Value, turn: Turn) -> tuple[Value, Value]:
     return _replace_large(m, x, turn, (r, parity))
 
 
-def _replace_large(m: Lanes, x: Value, turn: Turn, usual: tuple[Value, Value]) -> tuple[Value, Value]:
+def _replace_large(
+    m: Lanes, x: Value, turn: Turn, usual: tuple[Value, Value]
+) -> tuple[Value, Value]:
     b, a = m.b, m.abs(x)
     large = m.both(m.test("ogt", a, _limit(m)), m.test("olt", a, math.inf))
     slots = b.alloca(m.type), b.alloca(m.integers)
@@ -119,7 +121,9 @@ def _window(m: Lanes, byte: Value, step: int, mask: Value) -> Value:
     last = (m.format.bias - m.format.fraction - TABLE_START) // 8
     word, inner = m.format.bits, m.format.integer
     values = inverse_turn_words(word, last + 1 + 2 * word // 8)
-    table = b.module.constant(f"[{len(values)} x {inner}] [{', '.join(f'{inner} {v}' for v in values)}]")
+    table = b.module.constant(
+        f"[{len(values)} x {inner}] [{', '.join(f'{inner} {v}' for v in values)}]"
+    )
     index = m.integer("add", byte, step * word // 8)
     if m.single:
         index = b.cast("sext", index, vector(I64, count))
