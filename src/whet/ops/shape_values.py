@@ -18,7 +18,7 @@ from whet.index import ZERO, Atom, Axis, IndexLike, Opaque, Poly, as_poly, at_le
 from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Load, Var, Within, walk
 from whet.kernel.semantics import SEMANTICS, convert, register_dtype, storage_dtype
 from whet.kernel.spec import Step
-from whet.kernel.tensor import Definition, Product, Steps, Tensor, axes_for
+from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor, axes_for
 from whet.ops.build import const
 from whet.ops.node import Node, constant
 
@@ -80,7 +80,7 @@ def _known_output(node: Node, tensor: Tensor) -> Tensor:
 
 def _over_known(definition: Definition) -> bool:
     anchor = definition.anchor
-    if isinstance(anchor, Product):
+    if isinstance(anchor, Product | Attend):
         return False
     steps = () if anchor is None else anchor.steps
     return all(
