@@ -65,12 +65,16 @@ class Grid:
                 return self.read(self, expr)
             case Guard():
                 return self._guard(expr)
-            case Call(op="cast"):
-                return convert(self.value(expr.args[0]), expr.dtype, precise=self.precise)
             case Call():
-                return np.asarray(SEMANTICS[expr.op](*(self.value(a) for a in expr.args)))
+                return self._call(expr)
             case _:
                 raise TypeError(f"{type(expr).__name__} has no meaning")
+
+    def _call(self, expr: Call) -> Array:
+        args = [self.value(a) for a in expr.args]
+        if expr.op == "cast":
+            return convert(args[0], expr.dtype, precise=self.precise)
+        return np.asarray(SEMANTICS[expr.op](*args))
 
     def _guard(self, expr: Guard) -> Array:
         keep = self.holds(expr.conditions)
