@@ -1,8 +1,8 @@
 """Measure the vector maths: ns and cycles per element in cache, against NumPy on the same data.
 
-Run ``python benchmarks/vmath.py [NAME …]``. The two sides alternate call by call; each one's best time
-counts, and that of a call on 64 elements is subtracted from both. The clock comes from a chain of
-dependent additions timed in the same run, whose latency is known (`--add-latency` overrides it).
+Run ``python benchmarks/vmath.py [NAME …]``. The two sides alternate call by call; each one's best
+time counts, and that of a call on 64 elements is subtracted from both. The clock comes from a chain
+of dependent additions timed in the same run, whose latency is known (`--add-latency` overrides it).
 """
 
 from __future__ import annotations

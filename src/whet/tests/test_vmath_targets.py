@@ -14,6 +14,7 @@ from whet.codegen.vmath import FUNCTIONS
 from whet.tests.vmath_harness import (
     DTYPES,
     assembly,
+    compiled,
     loops,
     machine,
     optimised,
@@ -74,6 +75,7 @@ def test_neon_results_under_emulation(type_: str, tmp_path: Path) -> None:
     x = x[: x.size // 4 * 4]
     results = _emulate(type_, x, tmp_path)
     for name, got in zip(UNARY, results, strict=True):
+        np.testing.assert_array_equal(got, compiled(name, type_, 8)(x), err_msg=name)
         function = FUNCTIONS[name]
         floor = function.floor_f32 if type_ == "float" else function.floor_f64
         bound = function.max_ulp_f32 if type_ == "float" else function.max_ulp_f64
