@@ -41,7 +41,9 @@ def _block_a(inputs: int, pool: int) -> Branches:
 def _block_b(inputs: int) -> Branches:
     return Branches(
         _conv(inputs, 384, 3, stride=2, padding=0),
-        nn.Sequential(_conv(inputs, 64), _conv(64, 96, 3), _conv(96, 96, 3, stride=2, padding=0)),
+        nn.Sequential(
+            _conv(inputs, 64), _conv(64, 96, 3), _conv(96, 96, 3, stride=2, padding=0)
+        ),
         nn.MaxPool2d(3, 2),
     )
 
@@ -49,7 +51,9 @@ def _block_b(inputs: int) -> Branches:
 def _block_c(inputs: int, width: int) -> Branches:
     return Branches(
         _conv(inputs, 192),
-        nn.Sequential(_conv(inputs, width), _conv(width, width, (1, 7)), _conv(width, 192, (7, 1))),
+        nn.Sequential(
+            _conv(inputs, width), _conv(width, width, (1, 7)), _conv(width, 192, (7, 1))
+        ),
         nn.Sequential(
             _conv(inputs, width),
             _conv(width, width, (7, 1)),

@@ -106,7 +106,9 @@ def _v3_block(inputs: int, row: tuple[int, int, int, bool, bool, int]) -> Invert
     if inner != inputs:
         layers.append(conv_bn(inputs, inner, activation=activation, eps=1e-3))
     layers.append(
-        conv_bn(inner, inner, kernel, stride=stride, groups=inner, activation=activation, eps=1e-3)
+        conv_bn(
+            inner, inner, kernel, stride=stride, groups=inner, activation=activation, eps=1e-3
+        )
     )
     if squeeze:
         layers.append(SqueezeExcite(inner, round_channels(inner / 4), nn.ReLU, nn.Hardsigmoid))

@@ -43,7 +43,9 @@ def gpt2() -> nn.Module:
 @torch.no_grad()
 def t5_encoder() -> nn.Module:
     """Return the encoder of T5-small; its attention has no 1/sqrt(d), so the queries carry it."""
-    config = T5Config(d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8, use_cache=False)
+    config = T5Config(
+        d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8, use_cache=False
+    )
     model = fill_weights(HiddenStates(T5EncoderModel(config)))
     for name, parameter in model.named_parameters():
         if name.endswith(".q.weight"):

@@ -78,11 +78,7 @@ def fill_weights(model: nn.Module, *, gain: float = 1.0, seed: int = 0) -> nn.Mo
 
 @torch.no_grad()
 def calibrate_batchnorm(
-    model: nn.Module,
-    batch: torch.Tensor,
-    *,
-    seed: int = 0,
-    forward: Callable[..., object] | None = None,
+    model: nn.Module, batch: torch.Tensor, *, seed: int = 0, forward: Callable[..., object] | None = None
 ) -> nn.Module:
     """Set batch-norm statistics to those of ``batch``, disturbed, and return the model.
 
