@@ -102,7 +102,7 @@ def ensure(name: str, exporter: Exporter, cache: Path = DEFAULT_CACHE) -> Export
         log = remembered.with_suffix(".log")
         cache.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as sink:
-            subprocess.run(  # noqa: S603 - our own module
+            subprocess.run(
                 [*command, "--cache", str(cache)],
                 stdout=sink,
                 stderr=sink,
@@ -123,13 +123,14 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("MODEL", "EXPORTER"), help="in this process")
     arguments = parser.parse_args()
     if arguments.one:
-        outcome = export(*arguments.one, arguments.cache)
+        model, exporter = arguments.one
+        outcome = export(model, exporter, arguments.cache)
         sys.exit(1 if outcome.error else 0)
     names = list(MODELS) if arguments.models == "all" else arguments.models.split(",")
     for exporter in arguments.exporters.split(","):
         for name in names:
             outcome = ensure(name, exporter, arguments.cache)
-            print(f"{name:24} {exporter:12} {outcome.error or 'ok'}", flush=True)  # noqa: T201
+            print(f"{name:24} {exporter:12} {outcome.error or 'ok'}", flush=True)
 
 
 if __name__ == "__main__":

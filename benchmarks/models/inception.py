@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import nn
 
 from benchmarks.models.layers import conv_bn, ready
 
 SIZE = 299
-_conv = partial(conv_bn, eps=1e-3)
+
+
+def _valid(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """Return an unpadded 3x3 convolution with batch norm and ReLU."""
+    conv = nn.Conv2d(inputs, outputs, 3, stride, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 class Branches(nn.Module):
@@ -26,40 +29,38 @@ class Branches(nn.Module):
 
 
 def _pooled(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.AvgPool2d(3, 1, 1), _conv(inputs, outputs))
+    return nn.Sequential(nn.AvgPool2d(3, 1, 1), conv_bn(inputs, outputs))
 
 
 def _block_a(inputs: int, pool: int) -> Branches:
     return Branches(
-        _conv(inputs, 64),
-        nn.Sequential(_conv(inputs, 48), _conv(48, 64, 5)),
-        nn.Sequential(_conv(inputs, 64), _conv(64, 96, 3), _conv(96, 96, 3)),
+        conv_bn(inputs, 64),
+        nn.Sequential(conv_bn(inputs, 48), conv_bn(48, 64, 5)),
+        nn.Sequential(conv_bn(inputs, 64), conv_bn(64, 96, 3), conv_bn(96, 96, 3)),
         _pooled(inputs, pool),
     )
 
 
 def _block_b(inputs: int) -> Branches:
     return Branches(
-        _conv(inputs, 384, 3, stride=2, padding=0),
-        nn.Sequential(
-            _conv(inputs, 64), _conv(64, 96, 3), _conv(96, 96, 3, stride=2, padding=0)
-        ),
+        _valid(inputs, 384, 2),
+        nn.Sequential(conv_bn(inputs, 64), conv_bn(64, 96, 3), _valid(96, 96, 2)),
         nn.MaxPool2d(3, 2),
     )
 
 
 def _block_c(inputs: int, width: int) -> Branches:
     return Branches(
-        _conv(inputs, 192),
+        conv_bn(inputs, 192),
         nn.Sequential(
-            _conv(inputs, width), _conv(width, width, (1, 7)), _conv(width, 192, (7, 1))
+            conv_bn(inputs, width), conv_bn(width, width, (1, 7)), conv_bn(width, 192, (7, 1))
         ),
         nn.Sequential(
-            _conv(inputs, width),
-            _conv(width, width, (7, 1)),
-            _conv(width, width, (1, 7)),
-            _conv(width, width, (7, 1)),
-            _conv(width, 192, (1, 7)),
+            conv_bn(inputs, width),
+            conv_bn(width, width, (7, 1)),
+            conv_bn(width, width, (1, 7)),
+            conv_bn(width, width, (7, 1)),
+            conv_bn(width, 192, (1, 7)),
         ),
         _pooled(inputs, 192),
     )
@@ -67,26 +68,26 @@ def _block_c(inputs: int, width: int) -> Branches:
 
 def _block_d(inputs: int) -> Branches:
     return Branches(
-        nn.Sequential(_conv(inputs, 192), _conv(192, 320, 3, stride=2, padding=0)),
+        nn.Sequential(conv_bn(inputs, 192), _valid(192, 320, 2)),
         nn.Sequential(
-            _conv(inputs, 192),
-            _conv(192, 192, (1, 7)),
-            _conv(192, 192, (7, 1)),
-            _conv(192, 192, 3, stride=2, padding=0),
+            conv_bn(inputs, 192),
+            conv_bn(192, 192, (1, 7)),
+            conv_bn(192, 192, (7, 1)),
+            _valid(192, 192, 2),
         ),
         nn.MaxPool2d(3, 2),
     )
 
 
 def _fork(inputs: int) -> Branches:
-    return Branches(_conv(inputs, 384, (1, 3)), _conv(inputs, 384, (3, 1)))
+    return Branches(conv_bn(inputs, 384, (1, 3)), conv_bn(inputs, 384, (3, 1)))
 
 
 def _block_e(inputs: int) -> Branches:
     return Branches(
-        _conv(inputs, 320),
-        nn.Sequential(_conv(inputs, 384), _fork(384)),
-        nn.Sequential(_conv(inputs, 448), _conv(448, 384, 3), _fork(384)),
+        conv_bn(inputs, 320),
+        nn.Sequential(conv_bn(inputs, 384), _fork(384)),
+        nn.Sequential(conv_bn(inputs, 448), conv_bn(448, 384, 3), _fork(384)),
         _pooled(inputs, 192),
     )
 
@@ -94,16 +95,16 @@ def _block_e(inputs: int) -> Branches:
 def inception_v3() -> nn.Module:
     """Return Inception v3."""
     stem = nn.Sequential(
-        _conv(3, 32, 3, stride=2, padding=0),
-        _conv(32, 32, 3, padding=0),
-        _conv(32, 64, 3),
+        _valid(3, 32, 2),
+        _valid(32, 32),
+        conv_bn(32, 64, 3),
         nn.MaxPool2d(3, 2),
-        _conv(64, 80),
-        _conv(80, 192, 3, padding=0),
+        conv_bn(64, 80),
+        _valid(80, 192),
         nn.MaxPool2d(3, 2),
     )
     body = [_block_a(192, 32), _block_a(256, 64), _block_a(288, 64), _block_b(288)]
     body += [_block_c(768, width) for width in (128, 160, 160, 192)]
     body += [_block_d(768), _block_e(1280), _block_e(2048)]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 1000)]
-    return ready(nn.Sequential(stem, *body, *head), SIZE)
+    return ready(nn.Sequential(stem, *body, *head), SIZE, eps=1e-3)

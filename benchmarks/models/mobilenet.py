@@ -104,25 +104,21 @@ def _v3_block(inputs: int, row: tuple[int, int, int, bool, bool, int]) -> Invert
     activation: Activation = nn.Hardswish if hard else nn.ReLU
     layers: list[nn.Module] = []
     if inner != inputs:
-        layers.append(conv_bn(inputs, inner, activation=activation, eps=1e-3))
-    layers.append(
-        conv_bn(
-            inner, inner, kernel, stride=stride, groups=inner, activation=activation, eps=1e-3
-        )
-    )
+        layers.append(conv_bn(inputs, inner, activation=activation))
+    layers.append(conv_bn(inner, inner, kernel, stride=stride, groups=inner, activation=activation))
     if squeeze:
         layers.append(SqueezeExcite(inner, round_channels(inner / 4), nn.ReLU, nn.Hardsigmoid))
-    layers.append(conv_bn(inner, outputs, activation=None, eps=1e-3))
+    layers.append(conv_bn(inner, outputs, activation=None))
     return Inverted(nn.Sequential(*layers), add=stride == 1 and inputs == outputs)
 
 
 def mobilenet_v3_large() -> nn.Module:
     """Return MobileNetV3-large, width 1.0."""
-    layers: list[nn.Module] = [conv_bn(3, 16, 3, stride=2, activation=nn.Hardswish, eps=1e-3)]
+    layers: list[nn.Module] = [conv_bn(3, 16, 3, stride=2, activation=nn.Hardswish)]
     channels = 16
     for row in V3_BLOCKS:
         layers.append(_v3_block(channels, row))
         channels = row[2]
-    layers += [conv_bn(channels, 960, activation=nn.Hardswish, eps=1e-3), nn.AdaptiveAvgPool2d(1)]
+    layers += [conv_bn(channels, 960, activation=nn.Hardswish), nn.AdaptiveAvgPool2d(1)]
     layers += [nn.Flatten(), nn.Linear(960, 1280), nn.Hardswish(), nn.Linear(1280, 1000)]
-    return ready(nn.Sequential(*layers))
+    return ready(nn.Sequential(*layers), eps=1e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from benchmarks.models.inputs import InputSpec
 
@@ -10,6 +11,9 @@ IMAGE = (InputSpec("input", (1, 3, 224, 224), "image"),)
 PIXELS = (InputSpec("pixel_values", (1, 3, 224, 224), "image"),)
 FEATURES = (InputSpec("input_features", (1, 80, 3000), "features"),)
 BERT_VOCABULARY = 30522
+
+
+Family = Literal["convolutional", "transformer", "recurrent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +24,14 @@ class ModelSpec:
         builder: ``module:function`` under ``benchmarks.models`` that returns the torch module;
             a name, so that looking at the table does not import torch.
         inputs: the model's inputs.
+        family: which tolerance its results are held to.
         outputs: names given to the outputs.
         opset: of the TorchScript exporter's file.
     """
 
     builder: str
     inputs: tuple[InputSpec, ...]
+    family: Family = "convolutional"
     outputs: tuple[str, ...] = ("output",)
     opset: int = 17
 
@@ -59,17 +65,17 @@ MODELS: dict[str, ModelSpec] = {
     "vgg16": ModelSpec("plain_cnns:vgg16", IMAGE),
     "yolov5s": ModelSpec("yolo:yolov5s", _image(640)),
     "unet": ModelSpec("unet:unet", _image(256)),
-    "convnext_t": ModelSpec("vision_transformers:convnext_t", PIXELS),
-    "vit_b16": ModelSpec("vision_transformers:vit_b16", PIXELS),
-    "swin_t": ModelSpec("vision_transformers:swin_t", PIXELS),
-    "bert_base_128": ModelSpec("transformer_encoders:bert_base", _text(128)),
-    "bert_base_384": ModelSpec("transformer_encoders:bert_base", _text(384)),
-    "distilbert": ModelSpec("transformer_encoders:distilbert", _text(128)),
-    "minilm": ModelSpec("transformer_encoders:minilm", _text(128)),
-    "gpt2": ModelSpec("sequence_models:gpt2", _text(128, 50257)),
-    "t5_encoder": ModelSpec("sequence_models:t5_encoder", _text(128, 32128)),
-    "clip_vision": ModelSpec("vision_transformers:clip_vision", PIXELS),
-    "clip_text": ModelSpec("sequence_models:clip_text", _tokens(77, 49408)),
-    "whisper_encoder": ModelSpec("sequence_models:whisper_encoder", FEATURES),
-    "lstm_tagger": ModelSpec("sequence_models:lstm_tagger", _tokens(64, 20000)),
+    "convnext_t": ModelSpec("vision_transformers:convnext_t", PIXELS, "transformer"),
+    "vit_b16": ModelSpec("vision_transformers:vit_b16", PIXELS, "transformer"),
+    "swin_t": ModelSpec("vision_transformers:swin_t", PIXELS, "transformer"),
+    "bert_base_128": ModelSpec("transformer_encoders:bert_base", _text(128), "transformer"),
+    "bert_base_384": ModelSpec("transformer_encoders:bert_base", _text(384), "transformer"),
+    "distilbert": ModelSpec("transformer_encoders:distilbert", _text(128), "transformer"),
+    "minilm": ModelSpec("transformer_encoders:minilm", _text(128), "transformer"),
+    "gpt2": ModelSpec("sequence_models:gpt2", _text(128, 50257), "transformer"),
+    "t5_encoder": ModelSpec("sequence_models:t5_encoder", _text(128, 32128), "transformer"),
+    "clip_vision": ModelSpec("vision_transformers:clip_vision", PIXELS, "transformer"),
+    "clip_text": ModelSpec("sequence_models:clip_text", _tokens(77, 49408), "transformer"),
+    "whisper_encoder": ModelSpec("sequence_models:whisper_encoder", FEATURES, "transformer"),
+    "lstm_tagger": ModelSpec("sequence_models:lstm_tagger", _tokens(64, 20000), "recurrent"),
 }

@@ -43,13 +43,11 @@ def gpt2() -> nn.Module:
 @torch.no_grad()
 def t5_encoder() -> nn.Module:
     """Return the encoder of T5-small; its attention has no 1/sqrt(d), so the queries carry it."""
-    config = T5Config(
-        d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8, use_cache=False
-    )
+    config = T5Config(d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8, use_cache=False)
     model = fill_weights(HiddenStates(T5EncoderModel(config)))
     for name, parameter in model.named_parameters():
         if name.endswith(".q.weight"):
-            parameter /= config.d_kv**0.5
+            parameter.div_(config.d_kv**0.5)
     return model
 
 
@@ -97,8 +95,8 @@ class Tagger(nn.Module):
 
 def lstm_tagger() -> nn.Module:
     """Return the tagger."""
-    model = fill_weights(Tagger(), gain=2.0)
-    assert isinstance(model, Tagger)
+    tagger = Tagger()
+    fill_weights(tagger, gain=2.0)
     with torch.no_grad():
-        model.embedding.weight *= 128**0.5
-    return model
+        tagger.embedding.weight *= tagger.embedding.embedding_dim**0.5
+    return tagger

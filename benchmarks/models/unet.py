@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -20,7 +22,7 @@ class UNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        pairs = tuple(zip(WIDTHS, WIDTHS[1:], strict=False))
+        pairs = tuple(pairwise(WIDTHS))
         self.first = _double(3, WIDTHS[0])
         self.pool = nn.MaxPool2d(2)
         self.down = nn.ModuleList(_double(a, b) for a, b in pairs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import nn
 from transformers import (
@@ -9,6 +11,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
     ConvNextConfig,
     ConvNextForImageClassification,
+    PretrainedConfig,
     SwinConfig,
     SwinForImageClassification,
     ViTConfig,
@@ -18,6 +21,8 @@ from transformers import (
 from benchmarks.models.weights import fill_weights
 
 CLASSES = 1000
+
+Config = TypeVar("Config", bound=PretrainedConfig)
 
 
 class FirstOutput(nn.Module):
@@ -46,6 +51,11 @@ def _fill_tokens(model: nn.Module) -> None:
             parameter.normal_(0.0, 0.5, generator=generator)
 
 
+def _classes(config: Config) -> Config:
+    config.num_labels = CLASSES
+    return config
+
+
 def _image_model(model: nn.Module) -> nn.Module:
     filled = fill_weights(FirstOutput(model))
     _fill_tokens(filled)
@@ -54,17 +64,17 @@ def _image_model(model: nn.Module) -> nn.Module:
 
 def vit_b16() -> nn.Module:
     """Return ViT-B/16 with its classifier."""
-    return _image_model(ViTForImageClassification(ViTConfig(num_labels=CLASSES)))
+    return _image_model(ViTForImageClassification(_classes(ViTConfig())))
 
 
 def swin_t() -> nn.Module:
     """Return Swin-T with its classifier."""
-    return _image_model(SwinForImageClassification(SwinConfig(num_labels=CLASSES)))
+    return _image_model(SwinForImageClassification(_classes(SwinConfig())))
 
 
 def convnext_t() -> nn.Module:
     """Return ConvNeXt-T with its classifier."""
-    return _image_model(ConvNextForImageClassification(ConvNextConfig(num_labels=CLASSES)))
+    return _image_model(ConvNextForImageClassification(_classes(ConvNextConfig())))
 
 
 def clip_vision() -> nn.Module:

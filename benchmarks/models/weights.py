@@ -36,10 +36,9 @@ def _fill_norm(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def _fill_linear(module: nn.Module, gain: float, generator: torch.Generator) -> None:
-    weight, bias = module.weight, module.bias
-    assert isinstance(weight, torch.Tensor)
+    weight = module.get_parameter("weight")
     weight.normal_(0.0, gain / math.sqrt(_fan_in(module, weight)), generator=generator)
-    if isinstance(bias, torch.Tensor):
+    if isinstance(bias := module.bias, torch.Tensor):
         bias.normal_(0.0, BIAS_DEVIATION, generator=generator)
 
 
@@ -78,7 +77,11 @@ def fill_weights(model: nn.Module, *, gain: float = 1.0, seed: int = 0) -> nn.Mo
 
 @torch.no_grad()
 def calibrate_batchnorm(
-    model: nn.Module, batch: torch.Tensor, *, seed: int = 0, forward: Callable[..., object] | None = None
+    model: nn.Module,
+    batch: torch.Tensor,
+    *,
+    seed: int = 0,
+    forward: Callable[..., object] | None = None,
 ) -> nn.Module:
     """Set batch-norm statistics to those of ``batch``, disturbed, and return the model.
 
@@ -93,8 +96,7 @@ def calibrate_batchnorm(
     (forward or model)(batch)
     for norm in norms:
         norm.eval()
-        mean, variance = norm.running_mean, norm.running_var
-        assert mean is not None and variance is not None
+        mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
         noise = torch.randn(mean.shape, generator=generator)
         mean += 0.1 * noise * variance.sqrt()
         variance *= torch.empty(variance.shape).uniform_(0.7, 1.3, generator=generator)

@@ -18,7 +18,7 @@ ANCHORS = (
     (30, 61, 62, 45, 59, 119),
     (116, 90, 156, 198, 373, 326),
 )
-_conv = partial(conv_bn, activation=nn.SiLU, eps=1e-3)
+_conv = partial(conv_bn, activation=nn.SiLU)
 
 
 class Bottleneck(nn.Module):
@@ -89,7 +89,7 @@ class Detect(nn.Module):
     def _decode(self, level: int, raw: torch.Tensor) -> torch.Tensor:
         batch, _, height, width = raw.shape
         cells = raw.view(batch, 3, self.values, height, width).permute(0, 1, 3, 4, 2)
-        centre, size, scores = cells.sigmoid().split((2, 2, CLASSES + 1), 4)
+        centre, size, scores = torch.split(cells.sigmoid(), [2, 2, CLASSES + 1], 4)
         centre = (centre * 2 + self.get_buffer(f"grid{level}")) * STRIDES[level]
         size = (size * 2) ** 2 * self.get_buffer(f"anchors{level}")
         boxes = torch.cat([centre, size, scores], 4)
@@ -111,7 +111,7 @@ class Yolo(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.to8 = nn.Sequential(
-            _conv(3, 32, 6, stride=2, padding=2),
+            _conv(3, 32, 6, stride=2),
             _conv(32, 64, 3, stride=2),
             Csp(64, 64, 1),
             _conv(64, 128, 3, stride=2),
@@ -144,4 +144,4 @@ class Yolo(nn.Module):
 
 def yolov5s() -> nn.Module:
     """Return the detector."""
-    return ready(Yolo(), SIZE)
+    return ready(Yolo(), SIZE, eps=1e-3)

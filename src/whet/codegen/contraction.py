@@ -45,7 +45,13 @@ def _row_items(kernel: Contraction) -> Poly:
 
 
 def write_contraction(
-    module: Module, name: str, kernel: Contraction, dims: tuple[str, ...], target: Target, *, exclusive: bool
+    module: Module,
+    name: str,
+    kernel: Contraction,
+    dims: tuple[str, ...],
+    target: Target,
+    *,
+    exclusive: bool,
 ) -> None:
     """Write the function of a contraction."""
     fn = open_function(module, name, kernel.params, dims, exclusive=exclusive)
@@ -126,13 +132,18 @@ class _Writer:
             partial = rest % width
             last = lane_mask(b, i64(partial), width) if partial else None
             return _Columns(count, (*(None,) * (count - 1), last))
-        left = b.binary("sub", frame.scalar_index(self.kernel.col.extent), b.mul(panel, i64(self.panel_columns)))
+        left = b.binary(
+            "sub", frame.scalar_index(self.kernel.col.extent), b.mul(panel, i64(self.panel_columns))
+        )
         masks = tuple(
-            lane_mask(b, b.binary("sub", left, i64(j * width)), width) for j in range(self.kernel.tile.vectors)
+            lane_mask(b, b.binary("sub", left, i64(j * width)), width)
+            for j in range(self.kernel.tile.vectors)
         )
         return _Columns(self.kernel.tile.vectors, masks)
 
-    def _items(self, frame: Frame, panel: Value, columns: _Columns, first: Value, last: Value) -> None:
+    def _items(
+        self, frame: Frame, panel: Value, columns: _Columns, first: Value, last: Value
+    ) -> None:
         """Write the loop over row tiles of a chunk."""
         b, kernel = self.b, self.kernel
         frame = frame.bind(kernel.col, b.mul(panel, i64(self.panel_columns)))
@@ -143,7 +154,11 @@ class _Writer:
             else:
                 count = frame.scalar_index(tiles)
                 tile = b.binary("urem", item, count) if kernel.outer else item
-                inner = bind_flat(frame, kernel.outer, b.binary("udiv", item, count)) if kernel.outer else frame
+                inner = (
+                    bind_flat(frame, kernel.outer, b.binary("udiv", item, count))
+                    if kernel.outer
+                    else frame
+                )
             self._tile(inner, panel, tile, columns)
 
     def _tile(self, frame: Frame, panel: Value, tile: Value, columns: _Columns) -> None:
@@ -248,7 +263,11 @@ class _Writer:
             self._at(frame, i64(0), b_pointer, rows, extent, cells)
             return
         length = frame.scalar_index(kernel.depth.extent)
-        full = i64(extent // unroll * unroll) if extent is not None else b.binary("and", length, i64(-unroll))
+        full = (
+            i64(extent // unroll * unroll)
+            if extent is not None
+            else b.binary("and", length, i64(-unroll))
+        )
         with b.loop(i64(0), full, unroll, hint="depth") as k:
             self._at(frame, k, b_pointer, rows, unroll, cells)
         if extent is not None:
@@ -273,7 +292,13 @@ class _Writer:
         return found
 
     def _at(
-        self, frame: Frame, k: Value, b_pointer: Value, rows: list[Value] | None, count: int, cells: _Cells
+        self,
+        frame: Frame,
+        k: Value,
+        b_pointer: Value,
+        rows: list[Value] | None,
+        count: int,
+        cells: _Cells,
     ) -> None:
         """Write ``count`` depth steps from depth ``k``."""
         moved = self._advance(frame, b_pointer, k)
@@ -336,6 +361,3 @@ class _Cells:
     cells: list[list[Value]]
     type: str
     columns: _Columns
-
-
-

@@ -86,7 +86,7 @@ def measure_memory(runtime: str, model: Path, inputs: Inputs, *, threads: int) -
         feed = Path(folder) / "inputs.npz"
         np.savez(feed, allow_pickle=False, **inputs)
         request = _Request(runtime, str(model), str(feed), threads)
-        done = subprocess.run(  # noqa: S603 - this module, by this interpreter
+        done = subprocess.run(
             [sys.executable, "-m", "whet.measure.memory"],
             input=msgspec.json.encode(request),
             capture_output=True,

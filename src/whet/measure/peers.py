@@ -126,9 +126,7 @@ class TorchRunner:
         with self.torch.inference_mode():
             result = self.module(*(self.torch.from_numpy(array) for array in inputs.values()))
         tensors = result if isinstance(result, tuple | list) else (result,)
-        return {
-            name: tensor.numpy() for name, tensor in zip(self.outputs, tensors, strict=True)
-        }
+        return {name: tensor.numpy() for name, tensor in zip(self.outputs, tensors, strict=True)}
 
 
 def _whet(model: Path, threads: int) -> Runner:

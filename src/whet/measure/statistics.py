@@ -94,7 +94,11 @@ def compare(samples: Samples, ours: str, peer: str) -> Comparison:
     elif interval[1] < 1.0:
         verdict = "slower"
     return Comparison(
-        ours=ours, peer=peer, ratio=median, quartiles=(low, high), interval=interval,
+        ours=ours,
+        peer=peer,
+        ratio=median,
+        quartiles=(low, high),
+        interval=interval,
         verdict=verdict,
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from whet.dtypes import DTYPES
 from whet.errors import UnsupportedError
-from whet.index import Axis, as_poly, product, var
+from whet.index import Axis, Poly, as_poly, product, var
 from whet.kernel.expr import Const, Expr, Guard, IndexValue, Var, Within, guard
 from whet.kernel.spec import Step
 from whet.kernel.tensor import Definition, Steps, Tensor, axes_for
@@ -16,9 +16,7 @@ from whet.ops.build import binary, cast, compare, compute_type, const, select, u
 from whet.ops.node import Node, Op, constant
 from whet.ops.operand import attribute_flag
 from whet.ops.reduce import channels_last
-from whet.ops.window import Side, sides
-
-Shape = tuple[object, ...]
+from whet.ops.windows import Window, window_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +25,31 @@ class _Windows:
 
     Attributes:
         x: the images, batch and channels first.
-        sides: the window along every spatial dimension.
+        window: kernel, strides, dilations and paddings.
         axes: axes of the result.
         taps: axes of a window.
     """
 
     x: Tensor
-    sides: tuple[Side, ...]
+    window: Window
     axes: tuple[Axis, ...]
     taps: tuple[Axis, ...]
 
-    def element(self, outside: Expr, dtype: str) -> Expr:
-        """Return the element under a tap, ``outside`` where it meets padding."""
-        places = zip(self.sides, self.axes[2:], self.taps, strict=True)
-        space = tuple(s.index(w, t) for s, w, t in places)
-        index = (var(self.axes[0]), var(self.axes[1]), *space)
-        return guard(self.conditions, cast(self.x.at(*index), dtype), outside)
+    @property
+    def places(self) -> tuple[Poly, ...]:
+        """Where in the image a tap of a window lies; outside of it where it meets padding."""
+        pairs = enumerate(zip(self.axes[2:], self.taps, strict=True))
+        return tuple(self.window.position(k, var(o), var(t)) for k, (o, t) in pairs)
 
     @property
     def conditions(self) -> tuple[Within, ...]:
         """The conditions that a tap does not meet padding."""
-        places = zip(self.sides, self.axes[2:], self.taps, strict=True)
-        return tuple(s.within(w, t) for s, w, t in places)
+        return tuple(Within(p, e) for p, e in zip(self.places, self.x.shape[2:], strict=True))
+
+    def element(self, outside: Expr, dtype: str) -> Expr:
+        """Return the element under a tap, ``outside`` where it meets padding."""
+        index = (var(self.axes[0]), var(self.axes[1]), *self.places)
+        return guard(self.conditions, cast(self.x.at(*index), dtype), outside)
 
     def result(self, node: Node, body: Expr, *steps: Step, output: int = 0) -> Tensor:
         """Return the pooled tensor, stored channels last."""
@@ -62,11 +63,38 @@ def _windows(node: Node) -> _Windows:
     x = node.input(0)
     if x.rank < 3:
         raise node.error(f"needs rank 3 or more, not {x.rank}")
-    kernel = tuple(int(k) for k in node.attribute("kernel_shape"))
-    found = sides(node, x.shape[2:], kernel)
-    axes = axes_for((*x.shape[:2], *(s.count for s in found)))
-    taps = axes_for(tuple(as_poly(k) for k in kernel), "r")
-    return _Windows(x, found, axes, taps)
+    kernel = tuple(int(k) for k in node.attribute("kernel_shape") or ())
+    if len(kernel) != x.rank - 2 or min(kernel) < 1:
+        raise node.error(f"kernel_shape {list(kernel)} does not fit {list(x.shape)}")
+    window = window_of(node, kernel, x.shape[2:])
+    count = tuple(_count(node, window, k, length) for k, length in enumerate(x.shape[2:]))
+    axes = axes_for((*x.shape[:2], *count))
+    return _Windows(x, window, axes, axes_for(tuple(as_poly(k) for k in kernel), "r"))
+
+
+def _count(node: Node, window: Window, k: int, length: Poly) -> Poly:
+    """Return the number of windows along one dimension.
+
+    Rounded up (``ceil_mode``), a last window may stick out, unless it starts behind the image.
+    Automatic paddings already fit the rounded-up count.
+    """
+    before, after = window.before[k], window.after[k]
+    room = length + (before + after - window.extent(k))
+    if room.constant is not None and room.constant < 0:
+        raise node.error(f"a window of {window.extent(k)} does not fit into {length}")
+    stride, automatic = window.strides[k], node.attribute("auto_pad", "NOTSET") != "NOTSET"
+    if not attribute_flag(node, "ceil_mode") or stride == 1 or automatic:
+        return window.outputs(k, length)
+    if length.constant is None or room.constant is None:
+        raise UnsupportedError(
+            f"{node.op} with ceil_mode of a run-time dimension",
+            where=node.name,
+            hint="give static spatial dimensions",
+        )
+    count = -(-room.constant // stride) + 1
+    if (count - 1) * stride >= length.constant + before:
+        count -= 1
+    return as_poly(count)
 
 
 def lowest(dtype: str) -> float | int:
@@ -90,15 +118,15 @@ def _max_pool(node: Node) -> list[Tensor]:
 def _positions(node: Node, windows: _Windows, best: Step) -> Tensor:
     """Return where in the input the greatest element of every window stands; the first one."""
     x = windows.x
-    spatial = list(zip(windows.sides, windows.axes[2:], windows.taps, strict=True))
+    spatial = list(zip(windows.places, x.shape[2:], strict=True))
     if attribute_flag(node, "storage_order"):
         spatial.reverse()
     place = var(windows.axes[0]) * x.shape[1] + var(windows.axes[1])
     place = place * product(x.shape[2:])
     stride = product(())
-    for side, window, tap in reversed(spatial):
-        place = place + side.index(window, tap) * stride
-        stride = stride * side.extent
+    for position, extent in reversed(spatial):
+        place = place + position * stride
+        stride = stride * extent
     far = const(int(np.iinfo(np.int64).max), "int64")
     same = compare("eq", best.body, Var("best", best.dtype))
     found = select(same, IndexValue(place, "int64"), far)
@@ -122,14 +150,15 @@ def _divisor(
     node: Node, windows: _Windows, included: bool, dtype: str
 ) -> tuple[Expr, tuple[Step, ...]]:
     """Return how many elements a window averages: a number, a product of tables, or a count."""
-    if any(s.extent.constant is None or s.count.constant is None for s in windows.sides):
+    lengths = [e.constant for e in windows.x.shape[2:]]
+    if any(n is None for n in lengths):
         return _counted(windows, included, dtype)
     fixed = 1
     varying: Expr | None = None
-    for k, (side, axis) in enumerate(zip(windows.sides, windows.axes[2:], strict=True)):
-        counts = _counts(side, included)
-        if (counts == counts[0]).all():
-            fixed *= int(counts[0])
+    for k, (length, axis) in enumerate(zip(lengths, windows.axes[2:], strict=True)):
+        counts = _taps_inside(windows.window, k, (length or 0, axis.extent.constant or 0), included)
+        if (counts == counts[:1]).all():
+            fixed *= int(counts[0]) if counts.size else 1
             continue
         table = constant(f"{node.name}.count{k}", counts.astype(dtype))
         taps = table.at(var(axis))
@@ -139,31 +168,35 @@ def _divisor(
     return (binary("mul", varying, float(fixed)) if fixed > 1 else varying), ()
 
 
-def _counts(side: Side, included: bool) -> np.ndarray:
-    """Return the number of averaged taps of every window along one dimension."""
-    length = side.extent.constant
-    count = side.count.constant
-    assert length is not None and count is not None, "checked by the caller"
-    place = np.arange(count)[:, None] * side.stride + np.arange(side.kernel) * side.dilation
-    place = place - side.before
-    low, high = (-side.before, length + side.after) if included else (0, length)
+def _taps_inside(window: Window, k: int, sizes: tuple[int, int], included: bool) -> np.ndarray:
+    """Return the number of averaged taps of every window along one dimension.
+
+    Args:
+        window: the windows.
+        k: the dimension.
+        sizes: length of the image, and number of windows.
+        included: whether padding counts.
+    """
+    length, count = sizes
+    place = np.arange(count)[:, None] * window.strides[k] - window.before[k]
+    place = place + np.arange(window.kernel[k]) * window.dilations[k]
+    low, high = (-window.before[k], length + window.after[k]) if included else (0, length)
     return np.asarray(((place >= low) & (place < high)).sum(axis=1))
 
 
-def _counted(
-    windows: _Windows, included: bool, dtype: str
-) -> tuple[Expr, tuple[Step, ...]]:
+def _counted(windows: _Windows, included: bool, dtype: str) -> tuple[Expr, tuple[Step, ...]]:
     """Count the taps of every window while running."""
     conditions = windows.conditions
     if included:
+        window = windows.window
         conditions = tuple(
-            Within(c.index + s.before, s.extent + (s.before + s.after))
-            for c, s in zip(conditions, windows.sides, strict=True)
+            Within(c.index + before, c.extent + (before + after))
+            for c, before, after in zip(conditions, window.before, window.after, strict=True)
         )
     one: Expr = const(1.0, dtype)
     body = guard(conditions, one, const(0.0, dtype))
     if not isinstance(body, Guard):
-        return const(float(np.prod([s.kernel for s in windows.sides])), dtype), ()
+        return const(float(np.prod(windows.window.kernel)), dtype), ()
     return Var("count", dtype), (Step("count", "sum", windows.taps, body, dtype),)
 
 

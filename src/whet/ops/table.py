@@ -1,27 +1,69 @@
-"""All operators, by domain and name."""
+"""Every operator that Whet compiles, by domain and name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from whet.errors import CompileError
-from whet.ops import activation, conv, matmul, movement, normalise, pointwise, pool, reduce, views
-from whet.ops.node import Op
+from whet.kernel.tensor import Tensor
+from whet.ops import (
+    activation,
+    conv,
+    gather,
+    matmul,
+    movement,
+    normalise,
+    pointwise,
+    pool,
+    reduce,
+    resize,
+    views,
+)
+from whet.ops.node import Lower, Node, Op
+from whet.ops.shape_values import propagate
 
-FAMILIES = (activation, conv, matmul, movement, normalise, pointwise, pool, reduce, views)
+FAMILIES: tuple[tuple[Op, ...], ...] = (
+    pointwise.OPS,
+    activation.OPS,
+    views.OPS,
+    movement.OPS,
+    gather.OPS,
+    resize.OPS,
+    reduce.OPS,
+    normalise.OPS,
+    pool.OPS,
+    conv.OPS,
+    matmul.OPS,
+)
 
 
 def op_table() -> Mapping[tuple[str, str], Op]:
-    """Return every operator's lowering by ``(domain, name)``.
+    """Return every operator's lowering by ``(domain, name)``."""
+    return merge(FAMILIES)
+
+
+def merge(families: Iterable[Iterable[Op]]) -> Mapping[tuple[str, str], Op]:
+    """Return one table of several families.
 
     Raises:
         CompileError: two families claim one operator.
     """
     table: dict[tuple[str, str], Op] = {}
-    for family in FAMILIES:
-        for op in family.OPS:
-            if (op.domain, op.name) in table:
+    for family in families:
+        for op in family:
+            key = (op.domain, op.name)
+            if key in table:
                 raise CompileError(f"operator {op.name} is defined twice")
-            table[(op.domain, op.name)] = op
+            table[key] = replace(op, lower=_knowing(op.lower))
     return MappingProxyType(table)
+
+
+def _knowing(lower: Lower) -> Lower:
+    """Return a lowering whose outputs carry the values that follow from shapes."""
+
+    def lowered(node: Node) -> list[Tensor]:
+        return propagate(node, lower(node))
+
+    return lowered

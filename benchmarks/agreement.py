@@ -1,0 +1,54 @@
+"""Whether two runtimes computed the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.models.inputs import Array
+from benchmarks.models.registry import Family
+from benchmarks.records import Agreement
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """An element agrees if ``|a - b| <= atol * deviation(b) + rtol * |b|``.
+
+    The absolute part is scaled by the output's own spread, so that a model whose outputs are all
+    small is not let through.
+    """
+
+    rtol: float
+    atol: float
+
+
+# f32 with other orders of summation, fused operations and fast convolution algorithms. Deep sums
+# in convolution nets, softmax and normalisation chains in transformers, and dependent steps in
+# recurrent models give 1e-6 to 1e-4 of the spread between runtimes; wrong results give 1e-2 and
+# more.
+TOLERANCES: dict[Family, Tolerance] = {
+    "convolutional": Tolerance(rtol=1e-3, atol=1e-3),
+    "transformer": Tolerance(rtol=1e-3, atol=1e-3),
+    "recurrent": Tolerance(rtol=1e-3, atol=1e-4),
+}
+
+
+def agreement_of(
+    outputs: Mapping[str, Array], reference: Mapping[str, Array], tolerance: Tolerance
+) -> Agreement:
+    """Compare all outputs of a model with the reference outputs."""
+    if outputs.keys() != reference.keys():
+        return Agreement(passed=False, worst=float("inf"))
+    passed, worst = True, 0.0
+    for name, expected in reference.items():
+        wanted = np.asarray(expected, np.float64)
+        got = np.asarray(outputs[name], np.float64)
+        if got.shape != wanted.shape or not np.isfinite(got).all():
+            return Agreement(passed=False, worst=float("inf"))
+        difference, deviation = np.abs(got - wanted), float(wanted.std())
+        bound = tolerance.atol * deviation + tolerance.rtol * np.abs(wanted)
+        passed = passed and bool((difference <= bound).all())
+        worst = max(worst, float(difference.max()) / deviation)
+    return Agreement(passed=passed, worst=worst)

@@ -1,0 +1,235 @@
+"""Single layers in Whet and its peers against the machine's limits, on one thread.
+
+``python -m benchmarks.kernels --layers all`` writes ``benchmarks/results/<device>.kernels.json``
+and ``.kernels.md``. The roofline time of a layer is the larger of its operations over the
+multiply-add peak and its least traffic over the memory bandwidth, both measured in the same
+process; a layer whose operands stay in a cache can be faster than the second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+import onnx
+
+from benchmarks.agreement import TOLERANCES, agreement_of
+from benchmarks.layers import LAYERS, Layer, layer_model, least_bytes, make_layer_inputs
+from benchmarks.records import OURS, Agreement
+from benchmarks.run import RESULTS, ROOT, device_slug
+from benchmarks.tables import markdown_head, markdown_row
+from whet.measure.interleave import Plan, Samples, measure_interleaved
+from whet.measure.machine import Limits, Machine, describe_machine, higher, measure_limits
+from whet.measure.peers import OrtRunner, file_runner
+from whet.measure.runner import Inputs, Runner
+from whet.measure.statistics import Comparison, Noise, Summary, compare, noise_of, summarise
+
+PEERS = ("ort", "openvino")
+TIME_LIMIT_S = 300
+
+
+class LayerResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One layer on one thread.
+
+    Attributes:
+        roofline_ms: the least time the machine's limits allow.
+        times: by runtime.
+        errors: by runtime, why there are no times.
+    """
+
+    layer: str
+    flops: int = 0
+    least_bytes: int = 0
+    limits: Limits | None = None
+    roofline_ms: float = 0.0
+    times: dict[str, Summary] = {}
+    comparisons: tuple[Comparison, ...] = ()
+    agreement: Agreement | None = None
+    errors: dict[str, str] = {}
+    noise: Noise | None = None
+
+
+class KernelReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All layers on one device."""
+
+    machine: Machine
+    results: tuple[LayerResult, ...]
+
+
+def roofline_ms(layer: Layer, limits: Limits) -> float:
+    """Return the least milliseconds that the machine's limits allow."""
+    compute = layer.flops / limits.gflops
+    traffic = least_bytes(layer) / limits.read_gbytes
+    return max(compute, traffic) / 1e6
+
+
+def _prepare(path: Path, names: tuple[str, ...]) -> tuple[list[Runner], dict[str, str]]:
+    runners, errors = [], {}
+    for name in names:
+        runner = file_runner(name, path, threads=1)
+        try:
+            runner.prepare()
+        except Exception as problem:  # noqa: BLE001 - a runtime's failure is a result here
+            errors[name] = (str(problem).strip().splitlines() or [""])[0][:300]
+        else:
+            runners.append(runner)
+    return runners, errors
+
+
+def _agreement(runners: list[Runner], path: Path, inputs: Inputs) -> Agreement | None:
+    """Compare Whet's output with ONNX Runtime's, if Whet is there."""
+    ours = [runner for runner in runners if runner.name == OURS]
+    if not ours:
+        return None
+    reference = OrtRunner(path, threads=1)
+    reference.prepare()
+    return agreement_of(ours[0].run(inputs), reference.run(inputs), TOLERANCES["convolutional"])
+
+
+def _comparisons(samples: Samples) -> tuple[Comparison, ...]:
+    if OURS not in samples.seconds:
+        return ()
+    return tuple(compare(samples, OURS, peer) for peer in samples.seconds if peer != OURS)
+
+
+def measure_layer(name: str, runtimes: tuple[str, ...], plan: Plan) -> LayerResult:
+    """Measure one layer in this process."""
+    layer, limits = LAYERS[name], measure_limits(threads=1)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "layer.onnx"
+        onnx.save(layer_model(layer), path)
+        feeds = [make_layer_inputs(layer, seed) for seed in (1, 2)]
+        runners, errors = _prepare(path, runtimes)
+        agreement = _agreement(runners, path, feeds[0])
+        samples = measure_interleaved(runners, feeds, plan)
+    limits = higher(limits, measure_limits(threads=1))
+    return LayerResult(
+        layer=name,
+        flops=layer.flops,
+        least_bytes=least_bytes(layer),
+        limits=limits,
+        roofline_ms=roofline_ms(layer, limits),
+        times={runner: summarise(seconds) for runner, seconds in samples.seconds.items()},
+        comparisons=_comparisons(samples),
+        agreement=agreement,
+        errors=errors,
+        noise=noise_of(samples),
+    )
+
+
+def run_layer(name: str, arguments: argparse.Namespace) -> LayerResult:
+    """Measure one layer in a fresh process; a crash becomes its error."""
+    command = [sys.executable, "-m", "benchmarks.kernels", "--one", name]
+    command += ["--rounds", str(arguments.rounds), "--lead-in", str(arguments.lead_in)]
+    command += ["--peers-only"] if arguments.peers_only else []
+    try:
+        done = subprocess.run(
+            command, capture_output=True, check=False, cwd=ROOT, timeout=TIME_LIMIT_S
+        )
+    except subprocess.TimeoutExpired:
+        return LayerResult(layer=name, errors={"process": f"not done after {TIME_LIMIT_S} s"})
+    if done.returncode == 0:
+        return msgspec.json.decode(done.stdout.splitlines()[-1], type=LayerResult)
+    words = done.stderr.decode(errors="replace").strip().splitlines() or [""]
+    return LayerResult(
+        layer=name, errors={"process": f"status {done.returncode}: {words[-1][:200]}"}
+    )
+
+
+def _cells(result: LayerResult, name: str) -> list[str]:
+    """Return the median and GFLOP/s with the share of the peak, from the best time."""
+    times = result.times.get(name)
+    if times is None or result.limits is None:
+        return ["–", "–"]
+    gflops = result.flops / times.best_ms / 1e6
+    share = 100 * gflops / result.limits.gflops
+    return [f"{times.best_ms:.3f} / {times.median_ms:.3f}", f"{gflops:.0f} ({share:.0f} %)"]
+
+
+def _row(result: LayerResult, names: list[str]) -> str:
+    closest = min(result.comparisons, key=lambda c: c.ratio, default=None)
+    right = "" if result.agreement is None or result.agreement.passed else " **wrong**"
+    return markdown_row(
+        [
+            result.layer + right,
+            f"{result.flops / 1e6:.0f}",
+            f"{result.roofline_ms:.3f}",
+            *(cell for name in names for cell in _cells(result, name)),
+            f"{closest.ratio:.2f} {closest.peer}" if closest else "",
+            result.noise or "; ".join(result.errors.values()),
+        ]
+    )
+
+
+def markdown(report: KernelReport) -> str:
+    """Return the report as Markdown."""
+    found = {name for result in report.results for name in result.times}
+    names = sorted(found, key=lambda name: (name != OURS, name))
+    titles = ["layer", "MFLOP", "roofline ms"]
+    for name in names:
+        titles += [f"{name} best / median ms", f"{name} GFLOP/s (of peak)"]
+    machine = report.machine
+    peaks = [result.limits.gflops for result in report.results if result.limits is not None]
+    lines = [
+        f"# Single layers on {machine.cpu} ({machine.llvm_cpu}), one thread, f32",
+        "",
+        f"Multiply-add peak measured: up to {max(peaks, default=0):.0f} GFLOP/s. GFLOP/s are of "
+        "the best time; the ratio is the closest peer's time over Whet's, median of pairs.",
+        "",
+        *markdown_head([*titles, "ratio", "noise"]),
+        *(_row(result, names) for result in report.results),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def write_report(folder: Path, report: KernelReport) -> Path:
+    """Write JSON and Markdown and return the table's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    base = folder / f"{device_slug(report.machine)}.kernels"
+    encoded = msgspec.json.format(msgspec.json.encode(report), indent=1)
+    for suffix, content in ((".json", encoded), (".md", markdown(report).encode())):
+        target = base.with_name(base.name + suffix)
+        temporary = target.with_name(target.name + ".partial")
+        temporary.write_bytes(content)
+        os.replace(temporary, target)
+    return base.with_name(base.name + ".md")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", default="*", help="a pattern, such as 'bert_*'")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--lead-in", type=float, default=0.01)
+    parser.add_argument("--peers-only", action="store_true", help="leave Whet out")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--one", metavar="LAYER", help="in this process, JSON to the terminal")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    arguments = parse_arguments()
+    runtimes = PEERS if arguments.peers_only else (OURS, *PEERS)
+    if arguments.one:
+        plan = Plan(rounds=arguments.rounds, lead_in_s=arguments.lead_in)
+        answer = msgspec.json.encode(measure_layer(arguments.one, runtimes, plan))
+        sys.stdout.buffer.write(b"\n" + answer + b"\n")
+        return
+    pattern = "*" if arguments.layers == "all" else arguments.layers
+    results = []
+    for name in fnmatch.filter(LAYERS, pattern):
+        results.append(run_layer(name, arguments))
+        print(_row(results[-1], [n for n in (OURS, *PEERS) if n in runtimes]), flush=True)
+    report = KernelReport(machine=describe_machine(), results=tuple(results))
+    print(write_report(arguments.results, report))
+
+
+if __name__ == "__main__":
+    main()

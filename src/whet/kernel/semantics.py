@@ -1,0 +1,178 @@
+"""What every operation of a ``Call`` means, on NumPy arrays: the definition that kernels follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from whet.dtypes import DTYPES, numpy_dtype
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Operation = Callable[..., Array]
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def register_dtype(dtype: str, *, precise: bool = False) -> np.dtype[Any]:
+    """Return the NumPy type in which values of an element type are computed."""
+    d = DTYPES[dtype]
+    if d.is_float:
+        return np.dtype(np.float64 if precise or d.size == 8 else np.float32)
+    return np.dtype(dtype)
+
+
+def convert(x: Array, target: str, *, precise: bool = False) -> Array:
+    """Convert values to an element type; floats saturate when they become integers."""
+    goal = DTYPES[target]
+    register = register_dtype(target, precise=precise)
+    if goal.kind == "b":
+        return np.not_equal(x, 0)
+    if goal.is_float:
+        if goal.size == 2 and not precise:
+            x = x.astype(numpy_dtype(target))
+        return x.astype(register)
+    if x.dtype.kind == "f":
+        return _saturate(x, register)
+    return x.astype(register)
+
+
+def _saturate(x: Array, goal: np.dtype[Any]) -> Array:
+    limits = np.iinfo(goal)
+    whole = np.trunc(np.nan_to_num(x.astype(np.float64), nan=0.0))
+    low, high = whole <= float(limits.min), whole >= float(limits.max)
+    result = np.where(low | high, 0.0, whole).astype(goal)
+    return np.where(low, limits.min, np.where(high, limits.max, result)).astype(goal)
+
+
+def identity_of(op: str, dtype: np.dtype[Any]) -> Any:
+    """Return the neutral element of a reduction."""
+    if op in ("sum", "prod"):
+        return dtype.type(op == "prod")
+    if dtype.kind == "b":
+        return np.bool_(op == "min")
+    if dtype.kind == "f":
+        return dtype.type(-math.inf if op == "max" else math.inf)
+    limits = np.iinfo(dtype)
+    return dtype.type(limits.min if op == "max" else limits.max)
+
+
+REDUCTIONS: MappingProxyType[str, np.ufunc] = MappingProxyType(
+    {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
+)
+
+
+def _nonzero(d: Array) -> Array:
+    return np.where(d == 0, np.ones_like(d), d)
+
+
+def _divide(a: Array, d: Array) -> Array:
+    """Divide; integers truncate, and a zero divisor of integers gives 0."""
+    if a.dtype.kind == "f":
+        return np.asarray(a / d)
+    safe = _nonzero(d)
+    quotient, rest = a // safe, a % safe
+    upwards = (rest != 0) & ((rest < 0) != (a < 0))
+    return np.where(d == 0, 0, quotient + upwards)
+
+
+def _remainder(a: Array, d: Array) -> Array:
+    if a.dtype.kind == "f":
+        return np.fmod(a, d)
+    return np.where(d == 0, 0, np.fmod(a, _nonzero(d)))
+
+
+def _floor_modulo(a: Array, d: Array) -> Array:
+    if a.dtype.kind == "f":
+        return np.mod(a, d)
+    return np.where(d == 0, 0, np.mod(a, _nonzero(d)))
+
+
+def _sigmoid(x: Array) -> Array:
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
+
+
+def _gelu_tanh(x: Array) -> Array:
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+    return np.asarray(0.5 * x * (1 + np.tanh(inner)))
+
+
+def _shift(shift: np.ufunc) -> Operation:
+    def shifted(a: Array, count: Array) -> Array:
+        bits = a.dtype.itemsize * 8
+        inside = (count >= 0) & (count < bits)
+        return np.where(inside, shift(a, np.where(inside, count, 0).astype(a.dtype)), 0)
+
+    return shifted
+
+
+def _shift_right(a: Array, count: Array) -> Array:
+    unsigned = np.dtype(f"u{a.dtype.itemsize}")
+    return _shift(np.right_shift)(a.view(unsigned), count).astype(unsigned).view(a.dtype)
+
+
+SEMANTICS: MappingProxyType[str, Operation] = MappingProxyType(
+    {
+        "add": np.add,
+        "sub": np.subtract,
+        "mul": np.multiply,
+        "div": _divide,
+        "rem": _remainder,
+        "fmod": _remainder,
+        "mod": _floor_modulo,
+        "max": np.maximum,
+        "min": np.minimum,
+        "neg": np.negative,
+        "abs": np.abs,
+        "and": np.bitwise_and,
+        "or": np.bitwise_or,
+        "xor": np.bitwise_xor,
+        "not": np.invert,
+        "shl": _shift(np.left_shift),
+        "shr": _shift_right,
+        "select": np.where,
+        "fma": lambda a, b, c: a * b + c,
+        "lt": np.less,
+        "le": np.less_equal,
+        "gt": np.greater,
+        "ge": np.greater_equal,
+        "eq": np.equal,
+        "ne": np.not_equal,
+        "exp": np.exp,
+        "exp_nonpositive": np.exp,
+        "exp2": np.exp2,
+        "expm1": np.expm1,
+        "log": np.log,
+        "log2": np.log2,
+        "log1p": np.log1p,
+        "erf": _erf,
+        "tanh": np.tanh,
+        "sigmoid": _sigmoid,
+        "silu": lambda x: x * _sigmoid(x),
+        "softplus": lambda x: np.logaddexp(x, np.zeros_like(x)),
+        "gelu": lambda x: 0.5 * x * (1 + _erf(x * math.sqrt(0.5))),
+        "gelu_tanh": _gelu_tanh,
+        "sin": np.sin,
+        "cos": np.cos,
+        "tan": np.tan,
+        "asin": np.arcsin,
+        "acos": np.arccos,
+        "atan": np.arctan,
+        "sinh": np.sinh,
+        "cosh": np.cosh,
+        "asinh": np.arcsinh,
+        "acosh": np.arccosh,
+        "atanh": np.arctanh,
+        "pow": np.power,
+        "sqrt": np.sqrt,
+        "floor": np.floor,
+        "ceil": np.ceil,
+        "round": np.round,
+        "trunc": np.trunc,
+        "sign": np.sign,
+    }
+)
