@@ -232,7 +232,9 @@ class Builder:
 
     def prefetch(self, pointer: Value) -> None:
         """Bring a cache line close, for reading, into the level-2 cache."""
-        self.module.declare("llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        self.module.declare(
+            "llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
+        )
         self.line(f"call void @llvm.prefetch.p0({pointer}, i32 0, i32 2, i32 1)")
 
     def masked_load(

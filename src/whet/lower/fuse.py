@@ -21,7 +21,29 @@ from whet.lower.uses import expressions, inline_at, loads, rewrite_definition, s
 from whet.ops.movement import concat_parts
 
 CHEAP_OPS = frozenset(
-    "add sub mul neg abs max min and or xor not select lt le gt ge eq ne cast fma floor".split()
+    [
+        "add",
+        "sub",
+        "mul",
+        "neg",
+        "abs",
+        "max",
+        "min",
+        "and",
+        "or",
+        "xor",
+        "not",
+        "select",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "eq",
+        "ne",
+        "cast",
+        "fma",
+        "floor",
+    ]
 )
 CHEAP = 1
 DEAR = 12
