@@ -231,7 +231,7 @@ class Builder:
         self.line(f"store {value}, ptr {pointer.text}, align {align}")
 
     def prefetch(self, pointer: Value) -> None:
-        """Bring a cache line close, for reading, into the level-2 cache."""
+        """Bring a cache line into the level-2 cache, for reading."""
         self.module.declare(
             "llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
         )

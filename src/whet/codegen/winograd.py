@@ -31,8 +31,19 @@ def winograd_chunks(kernel: Winograd, lanes: int) -> Poly:
 def winograd_scratch(kernel: Winograd, lanes: int) -> int:
     """Return the bytes of scratch that one thread needs: a block of tiles, before and after."""
     positions = FILTERINGS[kernel.size].span ** 2
-    wide = _padded(kernel.depth, lanes) + kernel.tile.panels * kernel.tile.vectors * lanes
-    return 4 * positions * _block(kernel) * wide
+    filters = kernel.tile.panels * kernel.tile.vectors * lanes
+    inputs = _stride(_block(kernel) * _padded(kernel.depth, lanes), lanes)
+    return 4 * positions * (inputs + _stride(_block(kernel) * filters, lanes))
+
+
+def _stride(elements: int, lanes: int) -> int:
+    """Return the distance of two positions: an odd number of vectors.
+
+    A transform writes one vector to each position; at a power of two apart they would all fall
+    into one set of the cache.
+    """
+    vectors = elements // lanes
+    return (vectors + 1 - vectors % 2) * lanes
 
 
 def _block(kernel: Winograd) -> int:
@@ -119,6 +130,17 @@ class _Writer:
         assert p.constant is not None, "images are static in Winograd kernels"
         return p.constant
 
+    def _output(self, frame: Frame, tile: Value, first: Value) -> tuple[Frame, Value, Value]:
+        """Return the frame of a tile's first output pixel, and the chunk's channels."""
+        b, kernel = self.b, self.kernel
+        image, row, column = self._place(tile)
+        bound = frame.bind(kernel.image, image)
+        bound = bound.bind(kernel.rows, b.mul(row, i64(kernel.size)))
+        bound = bound.bind(kernel.cols, b.mul(column, i64(kernel.size)))
+        low = b.mul(first, i64(self.panel))
+        high = b.min(b.add(low, i64(self.filters)), frame.scalar_index(kernel.col.extent))
+        return bound, low, high
+
     # -- input -------------------------------------------------------------------------------
 
     def _transform_in(self, frame: Frame, tile: Value, slot: Value) -> None:
@@ -172,8 +194,9 @@ class _Writer:
         """Return where a transformed input lies, [positions, tiles, channels]."""
         b = self.b
         at = i64(position) if isinstance(position, int) else position
-        line = b.add(b.mul(at, i64(_block(self.kernel))), slot)
-        return b.gep(self.fn.scratch, F32, b.add(b.mul(line, i64(self.depth)), channel))
+        start = b.mul(at, i64(_stride(_block(self.kernel) * self.depth, self.width)))
+        offset = b.add(b.mul(slot, i64(self.depth)), channel)
+        return b.gep(self.fn.scratch, F32, b.add(start, offset))
 
     # -- products ----------------------------------------------------------------------------
 
@@ -224,22 +247,18 @@ class _Writer:
         """Return where a product lies, behind the inputs, [positions, tiles, filters]."""
         b = self.b
         at = i64(position) if isinstance(position, int) else position
-        line = b.add(b.mul(at, i64(_block(self.kernel))), slot)
-        offset = b.add(b.mul(line, i64(self.filters)), column)
-        inputs = self.filtering.span**2 * _block(self.kernel) * self.depth
-        return b.gep(b.gep(self.fn.scratch, F32, inputs), F32, offset)
+        block = _block(self.kernel)
+        start = b.mul(at, i64(_stride(block * self.filters, self.width)))
+        offset = b.add(b.mul(slot, i64(self.filters)), column)
+        inputs = self.filtering.span**2 * _stride(block * self.depth, self.width)
+        return b.gep(b.gep(self.fn.scratch, F32, inputs), F32, b.add(start, offset))
 
     # -- output ------------------------------------------------------------------------------
 
     def _transform_out(self, frame: Frame, tile: Value, slot: Value, first: Value) -> None:
         """Transform one tile of products back and write its pixels."""
         b, kernel = self.b, self.kernel
-        image, row, column = self._place(tile)
-        bound = frame.bind(kernel.image, image)
-        bound = bound.bind(kernel.rows, b.mul(row, i64(kernel.size)))
-        bound = bound.bind(kernel.cols, b.mul(column, i64(kernel.size)))
-        low = b.mul(first, i64(self.panel))
-        high = b.min(b.add(low, i64(self.filters)), frame.scalar_index(kernel.col.extent))
+        bound, low, high = self._output(frame, tile, first)
         span = self.filtering.span
 
         def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
