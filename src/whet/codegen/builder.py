@@ -54,6 +54,9 @@ def _literal(number: float | int | bool, type_: str) -> str:
         return f"0x{struct.unpack('<Q', struct.pack('<d', float(number)))[0]:016X}"
     if type_ == "half":
         return f"0xH{struct.unpack('<H', struct.pack('<e', number))[0]:04X}"
+    if type_ == "bfloat":
+        bits = struct.unpack("<I", struct.pack("<f", _round_f32(float(number))))[0]
+        return f"0xR{bits >> 16:04X}"
     return str(int(number))
 
 

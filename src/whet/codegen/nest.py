@@ -185,6 +185,9 @@ class _NestWriter:
     def _row_step(self, frame: Frame, step: Step, names: dict[str, Value], safe: bool) -> Value:
         """Reduce along lanes, with several accumulators, to one scalar."""
         b, width = self.b, self.width
+        if not step.axes:
+            alone = const(register_type(step.dtype), identity_of(step.op, step.dtype))
+            return _accumulate(Point(frame, names=names, safe=safe), step, alone)
         type_ = vector(register_type(step.dtype), width)
         neutral = const(type_, identity_of(step.op, step.dtype))
         totals = [b.alloca(type_) for _ in range(ROW_UNROLL)]

@@ -303,7 +303,7 @@ def _may_absorb(source: Tensor, tensor: Tensor, readers: _Readers) -> bool:
     assert outer is not None
     if inner is None or inner.anchor is None or not readers.single(source):
         return False
-    if source.size != tensor.size:
+    if source.size != tensor.size or (tensor.rank == 0 and source.rank > 0):
         return False
     points = _points_of(source, tensor)
     ones: dict[Atom, IndexLike] = {a: 0 for a in inner.axes if a.extent == 1}
