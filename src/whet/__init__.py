@@ -60,15 +60,18 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """Import a public name where it lives, the first time it is asked for."""
-    if name not in __all__:
-        raise AttributeError(f"module 'whet' has no attribute {name!r}")
-    if name == "errors":
-        return import_module("whet.errors")
-    value: object = getattr(import_module(_HOME.get(name, "whet.errors")), name)
-    globals()[name] = value
-    return value
+# Hidden from type checkers, which would take any name for a public one.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Import a public name where it lives, the first time it is asked for."""
+        if name not in __all__:
+            raise AttributeError(f"module 'whet' has no attribute {name!r}")
+        if name == "errors":
+            return import_module("whet.errors")
+        value: object = getattr(import_module(_HOME.get(name, "whet.errors")), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

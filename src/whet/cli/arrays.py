@@ -80,10 +80,10 @@ def _load_arrays(path: Path) -> Array | dict[str, Array]:
     """Load a ``.npy`` or ``.npz`` file; nothing in it is ever executed."""
     hint = "give a .npy or .npz file that numpy.save or numpy.savez wrote, or random"
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
             return {name: loaded[name] for name in loaded.files}
     except OSError as error:
         raise InputError(

@@ -39,6 +39,5 @@ def command(model: Path, target_file: Path | None, as_json: bool, **compiler: An
         output.print_json(facts | report.model_as_json(compiled))
         return
     console = output.stdout()
-    report.print_specs(console, compiled.inputs, compiled.outputs)
-    report.print_stats(console, compiled.stats)
+    report.print_model(console, compiled)
     console.print(f"wrote {destination} ({output.format_bytes(size)})", markup=False)

@@ -19,12 +19,13 @@ UNOPTIMISED, OPTIMISED, PEER = "unoptimised", "Whet", "ONNX Runtime"
 # about 1e-5 (ONNX Runtime against onnx.reference), two different images differ by 1e-2 and more.
 TOLERANCE = 1e-3
 _GROUPS_SHOWN = 10
-_NEXT = """Try next:
-  whet inspect {file}                what every kernel computes
-  whet run {file} --input random     one run
-  whet compile your.onnx -o your.whet        your own model
-  whet bench your.onnx --against ort         a comparison with ONNX Runtime
-  whet doctor                                what this machine offers"""
+_NEXT = (
+    ("whet inspect {file}", "what every kernel computes"),
+    ("whet run {file} --input random", "one run"),
+    ("whet compile your.onnx -o your.whet", "your own model"),
+    ("whet bench your.onnx --against ort", "a comparison with ONNX Runtime"),
+    ("whet doctor", "what this machine offers"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,4 +111,7 @@ def print_findings(console: Console, found: Findings) -> None:
     load = output.format_ms(found.load_s)
     console.print(f"Compiled in {found.compile_s:.1f} s, loaded in {load}.")
     console.print(f"The file: {found.file.resolve()} ({size})", markup=False, soft_wrap=True)
-    console.print(_NEXT.format(file=found.file), markup=False, soft_wrap=True)
+    console.print("Try next:")
+    for command, purpose in _NEXT:
+        line = command.format(file=found.file)
+        console.print(f"  {line:<44}{purpose}", markup=False, soft_wrap=True)

@@ -32,8 +32,7 @@ def command(model: Path, compiled: bool, as_json: bool, **compiler: Any) -> None
         opened = open_model(model, *read_options(compiler))
         facts |= {"compiled": report.model_as_json(opened)}
         if not as_json:
-            report.print_specs(console, opened.inputs, opened.outputs)
-            report.print_stats(console, opened.stats)
+            report.print_model(console, opened)
             console.print()
             report.print_groups(console, opened.stats.groups)
     if as_json:

@@ -13,7 +13,7 @@ import whet
 from whet.cli.parameters import Shapes
 from whet.cli.progress import ProgressBar
 from whet.options import Options
-from whet.program.records import Stats, TensorSpec
+from whet.program.records import Program, Stats, TensorSpec
 
 COMPILED_SUFFIX = ".whet"
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -33,6 +33,10 @@ class CompiledModel(Protocol):
     @property
     def stats(self) -> Stats:
         """What the model costs."""
+
+    @property
+    def program(self) -> Program:
+        """What it runs."""
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once."""
@@ -69,7 +73,7 @@ def open_model(path: Path, shapes: Shapes | None, options: Options) -> CompiledM
             where=str(path),
             hint="give --shape when compiling, or --dim for a dimension left open",
         )
-    loaded: CompiledModel = whet.load(path)
+    loaded: CompiledModel = whet.load(path, threads=options.threads or None)
     return loaded
 
 

@@ -72,7 +72,7 @@ _COMPILER_OPTIONS = (
     click.option("--shape", "shapes", multiple=True, metavar="NAME:DIMS",
                  help="Fix an input's shape, such as input:1,3,224,224; may be repeated."),
     click.option("--threads", type=click.IntRange(0, 1024), default=0,
-                 help="Threads of one run; 0 takes every CPU available.", show_default=True),
+                 help="Threads of one run; 0 takes every CPU, or what a .whet was compiled for."),
     click.option("-O", "opt_level", type=click.IntRange(OPT_LEVELS[0], OPT_LEVELS[-1]),
                  default=OPT_LEVELS[-1], show_default=True,
                  help="Optimisation level: 0 none, 1 clean-up, 2 fusion, 3 everything."),

@@ -33,9 +33,16 @@ def stats_as_json(stats: Stats) -> dict[str, Any]:
     }
 
 
+def count_flops(model: CompiledModel) -> int:
+    """Return the floating-point operations of one run, with open dimensions taken as 1."""
+    ones = dict.fromkeys(model.program.dims, 1)
+    return sum(launch.flops.evaluate(ones) for launch in model.program.launches)
+
+
 def model_as_json(model: CompiledModel) -> dict[str, Any]:
     """Return a compiled model as a JSON value."""
     return {
+        "flops": count_flops(model),
         "inputs": specs_as_json(model.inputs),
         "outputs": specs_as_json(model.outputs),
         "stats": stats_as_json(model.stats),
@@ -52,12 +59,15 @@ def print_specs(
             console.print(f"{kind}  {spec.name}: {spec.dtype} {shape}", markup=False)
 
 
-def print_stats(console: Console, stats: Stats) -> None:
-    """Print what a model costs, one figure a line."""
+def print_model(console: Console, model: CompiledModel) -> None:
+    """Print what a model takes, gives and costs, one figure a line."""
+    print_specs(console, model.inputs, model.outputs)
+    stats = model.stats
     figures = {
         "target": stats.target,
         "threads": str(stats.threads),
         "kernel launches": str(stats.launches),
+        "work": f"{count_flops(model) / 1e9:.3f} GFLOP",
         "weights": output.format_bytes(stats.weight_bytes),
         "intermediate results": output.format_bytes(stats.arena_bytes),
         "machine code": output.format_bytes(stats.code_bytes),

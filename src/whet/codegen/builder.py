@@ -334,3 +334,9 @@ class Builder:
         type_ = vector(element(value.type), len(indices))
         mask = ", ".join(f"i32 {k}" for k in indices)
         return self.op(f"shufflevector {value}, {value.type} poison, <{len(indices)} x i32> <{mask}>", type_)
+
+    def blend(self, x: Value, y: Value, indices: list[int]) -> Value:
+        """Pick lanes from two vectors; indices count on from ``x`` into ``y``."""
+        type_ = vector(element(x.type), len(indices))
+        mask = ", ".join(f"i32 {k}" for k in indices)
+        return self.op(f"shufflevector {x}, {y}, <{len(indices)} x i32> <{mask}>", type_)

@@ -8,7 +8,7 @@ lie in ``ctx`` is said by ``whet.program.context``, how threads meet by ``whet.c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from whet.codegen.builder import I1, I32, I64, PTR, Builder, Module, Value, i64
 from whet.codegen.sync import STATE_SLOTS, sync_text
@@ -37,7 +37,8 @@ def driver_text(program: Program) -> str:
     for name, arguments in sorted(_kernels(program.launches).items()):
         types = ", ".join([*[PTR] * (arguments + 2), I64, I64])
         module.declare(name, f"declare void @{name}({types}) nounwind")
-    _write_serial(module, program, layout)
+    _write_thunks(module, program, layout)
+    _write_serial(module, program)
     _write_parallel(module, program, layout)
     return module.text() + sync_text(layout, program.target.triple.split("-", 1)[0])
 
@@ -87,28 +88,30 @@ def _load_dims(b: Builder, program: Program, table: Value) -> dict[str, Value]:
     }
 
 
-def _write_call(
-    b: Builder, launch: Launch, buffers: Value, tail: Sequence[Value]
-) -> None:
-    pointers = [b.load(PTR, b.gep(buffers, PTR, index), align=8) for index in launch.args]
-    b.line(f"call void @{launch.kernel}({', '.join(str(v) for v in (*pointers, *tail))})")
+def _write_thunks(module: Module, program: Program, layout: ContextLayout) -> None:
+    """Write one function per launch that fetches the buffers and calls the kernel."""
+    for index, launch in enumerate(program.launches):
+        names = [(PTR, "ctx"), (PTR, "dims"), (PTR, "scratch"), (I64, "begin"), (I64, "end")]
+        b = Builder(module, f"whet.launch.{index}", names)
+        table = b.gep(b.param(0), "i8", layout.buffer_table)
+        pointers = [b.load(PTR, b.gep(table, PTR, buffer), align=8) for buffer in launch.args]
+        arguments = [*pointers, *(b.param(k) for k in range(1, 5))]
+        b.line(f"call void @{launch.kernel}({', '.join(str(v) for v in arguments)})")
+        b.finish()
 
 
-def _write_serial(module: Module, program: Program, layout: ContextLayout) -> None:
+def _write_serial(module: Module, program: Program) -> None:
     """Write the walk of a single thread: no atomics, no barriers."""
     b = Builder(module, "whet.serial", [(PTR, "ctx")])
     ctx = b.param(0)
     dims = b.gep(ctx, "i8", context.DIMS)
-    buffers = b.gep(ctx, "i8", layout.buffer_table)
     scratch = b.load(PTR, b.gep(ctx, "i8", context.SCRATCH), align=8)
     sizes = _load_dims(b, program, dims)
     for index, launch in enumerate(program.launches):
         chunks = poly_value(b, launch.chunks, sizes)
-        if chunks.text == "0":
-            continue
-        begin = b.op(f"call i64 @whet.now({ctx})", I64)
-        _write_call(b, launch, buffers, (dims, scratch, i64(0), chunks))
-        b.line(f"call void @whet.record({ctx}, i64 0, i64 {index}, {begin})")
+        if chunks.text != "0":
+            where = f"{ctx}, i64 {index}, {chunks}, ptr @whet.launch.{index}"
+            b.line(f"call void @whet.alone({where}, {dims}, {scratch})")
     b.finish()
 
 
@@ -127,16 +130,31 @@ def _write_parallel(module: Module, program: Program, layout: ContextLayout) -> 
     stride = b.load(I64, b.gep(ctx, "i8", context.SCRATCH_STRIDE), align=8)
     scratch = b.gep(base, "i8", b.binary("mul", stride, thread))
     sizes = _load_dims(b, program, dims)
-    walk = _Walk(b, state, dims, scratch, b.gep(ctx, "i8", layout.buffer_table))
     segments = segments_of(program.launches)
     for number, segment in enumerate(segments):
         total = i64(0)
         for index in segment:
             chunks = poly_value(b, program.launches[index].chunks, sizes)
             total = b.add(total, chunks)
-            walk.launch(index, program.launches[index], chunks)
-        walk.end_segment(number, total, last=number == len(segments) - 1)
+            if chunks.text != "0":
+                where = f"{ctx}, {state}, i64 {index}, {chunks}, ptr @whet.launch.{index}"
+                b.line(f"call void @whet.share({where}, {dims}, {scratch})")
+        _end_segment(b, f"{ctx}, {state}, i64 {number}, {total}", last=segment is segments[-1])
     b.finish()
+
+
+def _end_segment(b: Builder, arguments: str, *, last: bool) -> None:
+    """Report the chunks done and wait for the rest; helpers need not wait at the very end."""
+    b.line(f"call void @whet.report({arguments})")
+    go, leave = b.label("go"), b.label("leave")
+    if last:
+        wait = b.label("wait")
+        b.branch(b.icmp("eq", b.param(1), i64(0)), wait, leave)
+        b.start(wait)
+    b.branch(b.op(f"call i1 @whet.wait({arguments})", I1), go, leave)
+    b.start(leave)
+    b.line("ret void")
+    b.start(go)
 
 
 def _write_join(b: Builder, layout: ContextLayout, dims: Value) -> Value:
@@ -165,56 +183,3 @@ def _write_join(b: Builder, layout: ContextLayout, dims: Value) -> Value:
     b.branch(b.icmp("eq", before, after), joined, join)
     b.start(joined)
     return b.cast("zext", before, I64)
-
-
-class _Walk:
-    """Writes the launches and segment ends of the parallel walk."""
-
-    def __init__(
-        self, b: Builder, state: Value, dims: Value, scratch: Value, buffers: Value
-    ) -> None:
-        self._b = b
-        self._shared = f"{b.param(0)}, {state}"
-        self._state = state
-        self._tail = (dims, scratch)
-        self._buffers = buffers
-
-    def launch(self, index: int, launch: Launch, chunks: Value) -> None:
-        """Claim chunks of one launch until none is left."""
-        if chunks.text == "0":
-            return
-        b = self._b
-        slot = {name: b.gep(self._state, I64, k) for name, k in _SLOT.items()}
-        claim, work, done = (b.label(hint) for hint in ("claim", "work", "done"))
-        b.store(i64(0), slot["victim"], align=8)
-        b.store(i64(0), slot["worked"], align=8)
-        start = b.op(f"call i64 @whet.now({b.param(0)})", I64)
-        b.jump(claim)
-        b.start(claim)
-        more = b.op(f"call i1 @whet.claim({self._shared}, i64 {index}, {chunks})", I1)
-        b.branch(more, work, done)
-        b.start(work)
-        begin, end = (b.load(I64, slot[name], align=8) for name in ("begin", "end"))
-        _write_call(b, launch, self._buffers, (*self._tail, begin, end))
-        b.jump(claim)
-        b.start(done)
-        worked = b.icmp("ne", b.load(I64, slot["worked"], align=8), i64(0))
-        with b.when(worked):
-            b.line(
-                f"call void @whet.record({b.param(0)}, {b.param(1)}, i64 {index}, {start})"
-            )
-
-    def end_segment(self, number: int, total: Value, *, last: bool) -> None:
-        """Report the chunks done and wait for the rest; helpers need not wait at the very end."""
-        b = self._b
-        arguments = f"{self._shared}, i64 {number}, {total}"
-        b.line(f"call void @whet.report({arguments})")
-        go, leave = b.label("go"), b.label("leave")
-        if last:
-            wait = b.label("wait")
-            b.branch(b.icmp("eq", b.param(1), i64(0)), wait, leave)
-            b.start(wait)
-        b.branch(b.op(f"call i1 @whet.wait({arguments})", I1), go, leave)
-        b.start(leave)
-        b.line("ret void")
-        b.start(go)

@@ -12,10 +12,15 @@ Every thread keeps its state in eight local slots, see ``STATE_SLOTS``.
 
 from __future__ import annotations
 
+from whet.codegen.entry import ENTRY, LAUNCH, MEMORY
 from whet.program import context
 
 STATE_SLOTS = ("generation", "thread", "threads", "victim", "begin", "end", "finished", "worked")
 CLAIMS_PER_THREAD = 6
+
+# A wait that ends while spinning doubles the time that its thread spins next, one that ends in
+# sleep halves it. Spinning long where the awaited thread has no CPU made runs three times slower.
+_LEAST_SPIN_NS = 4000
 
 _FUTEX = {"x86_64": 202, "aarch64": 98}
 _PAUSE = {
@@ -181,24 +186,39 @@ entry:
   %cell = getelementptr i8, ptr %ctx, i64 %at
   %p.phase = getelementptr i8, ptr %ctx, i64 {PHASE}
   %p.sleepers = getelementptr i8, ptr %ctx, i64 {SLEEPERS}
-  %p.spins = getelementptr i8, ptr %ctx, i64 {SPINS}
-  %spins = load i64, ptr %p.spins, align 8
+  %p.budget = call ptr @whet.budget(ptr %ctx, ptr %s)
   %nothing = icmp eq i64 %total, 0
-  br i1 %nothing, label %go, label %spin
+  br i1 %nothing, label %go, label %quick
+quick:
+  %over = call i1 @whet.over(ptr %cell, i64 %gen, i64 %total)
+  br i1 %over, label %go, label %begin
+begin:
+  %budget = load i64, ptr %p.budget, align 8
+  %since = call i64 @whet.clock(ptr %ctx)
+  br label %spin
 spin:
-  %left = phi i64 [ %spins, %entry ], [ %left1, %pause ], [ %spins, %again ]
+  %k = phi i64 [ 0, %begin ], [ %k1, %count ], [ %k1, %time ]
   %over0 = call i1 @whet.over(ptr %cell, i64 %gen, i64 %total)
-  br i1 %over0, label %go, label %check
+  br i1 %over0, label %grow, label %check
 check:
   %late0 = call i1 @whet.late(ptr %cell, i64 %gen)
-  br i1 %late0, label %leave, label %budget
-budget:
-  %tired = icmp eq i64 %left, 0
-  br i1 %tired, label %sleep, label %pause
-pause:
+  br i1 %late0, label %leave, label %count
+count:
   {pause}
-  %left1 = sub i64 %left, 1
-  br label %spin
+  %k1 = add i64 %k, 1
+  %k2 = and i64 %k1, 15
+  %due = icmp eq i64 %k2, 0
+  br i1 %due, label %time, label %spin
+time:
+  %now = call i64 @whet.clock(ptr %ctx)
+  %spent = sub i64 %now, %since
+  %tired = icmp ugt i64 %spent, %budget
+  br i1 %tired, label %shrink, label %spin
+shrink:
+  %half = lshr i64 %budget, 1
+  %shorter = call i64 @llvm.umax.i64(i64 %half, i64 {least_spin})
+  store i64 %shorter, ptr %p.budget, align 8
+  br label %sleep
 sleep:
   %s0 = atomicrmw add ptr %p.sleepers, i64 1 seq_cst, align 8
   %phase = load atomic i32, ptr %p.phase seq_cst, align 4
@@ -211,15 +231,44 @@ doze:
   br label %again
 again:
   %s1 = atomicrmw sub ptr %p.sleepers, i64 1 seq_cst, align 8
+  %over2 = call i1 @whet.over(ptr %cell, i64 %gen, i64 %total)
+  br i1 %over2, label %go, label %stay
+stay:
+  %late2 = call i1 @whet.late(ptr %cell, i64 %gen)
   %p.stop = getelementptr i8, ptr %ctx, i64 {STOP}
   %stop = load atomic i64, ptr %p.stop seq_cst, align 8
   %stopping = icmp ne i64 %stop, 0
-  br i1 %stopping, label %leave, label %spin
+  %end = or i1 %late2, %stopping
+  br i1 %end, label %leave, label %sleep
+grow:
+  %p.most = getelementptr i8, ptr %ctx, i64 {SPIN_NS}
+  %most = load i64, ptr %p.most, align 8
+  %twice = shl i64 %budget, 1
+  %some = call i64 @llvm.umax.i64(i64 %twice, i64 {least_spin})
+  %longer = call i64 @llvm.umin.i64(i64 %some, i64 %most)
+  store i64 %longer, ptr %p.budget, align 8
+  ret i1 true
 go:
   ret i1 true
 leave:
   ret i1 false
 }}
+
+define internal ptr @whet.budget(ptr %ctx, ptr %s) alwaysinline nounwind {{
+  %p.thread = getelementptr i64, ptr %s, i64 1
+  %thread = load i64, ptr %p.thread, align 8
+  %p.threads = getelementptr i64, ptr %s, i64 2
+  %threads = load i64, ptr %p.threads, align 8
+  %rows = mul i64 %threads, {launches}
+  %row = add i64 %rows, %thread
+  %bytes = mul i64 %row, 64
+  %at = add i64 %bytes, {claimed}
+  %p = getelementptr i8, ptr %ctx, i64 %at
+  ret ptr %p
+}}
+
+declare i64 @llvm.umin.i64(i64, i64)
+declare i64 @llvm.umax.i64(i64, i64)
 """
 
 _SLEEP = """
@@ -235,18 +284,13 @@ define internal void @whet.sleep(ptr %ctx, ptr %word, i32 %seen) noinline nounwi
 define internal void @whet.wake(ptr %ctx, ptr %word) noinline nounwind {{
   %p = getelementptr i8, ptr %ctx, i64 {SYSCALL}
   %f = load ptr, ptr %p, align 8
-  %r = call i64 (i64, ...) %f(i64 {futex}, ptr %word, i32 129, i32 2147483647, ptr null, ptr null, i32 0)
+  %all = add i32 0, 2147483647
+  %r = call i64 (i64, ...) %f(i64 {futex}, ptr %word, i32 129, i32 %all, ptr null, ptr null, i32 0)
   ret void
 }}
 
-define internal i64 @whet.now(ptr %ctx) noinline nounwind {{
-entry:
+define internal i64 @whet.clock(ptr %ctx) noinline nounwind {{
   %time = alloca [2 x i64], align 8
-  %p = getelementptr i8, ptr %ctx, i64 {PROFILE}
-  %profile = load ptr, ptr %p, align 8
-  %off = icmp eq ptr %profile, null
-  br i1 %off, label %none, label %read
-read:
   %q = getelementptr i8, ptr %ctx, i64 {CLOCK}
   %f = load ptr, ptr %q, align 8
   %r = call i32 %f(i32 1, ptr %time)
@@ -256,11 +300,23 @@ read:
   %long = mul i64 %seconds, 1000000000
   %ns = add i64 %long, %rest
   ret i64 %ns
+}}
+
+define internal i64 @whet.now(ptr %ctx) noinline nounwind {{
+entry:
+  %p = getelementptr i8, ptr %ctx, i64 {PROFILE}
+  %profile = load ptr, ptr %p, align 8
+  %off = icmp eq ptr %profile, null
+  br i1 %off, label %none, label %read
+read:
+  %ns = call i64 @whet.clock(ptr %ctx)
+  ret i64 %ns
 none:
   ret i64 0
 }}
 
-define internal void @whet.record(ptr %ctx, i64 %thread, i64 %launch, i64 %begin) noinline nounwind {{
+define internal void @whet.record(ptr %ctx, i64 %thread, i64 %launch, i64 %begin)
+    noinline nounwind {{
 entry:
   %p = getelementptr i8, ptr %ctx, i64 {PROFILE}
   %profile = load ptr, ptr %p, align 8
@@ -281,182 +337,6 @@ out:
 }}
 """
 
-_ENTRY = """
-define void @whet_start(ptr %ctx) nounwind {{
-entry:
-  %p.threads = getelementptr i8, ptr %ctx, i64 {THREADS}
-  %threads = load i64, ptr %p.threads, align 8
-  %one = icmp eq i64 %threads, 1
-  br i1 %one, label %alone, label %open
-alone:
-  call void @whet.serial(ptr %ctx)
-  ret void
-open:
-  %p.gen = getelementptr i8, ptr %ctx, i64 {GENERATION}
-  %g0 = atomicrmw add ptr %p.gen, i32 1 seq_cst, align 4
-  %p.idle = getelementptr i8, ptr %ctx, i64 {IDLE}
-  %idle = load atomic i64, ptr %p.idle seq_cst, align 8
-  %any = icmp ne i64 %idle, 0
-  br i1 %any, label %wake, label %run
-wake:
-  call void @whet.wake(ptr %ctx, ptr %p.gen)
-  br label %run
-run:
-  call void @whet.parallel(ptr %ctx, i64 0)
-  %g1 = atomicrmw add ptr %p.gen, i32 1 seq_cst, align 4
-  ret void
-}}
-
-define void @whet_run(ptr %ctx, i64 %thread) nounwind {{
-entry:
-  %p.threads = getelementptr i8, ptr %ctx, i64 {THREADS}
-  %threads = load i64, ptr %p.threads, align 8
-  %one = icmp eq i64 %threads, 1
-  br i1 %one, label %alone, label %share
-alone:
-  call void @whet.serial(ptr %ctx)
-  ret void
-share:
-  call void @whet.parallel(ptr %ctx, i64 %thread)
-  ret void
-}}
-
-define void @whet_stop(ptr %ctx) nounwind {{
-  %p.stop = getelementptr i8, ptr %ctx, i64 {STOP}
-  store atomic i64 1, ptr %p.stop seq_cst, align 8
-  %p.gen = getelementptr i8, ptr %ctx, i64 {GENERATION}
-  %g0 = atomicrmw add ptr %p.gen, i32 2 seq_cst, align 4
-  call void @whet.wake(ptr %ctx, ptr %p.gen)
-  %p.phase = getelementptr i8, ptr %ctx, i64 {PHASE}
-  %f0 = atomicrmw add ptr %p.phase, i32 1 seq_cst, align 4
-  call void @whet.wake(ptr %ctx, ptr %p.phase)
-  ret void
-}}
-
-define void @whet_worker(ptr %ctx, i64 %thread) nounwind {{
-entry:
-  %p.gen = getelementptr i8, ptr %ctx, i64 {GENERATION}
-  %p.stop = getelementptr i8, ptr %ctx, i64 {STOP}
-  %p.idle = getelementptr i8, ptr %ctx, i64 {IDLE}
-  %p.spins = getelementptr i8, ptr %ctx, i64 {SPINS}
-  %spins = load i64, ptr %p.spins, align 8
-  br label %look
-look:
-  %last = phi i32 [ 0, %entry ], [ %last, %pause ], [ %last, %doze ], [ %gen, %run ]
-  %left = phi i64 [ %spins, %entry ], [ %left1, %pause ], [ %spins, %doze ], [ %spins, %run ]
-  %gen = load atomic i32, ptr %p.gen seq_cst, align 4
-  %stop = load atomic i64, ptr %p.stop seq_cst, align 8
-  %stopping = icmp ne i64 %stop, 0
-  br i1 %stopping, label %out, label %check
-check:
-  %bit = and i32 %gen, 1
-  %open = icmp ne i32 %bit, 0
-  %new = icmp ne i32 %gen, %last
-  %go = and i1 %open, %new
-  br i1 %go, label %run, label %rest
-run:
-  call void @whet.parallel(ptr %ctx, i64 %thread)
-  br label %look
-rest:
-  %tired = icmp eq i64 %left, 0
-  br i1 %tired, label %doze, label %pause
-pause:
-  {pause}
-  %left1 = sub i64 %left, 1
-  br label %look
-doze:
-  %i0 = atomicrmw add ptr %p.idle, i64 1 seq_cst, align 8
-  call void @whet.sleep(ptr %ctx, ptr %p.gen, i32 %gen)
-  %i1 = atomicrmw sub ptr %p.idle, i64 1 seq_cst, align 8
-  br label %look
-out:
-  ret void
-}}
-"""
-
-_MEMORY = """
-define ptr @memset(ptr %p, i32 %c, i64 %n) nounwind "no-builtins" {{
-entry:
-  %b = trunc i32 %c to i8
-  %v0 = insertelement <32 x i8> poison, i8 %b, i32 0
-  %v = shufflevector <32 x i8> %v0, <32 x i8> poison, <32 x i32> zeroinitializer
-  %wide = and i64 %n, -32
-  br label %w
-w:
-  %i = phi i64 [ 0, %entry ], [ %i1, %wb ]
-  %wm = icmp ult i64 %i, %wide
-  br i1 %wm, label %wb, label %t
-wb:
-  %q = getelementptr i8, ptr %p, i64 %i
-  store <32 x i8> %v, ptr %q, align 1
-  %i1 = add i64 %i, 32
-  br label %w
-t:
-  %j = phi i64 [ %wide, %w ], [ %j1, %tb ]
-  %tm = icmp ult i64 %j, %n
-  br i1 %tm, label %tb, label %out
-tb:
-  %r = getelementptr i8, ptr %p, i64 %j
-  store i8 %b, ptr %r, align 1
-  %j1 = add i64 %j, 1
-  br label %t
-out:
-  ret ptr %p
-}}
-
-define ptr @memcpy(ptr %p, ptr %s, i64 %n) nounwind "no-builtins" {{
-entry:
-  %wide = and i64 %n, -32
-  br label %w
-w:
-  %i = phi i64 [ 0, %entry ], [ %i1, %wb ]
-  %wm = icmp ult i64 %i, %wide
-  br i1 %wm, label %wb, label %t
-wb:
-  %a = getelementptr i8, ptr %s, i64 %i
-  %q = getelementptr i8, ptr %p, i64 %i
-  %x = load <32 x i8>, ptr %a, align 1
-  store <32 x i8> %x, ptr %q, align 1
-  %i1 = add i64 %i, 32
-  br label %w
-t:
-  %j = phi i64 [ %wide, %w ], [ %j1, %tb ]
-  %tm = icmp ult i64 %j, %n
-  br i1 %tm, label %tb, label %out
-tb:
-  %b = getelementptr i8, ptr %s, i64 %j
-  %r = getelementptr i8, ptr %p, i64 %j
-  %y = load i8, ptr %b, align 1
-  store i8 %y, ptr %r, align 1
-  %j1 = add i64 %j, 1
-  br label %t
-out:
-  ret ptr %p
-}}
-
-define ptr @memmove(ptr %p, ptr %s, i64 %n) nounwind "no-builtins" {{
-entry:
-  %down = icmp ult ptr %s, %p
-  br i1 %down, label %t, label %fore
-fore:
-  %r0 = call ptr @memcpy(ptr %p, ptr %s, i64 %n)
-  ret ptr %p
-t:
-  %j = phi i64 [ %n, %entry ], [ %j1, %tb ]
-  %tm = icmp ne i64 %j, 0
-  br i1 %tm, label %tb, label %out
-tb:
-  %j1 = sub i64 %j, 1
-  %b = getelementptr i8, ptr %s, i64 %j1
-  %r = getelementptr i8, ptr %p, i64 %j1
-  %y = load i8, ptr %b, align 1
-  store i8 %y, ptr %r, align 1
-  br label %t
-out:
-  ret ptr %p
-}}
-"""
-
 
 def sync_text(layout: context.ContextLayout, architecture: str) -> str:
     """Return the IR of the functions that the driver of a program calls.
@@ -472,12 +352,12 @@ def sync_text(layout: context.ContextLayout, architecture: str) -> str:
         "launches": layout.launches,
         "claims": CLAIMS_PER_THREAD,
         "claims_1": CLAIMS_PER_THREAD - 1,
+        "least_spin": _LEAST_SPIN_NS,
         "futex": _FUTEX[architecture],
         "pause_declaration": declaration,
         "pause": pause,
     }
-    names = ("THREADS", "PROFILE", "SYSCALL", "CLOCK", "SPINS")
-    names += ("GENERATION", "STOP", "IDLE", "PHASE", "SLEEPERS")
-    values |= {name: getattr(context, name) for name in names}
-    parts = (_SLEEP, _CLAIM, _REPORT, _WAIT, _ENTRY, _MEMORY)
+    names = ("THREADS", "PROFILE", "SYSCALL", "CLOCK", "SPIN_NS", "GENERATION", "STOP", "IDLE")
+    values |= {name: getattr(context, name) for name in (*names, "PHASE", "SLEEPERS")}
+    parts = (_SLEEP, _CLAIM, LAUNCH, _REPORT, _WAIT, ENTRY, MEMORY)
     return "".join(part.format(**values) for part in parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from whet.frontend.adapting import Adapter, Rewriter, set_input, take_float, take_ints
+from whet.frontend.adapting import ANY_OPSET, Adapter, Rewriter, set_input, take_float, take_ints
 from whet.graph.edit import rank, static_shape
 
 
@@ -110,7 +110,15 @@ def _scan(node: ir.Node, rewriter: Rewriter) -> str | None:
     return "Scan of opset 8 has no equivalent"
 
 
+def _default_axes(node: ir.Node, rewriter: Rewriter) -> str | None:
+    """MeanVarianceNormalization: onnx 1.23 infers shapes only if the axes are written out."""
+    if "axes" not in node.attributes:
+        node.attributes["axes"] = ir.AttrInt64s("axes", (0, 2, 3))
+    return None
+
+
 FORM_ADAPTERS = (
+    Adapter(("MeanVarianceNormalization",), ANY_OPSET, _default_axes),
     Adapter(("Softmax", "LogSoftmax", "Hardmax"), 13, _flattening),
     Adapter(("Dropout",), 12, _dropout),
     Adapter(("BatchNormalization",), 9, _spatial),

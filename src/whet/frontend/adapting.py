@@ -11,6 +11,9 @@ import onnx_ir as ir
 
 from whet.graph.edit import Names
 
+ANY_OPSET = 1 << 30
+"""As ``below`` of an adapter: it applies to every opset."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rewriter:

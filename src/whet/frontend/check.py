@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from whet.errors import ModelError
 from whet.graph.opset import ONNX_DOMAINS, canonical_opset
 
-OLDEST_OPSET = 7
+OLDEST_OPSET = 6
 MAX_RANK = 32
 MAX_ELEMENTS = 1 << 40
 MAX_DEPTH = 32
@@ -28,6 +31,7 @@ def check_proto(proto: onnx.ModelProto) -> None:
     Raises:
         ModelError: with the first fault found, its place and what to do.
     """
+    _check_text(proto, "model")
     _check_opsets(proto)
     _check_functions(proto)
     for graph, place, depth in walk_graphs(proto):
@@ -84,8 +88,8 @@ def walk_tensors(proto: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, str
 
 def _check_opsets(proto: onnx.ModelProto) -> None:
     versions = {o.domain: o.version for o in proto.opset_import}
-    version = versions.get("", versions.get("ai.onnx"))
-    if version is None:
+    version = versions.get("", versions.get("ai.onnx", canonical_opset()))
+    if not versions:
         raise ModelError(
             "the model does not say which opset it uses (or it is truncated)",
             where="opset_import",
@@ -146,6 +150,21 @@ def _refuse_recursion(
         if key not in seen:
             seen.add(key)
             todo.extend(c for c in calls[key] if c in calls)
+
+
+def _check_text(message: Message, place: str) -> None:
+    """Refuse text that is not UTF-8, which the parser hands over as bytes."""
+    for field, value in message.ListFields():
+        single = isinstance(value, str | bytes | Message)
+        items: Iterable[Any] = [value] if single else value
+        if field.type == FieldDescriptor.TYPE_MESSAGE:
+            for item in items:
+                _check_text(item, f"{place}.{field.name}")
+        elif field.type == FieldDescriptor.TYPE_STRING:
+            for item in items:
+                if not isinstance(item, str):
+                    fault = f"the text {item!r} is not UTF-8"
+                    raise ModelError(fault, where=place, hint=_EXPORT_HINT)
 
 
 def _check_names(graph: onnx.GraphProto, place: str) -> None:

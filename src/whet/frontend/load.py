@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from whet.errors import ModelError
+from whet.errors import ModelError, WhetError
 from whet.frontend.check import check_external_data, check_proto
 from whet.frontend.inline import inline_functions, shares_opset
 from whet.frontend.normalize import lift_constants, name_nodes, release_initializer_inputs
@@ -23,6 +23,9 @@ from whet.frontend.specialize import bind_shapes
 from whet.frontend.upgrade import upgrade_model
 from whet.graph.infer import infer_shapes
 from whet.graph.verify import find_fault
+
+_MALFORMED = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+"""What libraries raise on nodes that are not what their operator asks for."""
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 
@@ -47,6 +50,17 @@ def load_model(
         ShapeError: shapes contradict each other or the model.
     """
     model = _open(source, base_dir)
+    try:
+        _check(model)
+        _canonicalise(model, shapes or {})
+    except WhetError:
+        raise
+    except (*_MALFORMED, ir.serde.SerdeError) as error:
+        raise _malformed(error, None) from error
+    return model
+
+
+def _check(model: ir.Model) -> None:
     fault = find_fault(model)
     if fault is not None and not _sort(model):
         raise ModelError("the graph has a cycle", where=fault[1], hint="export the model again")
@@ -54,6 +68,9 @@ def load_model(
     if fault is not None:
         raise ModelError(fault[0], where=fault[1], hint="export the model again")
     check_operators(model)
+
+
+def _canonicalise(model: ir.Model, shapes: Mapping[str, tuple[int | str, ...]]) -> None:
     if shares_opset(model):
         inline_functions(model)
     upgrade_model(model)
@@ -61,14 +78,13 @@ def load_model(
     release_initializer_inputs(model)
     lift_constants(model)
     name_nodes(model)
-    bind_shapes(model, shapes or {})
+    bind_shapes(model, shapes)
     infer_shapes(model)
-    return model
 
 
 def _open(source: Source, base_dir: str | os.PathLike[str] | None) -> ir.Model:
     if isinstance(source, ir.Model):
-        return source.clone()
+        return _clone(source)
     where: str | None = None
     if isinstance(source, onnx.ModelProto):
         proto = source
@@ -88,22 +104,36 @@ def _open(source: Source, base_dir: str | os.PathLike[str] | None) -> ir.Model:
     return _deserialize(proto, base_dir, where)
 
 
+def _clone(model: ir.Model) -> ir.Model:
+    try:
+        return model.clone()
+    except (*_MALFORMED, ir.serde.SerdeError) as error:
+        raise ModelError(
+            "the graph is not sorted, or uses values that nothing produces",
+            where=f"graph {model.graph.name!r}",
+            hint="call model.graph.sort() first",
+        ) from error
+
+
 def _deserialize(
     proto: onnx.ModelProto, base_dir: str | os.PathLike[str] | None, where: str | None
 ) -> ir.Model:
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # any failure here means a malformed model
-        root = error
-        while root.__cause__ is not None and isinstance(root.__cause__, Exception):
-            root = root.__cause__
-        raise ModelError(
-            f"the model is malformed: {root}", where=where, hint="check it with onnx.checker"
-        ) from error
+        raise _malformed(error, where) from error
     if base_dir is not None:
         for graph in model.graphs():
             ir.external_data.set_base_dir(graph, base_dir)
     return model
+
+
+def _malformed(error: Exception, where: str | None) -> ModelError:
+    root: BaseException = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    text = " ".join(f"{type(root).__name__}: {root}".split())[:300]
+    return ModelError(f"the model is malformed: {text}", where=where, hint="use onnx.checker on it")
 
 
 def _sort(model: ir.Model) -> bool:

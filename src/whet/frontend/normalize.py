@@ -22,7 +22,7 @@ def release_initializer_inputs(model: ir.Model) -> None:
 
 
 def lift_constants(model: ir.Model) -> None:
-    """Turn ``Constant`` nodes of the main graph into initialisers."""
+    """Turn ``Constant`` nodes of the main graph into initialisers; outputs get a copy of one."""
     graph = model.graph
     names = Names(model)
     for node in list(graph):
@@ -30,7 +30,7 @@ def lift_constants(model: ir.Model) -> None:
             continue
         output = node.outputs[0]
         tensor = constant_tensor(output)
-        if tensor is None or output.is_graph_output():
+        if tensor is None:
             continue
         name = names.fresh(f"{output.name}_const")
         value = ir.Value(
@@ -40,6 +40,12 @@ def lift_constants(model: ir.Model) -> None:
             const_value=tensor,
         )
         graph.register_initializer(value)
+        if output.is_graph_output():
+            node.op_type = "Identity"
+            node.attributes.clear()
+            node.resize_inputs(1)
+            node.replace_input_with(0, value)
+            continue
         output.replace_all_uses_with(value)
         graph.remove(node, safe=True)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import onnx.defs
 import onnx_ir as ir
 
-from whet.errors import ModelError, UnsupportedError
+from whet.errors import ModelError, UnsupportedError, nearest
 from whet.graph.opset import ONNX_DOMAINS, WHET_DOMAIN, has_operator
 
-_DEPRECATED_BUT_KNOWN = frozenset({"Upsample", "Scatter"})
+_DEPRECATED_BUT_KNOWN = frozenset({"GroupNormalization", "Scatter", "Upsample"})
 
 
 def check_operators(model: ir.Model) -> None:
@@ -51,4 +52,36 @@ def _is_known(node: ir.Node, imports: dict[str, int]) -> bool:
             )
         return False
     version = imports.get("", imports.get("ai.onnx", 0))
-    return node.op_type in _DEPRECATED_BUT_KNOWN or has_operator(node.op_type, version)
+    known = node.op_type in _DEPRECATED_BUT_KNOWN or has_operator(node.op_type, version)
+    if known:
+        _check_form(node, version)
+    return known
+
+
+def _check_form(node: ir.Node, version: int) -> None:
+    """Refuse a node whose inputs, outputs or attributes its operator does not have."""
+    schema = onnx.defs.get_schema(node.op_type, version, "")
+    fault = None
+    if not schema.min_input <= len(node.inputs) <= schema.max_input:
+        fault = f"has {len(node.inputs)} inputs, not {schema.min_input} to {schema.max_input}"
+    if not schema.min_output <= len(node.outputs) <= schema.max_output:
+        fault = f"has {len(node.outputs)} outputs, not {schema.min_output} to {schema.max_output}"
+    for name, attribute in node.attributes.items():
+        if name not in schema.attributes:
+            fault = f"has no attribute {name!r}; {nearest(name, schema.attributes)}"
+        elif _type_name(schema.attributes[name]) != attribute.type.name:
+            fault = f"has the attribute {name!r} of type {attribute.type.name}"
+    for name, formal in schema.attributes.items():
+        if formal.required and name not in node.attributes:
+            fault = f"lacks the attribute {name!r}"
+    if fault is not None:
+        raise ModelError(
+            f"{node.op_type} of opset {version} {fault}",
+            where=f"node {node.name!r}",
+            hint="export the model again",
+        )
+
+
+def _type_name(formal: onnx.defs.OpSchema.Attribute) -> str:
+    """Return the name that ONNX gives the type of an attribute, such as ``INTS``."""
+    return str(formal.type).rsplit(".", 1)[-1]

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from whet.errors import ModelError, ShapeError
 from whet.frontend.adapters_axes import AXES_ADAPTERS
 from whet.frontend.adapters_forms import FORM_ADAPTERS
+from whet.frontend.adapters_legacy import LEGACY_ADAPTERS
 from whet.frontend.adapters_resize import RESIZE_ADAPTERS
 from whet.frontend.adapting import Adapter, Rewriter
 from whet.graph.edit import Names
@@ -27,7 +28,7 @@ _NEEDS_RANKS_BELOW = 21
 def adapters() -> dict[str, tuple[Adapter, ...]]:
     """Return the adapters by operator, in the order in which they apply."""
     table: dict[str, list[Adapter]] = {}
-    for adapter in (*AXES_ADAPTERS, *FORM_ADAPTERS, *RESIZE_ADAPTERS):
+    for adapter in (*LEGACY_ADAPTERS, *AXES_ADAPTERS, *FORM_ADAPTERS, *RESIZE_ADAPTERS):
         for op_type in adapter.op_types:
             table.setdefault(op_type, []).append(adapter)
     return {op: tuple(sorted(rows, key=lambda a: a.below)) for op, rows in table.items()}

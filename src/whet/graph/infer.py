@@ -53,7 +53,7 @@ def light_proto(model: ir.Model) -> onnx.ModelProto:
 
 def _first_line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return text[:400]
+    return text[:1000]
 
 
 def _merge(graph: ir.Graph, proto: onnx.GraphProto) -> int:

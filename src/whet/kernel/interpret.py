@@ -155,7 +155,8 @@ class _Grid:
             IndexError: a point that is not masked reads outside.
         """
         outside = (index < 0) | (index >= extent)
-        if np.any(outside if self.mask is None else outside & self.mask):
+        read = outside if self.mask is None else outside & self.mask
+        if np.any(read) and all(self.shape):
             raise IndexError(f"read outside an extent of {extent}")
         return np.where(outside, 0, index)
 
@@ -272,7 +273,7 @@ class _Evaluation:
             for p, extent in zip(load.index, source.shape, strict=True)
         )
         if not source.size:
-            return np.zeros((0,) * len(grid.axes), source.dtype)
+            return np.zeros(np.broadcast_shapes(*(p.shape for p in places)), source.dtype)
         return np.asarray(source[places])
 
 

@@ -112,3 +112,34 @@ def _count(total: int, size: int) -> int:
 def _even(total: int, size: int) -> int:
     """Shrink a block size so that blocks are of nearly equal size."""
     return -(-total // _count(total, size))
+
+
+def choose_attention(
+    points: int, rows: int, keys: int, widths: tuple[int, int], target: Target, threads: int
+) -> tuple[int, int, int, int]:
+    """Return rows, key vectors and column vectors of the tiles, and row tiles of one chunk.
+
+    Args:
+        points: number of outer points, batch times heads.
+        rows: queries.
+        keys: keys.
+        widths: extent of the depth and of the columns.
+        target: register count and vector width.
+        threads: threads to keep busy.
+    """
+    depth, cols = widths
+    limit = target.registers - 1
+    best: tuple[float, int, int, int] | None = None
+    for height in range(1, min(rows, limit - 1) + 1):
+        most = max((limit - height) // height, 0) if height > 1 else MAX_VECTORS
+        for wide, across in pairs(range(1, min(most, MAX_VECTORS) + 1), repeat=2):
+            if (height + 1) * max(wide, across) > limit:
+                continue
+            cost = _cycles(Work(1, rows, keys, depth, depth, False), target.lanes, height, wide)
+            cost += _cycles(Work(1, rows, cols, keys, keys, False), target.lanes, height, across)
+            if best is None or cost < best[0] * 0.999:
+                best = cost, height, wide, across
+    assert best is not None
+    tiles = -(-rows // best[1])
+    blocks = min(tiles, max(1, -(-2 * threads // points))) if threads > 1 else 1
+    return best[1], best[2], best[3], _even(tiles, -(-tiles // blocks))

@@ -96,6 +96,11 @@ def _sigmoid(x: Array) -> Array:
     return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
 
 
+def _gelu_tanh(x: Array) -> Array:
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+    return np.asarray(0.5 * x * (1 + np.tanh(inner)))
+
+
 def _shift(shift: np.ufunc) -> Operation:
     def shifted(a: Array, count: Array) -> Array:
         bits = a.dtype.itemsize * 8
@@ -138,10 +143,19 @@ SEMANTICS: MappingProxyType[str, Operation] = MappingProxyType(
         "eq": np.equal,
         "ne": np.not_equal,
         "exp": np.exp,
+        "exp_nonpositive": np.exp,
+        "exp2": np.exp2,
+        "expm1": np.expm1,
         "log": np.log,
+        "log2": np.log2,
+        "log1p": np.log1p,
         "erf": _erf,
         "tanh": np.tanh,
         "sigmoid": _sigmoid,
+        "silu": lambda x: x * _sigmoid(x),
+        "softplus": lambda x: np.logaddexp(x, np.zeros_like(x)),
+        "gelu": lambda x: 0.5 * x * (1 + _erf(x * math.sqrt(0.5))),
+        "gelu_tanh": _gelu_tanh,
         "sin": np.sin,
         "cos": np.cos,
         "tan": np.tan,

@@ -149,4 +149,48 @@ class Contraction:
     zeros: int = -1
 
 
-Kernel = Nest | Contraction
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Softmax of a product of queries and keys, times values, without the scores in memory.
+
+    A chunk packs the keys of one outer point, then for every tile of rows computes scores into
+    scratch, takes their softmax there and multiplies by the values.
+
+    Attributes:
+        params: pointer parameters.
+        outer: batch and heads.
+        row: queries.
+        key: keys and values.
+        depth: what queries and keys are multiplied along.
+        col: columns of the values, in lanes.
+        q: queries, affine in outer, row and depth.
+        k: keys, affine in outer, key and depth.
+        v: values, affine in outer, key and col, contiguous in col.
+        score: expression of ``Var("acc")`` at (outer, row, key).
+        stores: epilogue; reads the result as ``Var("acc")``.
+        rows: rows of a register tile.
+        key_vectors: vectors of keys in a register tile of scores.
+        col_vectors: vectors of columns in a register tile of the result.
+        tiles: row tiles in one chunk.
+        zero_nan: whether rows whose softmax is not a number give 0.
+    """
+
+    params: tuple[Param, ...]
+    outer: tuple[Axis, ...]
+    row: Axis
+    key: Axis
+    depth: Axis
+    col: Axis
+    q: Read
+    k: Read
+    v: Read
+    score: Expr
+    stores: tuple[Store, ...]
+    rows: int
+    key_vectors: int
+    col_vectors: int
+    tiles: int
+    zero_nan: bool = False
+
+
+Kernel = Nest | Contraction | Attention

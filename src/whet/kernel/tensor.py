@@ -39,7 +39,36 @@ class Product:
     depth: Axis
 
 
-Anchor = Steps | Product
+@dataclass(frozen=True, slots=True)
+class Attend:
+    """``acc = sum over key of softmax over key (score) * v``; the body reads ``Var("acc")``.
+
+    ``score`` is an expression of ``Var("acc")``, which there is ``sum over depth of q * k``.
+
+    Attributes:
+        q: queries over the rows and ``depth``.
+        k: keys over the outer rows, ``key`` and ``depth``.
+        v: values over the outer rows, ``key`` and ``col``.
+        score: what the softmax is taken of.
+        rows: output axes of the queries, outermost first; all but the last also index k and v.
+        key: the axis that the softmax runs along.
+        depth: the axis that queries and keys are multiplied along.
+        col: output axis of the values.
+        zero_nan: whether rows whose softmax is not a number give 0.
+    """
+
+    q: Expr
+    k: Expr
+    v: Expr
+    score: Expr
+    rows: tuple[Axis, ...]
+    key: Axis
+    depth: Axis
+    col: Axis
+    zero_nan: bool = False
+
+
+Anchor = Steps | Product | Attend
 
 
 @dataclass(frozen=True, slots=True)

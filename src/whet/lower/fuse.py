@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from whet.kernel.expr import Call, Expr, Guard, Load, rewrite_leaves, walk
 from whet.kernel.tensor import Definition, Product, Steps, Tensor
+from whet.lower.attention import fuse_attention
 from whet.lower.build import Equations
 from whet.lower.storage import magnitude
 from whet.lower.uses import expressions, inline_at, loads, rewrite_definition, sources
@@ -59,6 +60,10 @@ def fuse(equations: Equations, *, level: int) -> Equations:
         readers = _count(equations)
         for tensor in equations.tensors:
             _absorb_anchor(tensor, readers)
+        equations = _live(equations)
+        readers = _count(equations)
+        for tensor in equations.tensors:
+            fuse_attention(tensor, readers.single)
         equations = _live(equations)
     return equations
 
@@ -161,12 +166,23 @@ def _cheap_in_steps(source: Tensor, reader: Definition, cost: int, readers: _Rea
     assert isinstance(reader.anchor, Steps)
     if not readers.single(source):
         return False
-    if _is_window(reader):
+    if _is_window(reader) or _would_be_absorbed(source, readers):
         return False
     passes = sum(
         isinstance(e, Load) and e.source is source for root in expressions(reader) for e in walk(root)
     )
     return cost * passes <= ROW_LIMIT
+
+
+def _would_be_absorbed(tensor: Tensor, readers: _Readers) -> bool:
+    """Whether a product could take a tensor into its epilogue, which costs no pass at all."""
+    definition = tensor.definition
+    assert definition is not None
+    return any(
+        s.definition is not None and isinstance(s.definition.anchor, Product) and readers.single(s)
+        and s.shape == tensor.shape
+        for s in sources(definition)
+    )
 
 
 def _is_window(definition: Definition) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from whet.index import Atom, Axis, IndexLike, Poly, as_poly, at_least, var
 from whet.kernel.expr import Const, Expr, Load, Within, guard
-from whet.kernel.tensor import Definition, Product, Tensor, axes_for
+from whet.kernel.tensor import Attend, Definition, Product, Tensor, axes_for
 from whet.lower.build import Equations
 from whet.lower.contractions import MIN_EDGE_DEPTH, Operand, operand_of
 from whet.lower.layout import Layout
@@ -28,6 +28,8 @@ def legalise(equations: Equations, layout: Layout) -> bool:
             result.extend(c for c in (copy_a, copy_b) if c is not None)
             if copy_a is not None or copy_b is not None:
                 tensor.definition = replace(definition, anchor=replace(anchor, a=a, b=b))
+        if definition is not None and isinstance(definition.anchor, Attend):
+            result.extend(_legal_attention(tensor, definition, definition.anchor, layout))
         result.append(tensor)
     changed = len(result) != len(equations.tensors)
     equations.tensors[:] = result
@@ -129,3 +131,26 @@ def _legal_b(tensor: Tensor, anchor: Product, layout: Layout) -> tuple[Expr, Ten
     return _gathered(tensor, "b", axes, anchor.b)
 
 
+
+
+def _legal_attention(tensor: Tensor, definition: Definition, anchor: Attend, layout: Layout) -> list[Tensor]:
+    """Copy queries, keys or values that are not affine, and values not contiguous in columns."""
+    copies: list[Tensor] = []
+    fields = {"q": anchor.depth, "k": anchor.depth, "v": anchor.col}
+    for name, last in fields.items():
+        operand: Expr = getattr(anchor, name)
+        middle = anchor.rows[-1] if name == "q" else anchor.key
+        batch = [r for r in anchor.rows[:-1] if any(r in p.atoms for p in _all_indices(operand))]
+        axes = (*batch, middle, last)
+        legal = isinstance(operand, Load) and _is_affine(operand, axes, layout)
+        if legal and name == "v":
+            assert isinstance(operand, Load)
+            address = address_of(operand.index, layout.storages[id(operand.source)])
+            legal = address.coefficient(last) == 1
+        if not legal:
+            moved, copy = _gathered(tensor, name, axes, operand)
+            copies.append(copy)
+            anchor = replace(anchor, **{name: moved})
+    if copies:
+        tensor.definition = replace(definition, anchor=anchor)
+    return copies

@@ -9,8 +9,9 @@ import onnx_ir as ir
 from whet.errors import CompileError
 from whet.index import Poly, product, var
 from whet.kernel.expr import Const, Expr, Load
-from whet.kernel.spec import Contraction, Kernel, Nest
-from whet.kernel.tensor import Definition, Product, Steps, Tensor, axes_for
+from whet.kernel.spec import Attention, Contraction, Kernel, Nest
+from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor, axes_for
+from whet.lower.attention import build_attention
 from whet.lower.build import Equations, OpTable, build_equations
 from whet.lower.contractions import build_contraction
 from whet.lower.fuse import fuse, work
@@ -150,6 +151,8 @@ def _call(
     kernel: Kernel
     if isinstance(definition.anchor, Product):
         kernel, params = build_contraction(definition, storage, layout.storages, target, threads)
+    elif isinstance(definition.anchor, Attend):
+        kernel, params = build_attention(definition, storage, layout.storages, target, threads)
     else:
         kernel, params = build_nest(definition, storage, layout.storages, target)
     return KernelCall(kernel, tuple(params.roots), tensor.nodes, tensor.ops, flops_of(definition))
@@ -161,6 +164,9 @@ def flops_of(definition: Definition) -> Poly:
     anchor = definition.anchor
     if isinstance(anchor, Product):
         return points * product(t.extent for t in anchor.taps) * anchor.depth.extent * 2
+    if isinstance(anchor, Attend):
+        rows = product(a.extent for a in anchor.rows) * anchor.key.extent * 2
+        return rows * (anchor.depth.extent + anchor.col.extent)
     total = points * work(definition.body)
     for step in anchor.steps if isinstance(anchor, Steps) else ():
         kept = product(a.extent for a in definition.axes if step.body.depends_on(a))
@@ -172,5 +178,7 @@ def kernel_kind(kernel: Kernel) -> str:
     """Return a short word for what a kernel is."""
     if isinstance(kernel, Contraction):
         return "contraction"
+    if isinstance(kernel, Attention):
+        return "attention"
     assert isinstance(kernel, Nest)
     return "reduction" if kernel.steps else "map"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from whet.kernel.expr import Expr, Load, rewrite_leaves, walk
-from whet.kernel.tensor import Definition, Product, Steps, Tensor
+from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
 
 
 def expressions(definition: Definition) -> list[Expr]:
@@ -16,6 +16,9 @@ def expressions(definition: Definition) -> list[Expr]:
         found.extend(step.body for step in definition.anchor.steps)
     if isinstance(definition.anchor, Product):
         found.extend((definition.anchor.a, definition.anchor.b))
+    if isinstance(definition.anchor, Attend):
+        anchor = definition.anchor
+        found.extend((anchor.q, anchor.k, anchor.v, anchor.score))
     return found
 
 
@@ -40,6 +43,11 @@ def rewrite_definition(definition: Definition, rewrite: Callable[[Expr], Expr]) 
         anchor = Steps(steps)
     elif isinstance(anchor, Product):
         anchor = replace(anchor, a=rewrite_leaves(anchor.a, rewrite), b=rewrite_leaves(anchor.b, rewrite))
+    elif isinstance(anchor, Attend):
+        q, k, v, score = (
+            rewrite_leaves(e, rewrite) for e in (anchor.q, anchor.k, anchor.v, anchor.score)
+        )
+        anchor = replace(anchor, q=q, k=k, v=v, score=score)
     return replace(definition, body=rewrite_leaves(definition.body, rewrite), anchor=anchor)
 
 

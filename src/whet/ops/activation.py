@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from whet.errors import UnsupportedError
@@ -27,36 +26,8 @@ def leaky(x: Expr, slope: Expr | float) -> Expr:
     return select(compare("lt", x, 0), binary("mul", x, slope), x)
 
 
-def softplus(x: Expr) -> Expr:
-    """Return ``log(1 + exp(x))`` as ``max(x, 0) + log1p(u)``, ``u = exp(-|x|)``.
-
-    ``log1p(u) = log(w) * u / (w - 1)`` with ``w = 1 + u`` cancels the rounding of ``w``.
-    """
-    u = unary("exp", unary("neg", unary("abs", x)))
-    w = binary("add", u, 1.0)
-    exact = binary("mul", unary("log", w), binary("div", u, binary("sub", w, 1.0)))
-    return binary("add", relu(x), select(compare("eq", w, 1.0), u, exact))
-
-
-def gelu(x: Expr) -> Expr:
-    """Return ``x/2 * (1 + erf(x / sqrt 2))``."""
-    scaled = unary("erf", binary("mul", x, math.sqrt(0.5)))
-    return binary("mul", binary("mul", x, 0.5), binary("add", scaled, 1.0))
-
-
-def gelu_tanh(x: Expr) -> Expr:
-    """Return ``x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))``."""
-    cubic = binary("add", binary("mul", binary("mul", x, x), 0.044715), 1.0)
-    inner = binary("mul", binary("mul", x, cubic), math.sqrt(2 / math.pi))
-    return binary("mul", binary("mul", x, 0.5), binary("add", unary("tanh", inner), 1.0))
-
-
-def _expm1(x: Expr) -> Expr:
-    return binary("sub", unary("exp", x), 1.0)
-
-
 def _elu(x: Expr, p: Parameters) -> Expr:
-    return select(compare("lt", x, 0), binary("mul", _expm1(x), p["alpha"]), x)
+    return select(compare("lt", x, 0), binary("mul", unary("expm1", x), p["alpha"]), x)
 
 
 def _selu(x: Expr, p: Parameters) -> Expr:
@@ -64,7 +35,7 @@ def _selu(x: Expr, p: Parameters) -> Expr:
 
 
 def _celu(x: Expr, p: Parameters) -> Expr:
-    negative = binary("mul", _expm1(binary("div", x, p["alpha"])), p["alpha"])
+    negative = binary("mul", unary("expm1", binary("div", x, p["alpha"])), p["alpha"])
     return select(compare("lt", x, 0), negative, x)
 
 
@@ -78,12 +49,13 @@ def _hard_swish(x: Expr, _: Parameters) -> Expr:
 
 
 def _swish(x: Expr, p: Parameters) -> Expr:
-    inner = x if p["alpha"] == 1 else binary("mul", x, p["alpha"])
-    return binary("mul", x, unary("sigmoid", inner))
+    if p["alpha"] == 1:
+        return unary("silu", x)
+    return binary("mul", x, unary("sigmoid", binary("mul", x, p["alpha"])))
 
 
 def _mish(x: Expr, _: Parameters) -> Expr:
-    return binary("mul", x, unary("tanh", softplus(x)))
+    return binary("mul", x, unary("tanh", unary("softplus", x)))
 
 
 def _softsign(x: Expr, _: Parameters) -> Expr:
@@ -113,7 +85,8 @@ def _gelu(node: Node) -> list[Tensor]:
     form = node.attribute("approximate", "none")
     if form not in ("none", "tanh"):
         raise UnsupportedError(f"Gelu with approximate={form!r}", where=node.name)
-    return mapped(node, gelu_tanh if form == "tanh" else gelu)
+    function = "gelu_tanh" if form == "tanh" else "gelu"
+    return mapped(node, lambda x: unary(function, x))
 
 
 def _swiglu(node: Node) -> list[Tensor]:
@@ -134,7 +107,7 @@ OPS: tuple[Op, ...] = (
     Op("HardSigmoid", _activation(_hard_sigmoid, alpha=0.2, beta=0.5)),
     Op("HardSwish", _activation(_hard_swish)),
     Op("Mish", _activation(_mish)),
-    Op("Softplus", _activation(lambda x, _: softplus(x))),
+    Op("Softplus", _activation(lambda x, _: unary("softplus", x))),
     Op("Softsign", _activation(_softsign)),
     Op("Gelu", _gelu),
     Op("Swish", _activation(_swish, alpha=1.0)),

@@ -98,7 +98,7 @@ def _gather_nd(node: Node) -> list[Tensor]:
 
 def _one_hot(node: Node) -> list[Tensor]:
     indices, values = node.input(0), node.input(2)
-    depth = (node.extents(1) or (ONE,))[0]
+    depth = _depth(node)
     k = normalise_axis(node, int(node.attribute("axis", -1)), indices.rank + 1)
     shape = (*indices.shape[:k], depth, *indices.shape[k:])
     axes = axes_for(shape)
@@ -107,6 +107,14 @@ def _one_hot(node: Node) -> list[Tensor]:
     hot = compare("eq", place, IndexValue(var(axes[k]), "int64"))
     body = select(hot, values.at(1), values.at(0))
     return [node.define(shape, values.dtype, Definition(axes, body))]
+
+
+def _depth(node: Node) -> Poly:
+    """Return the depth of a OneHot, which may be given as a float."""
+    given = numpy_constant(node.input(1))
+    if given is not None:
+        return as_poly(int(given.reshape(-1)[0]))
+    return (node.extents(1) or (ONE,))[0]
 
 
 def _eye_like(node: Node) -> list[Tensor]:

@@ -108,12 +108,14 @@ def _one_axis(node: Node, default: int) -> _Rows:
 
 def _exponentials(rows: _Rows) -> tuple[Step, Step]:
     lowered = binary("sub", rows.there, rows.total("top"))
-    return rows.step("top", "max", rows.there), rows.step("total", "sum", unary("exp", lowered))
+    return rows.step("top", "max", rows.there), rows.step(
+        "total", "sum", unary("exp_nonpositive", lowered)
+    )
 
 
 def _softmax(node: Node) -> list[Tensor]:
     rows = _one_axis(node, -1)
-    raised = unary("exp", binary("sub", rows.here, rows.total("top")))
+    raised = unary("exp_nonpositive", binary("sub", rows.here, rows.total("top")))
     body = binary("div", raised, rows.total("total"))
     return [rows.result(node, body, *_exponentials(rows))]
 

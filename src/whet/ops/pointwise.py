@@ -113,8 +113,17 @@ def _modulo(node: Node) -> list[Tensor]:
 
 
 def _shift(node: Node) -> list[Tensor]:
-    left = node.attribute("direction") == "LEFT"
-    return mapped(node, partial(binary, "shl" if left else "shr"))
+    if node.attribute("direction") == "LEFT":
+        return mapped(node, partial(binary, "shl"))
+    if DTYPES[node.input(0).dtype].kind == "u":
+        return mapped(node, partial(binary, "shr"))
+    return mapped(node, _shift_signed)
+
+
+def _shift_signed(x: Expr, count: Expr) -> Expr:
+    """Shift right with copies of the sign: ``~(~x >> n)`` for negative ``x``."""
+    inverted = unary("not", binary("shr", unary("not", x), count))
+    return select(compare("lt", x, 0), inverted, binary("shr", x, count))
 
 
 def _where(node: Node) -> list[Tensor]:

@@ -146,7 +146,13 @@ def _reduce_log_sum_exp(node: Node) -> list[Tensor]:
     pivot = select(finite, top, const(0, dtype))
     steps = (
         Step("top", "max", space.along, value, dtype),
-        Step("total", "sum", space.along, unary("exp", binary("sub", value, pivot)), dtype),
+        Step(
+            "total",
+            "sum",
+            space.along,
+            unary("exp_nonpositive", binary("sub", value, pivot)),
+            dtype,
+        ),
     )
     body = cast(binary("add", unary("log", Var("total", dtype)), pivot), x.dtype)
     if not space.along:

@@ -18,6 +18,7 @@ from whet.ops import (
     pointwise,
     pool,
     reduce,
+    resize,
     views,
 )
 from whet.ops.node import Lower, Node, Op
@@ -29,6 +30,7 @@ FAMILIES: tuple[tuple[Op, ...], ...] = (
     views.OPS,
     movement.OPS,
     gather.OPS,
+    resize.OPS,
     reduce.OPS,
     normalise.OPS,
     pool.OPS,

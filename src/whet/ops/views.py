@@ -224,12 +224,14 @@ def _depth_to_space(node: Node) -> list[Tensor]:
 
 
 def _space_to_depth(node: Node) -> list[Tensor]:
+    """Join block rows and columns to channels, outermost (DCR) or innermost (CRD)."""
     x, b = node.input(0), int(node.attribute("blocksize"))
     n, c, h, w = _image(node, x)
     shape = (n, c * (b * b), h // b, w // b)
     i, k, y, z = (var(a) for a in axes_for(shape))
-    block = k // c
-    return [moved(node, x, shape, (i, k % c, y * b + block // b, z * b + block % b))]
+    column_first = node.attribute("mode", "DCR") == "CRD"
+    block, channel = (k % (b * b), k // (b * b)) if column_first else (k // c, k % c)
+    return [moved(node, x, shape, (i, channel, y * b + block // b, z * b + block % b))]
 
 
 def _image(node: Node, x: Tensor) -> tuple[Poly, Poly, Poly, Poly]:

@@ -9,7 +9,8 @@ All slots are 8 bytes. Fields that threads write are alone on their cache line.
     256   phase: counts finished segments; threads sleep on it inside a run
     320   sleepers: how many threads sleep on the phase
     384   dims, then buffer pointers, then one line per segment (chunks finished),
-          then one line per launch and thread (chunks claimed)
+          then one line per launch and thread (chunks claimed), then one line per thread (how
+          long it spins)
 
 The chunk words hold ``generation << 32 | count``, so nothing is cleared between runs and a thread
 that wakes up late, after its run has ended, cannot claim anything.
@@ -31,7 +32,7 @@ SCRATCH_STRIDE = 16
 PROFILE = 24
 SYSCALL = 32
 CLOCK = 40
-SPINS = 48
+SPIN_NS = 48
 GENERATION = 64
 STOP = 128
 IDLE = 192
@@ -73,7 +74,7 @@ class ContextLayout:
 
     def size_bytes(self, threads: int) -> int:
         """Return the size of a context for a number of threads."""
-        return self.claimed + self.launches * threads * LINE
+        return self.claimed + (self.launches + 1) * threads * LINE
 
 
 def layout_of(program: Program) -> ContextLayout:
@@ -89,7 +90,8 @@ def layout_of(program: Program) -> ContextLayout:
 def segments_of(launches: Sequence[Launch]) -> list[range]:
     """Split launches at barriers; those of one segment may run at the same time."""
     starts = [i for i, launch in enumerate(launches) if i == 0 or launch.waits]
-    return [range(a, b) for a, b in zip(starts, [*starts[1:], len(launches)], strict=True)]
+    ends = [*starts[1:], len(launches)]
+    return [range(a, b) for a, b in zip(starts, ends, strict=False)]
 
 
 def profile_slots(launches: int, threads: int) -> int:

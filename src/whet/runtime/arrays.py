@@ -52,9 +52,10 @@ def dtype_named(name: str) -> np.dtype[Any]:
     try:
         return np.dtype(name)
     except TypeError:
-        import ml_dtypes  # noqa: PLC0415  (70 ms that most models do not need)
+        import ml_dtypes  # 70 ms that most models do not need
 
-        return np.dtype(getattr(ml_dtypes, name))
+        known: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return known
 
 
 def collect_inputs(ports: Sequence[Port], inputs: Mapping[str, Any]) -> list[Array]:
@@ -65,9 +66,11 @@ def collect_inputs(ports: Sequence[Port], inputs: Mapping[str, Any]) -> list[Arr
     Raises:
         InputError: a name is missing or unknown, or a type or static shape differs.
     """
+    if type(inputs) is not dict and not isinstance(inputs, Mapping):
+        raise _not_mapping(inputs, ports, "inputs")
     try:
         values = [inputs[port.name] for port in ports]
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise _missing(ports, inputs) from error
     if len(inputs) != len(ports):
         raise _unknown(inputs, ports, "input")
@@ -178,10 +181,12 @@ def place_outputs(
         InputError: a given array is unknown, or not of the type, shape and layout needed, or
             shares memory with an input or another output.
     """
-    if not given:
+    if given is None:
         return [empty_aligned(s, p.dtype) for p, s in zip(ports, shapes, strict=True)]
     known = {port.name for port in ports}
-    if not isinstance(given, Mapping) or not known.issuperset(given):
+    if not isinstance(given, Mapping):
+        raise _not_mapping(given, ports, "outputs")
+    if not known.issuperset(given):
         raise _unknown(given, ports, "output")
     results: list[Array] = []
     used = [_extent(array) for array in inputs]
@@ -221,12 +226,14 @@ def _extent(array: Array) -> tuple[int, int]:
     return begin, begin + array.nbytes
 
 
-def _missing(ports: Sequence[Port], inputs: Any) -> InputError:
-    if not isinstance(inputs, Mapping):
-        return InputError(
-            f"inputs are a {type(inputs).__name__}, not a mapping from names to arrays",
-            hint=f"names: {', '.join(port.name for port in ports)}",
-        )
+def _not_mapping(given: Any, ports: Sequence[Port], what: str) -> InputError:
+    return InputError(
+        f"{what} are a {type(given).__name__}, not a mapping from names to arrays",
+        hint=f"names: {', '.join(port.name for port in ports)}",
+    )
+
+
+def _missing(ports: Sequence[Port], inputs: Mapping[str, Any]) -> InputError:
     names = [port.name for port in ports]
     missing = [name for name in names if name not in inputs]
     extra = [str(name) for name in inputs if name not in names]
@@ -234,9 +241,7 @@ def _missing(ports: Sequence[Port], inputs: Any) -> InputError:
     return InputError(f"missing inputs: {', '.join(missing)}", hint=hint)
 
 
-def _unknown(given: Any, ports: Sequence[Port], what: str) -> InputError:
-    if not isinstance(given, Mapping):
-        return InputError(f"{what}s are a {type(given).__name__}, not a mapping")
+def _unknown(given: Mapping[str, Any], ports: Sequence[Port], what: str) -> InputError:
     names = [port.name for port in ports]
     extra = sorted(str(name) for name in given if name not in names)
     return InputError(f"unknown {what}s: {', '.join(extra)}", hint=nearest(extra[0], names))

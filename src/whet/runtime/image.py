@@ -25,6 +25,7 @@ class NativeCode:
         start: runs the program once; takes the context's address.
         worker: a helper thread's whole life; takes the context's address and a thread number.
         stop: sends the helpers of a context home.
+        view: the bytes, which also keep the mapping alive.
     """
 
     address: int
@@ -32,7 +33,7 @@ class NativeCode:
     start: Callable[[int], None]
     worker: Callable[[int, int], None]
     stop: Callable[[int], None]
-    _mapping: mmap.mmap = field(repr=False)
+    view: memoryview = field(repr=False)
 
 
 def map_code(code: bytes | memoryview, symbols: Mapping[str, int]) -> NativeCode:
@@ -61,7 +62,7 @@ def map_file_code(handle: int, offset: int, size: int, symbols: Mapping[str, int
 
     Args:
         handle: the file's descriptor; may be closed afterwards.
-        offset: where the code starts, a multiple of the page size.
+        offset: where the code starts, a multiple of 4096.
         size: its length.
         symbols: offsets of functions in the code.
 
@@ -72,10 +73,16 @@ def map_file_code(handle: int, offset: int, size: int, symbols: Mapping[str, int
     for name in ENTRY_POINTS:
         if not 0 <= symbols.get(name, -1) < size:
             raise ArtifactError(f"the code has no function {name!r}")
+    skip = offset % mmap.ALLOCATIONGRANULARITY
     mapping = mmap.mmap(
-        handle, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC, offset=offset
+        handle,
+        size + skip,
+        flags=mmap.MAP_PRIVATE,
+        prot=mmap.PROT_READ | mmap.PROT_EXEC,
+        offset=offset - skip,
     )
-    base = buffer_address(mapping)
+    view = memoryview(mapping)[skip:]
+    base = buffer_address(view)
     one = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
     two = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
     return NativeCode(
@@ -84,7 +91,7 @@ def map_file_code(handle: int, offset: int, size: int, symbols: Mapping[str, int
         start=one(base + symbols["whet_start"]),
         worker=two(base + symbols["whet_worker"]),
         stop=one(base + symbols["whet_stop"]),
-        _mapping=mapping,
+        view=view,
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from whet.errors import ArtifactError, InputError
+from whet.program.container import Container, map_section, open_container, write_container
 from whet.program.context import layout_of
+from whet.program.manifest import SectionRow
 from whet.program.plan import find_liveness, plan_memory
 from whet.program.records import BufferKind, FusedGroup, Program, Stats, TensorSpec
 from whet.runtime.arrays import (
@@ -23,11 +26,12 @@ from whet.runtime.arrays import (
     bind_dims,
     collect_inputs,
     dim_name,
+    empty_aligned,
     make_port,
     place_outputs,
 )
 from whet.runtime.cpu import available_cpus, check_target
-from whet.runtime.image import NativeCode, map_code
+from whet.runtime.image import NativeCode, map_code, map_file_code
 from whet.runtime.state import Binding, Engine, State
 
 _BINDINGS_KEPT = 64
@@ -175,8 +179,6 @@ class CompiledModel:
         Raises:
             ArtifactError: the file cannot be written.
         """
-        from whet.program.container import write_container  # noqa: PLC0415
-
         parts = self._parts
         write_container(
             path,
@@ -184,7 +186,7 @@ class CompiledModel:
             parts.symbols,
             {
                 "code": memoryview(parts.code),
-                "weights": memoryview(parts.weights),
+                "weights": parts.weights.data,
                 **({} if parts.graph is None else {"graph": memoryview(parts.graph)}),
             },
             parts.metadata,
@@ -249,24 +251,67 @@ def from_memory(parts: Parts, threads: int | None = None) -> CompiledModel:
         TargetError: this machine cannot run the code.
     """
     check_target(parts.program.target)
-    weights = np.frombuffer(parts.weights, np.uint8)
-    if address_of(weights) % 64:
-        aligned = np.empty(weights.nbytes + 64, np.uint8)
-        skip = -address_of(aligned) % 64
-        aligned[skip : skip + weights.nbytes] = weights
-        weights = aligned[skip : skip + weights.nbytes]
-    owned = Parts(
-        parts.program,
-        parts.code,
-        parts.symbols,
-        weights,
-        parts.graph,
-        parts.metadata,
-        parts.compile_s,
+    owned = replace(parts, weights=_aligned(parts.weights))
+    code = map_code(parts.code, parts.symbols)
+    return CompiledModel(owned, code, thread_count(parts.program, threads))
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None) -> CompiledModel:
+    """Load a ``.whet`` file. It holds machine code: load only what you trust.
+
+    Code and weights are mapped from the file, not copied.
+
+    Args:
+        path: the file.
+        threads: threads of one call; the number given to the compiler if not given here.
+
+    Raises:
+        ArtifactError: the file is missing, damaged or of another format version.
+        TargetError: this machine cannot run the code.
+    """
+    with open_container(path) as container:
+        check_target(container.program.target)
+        symbols = container.manifest.symbols
+        _, weights = map_section(container, container.sections["weights"])
+        graph = _map_graph(container)
+        map_section(container, container.sections["code"])
+        code = _map_from_file(container, container.sections["code"], symbols)
+    parts = Parts(
+        program=container.program,
+        code=code.view,
+        symbols=symbols,
+        weights=np.frombuffer(weights, np.uint8),
+        graph=graph,
+        metadata=container.manifest.metadata,
     )
-    return CompiledModel(
-        owned, map_code(parts.code, parts.symbols), thread_count(parts.program, threads)
-    )
+    return CompiledModel(parts, code, thread_count(parts.program, threads))
+
+
+def _map_graph(container: Container) -> memoryview | None:
+    """Return the graph's checked bytes, if kept; they leave memory until somebody reads them."""
+    row = container.sections.get("graph")
+    if row is None:
+        return None
+    mapping, view = map_section(container, row)
+    if mapping is not None:
+        mapping.madvise(mmap.MADV_DONTNEED)
+    return view
+
+
+def _map_from_file(container: Container, row: SectionRow, symbols: Mapping[str, int]) -> NativeCode:
+    try:
+        return map_file_code(container.handle, row.offset, row.size, symbols)
+    except PermissionError:  # a file system mounted noexec: the same bytes from memory
+        return map_code(os.pread(container.handle, row.size, row.offset), symbols)
+
+
+def _aligned(weights: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return the bytes at a multiple of 64, as kernels expect them; a copy only if needed."""
+    if not weights.nbytes or address_of(weights) % 64 == 0:
+        return weights
+    copy = empty_aligned(weights.shape, weights.dtype)
+    copy[...] = weights
+    return copy
 
 
 def thread_count(program: Program, threads: int | None) -> int:

@@ -15,9 +15,9 @@ from whet.program.plan import MemoryPlan
 from whet.runtime.cpu import available_cpus
 from whet.runtime.image import NativeCode, buffer_address, outside_functions
 
-# Pauses before a waiting thread sleeps: 50 to 100 us, about twice what waking a thread costs.
-_SPINS = 2000
-_SPINS_OVERSUBSCRIBED = 20
+# How long a waiting thread spins at most before it sleeps; waking one costs 5 to 50 us.
+_SPIN_NS = 100_000
+_SPIN_NS_OVERSUBSCRIBED = 2_000
 _HUGE_PAGE = 2 * 2**20
 _JOIN_S = 5.0
 
@@ -77,7 +77,7 @@ class State:
         self.address = buffer_address(self._block)
         self.slots = memoryview(self._block).cast("q")
         self.buffer_slot = engine.layout.buffer_table // context.SLOT
-        spins = _SPINS if threads <= available_cpus() else _SPINS_OVERSUBSCRIBED
+        spin_ns = _SPIN_NS if threads <= available_cpus() else _SPIN_NS_OVERSUBSCRIBED
         syscall, clock = outside_functions()
         for offset, value in (
             (context.THREADS, threads),
@@ -85,7 +85,7 @@ class State:
             (context.SCRATCH_STRIDE, stride),
             (context.SYSCALL, syscall),
             (context.CLOCK, clock),
-            (context.SPINS, spins),
+            (context.SPIN_NS, spin_ns),
         ):
             self.slots[offset // context.SLOT] = value
         for index, address in engine.constants.items():
@@ -96,6 +96,7 @@ class State:
         """Point temporaries and dimensions at what a binding says."""
         if binding is self._bound:
             return
+        self._bound = None  # an interrupt below must not leave a half-made binding in force
         need = binding.plan.arena_bytes
         if self._arena is None or need > self._arena_bytes:
             self._arena, self._arena_bytes = allocate(need + _HUGE_PAGE), need

@@ -71,7 +71,7 @@ def kernel_object(kind: str, chunks: int, triple: str = HOST) -> bytes:
 
 def reference(kind: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return what the kernel computes."""
-    return a[::-1] * 3 + b if kind == "mix" else a[::-1] - b * 5
+    return np.asarray(a[::-1] * 3 + b if kind == "mix" else a[::-1] - b * 5)
 
 
 def make_program(
@@ -92,7 +92,7 @@ def make_program(
     inputs = 2 + constants
     buffers = [Buffer(BufferKind.INPUT, size, "x"), Buffer(BufferKind.INPUT, size, "y")]
     for k in range(constants):
-        buffers.append(Buffer(BufferKind.CONSTANT, size, f"c{k}", offset=k * chunks * CHUNK * 8))
+        buffers.append(Buffer(BufferKind.CONSTANT, size, f"c{k}", offset=k * (size.constant or 0)))
     for k in range(len(steps)):
         is_output = inputs + k in outputs
         kind = BufferKind.OUTPUT if is_output else BufferKind.TEMP
@@ -151,9 +151,7 @@ def make_model(
     return from_memory(make_parts(program, weights), threads)
 
 
-def simulate(
-    steps: list[tuple[str, int, int]], values: list[np.ndarray]
-) -> list[np.ndarray]:
+def simulate(steps: list[tuple[str, int, int]], values: list[np.ndarray]) -> list[np.ndarray]:
     """Return all values: those given, then one per step, as flat arrays."""
     known = [np.asarray(v).reshape(-1) for v in values]
     for kind, a, b in steps:

@@ -1,0 +1,175 @@
+"""Recognising attention: a product, a softmax over its columns, and a product with the result.
+
+Whatever is between product and softmax (scale, mask, bias) becomes the score expression, so that
+every exporter's spelling ends in one kernel that never writes the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from whet.index import Atom, Axis, IndexLike, product, var
+from whet.kernel.expr import Call, Const, Expr, Load, Read, Var, rewrite_leaves, walk
+from whet.kernel.schedule import choose_attention
+from whet.kernel.spec import Attention, Store
+from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
+from whet.lower.loops import by_stride
+from whet.lower.storage import Params, Storage, Storages, address_of, magnitude, to_reads
+from whet.lower.uses import sources
+from whet.target import Target
+
+Single = Callable[[Tensor], bool]
+
+
+def fuse_attention(tensor: Tensor, single: Single) -> bool:
+    """Turn a product with a softmax of a product into one attention; returns whether it was one."""
+    definition = tensor.definition
+    if definition is None or not isinstance(definition.anchor, Product) or definition.anchor.taps:
+        return False
+    outer = definition.anchor
+    soft = _source_at(outer.a, (*outer.rows, outer.depth), single)
+    if soft is None or not isinstance(outer.b, Load):
+        return False
+    scored = _score(soft, single)
+    if scored is None:
+        return False
+    scores, score, rows, key = scored
+    zero_nan = soft.definition is not None and _is_nan_free(soft.definition.body)
+    inner = scores.definition.anchor if scores.definition is not None else None
+    if not isinstance(inner, Product) or outer.depth.extent.constant is None:
+        return False
+    if not isinstance(inner.a, Load) or not isinstance(inner.b, Load):
+        return False
+    back: dict[Atom, IndexLike] = {
+        **{a: var(r) for a, r in zip(inner.rows, outer.rows, strict=True)},
+        inner.col: var(outer.depth),
+    }
+    forth: dict[Atom, IndexLike] = {
+        **{a: var(r) for a, r in zip(rows, outer.rows, strict=True)}, key: var(outer.depth),
+    }
+    attend = Attend(
+        q=inner.a.substitute(back),
+        k=inner.b.substitute(back),
+        v=outer.b,
+        score=score.substitute(forth),
+        rows=outer.rows,
+        key=outer.depth,
+        depth=Axis("d", inner.depth.extent),
+        col=outer.col,
+        zero_nan=zero_nan,
+    )
+    renamed: dict[Atom, IndexLike] = {inner.depth: var(attend.depth)}
+    attend = replace(attend, q=attend.q.substitute(renamed), k=attend.k.substitute(renamed))
+    tensor.definition = Definition(definition.axes, definition.body, attend, definition.index)
+    tensor.nodes = tuple(dict.fromkeys((*scores.nodes, *soft.nodes, *tensor.nodes)))
+    tensor.ops = (*scores.ops, *soft.ops, *tensor.ops)
+    if tensor.rank == 4:
+        tensor.order = (0, 2, 1, 3)
+    return True
+
+
+def _source_at(expr: Expr, axes: tuple[Axis, ...], single: Single) -> Tensor | None:
+    """Return the tensor that an expression reads at exactly these axes, if it is read only here."""
+    if not isinstance(expr, Load) or not single(expr.source) or len(expr.index) != len(axes):
+        return None
+    for index, axis in zip(expr.index, axes, strict=True):
+        if index != var(axis) and not (axis.extent == 1 and index == 0):
+            return None
+    return expr.source  # type: ignore[no-any-return]
+
+
+def _score(soft: Tensor, single: Single) -> tuple[Tensor, Expr, tuple[Axis, ...], Axis] | None:
+    """Take a softmax apart: the product it reads, the score expression, its rows and key axis."""
+    definition = soft.definition
+    if definition is None or not isinstance(definition.anchor, Steps):
+        return None
+    steps = definition.anchor.steps
+    if [s.op for s in steps] != ["max", "sum"] or any(len(s.axes) != 1 for s in steps):
+        return None
+    top, total = steps
+    if definition.index or top.axes != total.axes:
+        return None
+    rows, key, met = definition.axes[:-1], definition.axes[-1], top.axes[0]
+    here = top.body.substitute({met: var(key)})
+    raised = Call("exp", (Call("sub", (here, Var(top.name, here.dtype)), here.dtype),), here.dtype)
+    body = Call("div", (raised, Var(total.name, here.dtype)), here.dtype)
+    if _without_nan_test(definition.body) != body or total.body.substitute({met: var(key)}) != raised:
+        return None
+    if here.dtype != "float32":
+        return None
+    return _product_read(here, rows, key, single, soft)
+
+
+def _without_nan_test(body: Expr) -> Expr:
+    """Return ``p`` of ``p where p is a number, else 0``, which exporters write after a softmax."""
+    return body.args[2] if isinstance(body, Call) and _is_nan_free(body) else body
+
+
+def _is_nan_free(body: Expr) -> bool:
+    if not isinstance(body, Call) or body.op != "select":
+        return False
+    test, zero, value = body.args
+    return test == Call("ne", (value, value), "bool") and zero == Const(0.0, value.dtype)
+
+
+def _product_read(
+    here: Expr, rows: tuple[Axis, ...], key: Axis, single: Single, soft: Tensor
+) -> tuple[Tensor, Expr, tuple[Axis, ...], Axis] | None:
+    """Find the one product that a score reads at its own point, and inline its epilogue."""
+    candidates = [
+        t for t in sources(soft.definition)  # type: ignore[arg-type]
+        if t.definition is not None and isinstance(t.definition.anchor, Product) and single(t)
+    ]
+    for scores in candidates:
+        found = [e for e in walk(here) if isinstance(e, Load) and e.source is scores]
+        inner = scores.definition
+        assert inner is not None and isinstance(inner.anchor, Product)
+        if inner.index or inner.anchor.taps or len(inner.axes) != len(rows) + 1:
+            continue
+        if any(_source_at(e, (*rows, key), single) is None for e in found):
+            continue
+        at: dict[Atom, IndexLike] = {
+            a: var(b) for a, b in zip(inner.axes, (*rows, key), strict=True)
+        }
+        epilogue = inner.body.substitute(at)
+
+        def inline(e: Expr, epilogue: Expr = epilogue, scores: Tensor = scores) -> Expr:
+            return epilogue if isinstance(e, Load) and e.source is scores else e
+
+        return scores, rewrite_leaves(here, inline), rows, key
+    return None
+
+
+def build_attention(
+    definition: Definition, storage: Storage, storages: Storages, target: Target, threads: int
+) -> tuple[Attention, Params]:
+    """Return the attention kernel that computes a definition into storage, and its parameters."""
+    anchor = definition.anchor
+    assert isinstance(anchor, Attend)
+    params = Params()
+    output = params.write(storage.root)
+    body = to_reads(definition.body, storages, params)
+    store = Store(output, address_of(definition.position, storage), body)
+
+    def read(expr: Expr) -> Read:
+        assert isinstance(expr, Load), "operands are legal here"
+        place = storages[id(expr.source)]
+        return Read(params.number(place.root), address_of(expr.index, place), expr.dtype)
+
+    outer = by_stride(anchor.rows[:-1], store.address)
+    points = max(magnitude(product(a.extent for a in outer)), 1)
+    row = anchor.rows[-1]
+    tile = choose_attention(
+        points, magnitude(row.extent), magnitude(anchor.key.extent),
+        (magnitude(anchor.depth.extent), magnitude(anchor.col.extent)), target, threads,
+    )
+    q, k, v = read(anchor.q), read(anchor.k), read(anchor.v)
+    score = to_reads(anchor.score, storages, params)
+    kernel = Attention(
+        params.records(), outer, row, anchor.key, anchor.depth, anchor.col, q, k, v, score, (store,), *tile,
+        zero_nan=anchor.zero_nan,
+    )
+    return kernel, params
+
+

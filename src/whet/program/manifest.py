@@ -1,0 +1,270 @@
+"""The manifest of a ``.whet`` file: a program as strict, canonical JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from whet.errors import ArtifactError
+from whet.index import Poly, from_json, to_json
+from whet.program.records import Buffer, BufferKind, Launch, Program, TargetInfo, TensorSpec
+
+_MOST_BYTES = 2**47
+_MOST_THREADS = 1024
+
+
+class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all records in the manifest."""
+
+
+class TensorRow(_Row, frozen=True):
+    """An input or output; ``axes`` is its shape as polynomials."""
+
+    name: str
+    dtype: str
+    shape: list[int | str]
+    axes: list[Any]
+
+
+class BufferRow(_Row, frozen=True):
+    """One buffer."""
+
+    kind: str
+    name: str
+    size: Any
+    offset: int
+
+
+class LaunchRow(_Row, frozen=True):
+    """One launch."""
+
+    kernel: str
+    args: list[int]
+    writes: list[int]
+    chunks: Any
+    waits: bool
+    nodes: list[str]
+    ops: list[str]
+    flops: Any
+    bytes: Any
+
+
+class TargetRow(_Row, frozen=True):
+    """What the code needs of a CPU."""
+
+    triple: str
+    cpu: str
+    features: list[str]
+
+
+class SectionRow(_Row, frozen=True):
+    """Where a section lies in the file, and the digest of its bytes."""
+
+    name: str
+    offset: int
+    size: int
+    digest: str
+
+
+class Manifest(_Row, frozen=True):
+    """Everything in a ``.whet`` file but the sections' bytes."""
+
+    inputs: list[TensorRow]
+    outputs: list[TensorRow]
+    dims: list[str]
+    buffers: list[BufferRow]
+    launches: list[LaunchRow]
+    scratch_bytes: int
+    threads: int
+    reuse: bool
+    target: TargetRow
+    symbols: dict[str, int]
+    sections: list[SectionRow]
+    metadata: dict[str, str]
+
+
+def make_manifest(
+    program: Program,
+    symbols: Mapping[str, int],
+    sections: Sequence[SectionRow],
+    metadata: Mapping[str, str],
+) -> Manifest:
+    """Return the manifest of a program."""
+    target = program.target
+    return Manifest(
+        inputs=_tensor_rows(program.inputs, program.input_shapes),
+        outputs=_tensor_rows(program.outputs, program.output_shapes),
+        dims=list(program.dims),
+        buffers=[
+            BufferRow(str(b.kind), b.name, to_json(b.size_bytes), b.offset) for b in program.buffers
+        ],
+        launches=[_launch_row(launch) for launch in program.launches],
+        scratch_bytes=program.scratch_bytes,
+        threads=program.threads,
+        reuse=program.reuse,
+        target=TargetRow(target.triple, target.cpu, list(target.features)),
+        symbols=dict(symbols),
+        sections=list(sections),
+        metadata=dict(metadata),
+    )
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return the one encoding that a manifest has."""
+    return msgspec.json.encode(manifest, order="deterministic")
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Read a manifest; unknown, missing, repeated and mistyped fields are errors.
+
+    Raises:
+        ArtifactError: the bytes are not what ``encode_manifest`` writes.
+    """
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ArtifactError(f"damaged manifest: {error}") from error
+    if encode_manifest(manifest) != data:
+        raise ArtifactError("damaged manifest: not in canonical form")
+    return manifest
+
+
+def program_of(manifest: Manifest) -> Program:
+    """Return the program of a manifest, all indices, names and sizes checked.
+
+    Raises:
+        ArtifactError: the manifest contradicts itself.
+    """
+    try:
+        program = _build_program(manifest)
+    except (TypeError, ValueError, KeyError, ArithmeticError, RecursionError) as error:
+        raise ArtifactError(f"damaged manifest: {error}") from error
+    sizes = {section.name: section.size for section in manifest.sections}
+    problem = (
+        _name_problem(program)
+        or _launch_problem(program)
+        or _memory_problem(program, sizes.get("weights", 0))
+        or _range_problem(manifest, sizes.get("code", 0))
+    )
+    if problem:
+        raise ArtifactError(f"damaged manifest: {problem}")
+    return program
+
+
+def _build_program(manifest: Manifest) -> Program:
+    target = manifest.target
+    return Program(
+        inputs=_specs(manifest.inputs),
+        outputs=_specs(manifest.outputs),
+        input_shapes=_shapes(manifest.inputs),
+        output_shapes=_shapes(manifest.outputs),
+        dims=tuple(manifest.dims),
+        buffers=tuple(
+            Buffer(BufferKind(row.kind), from_json(row.size), row.name, row.offset)
+            for row in manifest.buffers
+        ),
+        launches=tuple(_launch(row) for row in manifest.launches),
+        scratch_bytes=manifest.scratch_bytes,
+        threads=manifest.threads,
+        target=TargetInfo(target.triple, target.cpu, tuple(target.features)),
+        reuse=manifest.reuse,
+    )
+
+
+def _tensor_rows(specs: Sequence[TensorSpec], shapes: Sequence[Sequence[Poly]]) -> list[TensorRow]:
+    return [
+        TensorRow(s.name, s.dtype, list(s.shape), [to_json(axis) for axis in axes])
+        for s, axes in zip(specs, shapes, strict=True)
+    ]
+
+
+def _launch_row(launch: Launch) -> LaunchRow:
+    return LaunchRow(
+        kernel=launch.kernel,
+        args=list(launch.args),
+        writes=list(launch.writes),
+        chunks=to_json(launch.chunks),
+        waits=launch.waits,
+        nodes=list(launch.nodes),
+        ops=list(launch.ops),
+        flops=to_json(launch.flops),
+        bytes=to_json(launch.bytes),
+    )
+
+
+def _launch(row: LaunchRow) -> Launch:
+    return Launch(
+        kernel=row.kernel,
+        args=tuple(row.args),
+        writes=tuple(row.writes),
+        chunks=from_json(row.chunks),
+        waits=row.waits,
+        nodes=tuple(row.nodes),
+        ops=tuple(row.ops),
+        flops=from_json(row.flops),
+        bytes=from_json(row.bytes),
+    )
+
+
+def _specs(rows: Iterable[TensorRow]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(row.name, row.dtype, tuple(row.shape)) for row in rows)
+
+
+def _shapes(rows: Iterable[TensorRow]) -> tuple[tuple[Poly, ...], ...]:
+    return tuple(tuple(from_json(axis) for axis in row.axes) for row in rows)
+
+
+def _name_problem(program: Program) -> str:
+    for what, names in (
+        ("input", [spec.name for spec in program.inputs]),
+        ("output", [spec.name for spec in program.outputs]),
+        ("dimension", list(program.dims)),
+    ):
+        if len(set(names)) != len(names):
+            return f"{what} names are not unique"
+    for spec, axes in zip(
+        program.inputs + program.outputs,
+        program.input_shapes + program.output_shapes,
+        strict=True,
+    ):
+        if len(spec.shape) != len(axes):
+            return f"the shape of {spec.name!r} has two ranks"
+    return ""
+
+
+def _launch_problem(program: Program) -> str:
+    count = len(program.buffers)
+    for number, launch in enumerate(program.launches):
+        if not all(0 <= index < count for index in launch.args):
+            return f"launch {number} uses a buffer that does not exist"
+        if not all(0 <= position < len(launch.args) for position in launch.writes):
+            return f"launch {number} writes an argument that does not exist"
+        for position in launch.writes:
+            kind = program.buffers[launch.args[position]].kind
+            if kind in (BufferKind.CONSTANT, BufferKind.INPUT):
+                return f"launch {number} writes a buffer of kind {kind}"
+    return ""
+
+
+def _memory_problem(program: Program, weights: int) -> str:
+    for number, buffer in enumerate(program.buffers):
+        size = buffer.size_bytes.constant
+        if size is not None and not 0 <= size < _MOST_BYTES:
+            return f"buffer {number} has {size} bytes"
+        if buffer.kind is not BufferKind.CONSTANT:
+            continue
+        if size is None or buffer.offset % 64 or not 0 <= buffer.offset <= weights - size:
+            return f"constant {number} lies outside the weights or off the grid"
+    return ""
+
+
+def _range_problem(manifest: Manifest, code: int) -> str:
+    if not 0 <= manifest.scratch_bytes < _MOST_BYTES:
+        return f"scratch memory of {manifest.scratch_bytes} bytes"
+    if not 0 <= manifest.threads <= _MOST_THREADS:
+        return f"{manifest.threads} threads"
+    if not all(0 <= offset < code for offset in manifest.symbols.values()):
+        return "a function lies outside the code"
+    return ""

@@ -1,0 +1,22 @@
+"""Settings shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def children_import_the_checkout() -> Iterator[None]:
+    """Let child processes import what the tests import, ``whet.tests`` included.
+
+    An installed wheel leaves the tests out, and pytest's ``pythonpath`` reaches no child.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(SOURCE), prepend=os.pathsep)
+        yield

@@ -1,0 +1,54 @@
+"""What is read from the command line, right and wrong."""
+
+from __future__ import annotations
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whet.cli.parameters import parse_dims, parse_shape, parse_shapes, parse_switches
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("input:1,3,224,224", ("input", (1, 3, 224, 224))),
+        ("input:batch, 3", ("input", ("batch", 3))),
+        ("gpu_0/data:0:7", ("gpu_0/data:0", (7,))),
+        ("scalar:", ("scalar", ())),
+    ],
+)
+def test_shape(text: str, expected: tuple[str, tuple[int | str, ...]]) -> None:
+    assert parse_shape(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "input", ":1,2", "input:1,,2", "input:-1", "input:1x2"])
+def test_wrong_shape_is_explained(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="NAME:DIM"):
+        parse_shape(text)
+
+
+@given(st.text(min_size=1), st.lists(st.integers(0, 10**9), min_size=1))
+def test_shape_survives_writing_and_reading(name: str, shape: list[int]) -> None:
+    assert parse_shape(f"{name}:{','.join(map(str, shape))}") == (name, tuple(shape))
+
+
+def test_no_shapes_is_none_and_repeats_are_refused() -> None:
+    assert parse_shapes([]) is None
+    with pytest.raises(click.BadParameter, match="twice"):
+        parse_shapes(["a:1", "a:2"])
+
+
+def test_switches() -> None:
+    assert parse_switches(["a=off", "b=on", "c=False"]) == {"a": False, "b": True, "c": False}
+    for text in ("a", "a=", "=on", "a=maybe"):
+        with pytest.raises(click.BadParameter, match="NAME=on"):
+            parse_switches([text])
+
+
+def test_dims() -> None:
+    assert parse_dims(["batch=4", "seq=128"]) == {"batch": 4, "seq": 128}
+    for text in ("batch", "=4", "batch=", "batch=-1"):
+        with pytest.raises(click.BadParameter, match="NAME=NUMBER"):
+            parse_dims([text])

@@ -1,0 +1,50 @@
+"""The documentation names what exists: passes, options, exit codes, files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from whet.cli import exits
+from whet.cli.main import whet_command
+from whet.passes.pipeline import pass_names
+
+ROOT = Path(__file__).parents[3]
+LINK = re.compile(r"\]\(([^)#:]+)\)")
+
+
+def _read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_every_command_and_option_is_documented() -> None:
+    text = _read("docs/cli.md")
+    context = click.Context(whet_command)
+    for name in whet_command.list_commands(context):
+        assert f"## whet {name}\n" in text
+        command = whet_command.get_command(context, name)
+        assert command is not None
+        for option in command.params:
+            if isinstance(option, click.Option):
+                spelling = "|".join(map(re.escape, option.opts))
+                assert re.search(rf"(?<![\w-])({spelling})(?![\w-])", text), option.opts
+
+
+def test_every_exit_code_is_documented() -> None:
+    text = _read("docs/cli.md")
+    codes = {value for value in vars(exits).values() if isinstance(value, int)}
+    assert codes == {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
+
+
+def test_every_pass_is_documented() -> None:
+    text = _read("docs/architecture.md")
+    assert [name for name in pass_names() if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/cli.md", "docs/architecture.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    folder = (ROOT / name).parent
+    assert [link for link in LINK.findall(_read(name)) if not (folder / link).exists()] == []
