@@ -16,8 +16,6 @@ from whet.measure.runner import Inputs
 
 STATUS = Path("/proc/self/status")
 PACKAGE_PARENT = Path(__file__).parents[2]  # ``python -m`` finds the package from here
-    2
-]  # where ``python -m`` finds the package, if not installed
 
 
 class MemoryUse(msgspec.Struct, frozen=True, kw_only=True):
