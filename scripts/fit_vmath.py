@@ -2,7 +2,7 @@
 
 Minimax fits by the Remez exchange (Cheney, *Introduction to Approximation Theory*, ch. 3 and 5) in
 60-digit arithmetic, weighted so that the error of the *finished* function is relative. Coefficients
-are rounded to the target format one by one, lowest order first, and the rest fitted again after each.
+are rounded to the target format one by one, lowest order first, the rest fitted again each time.
 
 Run ``python scripts/fit_vmath.py > src/whet/codegen/vmath/coefficients.py`` (needs ``mpmath``).
 """
@@ -22,7 +22,7 @@ GRID = 600
 
 @dataclass(frozen=True)
 class Fit:
-    """One table: approximate ``target`` by ``P / Q`` on ``[low, high]``, error weighted by ``weight``."""
+    """One table: ``P / Q`` close to ``target`` on ``[low, high]``, the error weighted."""
 
     name: str
     target: Real
@@ -41,7 +41,10 @@ class Exchange:
     def __init__(self, fit: Fit) -> None:
         self.fit = fit
         low, high = mp.mpf(fit.low), mp.mpf(fit.high)
-        nodes = [(low + high) / 2 + (high - low) / 2 * mp.cos(mp.pi * (k + 0.5) / GRID) for k in range(GRID)]
+        nodes = [
+            (low + high) / 2 + (high - low) / 2 * mp.cos(mp.pi * (k + 0.5) / GRID)
+            for k in range(GRID)
+        ]
         self.points = sorted(nodes)
         self.target = [fit.target(u) for u in self.points]
         self.weight = [abs(fit.weight(u)) for u in self.points]
@@ -49,7 +52,7 @@ class Exchange:
         self.fixed: dict[int, mp.mpf] = {k: mp.mpf(v) for k, v in fit.fixed}
 
     def turn(self, k: int) -> int:
-        """Return the sign of ``u^n``, ``n`` lowest orders fixed: what is left is ``u^n`` times a free fit."""
+        """Return the sign of ``u^n``, ``n`` orders fixed: the rest is ``u^n`` times a free fit."""
         return -1 if self.points[k] < 0 and len(self.fixed) % 2 else 1
 
     def value(self, coefficients: list[mp.mpf], k: int) -> tuple[mp.mpf, mp.mpf]:
@@ -97,7 +100,9 @@ class Exchange:
         if count == 1:
             coefficients = [self.fixed[c] for c in range(self.columns)]
             return coefficients, max(map(abs, self.errors(coefficients)))
-        reference = [round((1 - np.cos(np.pi * k / (count - 1))) / 2 * (GRID - 1)) for k in range(count)]
+        reference = [
+            round((1 - np.cos(np.pi * k / (count - 1))) / 2 * (GRID - 1)) for k in range(count)
+        ]
         bottoms = [mp.mpf(1)] * count
         best: tuple[list[mp.mpf], mp.mpf] | None = None
         for _ in range(30):
@@ -113,7 +118,8 @@ class Exchange:
                 break
             reference = picks
             bottoms = [self.value(coefficients, k)[1] for k in reference]
-        assert best is not None
+        if best is None:
+            raise ArithmeticError(f"the exchange for {self.fit.name} never started")
         return best
 
     def errors(self, coefficients: list[mp.mpf]) -> list[mp.mpf]:
@@ -197,7 +203,9 @@ def fits() -> list[Fit]:
     """Return every table that the functions use."""
     return [
         Fit("EXP_F32", lambda r: mp.expm1(r) / r, lambda r: r / mp.exp(r), -HALF_LN2, HALF_LN2, 4),
-        Fit("EXP2_F32", lambda r: mp.expm1(r * LN2) / r, lambda r: r / mp.exp(r * LN2), -0.5, 0.5, 4),
+        Fit(
+            "EXP2_F32", lambda r: mp.expm1(r * LN2) / r, lambda r: r / mp.exp(r * LN2), -0.5, 0.5, 4
+        ),
         Fit("EXP_F64", _exp_q, lambda r: r**2 / mp.exp(r), -HALF_LN2, HALF_LN2, 9, dtype=F64),
         Fit("EXPM1_F32", _exp_q, lambda r: r**2 / mp.expm1(r), -HALF_LN2, HALF_LN2, 4),
         Fit("EXPM1_F64", _exp_q, lambda r: r**2 / mp.expm1(r), -HALF_LN2, HALF_LN2, 10, dtype=F64),
@@ -209,8 +217,23 @@ def fits() -> list[Fit]:
             1 / 3 + 1e-6,
             7,
         ),
-        Fit("LOG2_F32", lambda r: mp.log1p(r) / LN2 / r, lambda r: r * LN2 / mp.log1p(r), -0.33334, 0.33334, 9),
-        Fit("LOG_F64", _log_even, lambda z: z * mp.sqrt(z) / mp.atanh(mp.sqrt(z)) / 2, 0, 0.0401, 7, dtype=F64),
+        Fit(
+            "LOG2_F32",
+            lambda r: mp.log1p(r) / LN2 / r,
+            lambda r: r * LN2 / mp.log1p(r),
+            -0.33334,
+            0.33334,
+            9,
+        ),
+        Fit(
+            "LOG_F64",
+            _log_even,
+            lambda z: z * mp.sqrt(z) / mp.atanh(mp.sqrt(z)) / 2,
+            0,
+            0.0401,
+            7,
+            dtype=F64,
+        ),
         Fit("SIN_F32", _odd(mp.sin), _odd_weight(mp.sin), 0, HALF_PI**2, 3),
         Fit("SIN_F64", _odd(mp.sin), _odd_weight(mp.sin), 0, HALF_PI**2, 8, dtype=F64),
         Fit("TAN_F32", _odd(mp.tan), _odd_weight(mp.tan), 0, QUARTER**2, 5),
@@ -221,21 +244,40 @@ def fits() -> list[Fit]:
         Fit("ATAN_F64", _odd(mp.atan), _odd_weight(mp.atan), 0, 1, 18, dtype=F64),
         Fit("SINH_F32", _odd(mp.sinh), _odd_weight(mp.sinh), 0, 1, 2),
         Fit("SINH_F64", _odd(mp.sinh), _odd_weight(mp.sinh), 0, 1, 6, dtype=F64),
-        Fit("TANH_F32", _over_x(mp.tanh), _inverse(_over_x(mp.tanh)), 0, 9.02**2, 4, 4, fixed=((0, 1.0),)),
+        Fit(
+            "TANH_F32",
+            _over_x(mp.tanh),
+            _inverse(_over_x(mp.tanh)),
+            0,
+            9.02**2,
+            4,
+            4,
+            fixed=((0, 1.0),),
+        ),
         Fit("ERF_F32", _over_x(mp.erf), _inverse(_over_x(mp.erf)), 0, 3.84**2, 5, 5),
         Fit("GELU_F32", _over_x(_half_erf), mp.sqrt, 0, 5.44**2, 6, 4),
         Fit("ERF_F64", _over_x(mp.erf), _inverse(_over_x(mp.erf)), 0, 1, 11, dtype=F64),
         Fit("ERFC_F64", _erfcx_t, _erfcx_weight, 0.249, 2 / 3 + 1e-6, 12, dtype=F64),
-        Fit("POWF_EXP2", lambda r: mp.expm1(r * LN2) / r, lambda r: r / mp.exp(r * LN2), -0.5, 0.5, 6, dtype=F64),
+        Fit(
+            "POWF_EXP2",
+            lambda r: mp.expm1(r * LN2) / r,
+            lambda r: r / mp.exp(r * LN2),
+            -0.5,
+            0.5,
+            6,
+            dtype=F64,
+        ),
         Fit("POW_LOG", _log_even_rest, lambda z: z**2, 0, 0.0401, 7, dtype=F64),
     ]
 
 
 def main() -> None:
     """Print the module."""
-    print('"""Minimax coefficients, lowest order first; written by ``scripts/fit_vmath.py``, do not edit.')
-    print('\nThe comment on each line is the largest relative error of the finished function that the fit')
-    print('allows: with exact coefficients, then with rounded ones (evaluation error comes on top).\n"""\n')
+    print('"""Minimax coefficients, lowest order first; ``scripts/fit_vmath.py`` writes this file.')
+    print("\nThe comment on each table is the largest error of the finished function that the fit")
+    print(
+        'allows: with exact coefficients, then with rounded ones (evaluation comes on top).\n"""\n'
+    )
     for fit in fits():
         top, bottom, ideal, worst = fit_table(fit)
         _print(fit.name, top, ideal, worst)

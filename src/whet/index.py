@@ -245,7 +245,7 @@ def bounds(p: Poly) -> tuple[int | None, int | None]:
     high: int | None = 0
     for monomial, c in p.terms:
         term = _monomial_bounds(monomial)
-        least, most = (term if c >= 0 else (term[1], term[0]))
+        least, most = term if c >= 0 else (term[1], term[0])
         low = None if low is None or least is None else low + c * least
         high = None if high is None or most is None else high + c * most
     return low, high

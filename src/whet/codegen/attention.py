@@ -30,7 +30,6 @@ from whet.target import Target
 UNROLL = 4
 
 
-
 def attention_chunks(kernel: Attention) -> Poly:
     """Return the number of chunks of an attention."""
     tiles = ceil_div(kernel.row.extent, kernel.rows)
@@ -193,7 +192,9 @@ class _Writer:
         if keys % self.panel:
             self._score_panel(frame, i64(whole), rows, tops, keys % self.panel)
 
-    def _score_panel(self, frame: Frame, panel: Value, rows: int, tops: list[Value], count: int) -> None:
+    def _score_panel(
+        self, frame: Frame, panel: Value, rows: int, tops: list[Value], count: int
+    ) -> None:
         b, kernel, width = self.b, self.kernel, self.width
         depth = _static(kernel.depth)
         packed = b.gep(self.fn.scratch, F32, b.mul(panel, i64(depth * self.panel)))
@@ -321,5 +322,3 @@ class _Writer:
         if depth % UNROLL:
             steps(i64(whole), depth % UNROLL)
         return [[b.load(type_, cell, 64) for cell in line] for line in cells]
-
-

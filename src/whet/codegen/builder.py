@@ -110,7 +110,9 @@ class Module:
 class Builder:
     """Writes one function, instruction by instruction."""
 
-    def __init__(self, module: Module, name: str, params: list[tuple[str, str]], returns: str = "void") -> None:
+    def __init__(
+        self, module: Module, name: str, params: list[tuple[str, str]], returns: str = "void"
+    ) -> None:
         self.module = module
         self._name = name
         self._params = params
@@ -175,7 +177,9 @@ class Builder:
             self.branch(guard, body, done)
         self.start(body)
         counter, following = Value(f"%{body}.i", I64), Value(f"%{body}.n", I64)
-        self.line(f"{counter.text} = phi i64 [ {low.text}, %{before} ], [ {following.text}, %{latch} ]")
+        self.line(
+            f"{counter.text} = phi i64 [ {low.text}, %{before} ], [ {following.text}, %{latch} ]"
+        )
         yield counter
         self.jump(latch)
         self.start(latch)
@@ -226,11 +230,20 @@ class Builder:
         """Store a value."""
         self.line(f"store {value}, ptr {pointer.text}, align {align}")
 
-    def masked_load(self, type_: str, pointer: Value, mask: Value, other: Value, align: int = 1) -> Value:
+    def prefetch(self, pointer: Value) -> None:
+        """Bring a cache line close, for reading, into the level-2 cache."""
+        self.module.declare("llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        self.line(f"call void @llvm.prefetch.p0({pointer}, i32 0, i32 2, i32 1)")
+
+    def masked_load(
+        self, type_: str, pointer: Value, mask: Value, other: Value, align: int = 1
+    ) -> Value:
         """Load the lanes whose mask bit is set; the rest come from ``other``."""
         name = f"llvm.masked.load.{_suffix(type_)}.p0"
         self.module.declare(name, f"declare {type_} @{name}(ptr, {mask.type}, {type_})")
-        return self.op(f"call {type_} @{name}(ptr align {align} {pointer.text}, {mask}, {other})", type_)
+        return self.op(
+            f"call {type_} @{name}(ptr align {align} {pointer.text}, {mask}, {other})", type_
+        )
 
     def masked_store(self, value: Value, pointer: Value, mask: Value, align: int = 1) -> None:
         """Store the lanes whose mask bit is set."""
@@ -247,7 +260,9 @@ class Builder:
     def scatter(self, value: Value, pointers: Value, mask: Value, align: int) -> None:
         """Store one element per lane to a vector of pointers."""
         name = f"llvm.masked.scatter.{_suffix(value.type)}.v{lanes(value.type)}p0"
-        self.module.declare(name, f"declare void @{name}({value.type}, {pointers.type}, {mask.type})")
+        self.module.declare(
+            name, f"declare void @{name}({value.type}, {pointers.type}, {mask.type})"
+        )
         self.line(f"call void @{name}({value}, {pointers}, {mask})")
 
     # -- arithmetic --------------------------------------------------------------------------
@@ -316,7 +331,10 @@ class Builder:
             return value
         type_ = vector(value.type, count)
         first = self.op(f"insertelement {type_} poison, {value}, i32 0", type_)
-        return self.op(f"shufflevector {type_} {first.text}, {type_} poison, <{count} x i32> zeroinitializer", type_)
+        return self.op(
+            f"shufflevector {type_} {first.text}, {type_} poison, <{count} x i32> zeroinitializer",
+            type_,
+        )
 
     def iota(self, count: int, step: int = 1) -> Value:
         """Return ``0, step, 2·step…`` as 64-bit integers."""
@@ -333,7 +351,9 @@ class Builder:
         """Permute lanes by constant indices."""
         type_ = vector(element(value.type), len(indices))
         mask = ", ".join(f"i32 {k}" for k in indices)
-        return self.op(f"shufflevector {value}, {value.type} poison, <{len(indices)} x i32> <{mask}>", type_)
+        return self.op(
+            f"shufflevector {value}, {value.type} poison, <{len(indices)} x i32> <{mask}>", type_
+        )
 
     def blend(self, x: Value, y: Value, indices: list[int]) -> Value:
         """Pick lanes from two vectors; indices count on from ``x`` into ``y``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whet.codegen.builder import Builder, Module, Value, const, i64, vector
+from whet.codegen.builder import PTR, Builder, Module, Value, const, i64, vector
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import (
@@ -21,7 +21,8 @@ from whet.codegen.kernel_function import (
     open_function,
 )
 from whet.codegen.operations import apply, from_storage, register_type, storage_type
-from whet.index import Axis, Poly, ceil_div, product
+from whet.index import ZERO, Axis, Poly, ceil_div, product
+from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import ACCUMULATOR, Contraction
 from whet.target import Target
 
@@ -45,12 +46,18 @@ def _row_items(kernel: Contraction) -> Poly:
 
 
 def write_contraction(
-    module: Module, name: str, kernel: Contraction, dims: tuple[str, ...], target: Target, *, exclusive: bool
+    module: Module,
+    name: str,
+    kernel: Contraction,
+    dims: tuple[str, ...],
+    target: Target,
+    *,
+    exclusive: bool,
 ) -> None:
     """Write the function of a contraction."""
     fn = open_function(module, name, kernel.params, dims, exclusive=exclusive)
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
-    writer = _Writer(kernel, fn, target.lanes)
+    writer = _Writer(kernel, fn, target.lanes, fn.b.alloca(PTR))
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
@@ -69,6 +76,7 @@ class _Writer:
     kernel: Contraction
     fn: Function
     width: int
+    cursor: Value
 
     @property
     def b(self) -> Builder:
@@ -126,16 +134,24 @@ class _Writer:
             partial = rest % width
             last = lane_mask(b, i64(partial), width) if partial else None
             return _Columns(count, (*(None,) * (count - 1), last))
-        left = b.binary("sub", frame.scalar_index(self.kernel.col.extent), b.mul(panel, i64(self.panel_columns)))
+        left = b.binary(
+            "sub", frame.scalar_index(self.kernel.col.extent), b.mul(panel, i64(self.panel_columns))
+        )
         masks = tuple(
-            lane_mask(b, b.binary("sub", left, i64(j * width)), width) for j in range(self.kernel.tile.vectors)
+            lane_mask(b, b.binary("sub", left, i64(j * width)), width)
+            for j in range(self.kernel.tile.vectors)
         )
         return _Columns(self.kernel.tile.vectors, masks)
 
-    def _items(self, frame: Frame, panel: Value, columns: _Columns, first: Value, last: Value) -> None:
+    def _items(
+        self, frame: Frame, panel: Value, columns: _Columns, first: Value, last: Value
+    ) -> None:
         """Write the loop over row tiles of a chunk."""
         b, kernel = self.b, self.kernel
         frame = frame.bind(kernel.col, b.mul(panel, i64(self.panel_columns)))
+        if kernel.tile.prefetch:
+            following = self._b_pointer(frame, b.add(panel, i64(1)), ZERO)
+            b.store(following, self.cursor, 8)
         tiles = ceil_div(kernel.row.extent, kernel.tile.rows)
         with b.loop(first, last, hint="item") as item:
             if tiles == 1:
@@ -143,7 +159,11 @@ class _Writer:
             else:
                 count = frame.scalar_index(tiles)
                 tile = b.binary("urem", item, count) if kernel.outer else item
-                inner = bind_flat(frame, kernel.outer, b.binary("udiv", item, count)) if kernel.outer else frame
+                inner = (
+                    bind_flat(frame, kernel.outer, b.binary("udiv", item, count))
+                    if kernel.outer
+                    else frame
+                )
             self._tile(inner, panel, tile, columns)
 
     def _tile(self, frame: Frame, panel: Value, tile: Value, columns: _Columns) -> None:
@@ -248,7 +268,11 @@ class _Writer:
             self._at(frame, i64(0), b_pointer, rows, extent, cells)
             return
         length = frame.scalar_index(kernel.depth.extent)
-        full = i64(extent // unroll * unroll) if extent is not None else b.binary("and", length, i64(-unroll))
+        full = (
+            i64(extent // unroll * unroll)
+            if extent is not None
+            else b.binary("and", length, i64(-unroll))
+        )
         with b.loop(i64(0), full, unroll, hint="depth") as k:
             self._at(frame, k, b_pointer, rows, unroll, cells)
         if extent is not None:
@@ -273,10 +297,18 @@ class _Writer:
         return found
 
     def _at(
-        self, frame: Frame, k: Value, b_pointer: Value, rows: list[Value] | None, count: int, cells: _Cells
+        self,
+        frame: Frame,
+        k: Value,
+        b_pointer: Value,
+        rows: list[Value] | None,
+        count: int,
+        cells: _Cells,
     ) -> None:
         """Write ``count`` depth steps from depth ``k``."""
         moved = self._advance(frame, b_pointer, k)
+        if self.kernel.tile.prefetch and count == self.kernel.tile.unroll:
+            self._fetch_ahead()
         if rows is not None:
             kind = storage_type(self.kernel.a.dtype)
             rows = [self.b.gep(r, kind, k) for r in rows]
@@ -286,6 +318,14 @@ class _Writer:
         source = self.kernel.b
         kind = storage_type(self.kernel.params[source.param].dtype)
         return self.b.gep(pointer, kind, self.b.mul(k, frame.scalar_index(source.depth_stride)))
+
+    def _fetch_ahead(self) -> None:
+        """Fetch the next lines of the panel after this one."""
+        b = self.b
+        at = b.load(PTR, self.cursor, 8)
+        for line in range(self.kernel.tile.prefetch):
+            b.prefetch(b.gep(at, "i8", LINE_BYTES * line))
+        b.store(b.gep(at, "i8", LINE_BYTES * self.kernel.tile.prefetch), self.cursor, 8)
 
     def _steps(
         self, frame: Frame, b_pointer: Value, rows: list[Value] | None, count: int, cells: _Cells
@@ -336,6 +376,3 @@ class _Cells:
     cells: list[list[Value]]
     type: str
     columns: _Columns
-
-
-

@@ -237,7 +237,6 @@ class Point:
         b.jump(done)
         b.start(done)
         zero = const(value.type, 0).text if lanes(value.type) == 1 else "zeroinitializer"
-        return b.op(f"phi {value.type} [ {value.text}, %{last} ], [ {zero}, %{before} ]", value.type)
-
-
-
+        return b.op(
+            f"phi {value.type} [ {value.text}, %{last} ], [ {zero}, %{before} ]", value.type
+        )

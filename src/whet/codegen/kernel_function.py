@@ -44,7 +44,12 @@ def open_function(
     table = b.param(count)
     values = {d: b.load(I64, b.gep(table, I64, k), 8) for k, d in enumerate(dims)}
     return Function(
-        b, [b.param(k) for k in range(count)], values, b.param(count + 1), b.param(count + 2), b.param(count + 3)
+        b,
+        [b.param(k) for k in range(count)],
+        values,
+        b.param(count + 1),
+        b.param(count + 2),
+        b.param(count + 3),
     )
 
 

@@ -39,7 +39,9 @@ def _outer(nest: Nest) -> tuple[Axis, ...]:
     return nest.axes if nest.vector_rows else nest.axes[:-1]
 
 
-def write_nest(module: Module, name: str, nest: Nest, dims: tuple[str, ...], target: Target, *, exclusive: bool) -> None:
+def write_nest(
+    module: Module, name: str, nest: Nest, dims: tuple[str, ...], target: Target, *, exclusive: bool
+) -> None:
     """Write the function of a nest."""
     fn = open_function(module, name, nest.params, dims, exclusive=exclusive)
     frame = frame_of(fn, nest.params, accesses_of([s.body for s in nest.steps], nest.stores))
@@ -206,7 +208,10 @@ class _NestWriter:
         )
         values = [b.load(type_, total, 64) for total in totals]
         while len(values) > 1:
-            values = [combine(b, step.op, x, y, step.dtype) for x, y in zip(values[::2], values[1::2], strict=True)]
+            values = [
+                combine(b, step.op, x, y, step.dtype)
+                for x, y in zip(values[::2], values[1::2], strict=True)
+            ]
         return horizontal(b, step.op, values[0], step.dtype)
 
 

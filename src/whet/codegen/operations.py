@@ -202,7 +202,9 @@ def _absolute(b: Builder, args: list[Value], dtype: str) -> Value:
         return b.call_intrinsic("llvm.fabs", args[0].type, args[0])
     if kind == "u":
         return args[0]
-    return b.select(b.icmp("slt", args[0], const(args[0].type, 0)), _negate(b, args, dtype), args[0])
+    return b.select(
+        b.icmp("slt", args[0], const(args[0].type, 0)), _negate(b, args, dtype), args[0]
+    )
 
 
 def _logical_not(b: Builder, args: list[Value], dtype: str) -> Value:

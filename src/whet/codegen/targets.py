@@ -40,7 +40,9 @@ def named_target(name: str) -> Target:
     if not cpu:
         raise TargetError(f"target {name!r} names no CPU", hint='write "<triple>:<cpu>" or "host"')
     if triple.split("-")[0] not in ("x86_64", "aarch64"):
-        raise TargetError(f"no code generator for {triple!r}", hint="x86_64 and aarch64 are supported")
+        raise TargetError(
+            f"no code generator for {triple!r}", hint="x86_64 and aarch64 are supported"
+        )
     return _describe(triple, cpu, "", _features_of(triple, cpu))
 
 

@@ -19,6 +19,8 @@ MAX_VECTORS = 8
 CHUNK_CYCLES = 60_000
 CHUNKS_PER_THREAD = 8
 UNROLL = 4
+LINE_BYTES = 64
+MOST_PREFETCHES = 4
 EDGE_UNROLL = 8
 
 
@@ -48,7 +50,22 @@ def choose_tile(work: Work, target: Target, threads: int) -> Tile:
     rows, vectors = _register_tile(work, target)
     unroll = EDGE_UNROLL if work.edges else UNROLL
     row_items, panels = _chunks(work, target, threads, rows, vectors)
-    return Tile(rows, vectors, unroll, row_items, panels)
+    prefetch = _prefetch(work, target, row_items, vectors, unroll)
+    return Tile(rows, vectors, unroll, row_items, panels, prefetch)
+
+
+def _prefetch(work: Work, target: Target, row_items: int, vectors: int, unroll: int) -> int:
+    """Return lines of the next panel to fetch per unrolled step, if panels come from memory.
+
+    Weights larger than the level-2 cache are read once per panel at the latency of memory; spread
+    over the row tiles of the panel before, their fetching costs nothing.
+    """
+    panel_bytes = work.reduction * vectors * target.vector_bytes
+    if panel_bytes * -(-work.cols // (vectors * target.lanes)) < target.l2_bytes:
+        return 0
+    steps = row_items * work.reduction // unroll
+    lines = -(-panel_bytes // (LINE_BYTES * max(steps, 1)))
+    return lines if lines <= MOST_PREFETCHES else 0
 
 
 def _register_tile(work: Work, target: Target) -> tuple[int, int]:
@@ -75,7 +92,9 @@ def _cycles(work: Work, lanes: int, rows: int, vectors: int) -> float:
     for (height, tiles), (width, panels) in pairs(heights, widths):
         fma = max(height * width / FMA_PER_CYCLE, FMA_LATENCY)
         loads = (height + width) / LOADS_PER_CYCLE
-        total += tiles * panels * (work.reduction * max(fma, loads) + TILE_OVERHEAD + 3 * height * width)
+        total += (
+            tiles * panels * (work.reduction * max(fma, loads) + TILE_OVERHEAD + 3 * height * width)
+        )
     return total * work.outer
 
 

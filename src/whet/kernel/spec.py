@@ -84,7 +84,7 @@ class Tile:
         unroll: depth steps unrolled in the innermost loop.
         row_items: register tiles along rows in one chunk.
         panels: column panels in one chunk.
-        pack: whether rows of ``a`` are copied to scratch before use.
+        prefetch: cache lines of the next panel fetched at each unrolled depth step.
     """
 
     rows: int
@@ -92,7 +92,7 @@ class Tile:
     unroll: int
     row_items: int
     panels: int
-    pack: bool = False
+    prefetch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

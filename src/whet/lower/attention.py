@@ -46,7 +46,8 @@ def fuse_attention(tensor: Tensor, single: Single) -> bool:
         inner.col: var(outer.depth),
     }
     forth: dict[Atom, IndexLike] = {
-        **{a: var(r) for a, r in zip(rows, outer.rows, strict=True)}, key: var(outer.depth),
+        **{a: var(r) for a, r in zip(rows, outer.rows, strict=True)},
+        key: var(outer.depth),
     }
     attend = Attend(
         q=inner.a.substitute(back),
@@ -92,9 +93,14 @@ def _score(soft: Tensor, single: Single) -> tuple[Tensor, Expr, tuple[Axis, ...]
         return None
     rows, key, met = definition.axes[:-1], definition.axes[-1], top.axes[0]
     here = top.body.substitute({met: var(key)})
-    raised = Call("exp", (Call("sub", (here, Var(top.name, here.dtype)), here.dtype),), here.dtype)
+    raised = Call(
+        "exp_nonpositive", (Call("sub", (here, Var(top.name, here.dtype)), here.dtype),), here.dtype
+    )
     body = Call("div", (raised, Var(total.name, here.dtype)), here.dtype)
-    if _without_nan_test(definition.body) != body or total.body.substitute({met: var(key)}) != raised:
+    if (
+        _without_nan_test(definition.body) != body
+        or total.body.substitute({met: var(key)}) != raised
+    ):
         return None
     if here.dtype != "float32":
         return None
@@ -118,7 +124,8 @@ def _product_read(
 ) -> tuple[Tensor, Expr, tuple[Axis, ...], Axis] | None:
     """Find the one product that a score reads at its own point, and inline its epilogue."""
     candidates = [
-        t for t in sources(soft.definition)  # type: ignore[arg-type]
+        t
+        for t in sources(soft.definition)  # type: ignore[arg-type]
         if t.definition is not None and isinstance(t.definition.anchor, Product) and single(t)
     ]
     for scores in candidates:
@@ -161,15 +168,28 @@ def build_attention(
     points = max(magnitude(product(a.extent for a in outer)), 1)
     row = anchor.rows[-1]
     tile = choose_attention(
-        points, magnitude(row.extent), magnitude(anchor.key.extent),
-        (magnitude(anchor.depth.extent), magnitude(anchor.col.extent)), target, threads,
+        points,
+        magnitude(row.extent),
+        magnitude(anchor.key.extent),
+        (magnitude(anchor.depth.extent), magnitude(anchor.col.extent)),
+        target,
+        threads,
     )
     q, k, v = read(anchor.q), read(anchor.k), read(anchor.v)
     score = to_reads(anchor.score, storages, params)
     kernel = Attention(
-        params.records(), outer, row, anchor.key, anchor.depth, anchor.col, q, k, v, score, (store,), *tile,
+        params.records(),
+        outer,
+        row,
+        anchor.key,
+        anchor.depth,
+        anchor.col,
+        q,
+        k,
+        v,
+        score,
+        (store,),
+        *tile,
         zero_nan=anchor.zero_nan,
     )
     return kernel, params
-
-

@@ -48,7 +48,11 @@ def build_contraction(
     assert operand is not None, "products are legal here"
     params = Params()
     output = params.write(storage.root)
-    store = Store(output, address_of(definition.position, storage), to_reads(definition.body, storages, params))
+    store = Store(
+        output,
+        address_of(definition.position, storage),
+        to_reads(definition.body, storages, params),
+    )
     a_root = storages[id(operand.load.source)]
     a = Read(params.number(a_root.root), address_of(operand.load.index, a_root), operand.load.dtype)
     rows, row, substitution = _shape_rows(anchor, store, a, operand, storages)
@@ -61,13 +65,27 @@ def build_contraction(
     zeros = params.number(_zeros(anchor.depth, a.dtype)) if edges else -1
     panels = _panels(anchor, storages, params, tile, target.lanes, substitution)
     kernel = Contraction(
-        params.records(), rows, row, anchor.col, anchor.taps, anchor.depth, a, bounds, panels, (store,), tile, edges, zeros
+        params.records(),
+        rows,
+        row,
+        anchor.col,
+        anchor.taps,
+        anchor.depth,
+        a,
+        bounds,
+        panels,
+        (store,),
+        tile,
+        edges,
+        zeros,
     )
     return kernel, params
 
 
 def _carry(store: Store, substitution: dict[Atom, IndexLike]) -> Store:
-    return Store(store.param, store.address.substitute(substitution), store.value.substitute(substitution))
+    return Store(
+        store.param, store.address.substitute(substitution), store.value.substitute(substitution)
+    )
 
 
 def _zeros(depth: Axis, dtype: str) -> Root:
@@ -138,7 +156,13 @@ def _panels(
         )
     batch = tuple(x for x in anchor.rows if x in address.atoms)
     packed = pack_panels(source.value, address, anchor, batch, width)
-    root = Root(f"{source.name}.packed", BufferKind.CONSTANT, packed.dtype.name, as_poly(packed.size), packed)
+    root = Root(
+        f"{source.name}.packed",
+        BufferKind.CONSTANT,
+        packed.dtype.name,
+        as_poly(packed.size),
+        packed,
+    )
     strides = [int(s) // packed.itemsize for s in packed.strides]
     count = len(batch)
     base = ZERO
@@ -168,7 +192,10 @@ def pack_panels(
     steps = [address.coefficient(x).constant for x in axes]
     assert fixed is not None and None not in shape and None not in steps, "weights are static"
     view = np.lib.stride_tricks.as_strided(
-        flat[fixed:], [n or 0 for n in shape], [(s or 0) * flat.itemsize for s in steps], writeable=False
+        flat[fixed:],
+        [n or 0 for n in shape],
+        [(s or 0) * flat.itemsize for s in steps],
+        writeable=False,
     )
     kind = np.float32 if flat.itemsize < 4 and flat.dtype.kind not in "iub" else flat.dtype
     cols = view.shape[-1]

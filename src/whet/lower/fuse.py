@@ -8,13 +8,15 @@ reader of a product or reduction, element by element, is evaluated on its regist
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from whet.kernel.expr import Call, Expr, Guard, Load, rewrite_leaves, walk
+from whet.index import ZERO, Atom, IndexLike, as_poly, product
+from whet.kernel.expr import Call, Const, Expr, Guard, Load, Var, rewrite_leaves, walk
+from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Product, Steps, Tensor
 from whet.lower.attention import fuse_attention
 from whet.lower.build import Equations
-from whet.lower.storage import magnitude
+from whet.lower.storage import magnitude, row_major
 from whet.lower.uses import expressions, inline_at, loads, rewrite_definition, sources
 from whet.ops.movement import concat_parts
 
@@ -54,6 +56,8 @@ def fuse(equations: Equations, *, level: int) -> Equations:
     readers = _count(equations)
     for tensor in equations.tensors:
         if tensor.definition is not None:
+            if level >= 3:
+                _pull_scales(tensor)
             _inline_into(tensor, readers, level)
     equations = _live(equations)
     if level >= 2:
@@ -115,6 +119,55 @@ def _inline_into(tensor: Tensor, readers: _Readers, level: int) -> None:
     tensor.definition = definition
 
 
+def _pull_scales(tensor: Tensor) -> None:
+    """Take constant factors out of a product: ``(c x) w = c (x w)``, so that operands are views."""
+    definition = tensor.definition
+    assert definition is not None
+    anchor = definition.anchor
+    if not isinstance(anchor, Product):
+        return
+    factor = 1.0
+    operands: dict[str, Expr] = {}
+    for name in ("a", "b"):
+        load = getattr(anchor, name)
+        scaled = _scaled_view(load) if isinstance(load, Load) else None
+        if scaled is not None:
+            operands[name], scale = scaled
+            factor *= scale
+            tensor.nodes = _merge(load.source.nodes, tensor.nodes)
+            tensor.ops = _merge_ops(load.source, tensor)
+    if not operands:
+        return
+    total = Var(ACCUMULATOR, tensor.dtype)
+    scaled_total = Call("mul", (total, Const(factor, tensor.dtype)), tensor.dtype)
+    body = rewrite_leaves(definition.body, lambda e: scaled_total if e == total else e)
+    tensor.definition = replace(definition, body=body, anchor=replace(anchor, **operands))
+
+
+def _scaled_view(load: Load) -> tuple[Expr, float] | None:
+    """Take ``view * constant`` apart, for floats."""
+    inner = load.source.definition
+    if (
+        inner is None
+        or inner.anchor is not None
+        or inner.index
+        or not load.dtype.startswith("float")
+    ):
+        return None
+    body = inner.body
+    if (
+        not isinstance(body, Call)
+        or body.op not in ("mul", "div")
+        or not isinstance(body.args[1], Const)
+    ):
+        return None
+    view, scale = body.args[0], float(body.args[1].value)
+    if not isinstance(view, Load) or scale == 0.0:
+        return None
+    moved = view.substitute(dict(zip(inner.axes, load.index, strict=True)))
+    return moved, scale if body.op == "mul" else 1.0 / scale
+
+
 def _merge(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*first, *second)))
 
@@ -123,7 +176,9 @@ def _merge_ops(source: Tensor, tensor: Tensor) -> tuple[str, ...]:
     return (*source.ops, *tensor.ops)
 
 
-def _may_inline(source: Tensor, reader: Definition, count: int, readers: _Readers, level: int) -> bool:
+def _may_inline(
+    source: Tensor, reader: Definition, count: int, readers: _Readers, level: int
+) -> bool:
     inner = source.definition
     if inner is None or inner.anchor is not None or inner.index:
         return False
@@ -133,12 +188,18 @@ def _may_inline(source: Tensor, reader: Definition, count: int, readers: _Reader
         return True
     if level < 2 or _feeds_product(source, reader) or id(source) in readers.outputs:
         return False
-    cost = work(inner.body)
+    cost = work(inner.body) * _amplification(source, reader)
     if isinstance(reader.anchor, Steps):
         return _cheap_in_steps(source, reader, cost, readers)
     if readers.single(source):
-        return count == 1 or cost * count <= DEAR * REPEAT_LIMIT
+        return cost * count <= max(DEAR * REPEAT_LIMIT, work(inner.body))
     return cost <= REPEAT_LIMIT and _reads_little(source)
+
+
+def _amplification(source: Tensor, reader: Definition) -> int:
+    """Return how often a reader would evaluate each element of a source that it broadcasts."""
+    points = magnitude(product(a.extent for a in reader.axes))
+    return max(1, points // max(magnitude(source.size), 1))
 
 
 def _reads_little(source: Tensor) -> bool:
@@ -169,7 +230,9 @@ def _cheap_in_steps(source: Tensor, reader: Definition, cost: int, readers: _Rea
     if _is_window(reader) or _would_be_absorbed(source, readers):
         return False
     passes = sum(
-        isinstance(e, Load) and e.source is source for root in expressions(reader) for e in walk(root)
+        isinstance(e, Load) and e.source is source
+        for root in expressions(reader)
+        for e in walk(root)
     )
     return cost * passes <= ROW_LIMIT
 
@@ -179,7 +242,9 @@ def _would_be_absorbed(tensor: Tensor, readers: _Readers) -> bool:
     definition = tensor.definition
     assert definition is not None
     return any(
-        s.definition is not None and isinstance(s.definition.anchor, Product) and readers.single(s)
+        s.definition is not None
+        and isinstance(s.definition.anchor, Product)
+        and readers.single(s)
         and s.shape == tensor.shape
         for s in sources(definition)
     )
@@ -216,28 +281,44 @@ def _may_absorb(source: Tensor, tensor: Tensor, readers: _Readers) -> bool:
     assert outer is not None
     if inner is None or inner.anchor is None or not readers.single(source):
         return False
-    if source.shape != tensor.shape:
+    if source.size != tensor.size:
         return False
-    ones = {a: 0 for a in outer.axes if a.extent == 1}
-    identity = tuple(p.substitute(ones) for p in outer.position)
+    points = _points_of(source, tensor)
+    ones: dict[Atom, IndexLike] = {a: 0 for a in inner.axes if a.extent == 1}
+    wanted = tuple(p.substitute(ones) for p in inner.position)
     return all(
-        tuple(p.substitute(ones) for p in e.index) == identity
+        tuple(p.substitute(points).substitute(ones) for p in e.index) == wanted
         for e in loads(outer)
         if e.source is source
     )
 
 
+def _points_of(source: Tensor, tensor: Tensor) -> dict[Atom, IndexLike]:
+    """Return the axes of a tensor at each point of its source, elements counted alike in both."""
+    inner, outer = source.definition, tensor.definition
+    assert inner is not None and outer is not None
+    if source.shape == tensor.shape:
+        return dict(zip(outer.axes, inner.position, strict=True))
+    flat = ZERO
+    for index, stride in zip(inner.position, row_major(source.shape), strict=True):
+        flat = flat + index * stride
+    places = zip(outer.axes, row_major(tensor.shape), strict=True)
+    return {a: flat // stride % a.extent for a, stride in places}
+
+
 def _absorb(source: Tensor, tensor: Tensor) -> None:
     inner, outer = source.definition, tensor.definition
     assert inner is not None and outer is not None
-    body = outer.body.substitute(dict(zip(outer.axes, inner.position, strict=True)))
+    points = _points_of(source, tensor)
+    body = outer.body.substitute(points)
 
     def rewrite(e: Expr) -> Expr:
         return inner.body if isinstance(e, Load) and e.source is source else e
 
-    tensor.definition = Definition(inner.axes, rewrite_leaves(body, rewrite), inner.anchor, inner.index)
+    index = tuple(as_poly(points[a]) for a in outer.axes)
+    result = rewrite_leaves(body, rewrite)
+    kept = inner.index if source.shape == tensor.shape else index
+    tensor.definition = Definition(inner.axes, result, inner.anchor, kept)
+    tensor.order = source.order if source.rank == tensor.rank else ()
     tensor.nodes = _merge(source.nodes, tensor.nodes)
     tensor.ops = _merge_ops(source, tensor)
-    tensor.order = source.order
-
-

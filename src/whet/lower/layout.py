@@ -164,7 +164,9 @@ def _place_parts(
     storage = layout.storages[id(tensor)]
     copies: list[tuple[Tensor, Storage]] = []
     for part, offset in members:
-        place = Storage(storage.root, storage.offset + offset * storage.strides[axis], storage.strides)
+        place = Storage(
+            storage.root, storage.offset + offset * storage.strides[axis], storage.strides
+        )
         known = layout.storages.get(id(part))
         if known is not None and known.root is place.root and known.offset == place.offset:
             continue
@@ -175,5 +177,3 @@ def _place_parts(
             copies.append((part, place))
     if copies:
         layout.copied_parts[id(tensor)] = copies
-
-

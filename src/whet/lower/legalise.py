@@ -36,11 +36,17 @@ def legalise(equations: Equations, layout: Layout) -> bool:
     return changed
 
 
-def _copy(name: str, owner: Tensor, shape: tuple[Poly, ...], axes: tuple[Axis, ...], body: Expr) -> Tensor:
-    return Tensor(name, shape, body.dtype, Definition(axes, body), nodes=owner.nodes[:1], ops=("Copy",))
+def _copy(
+    name: str, owner: Tensor, shape: tuple[Poly, ...], axes: tuple[Axis, ...], body: Expr
+) -> Tensor:
+    return Tensor(
+        name, shape, body.dtype, Definition(axes, body), nodes=owner.nodes[:1], ops=("Copy",)
+    )
 
 
-def _gathered(owner: Tensor, suffix: str, axes: tuple[Axis, ...], body: Expr) -> tuple[Expr, Tensor]:
+def _gathered(
+    owner: Tensor, suffix: str, axes: tuple[Axis, ...], body: Expr
+) -> tuple[Expr, Tensor]:
     """Return a load from a new tensor that holds an expression's value at every point of axes."""
     fresh = axes_for(tuple(a.extent for a in axes))
     renamed: dict[Atom, IndexLike] = {a: var(f) for a, f in zip(axes, fresh, strict=True)}
@@ -131,9 +137,9 @@ def _legal_b(tensor: Tensor, anchor: Product, layout: Layout) -> tuple[Expr, Ten
     return _gathered(tensor, "b", axes, anchor.b)
 
 
-
-
-def _legal_attention(tensor: Tensor, definition: Definition, anchor: Attend, layout: Layout) -> list[Tensor]:
+def _legal_attention(
+    tensor: Tensor, definition: Definition, anchor: Attend, layout: Layout
+) -> list[Tensor]:
     """Copy queries, keys or values that are not affine, and values not contiguous in columns."""
     copies: list[Tensor] = []
     fields = {"q": anchor.depth, "k": anchor.depth, "v": anchor.col}

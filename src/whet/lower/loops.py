@@ -36,7 +36,9 @@ def indices_of(exprs: Iterable[Expr], stores: Iterable[Store]) -> Indices:
     return Indices(tuple(addresses), tuple(others))
 
 
-def merge_axes(axes: Sequence[Axis], indices: Indices) -> tuple[tuple[Axis, ...], dict[Atom, IndexLike]]:
+def merge_axes(
+    axes: Sequence[Axis], indices: Indices
+) -> tuple[tuple[Axis, ...], dict[Atom, IndexLike]]:
     """Merge neighbouring axes that every address steps through as if they were one.
 
     Returns:
@@ -51,7 +53,10 @@ def merge_axes(axes: Sequence[Axis], indices: Indices) -> tuple[tuple[Axis, ...]
         if left and _mergeable(left[-1], axis, indices, substitution):
             outer = left.pop()
             merged = Axis(axis.name, outer.extent * axis.extent)
-            substitution = {k: as_poly(v).substitute({outer: 0, axis: var(merged)}) for k, v in substitution.items()}
+            substitution = {
+                k: as_poly(v).substitute({outer: 0, axis: var(merged)})
+                for k, v in substitution.items()
+            }
             substitution[outer] = 0
             substitution[axis] = var(merged)
             left.append(merged)
@@ -60,14 +65,19 @@ def merge_axes(axes: Sequence[Axis], indices: Indices) -> tuple[tuple[Axis, ...]
     return tuple(left), substitution
 
 
-def _mergeable(outer: Axis, inner: Axis, indices: Indices, substitution: dict[Atom, IndexLike]) -> bool:
+def _mergeable(
+    outer: Axis, inner: Axis, indices: Indices, substitution: dict[Atom, IndexLike]
+) -> bool:
     for p in indices.others:
         atoms = p.substitute(substitution).atoms
         if outer in atoms or inner in atoms:
             return False
     for address in indices.addresses:
         p = address.substitute(substitution)
-        if any(isinstance(a, Opaque) and (a.expr.depends_on(outer) or a.expr.depends_on(inner)) for a in p.atoms):
+        if any(
+            isinstance(a, Opaque) and (a.expr.depends_on(outer) or a.expr.depends_on(inner))
+            for a in p.atoms
+        ):
             return False
         if not p.is_affine_in(outer) or not p.is_affine_in(inner):
             return False
@@ -76,7 +86,9 @@ def _mergeable(outer: Axis, inner: Axis, indices: Indices, substitution: dict[At
     return True
 
 
-def split_axes(axes: Sequence[Axis], indices: Indices) -> tuple[tuple[Axis, ...], dict[Atom, IndexLike]]:
+def split_axes(
+    axes: Sequence[Axis], indices: Indices
+) -> tuple[tuple[Axis, ...], dict[Atom, IndexLike]]:
     """Split axes at the constants by which an index divides them, so that indices become affine.
 
     Returns:
@@ -134,5 +146,3 @@ def by_stride(axes: Iterable[Axis], address: Poly) -> tuple[Axis, ...]:
         return magnitude(address.coefficient(axis))
 
     return tuple(sorted(axes, key=lambda a: -step(a)))
-
-

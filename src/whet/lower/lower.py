@@ -116,7 +116,14 @@ def _separate_outputs(equations: Equations) -> None:
             continue
         axes = axes_for(tensor.shape)
         body = tensor.at(*(var(a) for a in axes))
-        copy = Tensor(name, tensor.shape, tensor.dtype, Definition(axes, body), nodes=tensor.nodes[:1], ops=("Copy",))
+        copy = Tensor(
+            name,
+            tensor.shape,
+            tensor.dtype,
+            Definition(axes, body),
+            nodes=tensor.nodes[:1],
+            ops=("Copy",),
+        )
         equations.tensors.append(copy)
         outputs.append((name, copy))
     equations.outputs[:] = outputs
@@ -146,7 +153,12 @@ def _copy_of(part: Tensor) -> Definition:
 
 
 def _call(
-    tensor: Tensor, definition: Definition, storage: Storage, layout: Layout, target: Target, threads: int
+    tensor: Tensor,
+    definition: Definition,
+    storage: Storage,
+    layout: Layout,
+    target: Target,
+    threads: int,
 ) -> KernelCall:
     kernel: Kernel
     if isinstance(definition.anchor, Product):

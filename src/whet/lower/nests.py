@@ -43,7 +43,9 @@ class _Draft:
         return [e.address for root in exprs for e in walk(root) if isinstance(e, Read)]
 
 
-def build_nest(definition: Definition, storage: Storage, storages: Storages, target: Target) -> tuple[Nest, Params]:
+def build_nest(
+    definition: Definition, storage: Storage, storages: Storages, target: Target
+) -> tuple[Nest, Params]:
     """Return the kernel that computes a definition into storage, and its parameters."""
     params = Params()
     output = params.write(storage.root)
@@ -54,14 +56,25 @@ def build_nest(definition: Definition, storage: Storage, storages: Storages, tar
         )
     value = to_reads(definition.body, storages, params)
     store = Store(output, address_of(definition.position, storage), value)
-    kept = tuple(a for a in definition.axes if not steps or any(s.body.depends_on(a) for s in steps))
+    kept = tuple(
+        a for a in definition.axes if not steps or any(s.body.depends_on(a) for s in steps)
+    )
     row = tuple(a for a in definition.axes if a not in kept)
     draft = _Draft(by_stride(kept, store.address), by_stride(row, store.address), steps, (store,))
     _split(draft)
     _merge(draft)
     vector_rows = _choose_lanes(draft, target)
     grain, block = _chunking(draft, vector_rows)
-    nest = Nest(params.records(), draft.axes, draft.steps, draft.row, draft.stores, vector_rows, grain, block)
+    nest = Nest(
+        params.records(),
+        draft.axes,
+        draft.steps,
+        draft.row,
+        draft.stores,
+        vector_rows,
+        grain,
+        block,
+    )
     return nest, params
 
 

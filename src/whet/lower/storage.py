@@ -57,10 +57,15 @@ def packed_strides(shape: Sequence[Poly], order: Sequence[int]) -> tuple[Poly, .
     """Return strides that store a shape without gaps, dimensions in ``order``, outermost first."""
     strides: list[Poly] = [ZERO] * len(shape)
     step = as_poly(1)
-    for d in reversed(order):
+    for d in reversed(tuple(order)):
         strides[d] = step
         step = step * shape[d]
     return tuple(strides)
+
+
+def row_major(shape: Sequence[Poly]) -> tuple[Poly, ...]:
+    """Return the strides of a shape stored with its last dimension running fastest."""
+    return packed_strides(shape, range(len(shape)))
 
 
 def magnitude(p: Poly) -> int:

@@ -42,7 +42,9 @@ def rewrite_definition(definition: Definition, rewrite: Callable[[Expr], Expr]) 
         steps = tuple(replace(s, body=rewrite_leaves(s.body, rewrite)) for s in anchor.steps)
         anchor = Steps(steps)
     elif isinstance(anchor, Product):
-        anchor = replace(anchor, a=rewrite_leaves(anchor.a, rewrite), b=rewrite_leaves(anchor.b, rewrite))
+        anchor = replace(
+            anchor, a=rewrite_leaves(anchor.a, rewrite), b=rewrite_leaves(anchor.b, rewrite)
+        )
     elif isinstance(anchor, Attend):
         q, k, v, score = (
             rewrite_leaves(e, rewrite) for e in (anchor.q, anchor.k, anchor.v, anchor.score)

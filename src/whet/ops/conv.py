@@ -179,9 +179,7 @@ def _transposed_full(node: Node, window: Window, group: int) -> Tensor:
     return full
 
 
-def _phase_weights(
-    w: np.ndarray, window: Window, group: int
-) -> tuple[np.ndarray, tuple[int, ...]]:
+def _phase_weights(w: np.ndarray, window: Window, group: int) -> tuple[np.ndarray, tuple[int, ...]]:
     """Return weights as [group, phases..., taps..., C/group, M/group], taps reversed."""
     rank = len(window.kernel)
     counts = tuple(-(-window.extent(k) // window.strides[k]) for k in range(rank))
@@ -190,7 +188,10 @@ def _phase_weights(
     places = tuple(slice(0, window.extent(k), window.dilations[k]) for k in range(rank))
     spread[(slice(None), slice(None), *places)] = w
     split = spread.reshape(
-        group, w.shape[0] // group, w.shape[1], *(n for p in zip(counts, window.strides, strict=True) for n in p)
+        group,
+        w.shape[0] // group,
+        w.shape[1],
+        *(n for p in zip(counts, window.strides, strict=True) for n in p),
     )
     taps = tuple(3 + 2 * k for k in range(rank))
     phases = tuple(4 + 2 * k for k in range(rank))

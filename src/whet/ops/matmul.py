@@ -37,7 +37,11 @@ def lower_matmul(node: Node) -> list[Tensor]:
     b_shape = (*b.shape, as_poly(1)) if b.rank == 1 else b.shape
     if a_shape[-1] != b_shape[-2]:
         raise node.error(f"inner extents differ: {list(a.shape)} and {list(b.shape)}")
-    batch = broadcast_shapes(node, [a_shape[:-2], b_shape[:-2]]) if len(a_shape) + len(b_shape) > 4 else ()
+    batch = (
+        broadcast_shapes(node, [a_shape[:-2], b_shape[:-2]])
+        if len(a_shape) + len(b_shape) > 4
+        else ()
+    )
     full = (*batch, a_shape[-2], b_shape[-1])
     axes, k = axes_for(full), Axis("k", a_shape[-1])
     left = (*_aligned(a_shape[:-2], axes[:-2]), var(axes[-2]), var(k))

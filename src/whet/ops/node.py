@@ -64,7 +64,9 @@ class Node:
             return None
         values = tuple(p.constant for p in polys)
         if any(v is None for v in values):
-            raise UnsupportedError(f"{self.op} needs input {position} as constants", where=self.name)
+            raise UnsupportedError(
+                f"{self.op} needs input {position} as constants", where=self.name
+            )
         return tuple(v for v in values if v is not None)
 
     def extents(self, position: int) -> tuple[Poly, ...] | None:
@@ -79,7 +81,8 @@ class Node:
         found = known_values(tensor)
         if found is None:
             raise UnsupportedError(
-                f"{self.op} takes its input {position} from data", where=self.name,
+                f"{self.op} takes its input {position} from data",
+                where=self.name,
                 hint="give static input shapes, or simplify the model with constant inputs",
             )
         return found
@@ -102,11 +105,18 @@ class Node:
         """Return a tensor with an equation."""
         name = self.outputs[output] if output < len(self.outputs) else ""
         return Tensor(
-            name or f"{self.name}:{output}", shape, dtype, definition,
-            nodes=(self.name,), ops=(self.op,), order=order,
+            name or f"{self.name}:{output}",
+            shape,
+            dtype,
+            definition,
+            nodes=(self.name,),
+            ops=(self.op,),
+            order=order,
         )
 
-    def pointwise(self, shape: tuple[Poly, ...], dtype: str, body: Callable[..., Expr], *, output: int = 0) -> Tensor:
+    def pointwise(
+        self, shape: tuple[Poly, ...], dtype: str, body: Callable[..., Expr], *, output: int = 0
+    ) -> Tensor:
         """Return a tensor whose element at axes ``(i0, i1, ...)`` is ``body(i0, i1, ...)``."""
         axes = axes_for(shape)
         return self.define(shape, dtype, Definition(axes, body(*axes)), output=output)
@@ -115,9 +125,13 @@ class Node:
         """Return a tensor whose body uses an anchor's variables, over the default axes."""
         return self.define(shape, dtype, Definition(axes_for(shape), body, anchor))
 
-    def temporary(self, suffix: str, shape: tuple[Poly, ...], dtype: str, definition: Definition) -> Tensor:
+    def temporary(
+        self, suffix: str, shape: tuple[Poly, ...], dtype: str, definition: Definition
+    ) -> Tensor:
         """Return an inner tensor of a lowering that takes several equations."""
-        return Tensor(f"{self.name}.{suffix}", shape, dtype, definition, nodes=(self.name,), ops=(self.op,))
+        return Tensor(
+            f"{self.name}.{suffix}", shape, dtype, definition, nodes=(self.name,), ops=(self.op,)
+        )
 
 
 Lower = Callable[[Node], list[Tensor]]

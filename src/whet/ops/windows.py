@@ -50,7 +50,13 @@ def window_of(node: Node, kernel: tuple[int, ...], lengths: tuple[Poly, ...]) ->
         before = after = (0,) * rank
     elif auto in ("SAME_UPPER", "SAME_LOWER"):
         pairs = [
-            _same(node, lengths[k], strides[k], (kernel[k] - 1) * dilations[k] + 1, upper=auto == "SAME_UPPER")
+            _same(
+                node,
+                lengths[k],
+                strides[k],
+                (kernel[k] - 1) * dilations[k] + 1,
+                upper=auto == "SAME_UPPER",
+            )
             for k in range(rank)
         ]
         before, after = tuple(p[0] for p in pairs), tuple(p[1] for p in pairs)

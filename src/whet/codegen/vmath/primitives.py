@@ -79,7 +79,7 @@ class Lanes:
         return self.b.op(f"fneg {x}", x.type)
 
     def call(self, name: str, *args: Value | float) -> Value:
-        """Call an intrinsic that is one instruction on every target, such as ``sqrt`` or ``fabs``."""
+        """Call an intrinsic that is one instruction on every target, such as ``sqrt``."""
         return self.b.call_intrinsic(f"llvm.{name}", self.type, *(self.f(x) for x in args))
 
     def abs(self, x: Value) -> Value:
@@ -165,7 +165,9 @@ class Lanes:
         ``bitcast(n + bits(magic)) - magic``: two instructions wherever the direct conversion of
         64-bit lanes does not exist (AVX2).
         """
-        return self.sub(self.from_bits(self.integer("add", n, self.format.magic_bits)), self.format.magic)
+        return self.sub(
+            self.from_bits(self.integer("add", n, self.format.magic_bits)), self.format.magic
+        )
 
     def round(self, x: Value, scale: float, shift: int = 0) -> tuple[Value, Value]:
         """Return ``round(x * scale)`` as floats, and as integers ``shift`` more, above garbage.
@@ -187,9 +189,10 @@ class Lanes:
 
 
 def split(value: str, format_: Format, parts: int, keep: int | None = None) -> tuple[float, ...]:
-    """Cut a positive decimal constant into floats that add up to it, each but the last of ``keep`` bits.
+    """Cut a positive decimal constant into floats that add up to it.
 
-    Parts are cut off, not rounded, so that none is negative: ``fma(0, -part, -0.0)`` then stays -0.
+    Each but the last has ``keep`` bits. Parts are cut off, not rounded, so that none is negative:
+    ``fma(0, -part, -0.0)`` then stays -0.
     """
     rest, result = Fraction(value), []
     for index in range(parts):
