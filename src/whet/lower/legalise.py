@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from whet.index import Atom, Axis, IndexLike, Poly, as_poly, at_least, var
+from whet.index import Atom, Axis, IndexLike, Opaque, Poly, as_poly, at_least, var
 from whet.kernel.expr import Const, Expr, Load, Within, guard
 from whet.kernel.tensor import Attend, Definition, Product, Tensor, axes_for
 from whet.lower.build import Equations
@@ -57,7 +57,7 @@ def _gathered(
 
 
 def _legal_a(tensor: Tensor, anchor: Product, layout: Layout) -> tuple[Expr, Tensor | None]:
-    rows = [r for r in anchor.rows if any(r in p.atoms for p in _all_indices(anchor.a))]
+    rows = [r for r in anchor.rows if anchor.a.depends_on(r)]
     axes = (*rows, *anchor.taps, anchor.depth)
     operand = operand_of(anchor.a)
     if operand is None or not _is_affine(operand.load, axes, layout):
@@ -68,15 +68,10 @@ def _legal_a(tensor: Tensor, anchor: Product, layout: Layout) -> tuple[Expr, Ten
     return anchor.a, None
 
 
-def _all_indices(expr: Expr) -> list[Poly]:
-    found = list(expr.indices())
-    for child in expr.children():
-        found.extend(_all_indices(child))
-    return found
-
-
 def _is_affine(load: Load, axes: tuple[Axis, ...], layout: Layout) -> bool:
     address = address_of(load.index, layout.storages[id(load.source)])
+    if any(isinstance(a, Opaque) for a in address.atoms):
+        return False
     affine = all(address.is_affine_in(a) for a in axes)
     return affine and all(not address.coefficient(a).atoms & set(axes) for a in axes)
 
@@ -128,7 +123,7 @@ def _span(index: Poly) -> tuple[Poly, Poly]:
 
 
 def _legal_b(tensor: Tensor, anchor: Product, layout: Layout) -> tuple[Expr, Tensor | None]:
-    batch = [r for r in anchor.rows if any(r in p.atoms for p in _all_indices(anchor.b))]
+    batch = [r for r in anchor.rows if anchor.b.depends_on(r)]
     axes = (*batch, *anchor.taps, anchor.depth, anchor.col)
     if isinstance(anchor.b, Load) and _is_affine(anchor.b, axes, layout):
         address = address_of(anchor.b.index, layout.storages[id(anchor.b.source)])
@@ -146,7 +141,7 @@ def _legal_attention(
     for name, last in fields.items():
         operand: Expr = getattr(anchor, name)
         middle = anchor.rows[-1] if name == "q" else anchor.key
-        batch = [r for r in anchor.rows[:-1] if any(r in p.atoms for p in _all_indices(operand))]
+        batch = [r for r in anchor.rows[:-1] if operand.depends_on(r)]
         axes = (*batch, middle, last)
         legal = isinstance(operand, Load) and _is_affine(operand, axes, layout)
         if legal and name == "v":
