@@ -64,7 +64,7 @@ def _legal_a(tensor: Tensor, anchor: Product, layout: Layout) -> tuple[Expr, Ten
         return _gathered(tensor, "a", axes, anchor.a)
     edges = [c for c in operand.conditions if not _shortens_tap(c, anchor)]
     if edges and not _readable_at_edges(operand.load, anchor, layout):
-        return _padded(tensor, operand)
+        return _padded(tensor, operand) or _gathered(tensor, "a", axes, anchor.a)
     return anchor.a, None
 
 
@@ -91,22 +91,44 @@ def _readable_at_edges(load: Load, anchor: Product, layout: Layout) -> bool:
     return address.coefficient(anchor.depth) == 1 and depth is not None and depth >= MIN_EDGE_DEPTH
 
 
-def _padded(tensor: Tensor, operand: Operand) -> tuple[Expr, Tensor]:
-    """Return the operand read from a copy with zeros around it, where no condition is left."""
+def _padded(tensor: Tensor, operand: Operand) -> tuple[Expr, Tensor] | None:
+    """Return the operand read from a copy with zeros around it, where no condition is left.
+
+    A dimension read at ``scale * i + shift`` while ``0 <= i < extent``, as a slice of a larger
+    tensor is, becomes one that is read at ``i``. Returns ``None`` if a condition is on more.
+    """
     source: Tensor = operand.load.source
-    shape, offsets = list(source.shape), [as_poly(0)] * source.rank
-    for d, index in enumerate(operand.load.index):
-        if any(c.index == index for c in operand.conditions):
-            low, high = _span(index)
-            offsets[d] = low
-            shape[d] = high - low + 1
+    moved, shape = list(operand.load.index), list(source.shape)
+    lines: dict[int, tuple[Within, Poly, int, Poly]] = {}
+    for condition in operand.conditions:
+        found = [(d, _line(i, condition.index)) for d, i in enumerate(operand.load.index)]
+        line = next(((d, *f) for d, f in found if f is not None and d not in lines), None)
+        if line is None:
+            return None
+        d, scale, shift = line
+        low, high = _span(condition.index)
+        moved[d], shape[d] = condition.index - low, high - low + 1
+        lines[d] = (condition, low, scale, shift)
     axes = axes_for(tuple(shape))
-    places = [var(a) + o for a, o in zip(axes, offsets, strict=True)]
-    within = tuple(Within(p, e) for p, e in zip(places, source.shape, strict=True))
-    body = guard(within, source.at(*places), Const(0, source.dtype))
+    places, within = [var(a) for a in axes], []
+    for d, (condition, low, scale, shift) in lines.items():
+        within.append(Within(places[d] + low, condition.extent))
+        places[d] = (places[d] + low) * scale + shift
+    body = guard(tuple(within), source.at(*places), Const(0, source.dtype))
     copy = _copy(f"{tensor.name}.padded", tensor, tuple(shape), axes, body)
-    moved = [i - o for i, o in zip(operand.load.index, offsets, strict=True)]
     return copy.at(*moved), copy
+
+
+def _line(index: Poly, inner: Poly) -> tuple[int, Poly] | None:
+    """Return ``scale`` and ``shift`` if ``index = scale * inner + shift`` whatever the axes."""
+    axes = sorted((a for a in inner.atoms if isinstance(a, Axis)), key=lambda a: a.key)
+    if not axes or axes[0] not in index.atoms:
+        return None
+    step, own = index.coefficient(axes[0]).constant, inner.coefficient(axes[0]).constant
+    if step is None or not own or step % own:
+        return None
+    shift = index - inner * (step // own)
+    return None if any(isinstance(a, Axis) for a in shift.atoms) else (step // own, shift)
 
 
 def _span(index: Poly) -> tuple[Poly, Poly]:
