@@ -40,7 +40,7 @@ def _repeated(net: Network, x: Value) -> Shape:
     kept = tuple(e if net.likely(0.6) else 1 for e in x.shape)
     if net.batch:
         kept = (1, *kept[1:])
-    return kept[net.integer(0, x.rank - 1) :] if net.likely(0.5) else kept
+    return kept[net.integer(0, max(x.rank - 1, 0)) :] if net.likely(0.5) else kept
 
 
 def with_constant(net: Network, x: Value) -> Made:
@@ -212,7 +212,7 @@ def _window(
 def conv_transpose(net: Network, x: Value) -> Made:
     if x.rank != 4 or math.prod(x.shape) > 2048:
         return None
-    group = net.choice([g for g in (1, 2) if x.shape[1] % g == 0])
+    group = 1  # the reference is wrong for more
     filters, k, s = net.choice((1, 3, 8)), net.choice((1, 2, 3)), net.choice((1, 2))
     pad = net.integer(0, (k - 1) // 2)
     weight = net.weights(x.shape[1], filters, k, k, depth=x.shape[1] // group * k * k)
@@ -240,7 +240,7 @@ def pool(net: Network, x: Value) -> Made:
 
 
 def global_pool(net: Network, x: Value) -> Made:
-    if x.rank < 3:
+    if x.rank not in (3, 4):
         return None
     shape = (*x.shape[:2], *(1 for _ in x.shape[2:]))
     return net.op(net.choice(("GlobalAveragePool", "GlobalMaxPool")), x, shape=shape)
