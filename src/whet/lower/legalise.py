@@ -8,7 +8,7 @@ from whet.index import Atom, Axis, IndexLike, Opaque, Poly, as_poly, at_least, v
 from whet.kernel.expr import Const, Expr, Load, Within, guard
 from whet.kernel.tensor import Attend, Definition, Product, Tensor, axes_for
 from whet.lower.build import Equations
-from whet.lower.contractions import MIN_EDGE_DEPTH, Operand, operand_of
+from whet.lower.contractions import MIN_EDGE_DEPTH, Operand, operand_of, tiled_row
 from whet.lower.layout import Layout
 from whet.lower.storage import address_of
 
@@ -23,7 +23,8 @@ def legalise(equations: Equations, layout: Layout) -> bool:
         definition = tensor.definition
         if definition is not None and isinstance(definition.anchor, Product):
             anchor = definition.anchor
-            a, copy_a = _legal_a(tensor, anchor, layout)
+            place = address_of(definition.position, layout.storages[id(tensor)])
+            a, copy_a = _legal_a(tensor, anchor, layout, tiled_row(anchor, place))
             b, copy_b = _legal_b(tensor, anchor, layout)
             result.extend(c for c in (copy_a, copy_b) if c is not None)
             if copy_a is not None or copy_b is not None:
@@ -56,14 +57,17 @@ def _gathered(
     return copy.at(*(var(a) for a in axes)), copy
 
 
-def _legal_a(tensor: Tensor, anchor: Product, layout: Layout) -> tuple[Expr, Tensor | None]:
+def _legal_a(
+    tensor: Tensor, anchor: Product, layout: Layout, row: Axis | None
+) -> tuple[Expr, Tensor | None]:
     rows = [r for r in anchor.rows if anchor.a.depends_on(r)]
     axes = (*rows, *anchor.taps, anchor.depth)
     operand = operand_of(anchor.a)
     if operand is None or not _is_affine(operand.load, axes, layout):
         return _gathered(tensor, "a", axes, anchor.a)
-    edges = [c for c in operand.conditions if not _shortens_tap(c, anchor)]
-    if edges and not _readable_at_edges(operand.load, anchor, layout):
+    edges = [c for c in operand.conditions if not _shortens_tap(c, anchor, row)]
+    at_rows = all(row in c.index.atoms for c in edges)
+    if edges and not (at_rows and _readable_at_edges(operand.load, anchor, layout)):
         return _padded(tensor, operand) or _gathered(tensor, "a", axes, anchor.a)
     return anchor.a, None
 
@@ -76,10 +80,10 @@ def _is_affine(load: Load, axes: tuple[Axis, ...], layout: Layout) -> bool:
     return affine and all(not address.coefficient(a).atoms & set(axes) for a in axes)
 
 
-def _shortens_tap(condition: Within, anchor: Product) -> bool:
-    """Whether a condition depends on one tap going forwards and on no row that tiles run along."""
+def _shortens_tap(condition: Within, anchor: Product, row: Axis | None) -> bool:
+    """Whether a condition depends on one tap going forwards and not on the row of the tiles."""
     taps = [t for t in anchor.taps if t in condition.index.atoms]
-    if len(taps) != 1 or anchor.rows[-1] in condition.index.atoms:
+    if len(taps) != 1 or row in condition.index.atoms:
         return False
     slope = condition.index.coefficient(taps[0]).constant
     return slope is not None and slope > 0
