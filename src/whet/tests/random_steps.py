@@ -232,7 +232,9 @@ def pool(net: Network, x: Value) -> Made:
     if window is None:
         return None
     kernel, spatial, attributes = window
-    kind = net.choice(("MaxPool", "AveragePool"))
+    half = len(kernel)
+    even = attributes["pads"][:half] == attributes["pads"][half:]
+    kind = net.choice(("MaxPool", "AveragePool")) if even and x.rank == 4 else "AveragePool"
     if kind == "AveragePool" and net.likely(0.5):
         attributes["count_include_pad"] = 1  # type: ignore[assignment]
     shape = (*x.shape[:2], *spatial)
@@ -243,7 +245,8 @@ def global_pool(net: Network, x: Value) -> Made:
     if x.rank not in (3, 4):
         return None
     shape = (*x.shape[:2], *(1 for _ in x.shape[2:]))
-    return net.op(net.choice(("GlobalAveragePool", "GlobalMaxPool")), x, shape=shape)
+    kinds = ("GlobalAveragePool", "GlobalMaxPool") if x.rank == 4 else ("GlobalAveragePool",)
+    return net.op(net.choice(kinds), x, shape=shape)  # the reference of GlobalMaxPool needs rank 4
 
 
 def resize(net: Network, x: Value) -> Made:
@@ -365,6 +368,8 @@ def squeeze(net: Network, x: Value) -> Made:
 
 
 def transpose(net: Network, x: Value) -> Made:
+    if x.rank <= net.free:
+        return None
     order = [*range(net.free), *net.rng.permutation(np.arange(net.free, x.rank)).tolist()]
     shape = tuple(x.shape[k] for k in order)
     return net.op("Transpose", x, shape=shape, perm=order)
@@ -403,8 +408,6 @@ def pad(net: Network, x: Value) -> Made:
     for k in range(net.free, x.rank):
         most = min(2, x.shape[k] - 1) if mode in ("reflect", "wrap") else 2
         before[k], after[k] = net.integer(0, most), net.integer(0, most)
-    low = -1 if mode == "constant" and x.shape[-1] > 3 and net.likely(0.3) else before[-1]
-    before[-1] = low
     shape = tuple(a + e + b for a, e, b in zip(before, x.shape, after, strict=True))
     value = [net.constant(np.array(0.5))] if mode == "constant" and net.likely(0.5) else []
     return net.op("Pad", x, net.ints(*before, *after), *value, shape=shape, mode=mode)
