@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from whet.codegen.builder import Builder, Module, Value, const, element, i64, lanes, vector
 from whet.codegen.evaluate import Point
@@ -15,10 +16,11 @@ from whet.codegen.kernel_function import (
     frame_of,
     open_function,
     strips,
+    tap_range,
 )
 from whet.codegen.operations import combine, identity_of, register_type
 from whet.index import Axis, Poly, ceil_div, product
-from whet.kernel.expr import Call, Expr, Guard, Within, all_atoms, walk
+from whet.kernel.expr import Call, Const, Expr, Guard, Within, all_atoms, walk
 from whet.kernel.spec import Nest, Step
 from whet.target import Target
 
@@ -49,6 +51,22 @@ def write_nest(
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
+
+
+NO_RANGES: Mapping[Axis, tuple[Value, Value]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class _Mode:
+    """How a point is computed.
+
+    Attributes:
+        safe: whether every guard holds, so that none is tested.
+        ranges: first and last position of taps that are cut short at an edge.
+    """
+
+    safe: bool = False
+    ranges: Mapping[Axis, tuple[Value, Value]] = field(default_factory=lambda: NO_RANGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +101,33 @@ class _NestWriter:
         """Write one point of the outer axes, twice if its guards can be hoisted."""
         conditions = self._hoistable()
         if conditions is None:
-            self.lanes(frame, low, high, safe=False)
+            self.lanes(frame, low, high, _Mode())
             return
         b = self.b
         inside = Point(frame).holds(conditions)
         yes, no, done = b.label("in"), b.label("edge"), b.label("after")
         b.branch(inside, yes, no)
-        for label, safe in ((yes, True), (no, False)):
-            b.start(label)
-            self.lanes(frame, low, high, safe=safe)
-            b.jump(done)
+        b.start(yes)
+        self.lanes(frame, low, high, _Mode(safe=True))
+        b.jump(done)
+        b.start(no)
+        self.lanes(frame, low, high, self._edge_mode(frame))
+        b.jump(done)
         b.start(done)
+
+    def _edge_mode(self, frame: Frame) -> _Mode:
+        """Return how a point near the edge is computed: with shorter taps if that is the same."""
+        nest = self.nest
+        taps = {a for step in nest.steps for a in step.axes}
+        conditions = {c for e in self._expressions() for c in e.conditions}
+        if nest.vector_rows or not all(is_neutral(step) for step in nest.steps):
+            return _Mode()
+        if any(isinstance(e, Guard) for s in nest.stores for e in walk(s.value)):
+            return _Mode()
+        if not all(_moves_one_tap(c, taps) for c in conditions):
+            return _Mode()
+        ranges = {tap: tap_range(frame, tap, sorted(conditions, key=repr)) for tap in taps}
+        return _Mode(safe=True, ranges=ranges)
 
     def _hoistable(self) -> tuple[Within, ...] | None:
         """Return conditions on the outer axes under which every guard of the nest holds."""
@@ -113,18 +147,18 @@ class _NestWriter:
         roots = [*(s.body for s in self.nest.steps), *(s.value for s in self.nest.stores)]
         return [e for root in roots for e in walk(root) if isinstance(e, Guard)]
 
-    def lanes(self, frame: Frame, low: Value | None, high: Value | None, *, safe: bool) -> None:
+    def lanes(self, frame: Frame, low: Value | None, high: Value | None, mode: _Mode) -> None:
         """Write steps and stores for one point, lanes along rows or along the last axis."""
         nest = self.nest
         if nest.vector_rows or not nest.axes:
-            self._rows(frame, safe)
+            self._rows(frame, mode.safe)
             return
 
         def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
-            point = Point(inner, nest.axes[-1], self.width, mask, safe=safe)
+            point = Point(inner, nest.axes[-1], self.width, mask, safe=mode.safe)
             names: dict[str, Value] = {}
             for step in nest.steps:
-                names[step.name] = self._lane_step(point, step, names)
+                names[step.name] = self._lane_step(point, step, names, mode)
             self._loops(inner, nest.row, lambda f: self._stores(f, point, names))
 
         strips(frame, nest.axes[-1], self.width, strip, low=low, high=high)
@@ -134,7 +168,7 @@ class _NestWriter:
         for store in self.nest.stores:
             point.store(store)
 
-    def _lane_step(self, point: Point, step: Step, names: dict[str, Value]) -> Value:
+    def _lane_step(self, point: Point, step: Step, names: dict[str, Value], mode: _Mode) -> Value:
         """Reduce with one result per lane."""
         b = self.b
         type_ = vector(register_type(step.dtype), point.width)
@@ -145,22 +179,32 @@ class _NestWriter:
             here = Point(frame, point.axis, point.width, point.mask, {}, names, point.safe)
             b.store(_accumulate(here, step, b.load(type_, total, 64)), total, 64)
 
-        self._loops(point.frame, step.axes, accumulate)
+        self._loops(point.frame, step.axes, accumulate, mode.ranges)
         return b.load(type_, total, 64)
 
-    def _loops(self, frame: Frame, axes: tuple[Axis, ...], body: Callable[[Frame], None]) -> None:
-        """Loop over axes, unrolled if there are few points."""
+    def _loops(
+        self,
+        frame: Frame,
+        axes: tuple[Axis, ...],
+        body: Callable[[Frame], None],
+        ranges: Mapping[Axis, tuple[Value, Value]] = NO_RANGES,
+    ) -> None:
+        """Loop over axes, unrolled if there are few points, over part of them if given ranges."""
         if not axes:
             body(frame)
             return
-        count = product(a.extent for a in axes).constant
         axis, rest = axes[0], axes[1:]
-        if count is not None and count <= MAX_UNROLLED_TAPS:
-            for k in range(axis.extent.constant or 0):
-                self._loops(frame.bind(axis, i64(k)), rest, body)
-            return
-        with self.b.loop(i64(0), frame.scalar_index(axis.extent)) as value:
-            self._loops(frame.bind(axis, value), rest, body)
+        if axis in ranges:
+            low, high = ranges[axis]
+        else:
+            low, high = i64(0), frame.scalar_index(axis.extent)
+            count = product(a.extent for a in axes).constant
+            if count is not None and count <= MAX_UNROLLED_TAPS and not ranges:
+                for k in range(axis.extent.constant or 0):
+                    self._loops(frame.bind(axis, i64(k)), rest, body)
+                return
+        with self.b.loop(low, high) as value:
+            self._loops(frame.bind(axis, value), rest, body, ranges)
 
     # -- lanes along rows --------------------------------------------------------------------
 
@@ -216,6 +260,26 @@ class _NestWriter:
                 for x, y in zip(values[::2], values[1::2], strict=True)
             ]
         return horizontal(b, step.op, values[0], step.dtype)
+
+
+def is_neutral(step: Step) -> bool:
+    """Whether every element that a guard leaves out changes nothing in a reduction."""
+    body = step.body
+    guards = [e for e in walk(body) if isinstance(e, Guard)]
+    if step.op == "sum":
+        factors = body.args if isinstance(body, Call) and body.op == "mul" else (body,)
+        return all(g in factors and g.otherwise == Const(0, g.dtype) for g in guards)
+    neutral = identity_of(step.op, step.dtype)
+    return all(g == body and g.otherwise == Const(neutral, g.dtype) for g in guards)
+
+
+def _moves_one_tap(condition: Within, taps: set[Axis]) -> bool:
+    """Whether a condition depends on one tap, which moves forwards."""
+    found = [t for t in taps if t in condition.index.atoms]
+    if len(found) != 1 or not condition.index.is_affine_in(found[0]):
+        return False
+    slope = condition.index.coefficient(found[0]).constant
+    return slope is not None and slope > 0
 
 
 def _accumulate(point: Point, step: Step, total: Value) -> Value:
