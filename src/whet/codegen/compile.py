@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import subprocess
 import sys
@@ -90,8 +91,7 @@ class _Batch:
                 feeder.join()
         finally:
             for helper in helpers:
-                helper.kill()
-                helper.wait()
+                _stop_helper(helper)
         if self.errors:
             raise CompileError(self.errors[0])
 
@@ -131,3 +131,12 @@ def _start_helper() -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
+
+
+def _stop_helper(helper: subprocess.Popen[bytes]) -> None:
+    helper.kill()
+    for stream in (helper.stdin, helper.stdout):
+        assert stream is not None
+        with contextlib.suppress(OSError):
+            stream.close()
+    helper.wait()
