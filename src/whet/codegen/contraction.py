@@ -46,16 +46,10 @@ def _row_items(kernel: Contraction) -> Poly:
 
 
 def write_contraction(
-    module: Module,
-    name: str,
-    kernel: Contraction,
-    dims: tuple[str, ...],
-    target: Target,
-    *,
-    exclusive: bool,
+    module: Module, name: str, kernel: Contraction, dims: tuple[str, ...], target: Target
 ) -> None:
     """Write the function of a contraction."""
-    fn = open_function(module, name, kernel.params, dims, exclusive=exclusive)
+    fn = open_function(module, name, kernel.params, dims, exclusive=True)
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
     writer = _Writer(kernel, fn, target.lanes, fn.b.alloca(PTR), target.lane_fma)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:

@@ -34,6 +34,9 @@ from whet.runtime.cpu import available_cpus, check_target, runs_here
 from whet.runtime.image import NativeCode, map_code, map_file_code
 from whet.runtime.state import Binding, Engine, State
 
+WARM_RUNS = 2
+"""Runs of a profile; the last one counts, when the arena's pages have been touched."""
+
 _BINDINGS_KEPT = 64
 _IDLE_STATES_KEPT = 8
 
@@ -166,7 +169,8 @@ class CompiledModel:
         stamps = state.profile(on=True)
         if stamps is None or binding.empty:
             return np.zeros(shape, np.int64)
-        self._run_state(state, binding, arrays, results)
+        for _ in range(WARM_RUNS):
+            self._run_state(state, binding, arrays, results)
         return np.array(stamps, np.int64).reshape(shape)
 
     def save(self, path: str | os.PathLike[str]) -> None:
