@@ -23,6 +23,7 @@ LINE_BYTES = 64
 MOST_PREFETCHES = 4
 EDGE_UNROLL = 8
 SPARE = 2
+LOAD_COST = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,8 @@ def _register_tile(work: Work, target: Target) -> tuple[int, int]:
     for vectors in range(1, most + 1):
         for rows in range(1, min(_most_rows(target, vectors), work.rows) + 1):
             cost = _cycles(work, target, rows, vectors)
+            if target.lane_fma:
+                cost *= 1 + LOAD_COST * (1 / target.lanes / vectors + 1 / rows)
             if best is None or cost < best[0] * 0.999:
                 best = cost, rows, vectors
     assert best is not None
@@ -163,7 +166,7 @@ def choose_attention(
     for height in range(1, min(rows, limit - 1) + 1):
         most = max((limit - height) // height, 0) if height > 1 else MAX_VECTORS
         for wide, across in pairs(range(1, min(most, MAX_VECTORS) + 1), repeat=2):
-            if (height + 1) * max(wide, across) > limit:
+            if height > _most_rows(target, max(wide, across)):
                 continue
             cost = _cycles(Work(1, rows, keys, depth, depth, False), target, height, wide)
             cost += _cycles(Work(1, rows, cols, keys, keys, False), target, height, across)
