@@ -28,7 +28,7 @@ from whet.kernel.spec import ACCUMULATOR, Attention
 from whet.target import Target
 
 
-def attention_chunks(kernel: Attention) -> Poly:
+def attention_chunks(kernel: Attention, lanes: int) -> Poly:
     """Return the number of chunks of an attention."""
     tiles = ceil_div(kernel.row.extent, kernel.rows)
     return product(a.extent for a in kernel.outer) * ceil_div(tiles, kernel.tiles)
