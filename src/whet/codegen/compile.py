@@ -18,9 +18,11 @@ from whet.codegen.contraction import write_contraction
 from whet.codegen.link import Image, link
 from whet.codegen.nest import write_nest
 from whet.codegen.object_code import compile_ir
+from whet.codegen.recurrence import write_recurrence
 from whet.codegen.spmd import driver_text
 from whet.codegen.worker import read_frame, write_frame
 from whet.errors import CompileError
+from whet.kernel.recurrence import Recurrence
 from whet.kernel.spec import Attention, Contraction, Kernel
 from whet.program.records import Program
 from whet.target import Target
@@ -38,6 +40,8 @@ def kernel_text(name: str, kernel: Kernel, dims: tuple[str, ...], target: Target
         write_contraction(module, name, kernel, dims, target, exclusive=True)
     elif isinstance(kernel, Attention):
         write_attention(module, name, kernel, dims, target)
+    elif isinstance(kernel, Recurrence):
+        write_recurrence(module, name, kernel, dims, target)
     else:
         write_nest(module, name, kernel, dims, target, exclusive=True)
     return module.text()

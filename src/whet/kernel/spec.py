@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from whet.index import Axis, Poly
 from whet.kernel.expr import Expr, Read, Within
+from whet.kernel.recurrence import Recurrence
 
 ACCUMULATOR = "acc"
 
@@ -193,4 +194,4 @@ class Attention:
     zero_nan: bool = False
 
 
-Kernel = Nest | Contraction | Attention
+Kernel = Nest | Contraction | Attention | Recurrence

@@ -11,7 +11,9 @@ import numpy as np
 from whet.codegen.attention import attention_chunks, attention_scratch
 from whet.codegen.contraction import contraction_chunks
 from whet.codegen.nest import nest_chunks
+from whet.codegen.recurrence import recurrence_chunks
 from whet.index import Dim, Poly, ZERO
+from whet.kernel.recurrence import Recurrence
 from whet.kernel.spec import Attention, Contraction, Kernel
 from whet.lower.lower import KernelCall, Lowered, kernel_kind
 from whet.lower.storage import Root
@@ -157,6 +159,8 @@ def _chunks(kernel: Kernel, target: Target) -> Poly:
         return contraction_chunks(kernel, target.lanes)
     if isinstance(kernel, Attention):
         return attention_chunks(kernel)
+    if isinstance(kernel, Recurrence):
+        return recurrence_chunks(kernel)
     return nest_chunks(kernel)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from whet.index import ZERO, Atom, IndexLike, as_poly, product
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Var, rewrite_leaves, walk
+from whet.kernel.recurrence import Recur
 from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Product, Steps, Tensor
 from whet.lower.attention import fuse_attention
@@ -281,7 +282,7 @@ def _may_absorb(source: Tensor, tensor: Tensor, readers: _Readers) -> bool:
     assert outer is not None
     if inner is None or inner.anchor is None or not readers.single(source):
         return False
-    if source.size != tensor.size:
+    if source.size != tensor.size or isinstance(inner.anchor, Recur):
         return False
     points = _points_of(source, tensor)
     ones: dict[Atom, IndexLike] = {a: 0 for a in inner.axes if a.extent == 1}

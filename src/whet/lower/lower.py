@@ -9,6 +9,7 @@ import onnx_ir as ir
 from whet.errors import CompileError
 from whet.index import Poly, product, var
 from whet.kernel.expr import Const, Expr, Load
+from whet.kernel.recurrence import Recur, Recurrence
 from whet.kernel.spec import Attention, Contraction, Kernel, Nest
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor, axes_for
 from whet.lower.attention import build_attention
@@ -18,6 +19,7 @@ from whet.lower.fuse import fuse, work
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
 from whet.lower.nests import build_nest
+from whet.lower.recurrences import build_recurrence, flops_of_recurrence
 from whet.lower.storage import Root, Storage
 from whet.lower.uses import rewrite_definition
 from whet.ops.movement import concat_parts
@@ -99,7 +101,7 @@ def _embed_scalars(equations: Equations) -> None:
 
     for tensor in equations.tensors:
         definition = tensor.definition
-        if definition is not None and not isinstance(definition.anchor, Product):
+        if definition is not None and not isinstance(definition.anchor, Product | Recur):
             tensor.definition = rewrite_definition(definition, rewrite)
 
 
@@ -165,6 +167,8 @@ def _call(
         kernel, params = build_contraction(definition, storage, layout.storages, target, threads)
     elif isinstance(definition.anchor, Attend):
         kernel, params = build_attention(definition, storage, layout.storages, target, threads)
+    elif isinstance(definition.anchor, Recur):
+        kernel, params = build_recurrence(definition, storage, layout.storages, target, threads)
     else:
         kernel, params = build_nest(definition, storage, layout.storages, target)
     return KernelCall(kernel, tuple(params.roots), tensor.nodes, tensor.ops, flops_of(definition))
@@ -179,6 +183,8 @@ def flops_of(definition: Definition) -> Poly:
     if isinstance(anchor, Attend):
         rows = product(a.extent for a in anchor.rows) * anchor.key.extent * 2
         return rows * (anchor.depth.extent + anchor.col.extent)
+    if isinstance(anchor, Recur):
+        return flops_of_recurrence(anchor)
     total = points * work(definition.body)
     for step in anchor.steps if isinstance(anchor, Steps) else ():
         kept = product(a.extent for a in definition.axes if step.body.depends_on(a))
@@ -192,5 +198,7 @@ def kernel_kind(kernel: Kernel) -> str:
         return "contraction"
     if isinstance(kernel, Attention):
         return "attention"
+    if isinstance(kernel, Recurrence):
+        return "recurrence"
     assert isinstance(kernel, Nest)
     return "reduction" if kernel.steps else "map"
