@@ -181,12 +181,13 @@ class _Writer:
         pointers = self._weights(frame, tile)
         extent = kernel.depth.extent.constant
         assert extent is not None, "states have a static size"
-        full = extent // kernel.unroll * kernel.unroll
+        unroll = tile.work.unroll
+        full = extent // unroll * unroll
         if full:
-            with b.loop(i64(0), i64(full), kernel.unroll, hint="depth") as k:
-                self._steps(frame, tile, (pointers, cells), k, kernel.unroll)
-        if extent % kernel.unroll:
-            self._steps(frame, tile, (pointers, cells), i64(full), extent % kernel.unroll)
+            with b.loop(i64(0), i64(full), unroll, hint="depth") as k:
+                self._steps(frame, tile, (pointers, cells), k, unroll)
+        if extent % unroll:
+            self._steps(frame, tile, (pointers, cells), i64(full), extent % unroll)
         return cells
 
     def _weights(self, frame: Frame, tile: _Tile) -> list[Value]:

@@ -111,6 +111,7 @@ class Pass:
         stores: what is written; values read the products and states by name.
         rows: rows of a register tile.
         vectors: vectors of columns of each product in a register tile, the width of a panel.
+        unroll: depth steps unrolled in the innermost loop.
     """
 
     operand: Read | None
@@ -118,6 +119,7 @@ class Pass:
     stores: tuple[Store, ...]
     rows: int
     vectors: int
+    unroll: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,6 @@ class Recurrence:
         start: what is done before the first step.
         phases: what a step does.
         block: rows in one chunk.
-        unroll: depth steps unrolled in the innermost loop.
     """
 
     params: tuple[Param, ...]
@@ -148,4 +149,3 @@ class Recurrence:
     start: Pass
     phases: tuple[Pass, ...]
     block: int
-    unroll: int

@@ -6,22 +6,15 @@ left for the recurrence is the product of the state with the weights ``R``, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import numpy as np
-
-from whet.index import Axis, Poly, ZERO, as_poly, var
-from whet.kernel.expr import Call, Expr, IndexValue, Var, Within, guard, index_of
+from whet.index import Axis, Poly, as_poly, var
+from whet.kernel.expr import Expr, IndexValue, Var, Within, guard, index_of
 from whet.kernel.recurrence import Assign, Phase, Recur, gate_name
 from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.ops.build import binary, cast, compare, compute_type, const, select
 from whet.ops.matmul import matrix_product
 from whet.ops.node import Node, Op, constant
-from whet.ops.recurrent_activations import Activation, activations_of
-
-LAYOUTS = ((0, 1, 2), (1, 0, 2))
+from whet.ops.recurrent_activations import activations_of
 
 
 class _Layer:
@@ -131,13 +124,16 @@ class _Layer:
         forward = compare("eq", IndexValue(var(self.outer), "int64"), 0)
         return select(forward, choices[0], choices[1])
 
-    def apply(self, function: int, x: Expr) -> Expr:
-        """Apply an activation function, to a value that is clipped first if the node says so."""
+    def activate(self, function: int, gate: Expr) -> Expr:
+        """Apply an activation function to a gate, clipped first if the node says so."""
         clip = self.node.attribute("clip")
         if clip:
-            x = binary("min", binary("max", x, -float(clip)), float(clip))
-        chosen: list[Activation] = [f[function] for f in self.functions]
-        return self.by_direction(*(f(x) for f in chosen))
+            gate = binary("min", binary("max", gate, -float(clip)), float(clip))
+        return self.apply(function, gate)
+
+    def apply(self, function: int, x: Expr) -> Expr:
+        """Apply an activation function."""
+        return self.by_direction(*(f[function](x) for f in self.functions))
 
     def gate(self, gate: int, product: int) -> Expr:
         """Return a gate before its activation: product number ``product`` plus the inputs' part."""
@@ -264,7 +260,10 @@ def _keep(layer: _Layer) -> Phase:
 
 
 def lower_lstm(node: Node) -> list[Tensor]:
-    """Lower ``LSTM``, gates in the order input, output, forget, cell; source: ONNX LSTM."""
+    """Lower ``LSTM``, gates in the order input, output, forget, cell; source: ONNX LSTM.
+
+    Like ONNX Runtime and OpenVINO, ``clip`` bounds the gates but not the cell on its way to ``h``.
+    """
     layer = _Layer(node, 4, ("h", "next", "c"), ("Sigmoid", "Tanh", "Tanh"))
     before = layer.state("c")
 
@@ -274,13 +273,13 @@ def lower_lstm(node: Node) -> list[Tensor]:
         weight = layer.parameter(7, number * layer.hidden)
         return binary("add", gate, binary("mul", weight, cell))
 
-    enter = layer.apply(0, peephole(layer.gate(0, 0), 0, before))
-    forget = layer.apply(0, peephole(layer.gate(2, 2), 2, before))
+    enter = layer.activate(0, peephole(layer.gate(0, 0), 0, before))
+    forget = layer.activate(0, peephole(layer.gate(2, 2), 2, before))
     if node.attribute("input_forget", 0):
         forget = _one_minus(enter)
-    fresh = layer.apply(1, layer.gate(3, 3))
+    fresh = layer.activate(1, layer.gate(3, 3))
     cell = binary("add", binary("mul", forget, before), binary("mul", enter, fresh))
-    leave = layer.apply(0, peephole(layer.gate(1, 1), 1, cell))
+    leave = layer.activate(0, peephole(layer.gate(1, 1), 1, cell))
     hidden = binary("mul", leave, layer.apply(2, cell))
     assigns = (
         layer.set("c", layer.held("c", cell)),
@@ -301,11 +300,11 @@ def lower_gru(node: Node) -> list[Tensor]:
         "h",
         layer.weights(0, 1),
         (
-            layer.set("update", layer.apply(0, layer.gate(0, 0))),
-            layer.set("reset", binary("mul", layer.apply(0, layer.gate(1, 1)), before)),
+            layer.set("update", layer.activate(0, layer.gate(0, 0))),
+            layer.set("reset", binary("mul", layer.activate(0, layer.gate(1, 1)), before)),
         ),
     )
-    hidden = _blend(layer.state("update"), layer.apply(1, layer.gate(2, 0)), before)
+    hidden = _blend(layer.state("update"), layer.activate(1, layer.gate(2, 0)), before)
     assigns = (layer.set("h", layer.held("h", hidden)), layer.output(hidden))
     return layer.results((layer.start("h", 5),), (first, Phase("reset", layer.weights(2), assigns)))
 
@@ -316,8 +315,8 @@ def _late_reset(node: Node) -> list[Tensor]:
     product: Expr = Var(gate_name(2), layer.dtype)
     if node.optional(3) is not None:
         product = binary("add", product, layer.parameter(3, 5 * layer.hidden))
-    update, reset = layer.apply(0, layer.gate(0, 0)), layer.apply(0, layer.gate(1, 1))
-    fresh = layer.apply(1, binary("add", layer.inputs(2), binary("mul", reset, product)))
+    update, reset = layer.activate(0, layer.gate(0, 0)), layer.activate(0, layer.gate(1, 1))
+    fresh = layer.activate(1, binary("add", layer.inputs(2), binary("mul", reset, product)))
     hidden = _blend(update, fresh, layer.state("h"))
     assigns = (layer.set("next", layer.held("h", hidden)), layer.output(hidden))
     phases = (Phase("h", layer.weights(0, 1, 2), assigns), _keep(layer))
@@ -332,7 +331,7 @@ def _blend(update: Expr, fresh: Expr, before: Expr) -> Expr:
 def lower_rnn(node: Node) -> list[Tensor]:
     """Lower ``RNN``; source: ONNX RNN."""
     layer = _Layer(node, 1, ("h", "next"), ("Tanh",))
-    hidden = layer.apply(0, layer.gate(0, 0))
+    hidden = layer.activate(0, layer.gate(0, 0))
     assigns = (layer.set("next", layer.held("h", hidden)), layer.output(hidden))
     phases = (Phase("h", layer.weights(0), assigns), _keep(layer))
     return layer.results((layer.start("h", 5),), phases)
