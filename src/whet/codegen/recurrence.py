@@ -7,7 +7,7 @@ odd ones: weights that do not quite fit a cache are then found there for the par
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from whet.codegen.builder import Builder, Module, Value, const, i64, vector
 from whet.codegen.evaluate import Point
@@ -43,6 +43,15 @@ def write_recurrence(
 
 
 @dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a chunk: first, one behind the last, and how many if that is known."""
+
+    start: Value
+    last: Value
+    length: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Tile:
     """A register tile: its pass, panel and size, and the mask of its last vector."""
 
@@ -73,21 +82,23 @@ class _Writer:
         """Write all steps of one outer point and block of rows."""
         b, kernel = self.b, self.kernel
         blocks = ceil_div(kernel.row.extent, kernel.block)
-        outer, first = chunk, i64(0)
-        last = frame.scalar_index(kernel.row.extent)
+        total = kernel.row.extent.constant
+        outer, rows = chunk, _Rows(i64(0), frame.scalar_index(kernel.row.extent), total)
         if blocks != 1:
             count = frame.scalar_index(blocks)
             outer = b.binary("udiv", chunk, count)
             first = b.mul(b.binary("urem", chunk, count), i64(kernel.block))
-            last = b.min(b.add(first, i64(kernel.block)), last)
+            last = b.min(b.add(first, i64(kernel.block)), rows.last)
+            even = total is not None and total % kernel.block == 0
+            rows = _Rows(first, last, kernel.block if even else None)
         frame = frame.bind(kernel.outer, outer)
-        self._pass(frame, kernel.start, None, (first, last))
+        self._pass(frame, kernel.start, None, rows)
         with b.loop(i64(0), frame.scalar_index(kernel.step.extent), hint="step") as step:
             inner = frame.bind(kernel.step, step)
             for work in kernel.phases:
-                self._pass(inner, work, step, (first, last))
+                self._pass(inner, work, step, rows)
 
-    def _pass(self, frame: Frame, work: Pass, step: Value | None, rows: tuple[Value, Value]) -> None:
+    def _pass(self, frame: Frame, work: Pass, step: Value | None, rows: _Rows) -> None:
         """Write the loop over panels: full ones, then a partial last one."""
         b, columns = self.b, work.vectors * self.width
         extent = self.kernel.col.extent.constant
@@ -112,35 +123,31 @@ class _Writer:
         odd = b.icmp("ne", b.binary("and", step, i64(1)), i64(0))
         return b.select(odd, b.binary("sub nsw", i64(panels - 1), count), count)
 
-    def _panel(self, frame: Frame, tile: _Tile, rows: tuple[Value, Value]) -> None:
-        """Write the rows of one panel in whole tiles, then one by one."""
+    def _panel(self, frame: Frame, tile: _Tile, rows: _Rows) -> None:
+        """Write the rows of one panel in tiles."""
         b = self.b
         frame = frame.bind(self.kernel.col, b.mul(tile.panel, i64(tile.work.vectors * self.width)))
-        start, last = rows
-        for size in sorted({tile.rows, 1}, reverse=True):
-            sized = _Tile(tile.work, tile.panel, size, tile.vectors, tile.mask)
-            end = self._tiles_end(start, last, size)
-            if self._is_once(start, end, size):
-                self._tile(frame.bind(self.kernel.row, start), sized)
-            elif not self._is_once(start, end, 0):
-                with b.loop(start, end, size, hint="rows") as row:
-                    self._tile(frame.bind(self.kernel.row, row), sized)
+        row, start = self.kernel.row, rows.start
+        for size, end in self._tiles(tile.rows, rows):
+            sized = replace(tile, rows=size)
+            if rows.length is not None and rows.length < 2 * size:
+                self._tile(frame.bind(row, start), sized)
+            else:
+                with b.loop(start, end, size, hint="rows") as position:
+                    self._tile(frame.bind(row, position), sized)
             start = end
 
-    def _tiles_end(self, start: Value, last: Value, size: int) -> Value:
-        """Return where the last whole tile ends."""
+    def _tiles(self, size: int, rows: _Rows) -> list[tuple[int, Value]]:
+        """Return the heights of tiles that cover some rows, and where those of a height end."""
         b = self.b
-        if start.text.isdigit() and last.text.isdigit():
-            length = int(last.text) - int(start.text)
-            return i64(int(start.text) + length // size * size)
-        if size == 1:
-            return last
-        length = b.binary("sub nsw", last, start)
-        return b.add(start, b.mul(b.binary("udiv", length, i64(size)), i64(size)))
-
-    def _is_once(self, start: Value, end: Value, size: int) -> bool:
-        known = start.text.isdigit() and end.text.isdigit()
-        return known and int(end.text) - int(start.text) == size
+        if rows.length is None:
+            length = b.binary("sub nsw", rows.last, rows.start)
+            whole = b.mul(b.binary("udiv", length, i64(size)), i64(size))
+            found = [(size, b.add(rows.start, whole)), (1, rows.last)]
+            return found if size > 1 else found[1:]
+        whole, rest = rows.length // size * size, rows.length % size
+        found = [(size, b.add(rows.start, i64(whole)))] if whole else []
+        return [*found, (rest, rows.last)] if rest else found
 
     # -- the register tile -------------------------------------------------------------------
 

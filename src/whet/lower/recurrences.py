@@ -21,7 +21,7 @@ L2_VECTORS_PER_CYCLE = 1
 FMA_LATENCY = 4
 TILE_OVERHEAD = 40
 MAX_VECTORS = 8
-UNROLL = 4
+MAX_UNROLL = 8
 STRIDE_BYTES = 1024
 
 
@@ -50,8 +50,6 @@ class _Draft:
         outer = max(magnitude(anchor.outer.extent), 1)
         rows = max(magnitude(anchor.row.extent), 1)
         block = -(-rows // max(1, min(rows, -(-threads // outer))))
-        if anchor.row.extent.constant is None and block == rows:
-            block = max(block, rows)
         states = tuple((name, self._element(place, False)) for name, place in anchor.states)
         start = Pass(None, (), self._stores(anchor.start), 1, 1, 1)
         phases = tuple(self._pass(p, block) for p in anchor.phases)
@@ -94,7 +92,7 @@ class _Draft:
         assert cols is not None, "states have a static size"
         gates = len(phase.weights)
         rows, vectors = choose_tile(gates, block, cols, self.target)
-        unroll = choose_unroll(gates, rows, vectors, self.target)
+        unroll = choose_unroll(gates, vectors, self.target)
         operand = self._element(dict(self.anchor.states)[phase.operand], True) if phase.operand else None
         weights = self._weights(phase.weights, vectors * self.target.lanes)
         return Pass(operand, weights, self._stores(phase.assigns), rows, vectors, unroll)
@@ -168,27 +166,26 @@ def choose_tile(gates: int, rows: int, cols: int, target: Target) -> tuple[int, 
     best: tuple[float, int, int] | None = None
     for vectors in range(1, min(total, max(MAX_VECTORS // gates, 1)) + 1):
         for height in range(1, rows + 1):
-            held = gates * vectors * (height + (height > 1)) + height
+            held = gates * vectors * (height + (height > 1)) + 1
             if held > target.registers - 1 and (height > 1 or vectors > 1):
                 break
-            whole, single = divmod(rows, height)
+            whole, rest = divmod(rows, height)
             cost = whole * _cycles(gates, height, vectors, total, cols)
-            cost += single * _cycles(gates, 1, vectors, total, cols)
+            cost += _cycles(gates, rest, vectors, total, cols) if rest else 0.0
             if best is None or cost < best[0] * 0.999:
                 best = cost, height, vectors
     assert best is not None
     return best[1], best[2]
 
 
-def choose_unroll(gates: int, rows: int, vectors: int, target: Target) -> int:
+def choose_unroll(gates: int, vectors: int, target: Target) -> int:
     """Return how many depth steps to unroll.
 
-    With one row the weights stream through the first cache. On Zen 5, a loop that advances by more
+    With few rows the weights stream through the first cache. On Zen 5, a loop that advances by more
     than 1 KB had its lines prefetched too far ahead: 60 GFLOP/s instead of 85 to 105.
     """
-    if rows > 1 or not gates:
-        return UNROLL
-    return max(1, STRIDE_BYTES // (gates * vectors * target.vector_bytes))
+    step_bytes = max(gates, 1) * vectors * target.vector_bytes
+    return max(1, min(MAX_UNROLL, STRIDE_BYTES // step_bytes))
 
 
 def _cycles(gates: int, rows: int, vectors: int, total: int, depth: int) -> float:
