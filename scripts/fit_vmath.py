@@ -2,7 +2,7 @@
 
 Minimax fits by the Remez exchange (Cheney, *Introduction to Approximation Theory*, ch. 3 and 5) in
 60-digit arithmetic, weighted so that the error of the *finished* function is relative. Coefficients
-are rounded to the target format one by one, lowest order first, and the rest fitted again after each.
+are rounded to the target format one by one, lowest order first, the rest fitted again each time.
 
 Run ``python scripts/fit_vmath.py > src/whet/codegen/vmath/coefficients.py`` (needs ``mpmath``).
 """
@@ -22,7 +22,7 @@ GRID = 600
 
 @dataclass(frozen=True)
 class Fit:
-    """One table: approximate ``target`` by ``P / Q`` on ``[low, high]``, error weighted by ``weight``."""
+    """One table: ``P / Q`` close to ``target`` on ``[low, high]``, the error weighted."""
 
     name: str
     target: Real
@@ -52,7 +52,7 @@ class Exchange:
         self.fixed: dict[int, mp.mpf] = {k: mp.mpf(v) for k, v in fit.fixed}
 
     def turn(self, k: int) -> int:
-        """Return the sign of ``u^n``, ``n`` lowest orders fixed: what is left is ``u^n`` times a free fit."""
+        """Return the sign of ``u^n``, ``n`` orders fixed: the rest is ``u^n`` times a free fit."""
         return -1 if self.points[k] < 0 and len(self.fixed) % 2 else 1
 
     def value(self, coefficients: list[mp.mpf], k: int) -> tuple[mp.mpf, mp.mpf]:
@@ -118,7 +118,8 @@ class Exchange:
                 break
             reference = picks
             bottoms = [self.value(coefficients, k)[1] for k in reference]
-        assert best is not None
+        if best is None:
+            raise ArithmeticError(f"the exchange for {self.fit.name} never started")
         return best
 
     def errors(self, coefficients: list[mp.mpf]) -> list[mp.mpf]:
@@ -272,14 +273,10 @@ def fits() -> list[Fit]:
 
 def main() -> None:
     """Print the module."""
+    print('"""Minimax coefficients, lowest order first; ``scripts/fit_vmath.py`` writes this file.')
+    print("\nThe comment on each table is the largest error of the finished function that the fit")
     print(
-        '"""Minimax coefficients, lowest order first; written by ``scripts/fit_vmath.py``, do not edit.'
-    )
-    print(
-        "\nThe comment on each line is the largest relative error of the finished function that the fit"
-    )
-    print(
-        'allows: with exact coefficients, then with rounded ones (evaluation error comes on top).\n"""\n'
+        'allows: with exact coefficients, then with rounded ones (evaluation comes on top).\n"""\n'
     )
     for fit in fits():
         top, bottom, ideal, worst = fit_table(fit)

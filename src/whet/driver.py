@@ -42,7 +42,7 @@ def compile(  # noqa: A001 - the public name
         progress: called as ``progress(stage, done, total)``.
 
     Returns:
-        The compiled model, ready to run on this machine, or to be saved if its target is another.
+        The compiled model, ready to run; if its target is another machine, to be saved and inspected.
 
     Raises:
         WhetError: the model is damaged or unsupported, shapes do not fit, or options are invalid.

@@ -29,7 +29,7 @@ def command(model: Path, compiled: bool, as_json: bool, **compiler: Any) -> None
         if not as_json:
             print_graph(console, graph)
     if is_compiled(model) or compiled:
-        opened = open_model(model, *read_options(compiler))
+        opened = open_model(model, *read_options(compiler), foreign=True)
         facts |= {"compiled": report.model_as_json(opened)}
         if not as_json:
             report.print_model(console, opened)

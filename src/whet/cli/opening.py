@@ -59,8 +59,16 @@ def compile_file(path: Path, shapes: Shapes | None, options: Options) -> Compile
     return compiled
 
 
-def open_model(path: Path, shapes: Shapes | None, options: Options) -> CompiledModel:
+def open_model(
+    path: Path, shapes: Shapes | None, options: Options, *, foreign: bool = False
+) -> CompiledModel:
     """Load a compiled file or compile an ONNX file.
+
+    Args:
+        path: the file.
+        shapes: shapes by input name, for an ONNX file.
+        options: how to compile.
+        foreign: whether a file compiled for another machine is opened too, to be inspected.
 
     Raises:
         OptionError: shapes are given for a file that is compiled already.
@@ -73,7 +81,7 @@ def open_model(path: Path, shapes: Shapes | None, options: Options) -> CompiledM
             where=str(path),
             hint="give --shape when compiling, or --dim for a dimension left open",
         )
-    loaded: CompiledModel = whet.load(path, threads=options.threads or None)
+    loaded: CompiledModel = whet.load(path, options.threads or None, foreign=foreign)
     return loaded
 
 

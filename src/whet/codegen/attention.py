@@ -6,7 +6,6 @@ scratch (rows x keys floats, a few tens of kilobytes), never in the arena.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from whet.codegen.builder import F32, Builder, Module, Value, const, i64, vector
@@ -22,12 +21,11 @@ from whet.codegen.kernel_function import (
 )
 from whet.codegen.nest import horizontal
 from whet.codegen.operations import apply
+from whet.codegen.register_tile import register_tile
 from whet.codegen.transpose import transpose
 from whet.index import Axis, Poly, ceil_div, product
 from whet.kernel.spec import ACCUMULATOR, Attention
 from whet.target import Target
-
-UNROLL = 4
 
 
 def attention_chunks(kernel: Attention) -> Poly:
@@ -209,7 +207,7 @@ class _Writer:
             place = b.gep(line, F32, u * self.panel + j * width)
             return b.load(vector(F32, width), place, 64)
 
-        sums = self._product((rows, vectors), depth, a, operand)
+        sums = register_tile(b, width, (rows, vectors), depth, a, operand)
         start = b.mul(panel, i64(self.panel))
         bound = frame.bind(kernel.key, start)
         for i in range(rows):
@@ -277,7 +275,7 @@ class _Writer:
             point = Point(frame.bind(kernel.key, k), kernel.col, width, masks[j], shift)
             return point.value(kernel.v)
 
-        sums = self._product((rows, vectors), _static(kernel.key), a, operand)
+        sums = register_tile(b, width, (rows, vectors), _static(kernel.key), a, operand)
         for i in range(rows):
             for j in range(vectors):
                 shift = {kernel.row: i, kernel.col: j * width}
@@ -288,37 +286,3 @@ class _Writer:
                 point = Point(frame, kernel.col, width, masks[j], shift, {ACCUMULATOR: scaled})
                 for store in kernel.stores:
                     point.store(store)
-
-    def _product(
-        self,
-        shape: tuple[int, int],
-        depth: int,
-        a: Callable[[int, Value, int], Value],
-        operand: Callable[[int, Value, int], Value],
-    ) -> list[list[Value]]:
-        """Return a register tile: the sum over ``depth`` of broadcast ``a`` times ``operand``."""
-        b = self.b
-        type_ = vector(F32, self.width)
-        cells = [[b.alloca(type_) for _ in range(shape[1])] for _ in range(shape[0])]
-        for line in cells:
-            for cell in line:
-                b.store(const(type_, 0.0), cell, 64)
-
-        def steps(k: Value, count: int) -> None:
-            sums = [[b.load(type_, cell, 64) for cell in line] for line in cells]
-            for u in range(count):
-                vectors = [operand(j, k, u) for j in range(shape[1])]
-                for i, line in enumerate(sums):
-                    value = b.splat(a(i, k, u), self.width)
-                    for j, before in enumerate(line):
-                        line[j] = b.fma(value, vectors[j], before)
-            for line, targets in zip(sums, cells, strict=True):
-                for value, cell in zip(line, targets, strict=True):
-                    b.store(value, cell, 64)
-
-        whole = depth // UNROLL * UNROLL
-        with b.loop(i64(0), i64(whole), UNROLL, hint="k") as k:
-            steps(k, UNROLL)
-        if depth % UNROLL:
-            steps(i64(whole), depth % UNROLL)
-        return [[b.load(type_, cell, 64) for cell in line] for line in cells]

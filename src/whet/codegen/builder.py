@@ -54,6 +54,9 @@ def _literal(number: float | int | bool, type_: str) -> str:
         return f"0x{struct.unpack('<Q', struct.pack('<d', float(number)))[0]:016X}"
     if type_ == "half":
         return f"0xH{struct.unpack('<H', struct.pack('<e', number))[0]:04X}"
+    if type_ == "bfloat":
+        bits = struct.unpack("<I", struct.pack("<f", _round_f32(float(number))))[0]
+        return f"0xR{bits >> 16:04X}"
     return str(int(number))
 
 
@@ -229,6 +232,13 @@ class Builder:
     def store(self, value: Value, pointer: Value, align: int = 1) -> None:
         """Store a value."""
         self.line(f"store {value}, ptr {pointer.text}, align {align}")
+
+    def prefetch(self, pointer: Value) -> None:
+        """Bring a cache line into the level-2 cache, for reading."""
+        self.module.declare(
+            "llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
+        )
+        self.line(f"call void @llvm.prefetch.p0({pointer}, i32 0, i32 2, i32 1)")
 
     def masked_load(
         self, type_: str, pointer: Value, mask: Value, other: Value, align: int = 1

@@ -11,19 +11,14 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from whet.codegen.attention import write_attention
-from whet.codegen.builder import Module
 from whet.codegen.cache import ObjectCache, object_key
-from whet.codegen.contraction import write_contraction
+from whet.codegen.kernels import kernel_text
 from whet.codegen.link import Image, link
-from whet.codegen.nest import write_nest
 from whet.codegen.object_code import compile_ir
-from whet.codegen.recurrence import write_recurrence
 from whet.codegen.spmd import driver_text
 from whet.codegen.worker import read_frame, write_frame
 from whet.errors import CompileError
-from whet.kernel.recurrence import Recurrence
-from whet.kernel.spec import Attention, Contraction, Kernel
+from whet.kernel.spec import Kernel
 from whet.program.records import Program
 from whet.target import Target
 
@@ -31,20 +26,6 @@ KERNELS_PER_PROCESS = 4
 DRIVER = "driver"
 
 Report = Callable[[int, int], None]
-
-
-def kernel_text(name: str, kernel: Kernel, dims: tuple[str, ...], target: Target) -> str:
-    """Return the LLVM IR of a kernel under a symbol name."""
-    module = Module()
-    if isinstance(kernel, Contraction):
-        write_contraction(module, name, kernel, dims, target, exclusive=True)
-    elif isinstance(kernel, Attention):
-        write_attention(module, name, kernel, dims, target)
-    elif isinstance(kernel, Recurrence):
-        write_recurrence(module, name, kernel, dims, target)
-    else:
-        write_nest(module, name, kernel, dims, target, exclusive=True)
-    return module.text()
 
 
 def compile_program(

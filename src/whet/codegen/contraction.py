@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whet.codegen.builder import Builder, Module, Value, const, i64, vector
+from whet.codegen.builder import PTR, Builder, Module, Value, const, i64, vector
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import (
@@ -21,7 +21,8 @@ from whet.codegen.kernel_function import (
     open_function,
 )
 from whet.codegen.operations import apply, from_storage, register_type, storage_type
-from whet.index import Axis, Poly, ceil_div, product
+from whet.index import ZERO, Axis, Poly, ceil_div, product
+from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import ACCUMULATOR, Contraction
 from whet.target import Target
 
@@ -45,18 +46,12 @@ def _row_items(kernel: Contraction) -> Poly:
 
 
 def write_contraction(
-    module: Module,
-    name: str,
-    kernel: Contraction,
-    dims: tuple[str, ...],
-    target: Target,
-    *,
-    exclusive: bool,
+    module: Module, name: str, kernel: Contraction, dims: tuple[str, ...], target: Target
 ) -> None:
     """Write the function of a contraction."""
-    fn = open_function(module, name, kernel.params, dims, exclusive=exclusive)
+    fn = open_function(module, name, kernel.params, dims, exclusive=True)
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
-    writer = _Writer(kernel, fn, target.lanes)
+    writer = _Writer(kernel, fn, target.lanes, fn.b.alloca(PTR))
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
@@ -75,6 +70,7 @@ class _Writer:
     kernel: Contraction
     fn: Function
     width: int
+    cursor: Value
 
     @property
     def b(self) -> Builder:
@@ -147,6 +143,9 @@ class _Writer:
         """Write the loop over row tiles of a chunk."""
         b, kernel = self.b, self.kernel
         frame = frame.bind(kernel.col, b.mul(panel, i64(self.panel_columns)))
+        if kernel.tile.prefetch:
+            following = self._b_pointer(frame, b.add(panel, i64(1)), ZERO)
+            b.store(following, self.cursor, 8)
         tiles = ceil_div(kernel.row.extent, kernel.tile.rows)
         with b.loop(first, last, hint="item") as item:
             if tiles == 1:
@@ -302,6 +301,8 @@ class _Writer:
     ) -> None:
         """Write ``count`` depth steps from depth ``k``."""
         moved = self._advance(frame, b_pointer, k)
+        if self.kernel.tile.prefetch and count == self.kernel.tile.unroll:
+            self._fetch_ahead()
         if rows is not None:
             kind = storage_type(self.kernel.a.dtype)
             rows = [self.b.gep(r, kind, k) for r in rows]
@@ -311,6 +312,14 @@ class _Writer:
         source = self.kernel.b
         kind = storage_type(self.kernel.params[source.param].dtype)
         return self.b.gep(pointer, kind, self.b.mul(k, frame.scalar_index(source.depth_stride)))
+
+    def _fetch_ahead(self) -> None:
+        """Fetch the next lines of the panel after this one."""
+        b = self.b
+        at = b.load(PTR, self.cursor, 8)
+        for line in range(self.kernel.tile.prefetch):
+            b.prefetch(b.gep(at, "i8", LINE_BYTES * line))
+        b.store(b.gep(at, "i8", LINE_BYTES * self.kernel.tile.prefetch), self.cursor, 8)
 
     def _steps(
         self, frame: Frame, b_pointer: Value, rows: list[Value] | None, count: int, cells: _Cells

@@ -195,7 +195,7 @@ class Point:
         if self.safe:
             return self.scalar(expr.then)
         keep = self.holds(expr.conditions)
-        then = self._guarded(expr.then, keep)
+        then = self.guarded(expr.then, keep)
         other = self.scalar(expr.otherwise)
         count = max(lanes(then.type), lanes(other.type), lanes(keep.type))
         b = self.b
@@ -217,7 +217,7 @@ class Point:
         assert result is not None
         return result
 
-    def _guarded(self, expr: Expr, keep: Value) -> Value:
+    def guarded(self, expr: Expr, keep: Value) -> Value:
         """Evaluate an expression without reading memory where ``keep`` fails."""
         b = self.b
         inner = Point(self.frame, self.axis, self.width, self.mask, self.shift, self.names)

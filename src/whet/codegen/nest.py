@@ -26,7 +26,7 @@ MAX_UNROLLED_TAPS = 32
 ROW_UNROLL = 4
 
 
-def nest_chunks(nest: Nest) -> Poly:
+def nest_chunks(nest: Nest, lanes: int) -> Poly:
     """Return the number of chunks of a nest."""
     outer = _outer(nest)
     points = product(a.extent for a in outer)
@@ -40,10 +40,10 @@ def _outer(nest: Nest) -> tuple[Axis, ...]:
 
 
 def write_nest(
-    module: Module, name: str, nest: Nest, dims: tuple[str, ...], target: Target, *, exclusive: bool
+    module: Module, name: str, nest: Nest, dims: tuple[str, ...], target: Target
 ) -> None:
     """Write the function of a nest."""
-    fn = open_function(module, name, nest.params, dims, exclusive=exclusive)
+    fn = open_function(module, name, nest.params, dims, exclusive=True)
     frame = frame_of(fn, nest.params, accesses_of([s.body for s in nest.steps], nest.stores))
     writer = _NestWriter(nest, fn, target.lanes)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
@@ -185,6 +185,9 @@ class _NestWriter:
     def _row_step(self, frame: Frame, step: Step, names: dict[str, Value], safe: bool) -> Value:
         """Reduce along lanes, with several accumulators, to one scalar."""
         b, width = self.b, self.width
+        if not step.axes:
+            alone = const(register_type(step.dtype), identity_of(step.op, step.dtype))
+            return _accumulate(Point(frame, names=names, safe=safe), step, alone)
         type_ = vector(register_type(step.dtype), width)
         neutral = const(type_, identity_of(step.op, step.dtype))
         totals = [b.alloca(type_) for _ in range(ROW_UNROLL)]

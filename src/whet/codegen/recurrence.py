@@ -21,7 +21,7 @@ from whet.kernel.spec import Panels
 from whet.target import Target
 
 
-def recurrence_chunks(kernel: Recurrence) -> Poly:
+def recurrence_chunks(kernel: Recurrence, lanes: int) -> Poly:
     """Return the number of chunks of a recurrence."""
     return kernel.outer.extent * ceil_div(kernel.row.extent, kernel.block)
 

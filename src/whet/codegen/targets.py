@@ -6,12 +6,28 @@ import platform
 
 import llvmlite.binding as llvm
 
+from whet.codegen.probe import probe_features
 from whet.errors import TargetError
 from whet.target import Target
 
-AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
-AVX2 = ("avx2", "fma", "f16c")
+AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd")
+AVX2 = ("avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe", "popcnt")
 NEON = ("neon",)
+
+# What LLVM may use of its own accord where the CPU has it. Code for this machine then requires it;
+# code for a named CPU goes without, so that it runs on every CPU of the same vector unit.
+X86_EXTRAS = (
+    "avx512bf16", "avx512bitalg", "avx512fp16", "avx512ifma", "avx512vbmi", "avx512vbmi2",
+    "avx512vnni", "avx512vpopcntdq", "avxifma", "avxneconvert", "avxvnni", "avxvnniint8",
+    "avxvnniint16", "gfni",
+)  # fmt: skip
+ARM_EXTRAS = (
+    "bf16", "complxnum", "cssc", "dotprod", "fp16fml", "fullfp16", "i8mm", "mops", "rdm", "sha3",
+    "sve",
+)  # fmt: skip
+
+# Kept where a named AArch64 CPU has them, because threads meet through atomics.
+ARM_ATOMICS = ("lse", "rcpc")
 
 
 def resolve_target(name: str) -> Target:
@@ -29,9 +45,10 @@ def host_target() -> Target:
     triple = f"{platform.machine()}-unknown-linux-gnu"
     flat = ",".join(("+" if on else "-") + key for key, on in sorted(features.items()))
     has = {key for key, on in features.items() if on}
+    cpu = llvm.get_host_cpu_name()
     if triple.startswith("aarch64"):
-        has |= set(NEON)
-    return _describe(triple, llvm.get_host_cpu_name(), flat, has)
+        return _arm(triple, cpu, f"{flat},-sve" if flat else "-sve", has - {"sve"})
+    return _x86(triple, cpu, flat, has)
 
 
 def named_target(name: str) -> Target:
@@ -39,38 +56,35 @@ def named_target(name: str) -> Target:
     triple, _, cpu = name.partition(":")
     if not cpu:
         raise TargetError(f"target {name!r} names no CPU", hint='write "<triple>:<cpu>" or "host"')
-    if triple.split("-")[0] not in ("x86_64", "aarch64"):
+    architecture = triple.split("-")[0]
+    if architecture not in ("x86_64", "aarch64"):
         raise TargetError(
             f"no code generator for {triple!r}", hint="x86_64 and aarch64 are supported"
         )
-    return _describe(triple, cpu, "", _features_of(triple, cpu))
+    has = probe_features(triple, cpu)
+    if architecture == "aarch64":
+        return _arm(triple, cpu, _without(ARM_EXTRAS), has)
+    if "avx512f" in has:
+        has |= set(AVX512)
+    return _x86(triple, cpu, _without(X86_EXTRAS), has | set(AVX2) if "avx2" in has else has)
 
 
-def _features_of(triple: str, cpu: str) -> set[str]:
-    """Find which vector features LLVM gives a CPU, by what its assembly for a probe uses."""
-    if triple.startswith("aarch64"):
-        return set(NEON)
-    machine = _machine(triple, cpu, "")
-    probe = (
-        "define <16 x float> @p(<16 x float> %a) {\n"
-        "%r = call <16 x float> @llvm.fma.v16f32(<16 x float> %a, <16 x float> %a, <16 x float> %a)\n"
-        "ret <16 x float> %r\n}\n"
-        "declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)\n"
-    )
-    assembly = machine.emit_assembly(llvm.parse_assembly(probe))
-    if "%zmm" in assembly:
-        return {*AVX512, *AVX2}
-    return set(AVX2) if "vfmadd" in assembly and "%ymm" in assembly else set()
+def _without(features: tuple[str, ...]) -> str:
+    return ",".join(f"-{name}" for name in features)
 
 
-def _describe(triple: str, cpu: str, features: str, has: set[str]) -> Target:
-    if triple.startswith("aarch64"):
-        return Target(triple, cpu, features, NEON, 16, 32)
+def _arm(triple: str, cpu: str, features: str, has: set[str]) -> Target:
+    extras = sorted(has & {*ARM_EXTRAS, *ARM_ATOMICS})
+    return Target(triple, cpu, features, (*NEON, *extras), 16, 32, 32 * 1024, 512 * 1024)
+
+
+def _x86(triple: str, cpu: str, features: str, has: set[str]) -> Target:
+    extras = sorted(has & set(X86_EXTRAS))
     if set(AVX512) <= has:
         wide = ",".join(p for p in (features, "-prefer-256-bit") if p)
-        return Target(triple, cpu, wide, (*AVX512, *AVX2), 64, 32, 48 * 1024)
+        return Target(triple, cpu, wide, (*AVX512, *AVX2, *extras), 64, 32, 48 * 1024)
     if set(AVX2) <= has:
-        return Target(triple, cpu, features, AVX2, 32, 16)
+        return Target(triple, cpu, features, (*AVX2, *extras), 32, 16)
     raise TargetError(
         f"CPU {cpu!r} has neither AVX2 with FMA nor AVX-512",
         hint="Whet needs an x86-64 CPU of 2013 or later, or AArch64",

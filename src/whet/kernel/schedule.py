@@ -19,6 +19,8 @@ MAX_VECTORS = 8
 CHUNK_CYCLES = 60_000
 CHUNKS_PER_THREAD = 8
 UNROLL = 4
+LINE_BYTES = 64
+MOST_PREFETCHES = 4
 EDGE_UNROLL = 8
 
 
@@ -48,7 +50,22 @@ def choose_tile(work: Work, target: Target, threads: int) -> Tile:
     rows, vectors = _register_tile(work, target)
     unroll = EDGE_UNROLL if work.edges else UNROLL
     row_items, panels = _chunks(work, target, threads, rows, vectors)
-    return Tile(rows, vectors, unroll, row_items, panels)
+    prefetch = _prefetch(work, target, row_items, vectors, unroll)
+    return Tile(rows, vectors, unroll, row_items, panels, prefetch)
+
+
+def _prefetch(work: Work, target: Target, row_items: int, vectors: int, unroll: int) -> int:
+    """Return lines of the next panel to fetch per unrolled step, if panels come from memory.
+
+    Weights larger than the level-2 cache are read once per panel at the latency of memory; spread
+    over the row tiles of the panel before, their fetching costs nothing.
+    """
+    panel_bytes = work.reduction * vectors * target.vector_bytes
+    if panel_bytes * -(-work.cols // (vectors * target.lanes)) < target.l2_bytes:
+        return 0
+    steps = row_items * work.reduction // unroll
+    lines = -(-panel_bytes // (LINE_BYTES * max(steps, 1)))
+    return lines if lines <= MOST_PREFETCHES else 0
 
 
 def _register_tile(work: Work, target: Target) -> tuple[int, int]:
@@ -145,3 +162,57 @@ def choose_attention(
     tiles = -(-rows // best[1])
     blocks = min(tiles, max(1, -(-2 * threads // points))) if threads > 1 else 1
     return best[1], best[2], best[3], _even(tiles, -(-tiles // blocks))
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """The size of a 3x3 convolution of stride 1: output pixels, input and output channels."""
+
+    images: int
+    rows: int
+    cols: int
+    depth: int
+    filters: int
+
+
+BYTES_PER_CYCLE = 4
+TRANSFORM_CYCLES = 5
+WINOGRAD_GAIN = 0.9
+
+
+def choose_winograd(work: Convolution, target: Target, threads: int) -> tuple[int, Tile] | None:
+    """Return tile size and schedule of a Winograd convolution, or ``None`` if direct is faster.
+
+    Weighs the multiplications saved against the transforms and against reading larger weights.
+    """
+    pixels = work.images * work.rows * work.cols
+    macs = work.depth * work.filters / target.lanes / FMA_PER_CYCLE
+    direct = max(pixels * 9 * macs / threads, 9 * work.depth * work.filters * 4 / BYTES_PER_CYCLE)
+    best: tuple[float, int, Tile] | None = None
+    for size in (2, 4):
+        tiles = work.images * -(-work.rows // size) * -(-work.cols // size)
+        span = (size + 2) ** 2
+        tile = _winograd_tile(work, target, threads, tiles, span)
+        padded = -(-tiles // tile.rows) * tile.rows
+        transforms = tiles * (work.depth + work.filters) / target.lanes * span * TRANSFORM_CYCLES
+        memory = span * work.depth * work.filters * 4 / BYTES_PER_CYCLE
+        cost = max((padded * span * macs + transforms) / threads, memory)
+        if best is None or cost < best[0]:
+            best = cost, size, tile
+    assert best is not None
+    return best[1:] if best[0] < WINOGRAD_GAIN * direct else None
+
+
+def _winograd_tile(work: Convolution, target: Target, threads: int, tiles: int, span: int) -> Tile:
+    """Return a schedule whose transformed tiles stay in the level-2 cache."""
+    room = target.l2_bytes // 2 // (4 * span * (work.depth + work.filters))
+    most = max(1, min(tiles, room))
+    blocks = max(-(-tiles // most), min(threads, tiles))
+    rows, vectors = _register_tile(
+        Work(1, -(-tiles // blocks), work.filters, work.depth, work.depth, False), target
+    )
+    items = -(-(-(-tiles // blocks)) // rows)
+    panels = -(-work.filters // (vectors * target.lanes))
+    steps = items * work.depth // UNROLL
+    lines = -(-work.depth * vectors * target.vector_bytes // (LINE_BYTES * max(steps, 1)))
+    return Tile(rows, vectors, UNROLL, items, panels, min(lines, MOST_PREFETCHES))

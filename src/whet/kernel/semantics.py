@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -25,6 +25,12 @@ def register_dtype(dtype: str, *, precise: bool = False) -> np.dtype[Any]:
     return np.dtype(dtype)
 
 
+def storage_dtype(dtype: str) -> np.dtype[Any]:
+    """Return the NumPy type in which values of an element type lie in memory."""
+    found: np.dtype[Any] = np.dtype(cast(Any, numpy_dtype(dtype)))
+    return found
+
+
 def convert(x: Array, target: str, *, precise: bool = False) -> Array:
     """Convert values to an element type; floats saturate when they become integers."""
     goal = DTYPES[target]
@@ -33,7 +39,7 @@ def convert(x: Array, target: str, *, precise: bool = False) -> Array:
         return np.not_equal(x, 0)
     if goal.is_float:
         if goal.size == 2 and not precise:
-            x = x.astype(numpy_dtype(target))
+            x = x.astype(storage_dtype(target))
         return x.astype(register)
     if x.dtype.kind == "f":
         return _saturate(x, register)

@@ -85,7 +85,7 @@ class Tile:
         unroll: depth steps unrolled in the innermost loop.
         row_items: register tiles along rows in one chunk.
         panels: column panels in one chunk.
-        pack: whether rows of ``a`` are copied to scratch before use.
+        prefetch: cache lines of the next panel fetched at each unrolled depth step.
     """
 
     rows: int
@@ -93,7 +93,7 @@ class Tile:
     unroll: int
     row_items: int
     panels: int
-    pack: bool = False
+    prefetch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,4 +194,45 @@ class Attention:
     zero_nan: bool = False
 
 
-Kernel = Nest | Contraction | Attention | Recurrence
+@dataclass(frozen=True, slots=True)
+class Winograd:
+    """A 3x3 convolution by Winograd's minimal filtering, ``Y = A' [(G g G') * (B' d B)] A``.
+
+    Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015. A chunk transforms a
+    block of image tiles into scratch, multiplies them by the transformed weights, one product per
+    position in the tile, and transforms back.
+
+    Attributes:
+        params: pointer parameters.
+        image: batch axis.
+        y: input row; tiles start at row ``size * tile - pads[0]``.
+        x: input column; tiles start at column ``size * tile - pads[1]``.
+        depth: input channels, in lanes while tiles are transformed.
+        rows: output row.
+        cols: output column.
+        col: output channels, in lanes.
+        a: input, affine in image, y, x and depth, contiguous in depth.
+        weights: parameter of the packed weights, [positions, panels, depth, panel].
+        stores: epilogue; reads the result as ``Var("acc")``.
+        pads: zeros above and to the left.
+        size: output pixels of a tile along one side.
+        tile: the schedule; ``row_items`` register tiles of image tiles in one chunk.
+    """
+
+    params: tuple[Param, ...]
+    image: Axis
+    y: Axis
+    x: Axis
+    depth: Axis
+    rows: Axis
+    cols: Axis
+    col: Axis
+    a: Read
+    weights: int
+    stores: tuple[Store, ...]
+    pads: tuple[int, int]
+    size: int
+    tile: Tile
+
+
+Kernel = Nest | Contraction | Attention | Winograd | Recurrence

@@ -120,6 +120,9 @@ class Tensor:
     ops: tuple[str, ...] = ()
     order: tuple[int, ...] = field(default=())
 
+    def __repr__(self) -> str:
+        return f"%{self.name}#{id(self):x}"
+
     @property
     def rank(self) -> int:
         """Number of dimensions."""

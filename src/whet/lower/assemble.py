@@ -8,14 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whet.codegen.attention import attention_chunks, attention_scratch
-from whet.codegen.contraction import contraction_chunks
-from whet.codegen.nest import nest_chunks
-from whet.codegen.recurrence import recurrence_chunks
-from whet.index import Dim, Poly, ZERO
-from whet.kernel.recurrence import Recurrence
-from whet.kernel.spec import Attention, Contraction, Kernel
-from whet.lower.lower import KernelCall, Lowered, kernel_kind
+from whet.codegen.kernels import KINDS
+from whet.index import ZERO, Dim, Poly
+from whet.kernel.spec import Kernel
+from whet.lower.lower import Lowered
+from whet.lower.select import KernelCall, kernel_kind
 from whet.lower.storage import Root
 from whet.program.records import (
     Buffer,
@@ -57,7 +54,7 @@ def assemble(lowered: Lowered, target: Target, *, threads: int, reuse: bool) -> 
         dims=_dims(t.shape for t, _ in lowered.inputs),
         buffers=tuple(table.buffers),
         launches=assign_waits(launches, table.buffers),
-        scratch_bytes=max((_scratch(k, target) for k in names), default=0),
+        scratch_bytes=max((KINDS[type(k)].scratch(k, target.lanes) for k in names), default=0),
         threads=threads,
         target=TargetInfo(target.triple, target.cpu, target.required),
         reuse=reuse,
@@ -145,24 +142,10 @@ def _launch(call: KernelCall, table: _Buffers, names: dict[Kernel, str], target:
         kernel=name,
         args=args,
         writes=tuple(k for k, p in enumerate(kernel.params) if p.written),
-        chunks=_chunks(kernel, target),
+        chunks=KINDS[type(kernel)].chunks(kernel, target.lanes),
         waits=False,
         nodes=call.nodes,
         ops=call.ops,
         flops=call.flops,
         bytes=moved,
     )
-
-
-def _chunks(kernel: Kernel, target: Target) -> Poly:
-    if isinstance(kernel, Contraction):
-        return contraction_chunks(kernel, target.lanes)
-    if isinstance(kernel, Attention):
-        return attention_chunks(kernel)
-    if isinstance(kernel, Recurrence):
-        return recurrence_chunks(kernel)
-    return nest_chunks(kernel)
-
-
-def _scratch(kernel: Kernel, target: Target) -> int:
-    return attention_scratch(kernel, target.lanes) if isinstance(kernel, Attention) else 0

@@ -53,12 +53,48 @@ def build_equations(model: ir.Model, table: OpTable) -> Equations:
             tensors[value] = _input(value)
             inputs.append(tensors[value])
     made: list[Tensor] = []
-    for node in graph:
-        for value, tensor in zip(node.outputs, _lower(node, tensors, table), strict=False):
-            tensors[value] = tensor
+    _lower_all(graph, tensors, table)
     outputs = [(str(value.name), tensors[value]) for value in graph.outputs]
     _collect([t for _, t in outputs], made)
     return Equations(made, inputs, outputs)
+
+
+def _lower_all(graph: ir.Graph, tensors: dict[ir.Value, Tensor], table: OpTable) -> None:
+    """Lower every node; nodes behind one that cannot be lowered are left out of the report.
+
+    Raises:
+        UnsupportedError: what could not be lowered, all of it.
+    """
+    problems: list[UnsupportedError] = []
+    for node in graph:
+        missing = [v for v in node.inputs if v is not None and v not in tensors]
+        if missing:
+            problems.extend(_absent(v) for v in missing if v.producer() is None)
+            continue
+        try:
+            made = _lower(node, tensors, table)
+        except UnsupportedError as error:
+            problems.append(error)
+            continue
+        tensors.update(zip(node.outputs, made, strict=False))
+        wanted = [v for v in node.outputs[len(made) :] if v.uses() or v.is_graph_output()]
+        problems.extend(_absent(v) for v in wanted)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        listed = ", ".join(f"{p.message} at {p.where}" for p in problems)
+        raise UnsupportedError(
+            f"the model uses what Whet cannot compile yet: {listed}",
+            where=graph.name,
+            hint=problems[0].hint,
+        )
+
+
+def _absent(value: ir.Value) -> UnsupportedError:
+    node = value.producer()
+    if node is None:
+        return UnsupportedError("an input has no value", where=str(value.name))
+    return UnsupportedError(f"output {value.index()} of {node.op_type}", where=node.name)
 
 
 def _lower(node: ir.Node, tensors: Mapping[ir.Value, Tensor], table: OpTable) -> list[Tensor]:

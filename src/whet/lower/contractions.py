@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whet.index import Atom, Axis, IndexLike, ONE, Poly, ZERO, as_poly, product, var
-from whet.kernel.expr import Expr, Guard, Load, Within
+from whet.index import ONE, ZERO, Atom, Axis, IndexLike, Poly, as_poly, product, var
+from whet.kernel.expr import Expr, Guard, Load, Read, Within
 from whet.kernel.schedule import Work, choose_tile
 from whet.kernel.spec import Contraction, Panels, Store, Tile
-from whet.kernel.expr import Read
 from whet.kernel.tensor import Definition, Product
 from whet.lower.loops import by_stride, indices_of, merge_axes
 from whet.lower.storage import Params, Root, Storage, Storages, address_of, magnitude, to_reads

@@ -22,7 +22,29 @@ from whet.lower.uses import expressions, inline_at, loads, rewrite_definition, s
 from whet.ops.movement import concat_parts
 
 CHEAP_OPS = frozenset(
-    "add sub mul neg abs max min and or xor not select lt le gt ge eq ne cast fma floor".split()
+    [
+        "add",
+        "sub",
+        "mul",
+        "neg",
+        "abs",
+        "max",
+        "min",
+        "and",
+        "or",
+        "xor",
+        "not",
+        "select",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "eq",
+        "ne",
+        "cast",
+        "fma",
+        "floor",
+    ]
 )
 CHEAP = 1
 DEAR = 12
@@ -282,7 +304,9 @@ def _may_absorb(source: Tensor, tensor: Tensor, readers: _Readers) -> bool:
     assert outer is not None
     if inner is None or inner.anchor is None or not readers.single(source):
         return False
-    if source.size != tensor.size or isinstance(inner.anchor, Recur):
+    if isinstance(inner.anchor, Recur):
+        return False
+    if source.size != tensor.size or (tensor.rank == 0 and source.rank > 0):
         return False
     points = _points_of(source, tensor)
     ones: dict[Atom, IndexLike] = {a: 0 for a in inner.axes if a.extent == 1}

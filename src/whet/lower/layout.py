@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from whet.index import Poly, ZERO, as_poly
+from whet.index import ZERO, Poly, as_poly
 from whet.kernel.expr import Load
 from whet.kernel.tensor import Product, Tensor
 from whet.lower.build import Equations

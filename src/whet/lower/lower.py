@@ -7,44 +7,20 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from whet.errors import CompileError
-from whet.index import Poly, product, var
+from whet.index import var
 from whet.kernel.expr import Const, Expr, Load
-from whet.kernel.recurrence import Recur, Recurrence
-from whet.kernel.spec import Attention, Contraction, Kernel, Nest
-from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor, axes_for
-from whet.lower.attention import build_attention
+from whet.kernel.recurrence import Recur
+from whet.kernel.tensor import Definition, Product, Tensor, axes_for
 from whet.lower.build import Equations, OpTable, build_equations
-from whet.lower.contractions import build_contraction
-from whet.lower.fuse import fuse, work
+from whet.lower.fuse import fuse
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
-from whet.lower.nests import build_nest
-from whet.lower.recurrences import build_recurrence, flops_of_recurrence
-from whet.lower.storage import Root, Storage
+from whet.lower.select import KernelCall, Selection
+from whet.lower.storage import Root
 from whet.lower.uses import rewrite_definition
-from whet.ops.movement import concat_parts
 from whet.target import Target
 
 MAX_LAYOUTS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class KernelCall:
-    """A kernel and what it runs on.
-
-    Attributes:
-        kernel: specification.
-        roots: memory of each parameter.
-        nodes: names of the model's nodes that it computes.
-        ops: their operator types.
-        flops: floating-point operations.
-    """
-
-    kernel: Kernel
-    roots: tuple[Root, ...]
-    nodes: tuple[str, ...]
-    ops: tuple[str, ...]
-    flops: Poly
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +49,10 @@ def lower(model: ir.Model, table: OpTable, target: Target, *, level: int, thread
         layout = choose_layout(equations, share=level >= 1)
     else:
         raise CompileError("operands stay illegal after copying them")
+    selection = Selection(layout, target, threads, level)
     calls: list[KernelCall] = []
     for tensor in equations.tensors:
-        calls.extend(_calls(tensor, layout, target, threads))
+        calls.extend(selection.calls(tensor))
     storages = layout.storages
     return Lowered(
         tuple(calls),
@@ -135,70 +112,3 @@ def _moves(tensor: Tensor) -> bool:
     """Whether the preferred storage order differs from row-major for these extents."""
     kept = [d for d in tensor.order if tensor.shape[d] != 1]
     return kept != sorted(kept)
-
-
-def _calls(tensor: Tensor, layout: Layout, target: Target, threads: int) -> list[KernelCall]:
-    definition = tensor.definition
-    if definition is None:
-        return []
-    if concat_parts(tensor) is not None:
-        return [
-            _call(tensor, _copy_of(part), place, layout, target, threads)
-            for part, place in layout.copied_parts.get(id(tensor), [])
-        ]
-    return [_call(tensor, definition, layout.storages[id(tensor)], layout, target, threads)]
-
-
-def _copy_of(part: Tensor) -> Definition:
-    axes = axes_for(part.shape)
-    return Definition(axes, part.at(*(var(a) for a in axes)))
-
-
-def _call(
-    tensor: Tensor,
-    definition: Definition,
-    storage: Storage,
-    layout: Layout,
-    target: Target,
-    threads: int,
-) -> KernelCall:
-    kernel: Kernel
-    if isinstance(definition.anchor, Product):
-        kernel, params = build_contraction(definition, storage, layout.storages, target, threads)
-    elif isinstance(definition.anchor, Attend):
-        kernel, params = build_attention(definition, storage, layout.storages, target, threads)
-    elif isinstance(definition.anchor, Recur):
-        kernel, params = build_recurrence(definition, storage, layout.storages, target, threads)
-    else:
-        kernel, params = build_nest(definition, storage, layout.storages, target)
-    return KernelCall(kernel, tuple(params.roots), tensor.nodes, tensor.ops, flops_of(definition))
-
-
-def flops_of(definition: Definition) -> Poly:
-    """Return the floating-point operations of a definition."""
-    points = product(a.extent for a in definition.axes)
-    anchor = definition.anchor
-    if isinstance(anchor, Product):
-        return points * product(t.extent for t in anchor.taps) * anchor.depth.extent * 2
-    if isinstance(anchor, Attend):
-        rows = product(a.extent for a in anchor.rows) * anchor.key.extent * 2
-        return rows * (anchor.depth.extent + anchor.col.extent)
-    if isinstance(anchor, Recur):
-        return flops_of_recurrence(anchor)
-    total = points * work(definition.body)
-    for step in anchor.steps if isinstance(anchor, Steps) else ():
-        kept = product(a.extent for a in definition.axes if step.body.depends_on(a))
-        total = total + kept * product(a.extent for a in step.axes) * (work(step.body) + 1)
-    return total
-
-
-def kernel_kind(kernel: Kernel) -> str:
-    """Return a short word for what a kernel is."""
-    if isinstance(kernel, Contraction):
-        return "contraction"
-    if isinstance(kernel, Attention):
-        return "attention"
-    if isinstance(kernel, Recurrence):
-        return "recurrence"
-    assert isinstance(kernel, Nest)
-    return "reduction" if kernel.steps else "map"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from whet.index import Poly, as_poly, product, var
@@ -93,7 +91,9 @@ class _Draft:
         gates = len(phase.weights)
         rows, vectors = choose_tile(gates, block, cols, self.target)
         unroll = choose_unroll(gates, vectors, self.target)
-        operand = self._element(dict(self.anchor.states)[phase.operand], True) if phase.operand else None
+        operand = (
+            self._element(dict(self.anchor.states)[phase.operand], True) if phase.operand else None
+        )
         weights = self._weights(phase.weights, vectors * self.target.lanes)
         return Pass(operand, weights, self._stores(phase.assigns), rows, vectors, unroll)
 

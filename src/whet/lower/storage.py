@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from whet.dtypes import DTYPES
-from whet.index import Poly, ZERO, as_poly, recombine
+from whet.index import ZERO, Poly, as_poly, recombine
 from whet.kernel.expr import Expr, Load, Read, rewrite_leaves
 from whet.kernel.spec import Param
 from whet.kernel.tensor import Tensor

@@ -7,6 +7,7 @@ compare two moments; alternating single calls, in random order within each round
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from whet.measure.runner import Inputs, Runner
 TASKS = Path("/proc/self/task")
 SETTLE_STEP_S = 0.002
 SETTLE_LIMIT_S = 0.25
-SETTLE_BUSY_SHARE = 0.1
+SETTLE_LOOKS = 2
 SETTLE_BLIND_S = 0.05
 
 
@@ -68,31 +69,32 @@ class Samples(msgspec.Struct, frozen=True, kw_only=True):
     foreign_cpu: float | None
 
 
-def _other_threads_ns() -> int | None:
-    """Return the CPU time that all threads but this one have used, or None if unknown."""
-    total = 0
+def _others_run() -> bool | None:
+    """Return whether another thread of this process runs or waits for a CPU; None if unknown."""
+    own = str(threading.get_native_id())
     try:
-        for task in TASKS.iterdir():
-            try:
-                total += int((task / "schedstat").read_text().split()[0])
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # a thread that has just ended
+        tasks = [task for task in TASKS.iterdir() if task.name != own]
     except OSError:
         return None
-    return total - time.thread_time_ns()
+    for task in tasks:
+        try:
+            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue  # a thread that has just ended
+        if state == "R":
+            return True
+    return False
 
 
 def settle() -> None:
     """Wait until the other threads of this process sleep, at most ``SETTLE_LIMIT_S``."""
-    deadline = time.perf_counter() + SETTLE_LIMIT_S
-    used, at = _other_threads_ns(), time.perf_counter_ns()
-    if used is None:
+    if _others_run() is None:
         time.sleep(SETTLE_BLIND_S)
-    while used is not None and time.perf_counter() < deadline:
+        return
+    deadline, quiet = time.perf_counter() + SETTLE_LIMIT_S, 0
+    while quiet < SETTLE_LOOKS and time.perf_counter() < deadline:
         time.sleep(SETTLE_STEP_S)
-        used_before, used, at_before, at = used, _other_threads_ns(), at, time.perf_counter_ns()
-        if used is None or used - used_before < SETTLE_BUSY_SHARE * (at - at_before):
-            return
+        quiet = 0 if _others_run() else quiet + 1
 
 
 def _busy_cpu_s() -> tuple[float, float] | None:

@@ -15,6 +15,7 @@ from whet.errors import ResourceError
 from whet.measure.runner import Inputs
 
 STATUS = Path("/proc/self/status")
+PACKAGE_PARENT = Path(__file__).parents[2]  # ``python -m`` finds the package from here
 
 
 class MemoryUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,12 +86,13 @@ def measure_memory(runtime: str, model: Path, inputs: Inputs, *, threads: int) -
     with tempfile.TemporaryDirectory() as folder:
         feed = Path(folder) / "inputs.npz"
         np.savez(feed, allow_pickle=False, **inputs)
-        request = _Request(runtime, str(model), str(feed), threads)
+        request = _Request(runtime, str(model.resolve()), str(feed), threads)
         done = subprocess.run(
             [sys.executable, "-m", "whet.measure.memory"],
             input=msgspec.json.encode(request),
             capture_output=True,
             check=False,
+            cwd=PACKAGE_PARENT,
         )
     if done.returncode != 0:
         words = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]

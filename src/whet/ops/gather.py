@@ -153,9 +153,8 @@ def _range(node: Node) -> list[Tensor]:
     start, limit, delta = (node.input(k) for k in range(3))
     fixed = [numpy_constant(t) for t in (start, limit, delta)]
     if all(v is not None for v in fixed):
-        first, last, step = (np.asarray(v).reshape(()) for v in fixed)
-        values = np.arange(first, last, step).astype(start.dtype)
-        return [constant(node.outputs[0] or node.name, values)]
+        first, last, by = (np.asarray(v).reshape(-1)[0].item() for v in fixed)
+        return [constant(node.outputs[0], np.arange(first, last, by).astype(start.dtype))]
     known = [known_values(t) for t in (start, limit, delta)]
     steps = known[2]
     if any(v is None for v in known) or steps is None or steps[0].constant in (None, 0):

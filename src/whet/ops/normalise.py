@@ -85,10 +85,19 @@ class _Rows:
         variance = binary("div", self.total("squares"), self.count)
         return unary("sqrt", binary("add", variance, epsilon))
 
+    def over_deviation(self, value: Expr, epsilon: float) -> Expr:
+        """Return ``value / sqrt(variance + epsilon)`` with one division for all elements."""
+        return binary("mul", value, inverse(self.deviation(epsilon)))
+
     def result(self, node: Node, body: Expr, *steps: Step) -> Tensor:
         """Return the normalised tensor."""
         value = cast(body, self.x.dtype)
         return node.define(self.x.shape, self.x.dtype, Definition(self.axes, value, Steps(steps)))
+
+
+def inverse(x: Expr) -> Expr:
+    """Return ``1 / x``."""
+    return binary("div", const(1.0, x.dtype), x)
 
 
 def _rows(x: Tensor, positions: set[int], dtype: str | None = None) -> _Rows:
@@ -116,7 +125,7 @@ def _exponentials(rows: _Rows) -> tuple[Step, Step]:
 def _softmax(node: Node) -> list[Tensor]:
     rows = _one_axis(node, -1)
     raised = unary("exp_nonpositive", binary("sub", rows.here, rows.total("top")))
-    body = binary("div", raised, rows.total("total"))
+    body = binary("mul", raised, inverse(rows.total("total")))
     return [rows.result(node, body, *_exponentials(rows))]
 
 
@@ -165,12 +174,13 @@ def _layer_norm(node: Node) -> list[Tensor]:
     dtype = _stash_type(node, x)
     rows = _rows(x, set(range(first, x.rank)), dtype)
     steps = rows.moments()
-    scale, bias = node.optional(1), node.optional(2)
-    plain = binary("div", rows.centred(rows.here), rows.deviation(epsilon))
-    body = _scaled(plain, dtype, *(t and operand(t, rows.axes) for t in (scale, bias)))
+    given = (node.optional(1), node.optional(2))
+    scale, bias = (None if t is None else operand(t, rows.axes) for t in given)
+    plain = rows.over_deviation(rows.centred(rows.here), epsilon)
+    body = _scaled(plain, dtype, scale, bias)
     result = [rows.result(node, body, *steps)]
-    inverse = binary("div", const(1.0, dtype), rows.deviation(epsilon))
-    for output, (value, used) in enumerate(((rows.mean(), 1), (inverse, 2)), start=1):
+    statistics = (rows.mean(), 1), (inverse(rows.deviation(epsilon)), 2)
+    for output, (value, used) in enumerate(statistics, start=1):
         if output < len(node.outputs):
             result.append(_statistic(node, rows, value, steps[:used], output))
     return result
@@ -192,7 +202,7 @@ def _rms_norm(node: Node) -> list[Tensor]:
     dtype = _stash_type(node, x)
     rows = _rows(x, set(range(first, x.rank)), dtype)
     step = rows.step("squares", "sum", binary("mul", rows.there, rows.there))
-    plain = binary("div", rows.here, rows.deviation(epsilon))
+    plain = rows.over_deviation(rows.here, epsilon)
     return [rows.result(node, _scaled(plain, dtype, operand(node.input(1), rows.axes), None), step)]
 
 
@@ -200,7 +210,7 @@ def _instance_norm(node: Node) -> list[Tensor]:
     x, epsilon = node.input(0), attribute_float(node, "epsilon", 1e-5)
     rows = _rows(x, set(range(2, x.rank)))
     scale, bias = (_per_channel(node.input(k), rows.axes) for k in (1, 2))
-    plain = binary("div", rows.centred(rows.here), rows.deviation(epsilon))
+    plain = rows.over_deviation(rows.centred(rows.here), epsilon)
     return [rows.result(node, _scaled(plain, rows.dtype, scale, bias), *rows.moments())]
 
 
@@ -220,7 +230,7 @@ def _group_norm(node: Node) -> list[Tensor]:
     first = var(axes[1]) // size * size
     inside = (var(axes[0]), first + var(channel), *map(var, space))
     rows = _Rows(x, axes, (channel, *space), inside, dtype)
-    plain = binary("div", rows.centred(rows.here), rows.deviation(epsilon))
+    plain = rows.over_deviation(rows.centred(rows.here), epsilon)
     scale, bias = (_per_channel(node.input(k), axes) for k in (1, 2))
     return [rows.result(node, _scaled(plain, dtype, scale, bias), *rows.moments())]
 

@@ -196,10 +196,11 @@ class _Layer:
     def results(self, start: tuple[Assign, ...], phases: tuple[Phase, ...]) -> list[Tensor]:
         """Return the outputs as views of the tensor that holds all steps and states."""
         places = tuple((name, self.steps + k) for k, name in enumerate(self.states))
-        recur = Recur(
-            self.outer, self.row, self.step, self.col, self.depth, places, start, phases
+        recur = Recur(self.outer, self.row, self.step, self.col, self.depth, places, start, phases)
+        shape = (
+            self.steps + len(self.states),
+            *(a.extent for a in (self.outer, self.row, self.col)),
         )
-        shape = (self.steps + len(self.states), *(a.extent for a in (self.outer, self.row, self.col)))
         definition = Definition(axes_for(shape), const(0, self.dtype), recur)
         whole = self.node.temporary("states", shape, self.dtype, definition)
         whole.order = (0, 2, 1, 3)
@@ -216,7 +217,9 @@ class _Layer:
         if self.batch_first:
             shape = (self.batch, self.steps, self.outer.extent, self.col.extent)
             return self.node.pointwise(
-                shape, dtype, lambda b, t, d, j: cast(whole.at(var(t), var(d), var(b), var(j)), dtype)
+                shape,
+                dtype,
+                lambda b, t, d, j: cast(whole.at(var(t), var(d), var(b), var(j)), dtype),
             )
         shape = (self.steps, self.outer.extent, self.batch, self.col.extent)
         return self.node.pointwise(

@@ -91,7 +91,7 @@ def nearest(sampling: Sampling, rounding: str) -> Array:
 
 
 def _linear(distance: Array) -> Array:
-    return np.clip(1 - np.abs(distance), 0, 1)
+    return np.asarray(np.clip(1 - np.abs(distance), 0, 1))
 
 
 def cubic_filter(a: float) -> Callable[[Array], Array]:
@@ -101,7 +101,7 @@ def cubic_filter(a: float) -> Callable[[Array], Array]:
         d = np.abs(distance)
         near = ((a + 2) * d - (a + 3)) * d * d + 1
         far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-        return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+        return np.asarray(np.where(d <= 1, near, np.where(d < 2, far, 0.0)))
 
     return weight
 

@@ -14,6 +14,7 @@ _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 # LLVM's name -> the kernel's name in /proc/cpuinfo, where more than punctuation differs.
 _KERNEL_NAMES = {
+    "bmi": "bmi1",
     "lzcnt": "abm",
     "sse3": "pni",
     "sahf": "lahflm",
@@ -65,6 +66,12 @@ def missing_features(features: Iterable[str]) -> list[str]:
     return sorted(f for f in features if not _has(_plain(f), present))
 
 
+def runs_here(target: TargetInfo) -> bool:
+    """Tell whether this machine can run code for a target."""
+    same = target.triple.split("-", 1)[0] == host_architecture()
+    return same and not missing_features(target.features)
+
+
 def check_target(target: TargetInfo) -> None:
     """Refuse code that this machine cannot run.
 
@@ -75,7 +82,8 @@ def check_target(target: TargetInfo) -> None:
     if wanted != host:
         raise TargetError(
             f"the code is for {wanted}, this machine is {host}",
-            hint=f"compile the model for this machine, or use target={wanted!r} hardware",
+            where=f"code for {target.cpu}",
+            hint="compile the model for this machine, or copy the file to one that it is for",
         )
     missing = missing_features(target.features)
     if missing:

@@ -30,9 +30,12 @@ from whet.runtime.arrays import (
     make_port,
     place_outputs,
 )
-from whet.runtime.cpu import available_cpus, check_target
+from whet.runtime.cpu import available_cpus, check_target, runs_here
 from whet.runtime.image import NativeCode, map_code, map_file_code
 from whet.runtime.state import Binding, Engine, State
+
+WARM_RUNS = 2
+"""Runs of a profile; the last one counts, when the arena's pages have been touched."""
 
 _BINDINGS_KEPT = 64
 _IDLE_STATES_KEPT = 8
@@ -64,10 +67,11 @@ class Parts:
 class CompiledModel:
     """A compiled model. Calls are safe from any thread and run concurrently.
 
-    Build one with ``from_memory`` or ``load``.
+    Build one with ``from_memory`` or ``load``. Made for another machine, it has no code that could
+    be called: it can be inspected and saved, and running it is a ``TargetError``.
     """
 
-    def __init__(self, parts: Parts, code: NativeCode, threads: int) -> None:
+    def __init__(self, parts: Parts, code: NativeCode | None, threads: int) -> None:
         program = parts.program
         self._parts = parts
         self._threads = threads
@@ -75,18 +79,7 @@ class CompiledModel:
         self._outputs = _make_ports(program, BufferKind.OUTPUT)
         _check_dims(program)
         self._liveness = find_liveness(program)
-        weights = address_of(parts.weights)
-        self._engine = Engine(
-            code=code,
-            layout=layout_of(program),
-            constants={
-                index: weights + buffer.offset
-                for index, buffer in enumerate(program.buffers)
-                if buffer.kind is BufferKind.CONSTANT
-            },
-            scratch_bytes=program.scratch_bytes,
-            threads=threads,
-        )
+        self._engine = _make_engine(parts, code, threads) if code else None
         self._bindings: dict[tuple[tuple[int, ...], ...], Binding] = {}
         self._states: deque[State] = deque()
         self._pid = os.getpid()
@@ -148,29 +141,36 @@ class CompiledModel:
         Raises:
             InputError: an array does not fit; the error names it.
             ResourceError: memory or threads ran out.
+            TargetError: the code is for another machine.
         """
+        engine = self._engine_here()
         arrays = collect_inputs(self._inputs, inputs)
         shapes = tuple([array.shape for array in arrays])
         binding = self._bindings.get(shapes) or self._bind(shapes)
         results = place_outputs(self._outputs, binding.output_shapes, outputs, arrays)
         if not binding.empty:
-            self._execute(binding, arrays, results)
+            self._execute(engine, binding, arrays, results)
         return {port.name: result for port, result in zip(self._outputs, results, strict=True)}
 
     def profile_run(self, inputs: Mapping[str, Any]) -> npt.NDArray[np.int64]:
         """Run once and return time stamps in ns, of shape (threads, launches, 2).
 
         The last axis is begin and end; zeros mean that a thread had no part in a launch.
+
+        Raises:
+            TargetError: the code is for another machine.
         """
+        engine = self._engine_here()
         arrays = collect_inputs(self._inputs, inputs)
         binding = self._bind(tuple([array.shape for array in arrays]))
         results = place_outputs(self._outputs, binding.output_shapes, None, arrays)
         shape = (self._threads, len(self.program.launches), 2)
-        state = State(self._engine)
+        state = State(engine)
         stamps = state.profile(on=True)
         if stamps is None or binding.empty:
             return np.zeros(shape, np.int64)
-        self._run_state(state, binding, arrays, results)
+        for _ in range(WARM_RUNS):
+            self._run_state(state, binding, arrays, results)
         return np.array(stamps, np.int64).reshape(shape)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -192,13 +192,21 @@ class CompiledModel:
             parts.metadata,
         )
 
-    def _execute(self, binding: Binding, arrays: list[Array], results: list[Array]) -> None:
+    def _engine_here(self) -> Engine:
+        if self._engine is None:
+            check_target(self.program.target)
+        assert self._engine is not None, "code without an engine is for another machine"
+        return self._engine
+
+    def _execute(
+        self, engine: Engine, binding: Binding, arrays: list[Array], results: list[Array]
+    ) -> None:
         if os.getpid() != self._pid:
             self._states, self._pid = deque(), os.getpid()
         try:
             state = self._states.pop()
         except IndexError:
-            state = State(self._engine)
+            state = State(engine)
         try:
             self._run_state(state, binding, arrays, results)
         finally:
@@ -241,22 +249,22 @@ class CompiledModel:
 
 
 def from_memory(parts: Parts, threads: int | None = None) -> CompiledModel:
-    """Return a runnable model from what the compiler made.
+    """Return a model from what the compiler made.
+
+    It runs if this machine can run the code; else it can be inspected and saved.
 
     Args:
         parts: program, linked image, weights and the rest.
         threads: threads of one call; the program's own number if not given.
-
-    Raises:
-        TargetError: this machine cannot run the code.
     """
-    check_target(parts.program.target)
     owned = replace(parts, weights=_aligned(parts.weights))
-    code = map_code(parts.code, parts.symbols)
+    code = map_code(parts.code, parts.symbols) if runs_here(parts.program.target) else None
     return CompiledModel(owned, code, thread_count(parts.program, threads))
 
 
-def load(path: str | os.PathLike[str], threads: int | None = None) -> CompiledModel:
+def load(
+    path: str | os.PathLike[str], threads: int | None = None, *, foreign: bool = False
+) -> CompiledModel:
     """Load a ``.whet`` file. It holds machine code: load only what you trust.
 
     Code and weights are mapped from the file, not copied.
@@ -264,27 +272,45 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> CompiledMo
     Args:
         path: the file.
         threads: threads of one call; the number given to the compiler if not given here.
+        foreign: whether code for another machine is opened too, to be inspected.
 
     Raises:
         ArtifactError: the file is missing, damaged or of another format version.
         TargetError: this machine cannot run the code.
     """
     with open_container(path) as container:
-        check_target(container.program.target)
+        runs = runs_here(container.program.target)
+        if not runs and not foreign:
+            check_target(container.program.target)
         symbols = container.manifest.symbols
         _, weights = map_section(container, container.sections["weights"])
         graph = _map_graph(container)
-        map_section(container, container.sections["code"])
-        code = _map_from_file(container, container.sections["code"], symbols)
+        _, image = map_section(container, container.sections["code"])
+        code = _map_from_file(container, container.sections["code"], symbols) if runs else None
     parts = Parts(
         program=container.program,
-        code=code.view,
+        code=code.view if code else image,
         symbols=symbols,
         weights=np.frombuffer(weights, np.uint8),
         graph=graph,
         metadata=container.manifest.metadata,
     )
     return CompiledModel(parts, code, thread_count(parts.program, threads))
+
+
+def _make_engine(parts: Parts, code: NativeCode, threads: int) -> Engine:
+    program, weights = parts.program, address_of(parts.weights)
+    return Engine(
+        code=code,
+        layout=layout_of(program),
+        constants={
+            index: weights + buffer.offset
+            for index, buffer in enumerate(program.buffers)
+            if buffer.kind is BufferKind.CONSTANT
+        },
+        scratch_bytes=program.scratch_bytes,
+        threads=threads,
+    )
 
 
 def _map_graph(container: Container) -> memoryview | None:

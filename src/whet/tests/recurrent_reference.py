@@ -115,9 +115,7 @@ CELLS: dict[str, Callable[[_Step, Array, Array], list[Array]]] = {
 }
 
 
-def _functions(
-    op: str, directions: int, attributes: dict[str, Any]
-) -> list[tuple[Function, ...]]:
+def _functions(op: str, directions: int, attributes: dict[str, Any]) -> list[tuple[Function, ...]]:
     names = attributes.get("activations") or DEFAULTS[op] * directions
     alphas = iter(attributes.get("activation_alpha", ()))
     betas = iter(attributes.get("activation_beta", ()))

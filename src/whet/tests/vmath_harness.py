@@ -1,10 +1,12 @@
-"""Compile a vector function into a loop over arrays, and measure errors in ULP."""
+"""Compile vector functions into loops over arrays; references and errors in ULP."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -13,29 +15,35 @@ from numpy.typing import NDArray
 from whet.codegen.builder import Builder, Module, i64, vector
 from whet.codegen.vmath import FUNCTIONS
 
-Array = NDArray[np.floating]
-DTYPES = {"float": np.dtype(np.float32), "double": np.dtype(np.float64)}
+Array = NDArray[Any]
+DTYPES: dict[str, np.dtype[Any]] = {"float": np.dtype("f4"), "double": np.dtype("f8")}
+SPECIAL = (0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, 1.5)
 
 
-def loop_text(name: str, type_: str, lanes: int) -> str:
-    """Return a module whose ``f(out, x…, count)`` applies a function; ``count`` is a multiple of lanes."""
-    function, module = FUNCTIONS[name], Module()
-    inputs = [("ptr noalias", f"x{k}") for k in range(function.arity)]
-    b = Builder(module, "f", [("ptr noalias", "out"), *inputs, ("i64", "count")])
-    lane_type = vector(type_, lanes)
-    with b.loop(i64(0), b.param(function.arity + 1), lanes) as index:
-        xs = [b.load(lane_type, b.gep(b.param(k + 1), type_, index)) for k in range(function.arity)]
-        b.store(function.emit(b, *xs), b.gep(b.param(0), type_, index))
-    b.finish()
+def loops(names: Sequence[str], type_: str, lanes: int) -> str:
+    """Return a module with a function ``f_NAME(out, x…, count)`` for each name.
+
+    It applies the vector function to ``count`` elements, a multiple of ``lanes``.
+    """
+    module = Module()
+    for name in names:
+        function = FUNCTIONS[name]
+        inputs = [("ptr noalias", f"x{k}") for k in range(function.arity)]
+        b = Builder(module, f"f_{name}", [("ptr noalias", "out"), *inputs, ("i64", "count")])
+        lane_type = vector(type_, lanes)
+        with b.loop(i64(0), b.param(function.arity + 1), lanes) as index:
+            places = [b.gep(b.param(k + 1), type_, index) for k in range(function.arity)]
+            result = function.emit(b, *(b.load(lane_type, place) for place in places))
+            b.store(result, b.gep(b.param(0), type_, index))
+        b.finish()
     return module.text()
 
 
-def machine(
-    triple: str | None = None, cpu: str | None = None, features: str = ""
-) -> llvm.TargetMachine:
+def machine(triple: str | None = None, cpu: str | None = None) -> llvm.TargetMachine:
     """Return a code generator for a target, the host by default."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
+    features = ""
     if triple is None:
         triple, cpu = llvm.get_process_triple(), llvm.get_host_cpu_name()
         features = llvm.get_host_cpu_features().flatten()
@@ -43,87 +51,140 @@ def machine(
     return target.create_target_machine(cpu=cpu or "", features=features, opt=2, reloc="pic")
 
 
-def assembly(text: str, triple: str, cpu: str) -> str:
-    """Return the assembly of a module."""
-    return str(machine(triple, cpu).emit_assembly(optimised(text)))
-
-
 def optimised(text: str) -> llvm.ModuleRef:
     """Parse a module and promote its allocas."""
     module = llvm.parse_assembly(text)
     module.verify()
-    builder = llvm.create_pass_builder(
-        machine(), llvm.create_pipeline_tuning_options(speed_level=0)
-    )
+    builder = llvm.create_pass_builder(machine(), llvm.create_pipeline_tuning_options(0))
     passes = llvm.create_new_module_pass_manager()
     passes.add_sroa_pass()
     passes.run(module, builder)
     return module
 
 
+def assembly(text: str, triple: str, cpu: str) -> str:
+    """Return the assembly of a module for a target."""
+    return str(machine(triple, cpu).emit_assembly(optimised(text)))
+
+
 @cache
 def compiled(name: str, type_: str = "float", lanes: int = 16) -> Callable[..., Array]:
-    """Return a function on arrays of any length."""
-    image = machine().emit_object(optimised(loop_text(name, type_, lanes)))
-    jit = llvm.create_lljit_compiler()
-    library = (
-        llvm.JITLibraryBuilder().add_object_img(image).add_current_process().export_symbol("f")
-    )
-    tracker = library.link(jit, f"{name}_{type_}_{lanes}")
-    arity = FUNCTIONS[name].arity
-    native = ctypes.CFUNCTYPE(None, *([ctypes.c_void_p] * (arity + 1)), ctypes.c_int64)(
-        tracker["f"]
-    )
-    dtype = DTYPES[type_]
+    """Return a function from arrays of any length to a new array."""
+    image = machine().emit_object(optimised(loops([name], type_, lanes)))
+    library = llvm.JITLibraryBuilder().add_object_img(image).export_symbol(f"f_{name}")
+    tracker = library.link(llvm.create_lljit_compiler(), f"{name}_{type_}_{lanes}")
+    pointers = [ctypes.c_void_p] * (FUNCTIONS[name].arity + 1)
+    native = ctypes.CFUNCTYPE(None, *pointers, ctypes.c_int64)(tracker[f"f_{name}"])
 
-    def run(*xs: Array, out: Array | None = None) -> Array:
-        del_tracker = tracker  # keeps the code alive as long as the function
-        assert del_tracker is not None
-        size = -(-xs[0].size // lanes) * lanes
-        if size != xs[0].size or out is None:
-            xs = tuple(np.concatenate([x, np.ones(size - x.size, dtype)]).astype(dtype) for x in xs)
-            result = np.empty(size, dtype)
-        else:
-            result = out
-        native(result.ctypes.data, *(x.ctypes.data for x in xs), size)
-        return result if out is not None else result[:size]
+    def run(*xs: Array, keep: object = tracker) -> Array:
+        count = -(-xs[0].size // lanes) * lanes
+        padded = [np.ones(count, DTYPES[type_]) for _ in xs]
+        for target, x in zip(padded, xs, strict=True):
+            target[: x.size] = x
+        out = np.empty(count, DTYPES[type_])
+        native(out.ctypes.data, *(x.ctypes.data for x in padded), count)
+        return out[: xs[0].size]
 
-    def trimmed(*xs: Array, out: Array | None = None) -> Array:
-        return run(*xs, out=out)[: xs[0].size]
-
-    return trimmed
+    return run
 
 
-def all_exponents(dtype: np.dtype[np.floating], count: int) -> Array:
-    """Return about ``count`` numbers, evenly spaced over the bit patterns of finite numbers."""
+def samples(dtype: np.dtype[Any], count: int) -> Array:
+    """Return about ``2 count`` numbers: every exponent, the usual range, edges and specials."""
     unsigned = np.dtype(f"u{dtype.itemsize}")
     top = int(np.array(np.inf, dtype).view(unsigned))
-    step = max(1, 2 * top // count) | 1
-    positive = np.arange(0, top, step, dtype=unsigned)
-    numbers = positive.view(dtype)
-    return np.concatenate([numbers, -numbers])
+    patterns = np.arange(0, top, (2 * top // count) | 1, dtype=unsigned).view(dtype)
+    ranges = [np.linspace(-w, w, count // 4).astype(dtype) for w in (2, 20, 120, 800)]
+    info = np.finfo(dtype)
+    edges = [info.max, info.tiny, info.smallest_subnormal, 1 - info.epsneg, 1 + info.eps]
+    pi = np.arange(1, 400) * (math.pi / 4)
+    special = np.array([*edges, *pi, *SPECIAL], dtype)
+    return np.concatenate([patterns, -patterns, *ranges, special, -special])
 
 
-SPECIAL = (0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 0.5, -0.5, 2.0, -2.0)
+def reference(name: str, x: Array) -> Array:
+    """Return what a function of one operand should be, computed in the precision of ``x``."""
+    with np.errstate(all="ignore"):
+        return np.asarray(_REFERENCES[name](x))
 
 
-def ulp_error(got: Array, exact: NDArray[np.longdouble], floor: float = 0.0) -> float:
-    """Return the largest error in units in the last place; infinite where classes differ.
+def _erf(x: Array) -> Array:
+    """Return erf: the C library's for f64, a series of positive terms for long double."""
+    if x.dtype == np.float64:
+        return np.fromiter(map(math.erf, x.tolist()), np.float64, x.size)
+    a = np.minimum(np.abs(x), 7)
+    term = total = a
+    for n in range(1, 200):
+        term = term * (2 * a * a) / (2 * n + 1)
+        total = total + term
+    result = total * np.exp(-a * a) * 2 / np.sqrt(_pi(x))
+    return np.copysign(np.where(a == 7, 1, np.minimum(result, 1)), x)
 
-    Errors of up to ``floor`` are forgiven. Results beyond the largest number count as infinite.
+
+def _pi(x: Array) -> Array:
+    return np.asarray(4 * np.arctan(x.dtype.type(1)))
+
+
+def _gelu_tanh(x: Array) -> Array:
+    cubic = x.dtype.type(44715) / 1000000
+    return np.asarray(x / (1 + np.exp(-2 * np.sqrt(2 / _pi(x)) * (x + cubic * x**3))))
+
+
+_REFERENCES: dict[str, Callable[[Array], Any]] = {
+    "exp": np.exp,
+    "exp_nonpositive": lambda x: np.exp(np.minimum(x, 0)),
+    "exp2": np.exp2,
+    "expm1": np.expm1,
+    "sinh": np.sinh,
+    "cosh": np.cosh,
+    "log": np.log,
+    "log2": np.log2,
+    "log1p": np.log1p,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+    "erf": _erf,
+    "gelu": lambda x: x * (1 + _erf(x / np.sqrt(x.dtype.type(2)))) / 2,
+    "gelu_tanh": _gelu_tanh,
+    "softplus": lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))),
+    "sin": np.sin,
+    "cos": np.cos,
+    "tan": np.tan,
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "atan": np.arctan,
+    "asinh": np.arcsinh,
+    "acosh": np.arccosh,
+    "atanh": np.arctanh,
+    "sqrt": np.sqrt,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "reciprocal": lambda x: 1 / x,
+    "abs": np.abs,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round": np.rint,
+    "trunc": np.trunc,
+    "sign": np.sign,
+    "relu": lambda x: np.maximum(x, 0),
+}
+
+
+def ulp_errors(got: Array, exact: Array, floor: float = 0.0) -> Array:
+    """Return errors in units in the last place of the exact result; infinite where classes differ.
+
+    Errors of up to ``floor`` are forgiven. ``exact`` has more precision than ``got``; beyond the
+    largest number of the narrow format it counts as infinite, and an ulp to either side is one.
     """
     info = np.finfo(got.dtype)
     with np.errstate(all="ignore"):
         rounded = exact.astype(got.dtype)
-        same = (got == rounded) | (np.isnan(got) & np.isnan(rounded))
-        unit = np.ldexp(
-            np.longdouble(1), np.maximum(np.frexp(exact)[1], info.minexp + 1) - 1 - info.nmant
+        exponent = np.maximum(np.frexp(exact)[1], info.minexp + 1)
+        unit = np.ldexp(exact.dtype.type(1), exponent - 1 - info.nmant)
+        error = np.maximum(np.abs(got.astype(exact.dtype) - exact) - floor, 0) / unit
+        alike = (got == rounded) | (np.isnan(got) & np.isnan(rounded))
+        finite = np.where(np.isinf(got), exact, got.astype(exact.dtype))
+        edge = (np.isinf(got) != np.isinf(rounded)) & (
+            np.abs(finite) > info.max * (1 - 8 * info.eps)
         )
-        error = np.abs(got.astype(np.longdouble) - exact)
-        units = np.where(same, np.minimum(error / unit, 1), np.maximum(error - floor, 0) / unit)
-    units = np.where(same & ~np.isfinite(units), 0, units)
-    edge = np.isinf(rounded) ^ np.isinf(got)
-    near = np.abs(np.where(np.isinf(got), exact, got).astype(np.longdouble)) > info.max * (1 - 1e-6)
-    units = np.where(edge & near & (np.sign(got) == np.sign(rounded)), 1, units)
-    units = np.where(np.isnan(units), np.inf, units)
-    return float(units.max())
+    error = np.where(np.isnan(error), np.inf, error)
+    error = np.where(edge & (np.sign(got) == np.sign(rounded)), 1, error)
+    return np.where(alike & ~np.isfinite(error), 0, error)

@@ -1,7 +1,7 @@
-"""Minimax coefficients, lowest order first; written by ``scripts/fit_vmath.py``, do not edit.
+"""Minimax coefficients, lowest order first; ``scripts/fit_vmath.py`` writes this file.
 
-The comment on each line is the largest relative error of the finished function that the fit
-allows: with exact coefficients, then with rounded ones (evaluation error comes on top).
+The comment on each table is the largest error of the finished function that the fit
+allows: with exact coefficients, then with rounded ones (evaluation comes on top).
 """
 
 # 9.2e-08, 1.0e-07

@@ -15,7 +15,7 @@ LOG2E = 1.4426950408889634
 
 
 def _ln2(m: Lanes) -> tuple[float, ...]:
-    """Return ln 2 in two parts; ``n * high`` needs no spare bits because fma keeps the product exact."""
+    """Return ln 2 in two parts; they need no spare bits because fma keeps products exact."""
     return split(LN2, m.format, 2)
 
 
@@ -28,13 +28,13 @@ def reduce_natural(m: Lanes, x: Value, sign: int = 1, shift: int = 0) -> tuple[V
 
 
 def scale_twice(m: Lanes, p: Value, raised: Value) -> Value:
-    """Return ``p * 2^n`` rounded once, for bits holding ``n + 2 bias``: reaches denormals and infinity."""
+    """Return ``p * 2^n``, denormals rounded once, for bits that hold ``n + 2 bias``."""
     half = m.integer("lshr", raised, 1)
     return m.mul(m.mul(p, m.power(half)), m.power(m.integer("sub", raised, half)))
 
 
 def exp_lanes(m: Lanes, x: Value, sign: int = 1, *, nonpositive: bool = False) -> Value:
-    """Return ``exp(sign * x)``; ``nonpositive`` promises ``sign * x <= 0`` and saves the upper clamp."""
+    """Return ``exp(sign * x)``; ``nonpositive`` promises ``sign * x <= 0`` and saves a clamp."""
     if not m.single:
         return _exp_double(m, x, sign)
     # 2 e^r * 2^(n-1): n = 128 then stays in range, and n = -126 gives the bits of 0.
@@ -62,8 +62,8 @@ def _exp_double(m: Lanes, x: Value, sign: int) -> Value:
 def exp(b: Builder, x: Value) -> Value:
     """Return ``e^x``.
 
-    f32: degree 5, 13 vector instructions, 1.8 ULP; results below 2^-125.5 (1.66e-38) become 0, above
-    the largest float infinity. f64: degree 11, 1 ULP, denormal results rounded once.
+    f32: degree 5, 13 vector instructions, 2.1 ULP; results below 2^-125.5 (1.66e-38) become 0,
+    those above the largest float infinity. f64: degree 11, 1.0 ULP, denormal results.
     """
     return exp_lanes(Lanes(b, x.type), x)
 
@@ -90,7 +90,7 @@ def exp2_lanes(m: Lanes, x: Value) -> Value:
 
 
 def exp2(b: Builder, x: Value) -> Value:
-    """Return ``2^x``; exact at integers, range as `exp`."""
+    """Return ``2^x``; exact at integers, range as `exp`. Max error f32/f64: 2.7 / 0.9 ULP."""
     return exp2_lanes(Lanes(b, x.type), x)
 
 
@@ -103,11 +103,12 @@ def expm1_lanes(m: Lanes, x: Value) -> Value:
     q = m.fma(m.mul(r, r), m.horner(table, r), r)
     half = m.power(raised)
     result = m.fma(half, q, m.sub(half, 0.5))
-    return m.add(result, result)
+    # Halving a denormal would lose its last bit, so n = 0 takes the series as it is.
+    return m.pick(m.test("oeq", half, 0.5), q, m.add(result, result))
 
 
 def expm1(b: Builder, x: Value) -> Value:
-    """Return ``e^x - 1``, accurate near 0: ``2^n (e^r - 1) + (2^n - 1)``."""
+    """Return ``e^x - 1``, accurate near 0: ``2^n (e^r - 1) + (2^n - 1)``; 1.7 / 1.8 ULP."""
     m = Lanes(b, x.type)
     return m.copysign(expm1_lanes(m, x), x)
 
@@ -126,7 +127,10 @@ def _half_exp(m: Lanes, x: Value) -> Value:
 
 
 def sinh(b: Builder, x: Value) -> Value:
-    """Return ``sinh x``: odd polynomial below 1, ``E - 1/(4E)`` with ``E = e^|x| / 2`` above."""
+    """Return ``sinh x``: odd polynomial below 1, ``E - 1/(4E)`` with ``E = e^|x| / 2`` above.
+
+    Max error f32/f64: 2.6 / 1.6 ULP.
+    """
     m = Lanes(b, x.type)
     a = m.abs(x)
     large = _half_exp(m, a)
@@ -136,7 +140,7 @@ def sinh(b: Builder, x: Value) -> Value:
 
 
 def cosh(b: Builder, x: Value) -> Value:
-    """Return ``cosh x`` as ``E + 1/(4E)`` with ``E = e^|x| / 2``."""
+    """Return ``cosh x`` as ``E + 1/(4E)`` with ``E = e^|x| / 2``; 2.5 / 1.5 ULP."""
     m = Lanes(b, x.type)
     large = _half_exp(m, m.abs(x))
     return m.add(large, m.div(0.25, large))

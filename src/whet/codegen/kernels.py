@@ -1,0 +1,56 @@
+"""The kernel kinds: how each is written, split into chunks, and how much scratch it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from whet.codegen.attention import attention_chunks, attention_scratch, write_attention
+from whet.codegen.builder import Module
+from whet.codegen.contraction import contraction_chunks, write_contraction
+from whet.codegen.nest import nest_chunks, write_nest
+from whet.codegen.recurrence import recurrence_chunks, write_recurrence
+from whet.codegen.winograd import winograd_chunks, winograd_scratch, write_winograd
+from whet.index import Poly
+from whet.kernel.recurrence import Recurrence
+from whet.kernel.spec import Attention, Contraction, Kernel, Nest, Winograd
+from whet.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class KernelKind:
+    """What code generation does with one kind of kernel.
+
+    Attributes:
+        write: writes the function: module, symbol, kernel, names of run-time dimensions, target.
+        chunks: number of chunks, given the kernel and the lanes of a vector.
+        scratch: bytes of scratch for each thread, given the same.
+    """
+
+    write: Callable[[Module, str, Any, tuple[str, ...], Target], None]
+    chunks: Callable[[Any, int], Poly]
+    scratch: Callable[[Any, int], int]
+
+
+def _no_scratch(kernel: Kernel, lanes: int) -> int:
+    return 0
+
+
+KINDS: Mapping[type, KernelKind] = MappingProxyType(
+    {
+        Nest: KernelKind(write_nest, nest_chunks, _no_scratch),
+        Contraction: KernelKind(write_contraction, contraction_chunks, _no_scratch),
+        Attention: KernelKind(write_attention, attention_chunks, attention_scratch),
+        Recurrence: KernelKind(write_recurrence, recurrence_chunks, _no_scratch),
+        Winograd: KernelKind(write_winograd, winograd_chunks, winograd_scratch),
+    }
+)
+
+
+def kernel_text(name: str, kernel: Kernel, dims: tuple[str, ...], target: Target) -> str:
+    """Return the LLVM IR of a kernel under a symbol name."""
+    module = Module()
+    KINDS[type(kernel)].write(module, name, kernel, dims, target)
+    return module.text()

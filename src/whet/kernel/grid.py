@@ -1,0 +1,196 @@
+"""All points of a kernel at once: expressions and reductions over a grid of axes, on NumPy.
+
+Every axis is one dimension of every array. Reads outside a tensor raise, unless a guard keeps them
+from happening.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from whet.index import Atom, Axis, Dim, Div, Mod, Poly
+from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Load, Read, Var, Within
+from whet.kernel.semantics import (
+    REDUCTIONS,
+    SEMANTICS,
+    Array,
+    convert,
+    identity_of,
+    register_dtype,
+)
+from whet.kernel.spec import ACCUMULATOR, Step
+
+Leaf = Callable[["Grid", Expr], Array]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All points of some axes, and what is known at them.
+
+    Attributes:
+        axes: the axes; each has its own dimension in every array.
+        dims: values of run-time dimensions.
+        read: evaluates ``Load`` and ``Read``.
+        names: values of ``Var`` nodes.
+        mask: where reads happen; ``None`` means everywhere.
+        precise: whether floats are computed in double precision.
+    """
+
+    axes: tuple[Axis, ...]
+    dims: Mapping[str, int]
+    read: Leaf
+    names: Mapping[str, Array] = field(default_factory=dict)
+    mask: Array | None = None
+    precise: bool = False
+
+    def value(self, expr: Expr) -> Array:
+        """Return an expression at every point, in the register type of its ``dtype``."""
+        with np.errstate(all="ignore"):
+            found = self._value(expr)
+        return found.astype(register_dtype(expr.dtype, precise=self.precise), copy=False)
+
+    def _value(self, expr: Expr) -> Array:
+        match expr:
+            case Const():
+                register = register_dtype(expr.dtype, precise=self.precise)
+                return np.asarray(expr.value).astype(register)
+            case Var():
+                return self.names[expr.name]
+            case IndexValue():
+                return convert(self.index(expr.index), expr.dtype, precise=self.precise)
+            case Load() | Read():
+                return self.read(self, expr)
+            case Guard():
+                return self._guard(expr)
+            case Call():
+                return self._call(expr)
+            case _:
+                raise TypeError(f"{type(expr).__name__} has no meaning")
+
+    def _call(self, expr: Call) -> Array:
+        args = [self.value(a) for a in expr.args]
+        if expr.op == "cast":
+            return convert(args[0], expr.dtype, precise=self.precise)
+        return np.asarray(SEMANTICS[expr.op](*args))
+
+    def _guard(self, expr: Guard) -> Array:
+        keep = self.holds(expr.conditions)
+        mask = keep if self.mask is None else self.mask & keep
+        inner = replace(self, mask=mask)
+        return np.where(keep, inner.value(expr.then), self.value(expr.otherwise))
+
+    def holds(self, conditions: tuple[Within, ...]) -> Array:
+        """Return where all conditions hold."""
+        result = np.asarray(True)
+        for condition in conditions:
+            index = self.index(condition.index)
+            result = result & (index >= 0) & (index < self.index(condition.extent))
+        return result
+
+    def index(self, p: Poly) -> Array:
+        """Return an index at every point."""
+        total = np.asarray(0, np.int64)
+        for monomial, c in p.terms:
+            term = np.asarray(c, np.int64)
+            for atom in monomial:
+                term = term * self.atom(atom)
+            total = total + term
+        return total
+
+    def extent(self, p: Poly) -> int:
+        """Return an extent, which is the same at every point."""
+        return int(self.index(p))
+
+    def atom(self, atom: Atom) -> Array:
+        """Return the value of an atom at every point."""
+        if isinstance(atom, Dim):
+            return np.asarray(self.dims[atom.name], np.int64)
+        if isinstance(atom, Axis):
+            position = self.axes.index(atom)
+            shape = [1] * len(self.axes)
+            shape[position] = -1
+            return np.arange(self.extent(atom.extent), dtype=np.int64).reshape(shape)
+        if isinstance(atom, Div | Mod):
+            divide = np.floor_divide if isinstance(atom, Div) else np.mod
+            return np.asarray(divide(self.index(atom.numerator), self.index(atom.denominator)))
+        index = convert(self.value(atom.expr), "int64")
+        if atom.high is not None:
+            index = np.clip(index, 0, self.index(atom.high) - 1)
+        return index
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of points along every axis."""
+        return tuple(self.extent(a.extent) for a in self.axes)
+
+    def run_steps(self, steps: Sequence[Step]) -> Grid:
+        """Return the grid after reductions, whose results are constant along their axes."""
+        grid = self
+        for step in steps:
+            result = grid.reduce(step.op, step.axes, grid.value(step.body))
+            kept = convert(result, step.dtype, precise=self.precise)
+            grid = replace(grid, names={**grid.names, step.name: kept})
+        return grid
+
+    def reduce(self, op: str, axes: tuple[Axis, ...], values: Array) -> Array:
+        """Combine values along some axes."""
+        along = tuple(self.axes.index(a) for a in axes)
+        shape = [1] * len(self.axes)
+        shape[len(shape) - values.ndim :] = values.shape
+        for k in along:
+            shape[k] = self.shape[k]
+        wide = np.broadcast_to(values, shape)
+        neutral = identity_of(op, values.dtype)
+        with np.errstate(all="ignore"):
+            return np.asarray(
+                REDUCTIONS[op].reduce(
+                    wide, axis=along, keepdims=True, initial=neutral, dtype=values.dtype
+                )
+            )
+
+    def checked(self, index: Array, extent: int) -> Array:
+        """Return an index with masked points moved inside.
+
+        Raises:
+            IndexError: a point that is not masked reads outside.
+        """
+        outside = (index < 0) | (index >= extent)
+        read = outside if self.mask is None else outside & self.mask
+        if np.any(read) and all(self.shape):
+            raise IndexError(f"read outside an extent of {extent}")
+        return np.where(outside, 0, index)
+
+    def product(self, a: Expr, b: Expr, axes: tuple[Axis, ...]) -> Array:
+        """Return the sum over some axes of ``a * b``."""
+        return self.reduce("sum", axes, self.value(a) * self.value(b))
+
+    def attend(self, scores: Scores, key: Axis, v: Expr) -> Array:
+        """Return the sum over ``key`` of ``softmax over key (score) * v``."""
+        inner = self.product(scores.q, scores.k, (scores.depth,))
+        score = replace(self, names={ACCUMULATOR: inner}).value(scores.score)
+        with np.errstate(all="ignore"):
+            raised = np.exp(score - self.reduce("max", (key,), score))
+            share = raised / self.reduce("sum", (key,), raised)
+        if scores.zero_nan:
+            share = np.where(np.isnan(share), np.zeros_like(share), share)
+        return self.reduce("sum", (key,), share * self.value(v))
+
+    def without(self, axes: tuple[Axis, ...], values: Array) -> tuple[Grid, Array]:
+        """Return the grid of the first axes only, and values that are constant along the others."""
+        if values.ndim < len(self.axes):
+            values = values.reshape((1,) * (len(self.axes) - values.ndim) + values.shape)
+        return replace(self, axes=axes), values.reshape(values.shape[: len(axes)])
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a softmax of attention is taken of: an expression of ``sum over depth of q * k``."""
+
+    q: Expr
+    k: Expr
+    depth: Axis
+    score: Expr
+    zero_nan: bool

@@ -1,0 +1,74 @@
+"""The matrices of Winograd's minimal filtering for filters of three taps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Matrix = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Filtering:
+    """``F(size, 3)``: ``size`` outputs of a three-tap filter from ``size + 2`` inputs.
+
+    Attributes:
+        size: outputs along one side of a tile.
+        inputs: ``B'``, applied to the inputs.
+        filters: ``G``, applied to the taps.
+        outputs: ``A'``, applied to the products.
+    """
+
+    size: int
+    inputs: Matrix
+    filters: Matrix
+    outputs: Matrix
+
+    @property
+    def span(self) -> int:
+        """Inputs along one side of a tile."""
+        return self.size + 2
+
+
+TWO = Filtering(
+    2,
+    inputs=((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
+    filters=((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
+    outputs=((1, 1, 1, 0), (0, 1, -1, -1)),
+)
+
+FOUR = Filtering(
+    4,
+    inputs=(
+        (4, 0, -5, 0, 1, 0),
+        (0, -4, -4, 1, 1, 0),
+        (0, 4, -4, -1, 1, 0),
+        (0, -2, -1, 2, 1, 0),
+        (0, 2, -1, -2, 1, 0),
+        (0, 4, 0, -5, 0, 1),
+    ),
+    filters=(
+        (1 / 4, 0, 0),
+        (-1 / 6, -1 / 6, -1 / 6),
+        (-1 / 6, 1 / 6, -1 / 6),
+        (1 / 24, 1 / 12, 1 / 6),
+        (1 / 24, -1 / 12, 1 / 6),
+        (0, 0, 1),
+    ),
+    outputs=(
+        (1, 1, 1, 1, 1, 0),
+        (0, 1, -1, 2, -2, 0),
+        (0, 1, 1, 4, 4, 0),
+        (0, 1, -1, 8, -8, 1),
+    ),
+)
+
+FILTERINGS = {f.size: f for f in (TWO, FOUR)}
+
+
+def transform_weights(weights: np.ndarray, filtering: Filtering) -> np.ndarray:
+    """Return ``G g G'`` of weights [M, C, 3, 3] as [positions, C, M], computed in float64."""
+    g = np.asarray(filtering.filters, np.float64)
+    moved = np.einsum("ai,mcij,bj->abcm", g, weights.astype(np.float64), g, optimize=True)
+    return moved.reshape(filtering.span**2, *moved.shape[2:]).astype(np.float32)

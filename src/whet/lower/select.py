@@ -1,0 +1,123 @@
+"""Choosing a kernel for every tensor that is materialised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from whet.index import Poly, product, var
+from whet.kernel.recurrence import Recur, Recurrence
+from whet.kernel.spec import Attention, Contraction, Kernel, Nest, Winograd
+from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor, axes_for
+from whet.lower.attention import build_attention
+from whet.lower.contractions import build_contraction
+from whet.lower.fuse import work
+from whet.lower.layout import Layout
+from whet.lower.nests import build_nest
+from whet.lower.recurrences import build_recurrence, flops_of_recurrence
+from whet.lower.storage import Params, Root, Storage
+from whet.lower.winograd import build_winograd
+from whet.ops.movement import concat_parts
+from whet.target import Target
+
+WINOGRAD_LEVEL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCall:
+    """A kernel and what it runs on.
+
+    Attributes:
+        kernel: specification.
+        roots: memory of each parameter.
+        nodes: names of the model's nodes that it computes.
+        ops: their operator types.
+        flops: floating-point operations.
+    """
+
+    kernel: Kernel
+    roots: tuple[Root, ...]
+    nodes: tuple[str, ...]
+    ops: tuple[str, ...]
+    flops: Poly
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the choice of kernels depends on.
+
+    Attributes:
+        layout: storage of all tensors.
+        target: processor.
+        threads: threads that chunks are cut for.
+        level: optimisation level; from 3 on, algorithms may reorder floating-point sums.
+    """
+
+    layout: Layout
+    target: Target
+    threads: int
+    level: int
+
+    def calls(self, tensor: Tensor) -> list[KernelCall]:
+        """Return the kernels that compute a tensor: none for inputs, constants and views."""
+        if tensor.definition is None:
+            return []
+        if concat_parts(tensor) is not None:
+            parts = self.layout.copied_parts.get(id(tensor), [])
+            return [self._call(tensor, _copy_of(part), place) for part, place in parts]
+        return [self._call(tensor, tensor.definition, self.layout.storages[id(tensor)])]
+
+    def _call(self, tensor: Tensor, definition: Definition, storage: Storage) -> KernelCall:
+        kernel, params = self._kernel(definition, storage)
+        roots = tuple(params.roots)
+        return KernelCall(kernel, roots, tensor.nodes, tensor.ops, flops_of(definition))
+
+    def _kernel(self, definition: Definition, storage: Storage) -> tuple[Kernel, Params]:
+        storages = self.layout.storages
+        if isinstance(definition.anchor, Attend):
+            return build_attention(definition, storage, storages, self.target, self.threads)
+        if isinstance(definition.anchor, Recur):
+            return build_recurrence(definition, storage, storages, self.target, self.threads)
+        if not isinstance(definition.anchor, Product):
+            return build_nest(definition, storage, storages, self.target)
+        if self.level >= WINOGRAD_LEVEL:
+            fast = build_winograd(definition, storage, storages, self.target, self.threads)
+            if fast is not None:
+                return fast
+        return build_contraction(definition, storage, storages, self.target, self.threads)
+
+
+def _copy_of(part: Tensor) -> Definition:
+    axes = axes_for(part.shape)
+    return Definition(axes, part.at(*(var(a) for a in axes)))
+
+
+def flops_of(definition: Definition) -> Poly:
+    """Return the floating-point operations of a definition."""
+    points = product(a.extent for a in definition.axes)
+    anchor = definition.anchor
+    if isinstance(anchor, Product):
+        return points * product(t.extent for t in anchor.taps) * anchor.depth.extent * 2
+    if isinstance(anchor, Attend):
+        rows = product(a.extent for a in anchor.rows) * anchor.key.extent * 2
+        return rows * (anchor.depth.extent + anchor.col.extent)
+    if isinstance(anchor, Recur):
+        return flops_of_recurrence(anchor)
+    total = points * work(definition.body)
+    for step in anchor.steps if isinstance(anchor, Steps) else ():
+        kept = product(a.extent for a in definition.axes if step.body.depends_on(a))
+        total = total + kept * product(a.extent for a in step.axes) * (work(step.body) + 1)
+    return total
+
+
+def kernel_kind(kernel: Kernel) -> str:
+    """Return a short word for what a kernel is."""
+    if isinstance(kernel, Contraction):
+        return "contraction"
+    if isinstance(kernel, Attention):
+        return "attention"
+    if isinstance(kernel, Winograd):
+        return "winograd"
+    if isinstance(kernel, Recurrence):
+        return "recurrence"
+    assert isinstance(kernel, Nest)
+    return "reduction" if kernel.steps else "map"

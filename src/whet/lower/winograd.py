@@ -1,0 +1,130 @@
+"""Recognising convolutions that Winograd's minimal filtering makes faster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from whet.index import Atom, Axis, IndexLike, as_poly, var
+from whet.kernel.expr import Load, Read
+from whet.kernel.schedule import Convolution, choose_winograd
+from whet.kernel.spec import Store, Winograd
+from whet.kernel.tensor import Definition, Product
+from whet.kernel.winograd import FILTERINGS, transform_weights
+from whet.lower.contractions import Operand, operand_of
+from whet.lower.storage import Params, Root, Storage, Storages, address_of, magnitude, to_reads
+from whet.program.records import BufferKind
+from whet.target import Target
+
+MIN_CHANNELS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    """A 3x3 convolution of stride 1 and its padding."""
+
+    anchor: Product
+    operand: Operand
+    weights: Load
+    pads: tuple[int, int]
+
+
+def _match(definition: Definition) -> _Match | None:
+    anchor = definition.anchor
+    if not isinstance(anchor, Product) or len(anchor.rows) != 3 or len(anchor.taps) != 2:
+        return None
+    operand = operand_of(anchor.a)
+    b = anchor.b
+    if operand is None or not isinstance(b, Load) or b.source.value is None or b.source.rank != 4:
+        return None
+    if b.dtype != "float32" or b.source.value.shape[2:] != (3, 3):
+        return None
+    if b.index != (var(anchor.col), var(anchor.depth), var(anchor.taps[0]), var(anchor.taps[1])):
+        return None
+    if operand.load.source.rank != 4 or operand.load.index[1] != var(anchor.depth):
+        return None
+    pads = [_padding(operand, 2 + k, anchor.rows[1 + k], anchor.taps[k]) for k in range(2)]
+    if pads[0] is None or pads[1] is None:
+        return None
+    return _Match(anchor, operand, b, (pads[0], pads[1]))
+
+
+def _padding(operand: Operand, dimension: int, row: Axis, tap: Axis) -> int | None:
+    """Return the padding along one dimension if it is read at ``row + tap - padding``."""
+    index = operand.load.index[dimension]
+    offset = (index - var(row) - var(tap)).constant
+    return -offset if offset is not None and offset <= 0 else None
+
+
+def build_winograd(
+    definition: Definition, storage: Storage, storages: Storages, target: Target, threads: int
+) -> tuple[Winograd, Params] | None:
+    """Return a Winograd kernel for a convolution, or ``None`` where it would not be faster."""
+    found = _match(definition)
+    if found is None:
+        return None
+    anchor, source = found.anchor, found.operand.load.source
+    image, rows, cols = anchor.rows
+    work = Convolution(
+        images=magnitude(image.extent),
+        rows=magnitude(rows.extent),
+        cols=magnitude(cols.extent),
+        depth=magnitude(anchor.depth.extent),
+        filters=magnitude(anchor.col.extent),
+    )
+    static = all(p.constant is not None for p in (rows.extent, cols.extent, *source.shape[1:]))
+    if not static or min(work.depth, work.filters) < MIN_CHANNELS:
+        return None
+    choice = choose_winograd(work, target, threads)
+    if choice is None:
+        return None
+    size, tile = choice
+    params = Params()
+    output = params.write(storage.root)
+    body = to_reads(definition.body, storages, params)
+    store = Store(output, address_of(definition.position, storage), body)
+    y, x = Axis("y", source.shape[2]), Axis("x", source.shape[3])
+    start: dict[Atom, IndexLike] = {
+        anchor.taps[0]: 0,
+        anchor.taps[1]: 0,
+        rows: var(y) + found.pads[0],
+        cols: var(x) + found.pads[1],
+    }
+    index = tuple(p.substitute(start) for p in found.operand.load.index)
+    place = storages[id(source)]
+    a = Read(params.number(place.root), address_of(index, place), source.dtype)
+    if a.address.coefficient(anchor.depth) != 1:
+        return None
+    packed = _pack(found.weights.source.value, size, tile.vectors * target.lanes)
+    name = f"{found.weights.source.name}.winograd"
+    root = Root(name, BufferKind.CONSTANT, "float32", as_poly(packed.size), packed)
+    weights = params.number(root)
+    kernel = Winograd(
+        params.records(),
+        image,
+        y,
+        x,
+        anchor.depth,
+        rows,
+        cols,
+        anchor.col,
+        a,
+        weights,
+        (store,),
+        found.pads,
+        size,
+        tile,
+    )
+    return kernel, params
+
+
+def _pack(weights: np.ndarray, size: int, width: int) -> np.ndarray:
+    """Return transformed weights as [positions, panels, depth, width], zeros at the end."""
+    moved = transform_weights(weights, FILTERINGS[size])
+    positions, depth, filters = moved.shape
+    panels = -(-filters // width)
+    wide = np.zeros((positions, depth, panels * width), np.float32)
+    wide[..., :filters] = moved
+    split = wide.reshape(positions, depth, panels, width)
+    return np.ascontiguousarray(split.transpose(0, 2, 1, 3))
