@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from whet.index import Axis, Poly
 from whet.kernel.expr import Expr, Read, Within
+from whet.kernel.recurrence import Recurrence
 
 ACCUMULATOR = "acc"
 
@@ -237,4 +238,4 @@ class Winograd:
     tile: Tile
 
 
-Kernel = Nest | Contraction | Attention | Winograd
+Kernel = Nest | Contraction | Attention | Winograd | Recurrence
