@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from whet.codegen.builder import Builder, Module, Value, const, element, i64, lanes, vector
@@ -20,7 +20,7 @@ from whet.codegen.kernel_function import (
 )
 from whet.codegen.operations import combine, identity_of, register_type
 from whet.index import Axis, Opaque, Poly, ceil_div, product
-from whet.kernel.expr import Call, Const, Expr, Guard, Within, all_atoms, walk
+from whet.kernel.expr import Call, Const, Expr, Guard, Var, Within, all_atoms, walk
 from whet.kernel.spec import Nest, Step
 from whet.target import Target
 
@@ -38,7 +38,9 @@ def nest_chunks(nest: Nest, lanes: int) -> Poly:
 
 
 def _outer(nest: Nest) -> tuple[Axis, ...]:
-    return nest.axes if nest.vector_rows else nest.axes[:-1]
+    if nest.vector_rows:
+        return nest.axes
+    return nest.axes[:-2] if nest.tile else nest.axes[:-1]
 
 
 def write_nest(
@@ -62,10 +64,12 @@ class _Mode:
 
     Attributes:
         safe: whether every guard holds, so that none is tested.
+        pixels: points next to each other that are computed together.
         ranges: first and last position of taps that are cut short at an edge.
     """
 
     safe: bool = False
+    pixels: int = 1
     ranges: Mapping[Axis, tuple[Value, Value]] = field(default_factory=lambda: NO_RANGES)
 
 
@@ -89,13 +93,51 @@ class _NestWriter:
             blocks = frame.scalar_index(ceil_div(axis.extent, nest.block))
             low = b.mul(b.binary("urem", chunk, blocks), i64(nest.block))
             high = b.min(b.add(low, i64(nest.block)), extent)
-            self.point(bind_flat(frame, outer, b.binary("udiv", chunk, blocks)), low, high)
+            self.pixels(bind_flat(frame, outer, b.binary("udiv", chunk, blocks)), low, high)
             return
         points = frame.scalar_index(product(a.extent for a in outer))
         first = b.mul(chunk, i64(nest.grain))
         last = b.min(b.add(first, i64(nest.grain)), points)
         with b.loop(first, last, hint="point") as position:
-            self.point(bind_flat(frame, outer, position), None, None)
+            self.pixels(bind_flat(frame, outer, position), None, None)
+
+    def pixels(self, frame: Frame, low: Value | None, high: Value | None) -> None:
+        """Write the loop over the axis next to the lanes, several of its points together."""
+        tile = self.nest.tile
+        if not tile:
+            self.point(frame, low, high)
+            return
+        b, axis = self.b, self.nest.axes[-2]
+        extent = frame.scalar_index(axis.extent)
+        start = i64(0)
+        if tile > 1:
+            stop = b.mul(b.binary("udiv", extent, i64(tile)), i64(tile))
+            with b.loop(start, stop, tile, hint="tile") as first:
+                self._tile(frame, first, low, high)
+            start = stop
+        with b.loop(start, extent, hint="pixel") as position:
+            self.point(frame.bind(axis, position), low, high)
+
+    def _tile(self, frame: Frame, first: Value, low: Value | None, high: Value | None) -> None:
+        """Write one tile of points: together inside, one by one near the edge."""
+        b, axis, tile = self.b, self.nest.axes[-2], self.nest.tile
+        bound = frame.bind(axis, first)
+        conditions = self._hoistable()
+        if conditions is None:
+            self.lanes(bound, low, high, _Mode(pixels=tile))
+            return
+        last = Point(bound, shift={axis: tile - 1}).holds(conditions)
+        inside = b.binary("and", Point(bound).holds(conditions), last)
+        yes, no, done = b.label("together"), b.label("alone"), b.label("after")
+        b.branch(inside, yes, no)
+        b.start(yes)
+        self.lanes(bound, low, high, _Mode(safe=True, pixels=tile))
+        b.jump(done)
+        b.start(no)
+        with b.loop(first, b.add(first, i64(tile)), hint="pixel") as position:
+            self.point(frame.bind(axis, position), low, high)
+        b.jump(done)
+        b.start(done)
 
     def point(self, frame: Frame, low: Value | None, high: Value | None) -> None:
         """Write one point of the outer axes, twice if its guards can be hoisted."""
@@ -137,7 +179,7 @@ class _NestWriter:
         guards = [c for e in self._expressions() for c in e.conditions]
         if not guards:
             return None
-        outer = set(_outer(self.nest))
+        outer = set(self.nest.axes if self.nest.vector_rows else self.nest.axes[:-1])
         found: dict[Within, None] = {}
         for condition in guards:
             extremes = _extremes(condition, outer)
@@ -158,32 +200,47 @@ class _NestWriter:
             return
 
         def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
-            point = Point(inner, nest.axes[-1], self.width, mask, safe=mode.safe)
-            names: dict[str, Value] = {}
+            points = [
+                Point(inner, nest.axes[-1], self.width, mask, self._shift(k), {}, mode.safe)
+                for k in range(mode.pixels)
+            ]
             for step in nest.steps:
-                names[step.name] = self._lane_step(point, step, names, mode)
-            self._loops(inner, nest.row, lambda f: self._stores(f, point, names))
+                totals = self._lane_step(points, step, mode)
+                for k, total in enumerate(totals):
+                    points[k] = replace(points[k], names={**points[k].names, step.name: total})
+            for point in points:
+                self._loops(
+                    inner, nest.row, lambda f, like=point: self._stores(f, like, like.names)
+                )
 
         strips(frame, nest.axes[-1], self.width, strip, low=low, high=high)
 
-    def _stores(self, frame: Frame, like: Point, names: dict[str, Value]) -> None:
+    def _shift(self, pixel: int) -> dict[Axis, int]:
+        return {self.nest.axes[-2]: pixel} if pixel else {}
+
+    def _stores(self, frame: Frame, like: Point, names: Mapping[str, Value]) -> None:
         point = Point(frame, like.axis, like.width, like.mask, like.shift, names, like.safe)
         for store in self.nest.stores:
             point.store(store)
 
-    def _lane_step(self, point: Point, step: Step, names: dict[str, Value], mode: _Mode) -> Value:
-        """Reduce with one result per lane."""
+    def _lane_step(self, points: list[Point], step: Step, mode: _Mode) -> list[Value]:
+        """Reduce with one result per lane, for points that lie side by side."""
         b = self.b
-        type_ = vector(register_type(step.dtype), point.width)
-        total = b.alloca(type_)
-        b.store(const(type_, identity_of(step.op, step.dtype)), total, 64)
+        type_ = vector(register_type(step.dtype), self.width)
+        totals = [b.alloca(type_) for _ in points]
+        for total in totals:
+            b.store(const(type_, identity_of(step.op, step.dtype)), total, 64)
 
         def accumulate(frame: Frame) -> None:
-            here = Point(frame, point.axis, point.width, point.mask, {}, names, point.safe)
-            b.store(_accumulate(here, step, b.load(type_, total, 64)), total, 64)
+            shared: dict[Expr, Value] = {}
+            for point, total in zip(points, totals, strict=True):
+                here = replace(point, frame=frame, memo=dict(shared))
+                b.store(_accumulate(here, step, b.load(type_, total, 64)), total, 64)
+                if len(points) > 1 and not shared:
+                    shared = _shared(here.memo, self.nest.axes[-2], step)
 
-        self._loops(point.frame, step.axes, accumulate, mode.ranges)
-        return b.load(type_, total, 64)
+        self._loops(points[0].frame, step.axes, accumulate, mode.ranges)
+        return [b.load(type_, total, 64) for total in totals]
 
     def _loops(
         self,
@@ -263,6 +320,12 @@ class _NestWriter:
                 for x, y in zip(values[::2], values[1::2], strict=True)
             ]
         return horizontal(b, step.op, values[0], step.dtype)
+
+
+def _shared(memo: dict[Expr, Value], axis: Axis, step: Step) -> dict[Expr, Value]:
+    """Return the values that are the same all along an axis."""
+    names = any(isinstance(e, Var) for e in walk(step.body))
+    return {} if names else {e: v for e, v in memo.items() if not e.depends_on(axis)}
 
 
 def is_neutral(step: Step) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from whet.index import Atom, Axis, IndexLike, Opaque, Poly, as_poly, at_least, var
 from whet.kernel.expr import Const, Expr, Load, Within, guard
+from whet.kernel.recurrence import Phase, Recur
 from whet.kernel.tensor import Attend, Definition, Product, Tensor, axes_for
 from whet.lower.build import Equations
 from whet.lower.contractions import MIN_EDGE_DEPTH, Operand, operand_of, tiled_row
@@ -31,6 +32,8 @@ def legalise(equations: Equations, layout: Layout) -> bool:
                 tensor.definition = replace(definition, anchor=replace(anchor, a=a, b=b))
         if definition is not None and isinstance(definition.anchor, Attend):
             result.extend(_legal_attention(tensor, definition, definition.anchor, layout))
+        if definition is not None and isinstance(definition.anchor, Recur):
+            result.extend(_legal_recurrence(tensor, definition, definition.anchor, layout))
         result.append(tensor)
     changed = len(result) != len(equations.tensors)
     equations.tensors[:] = result
@@ -181,3 +184,32 @@ def _legal_attention(
     if copies:
         tensor.definition = replace(definition, anchor=anchor)
     return copies
+
+
+def _legal_recurrence(
+    tensor: Tensor, definition: Definition, anchor: Recur, layout: Layout
+) -> list[Tensor]:
+    """Copy weights that are neither constant nor contiguous along the columns."""
+    copies: list[Tensor] = []
+    phases: list[Phase] = []
+    for phase in anchor.phases:
+        weights: list[Expr] = []
+        for weight in phase.weights:
+            legal, copy = _legal_weight(tensor, weight, len(copies), anchor, layout)
+            weights.append(legal)
+            copies.extend([copy] if copy is not None else [])
+        phases.append(replace(phase, weights=tuple(weights)))
+    if copies:
+        tensor.definition = replace(definition, anchor=replace(anchor, phases=tuple(phases)))
+    return copies
+
+
+def _legal_weight(
+    tensor: Tensor, weight: Expr, number: int, anchor: Recur, layout: Layout
+) -> tuple[Expr, Tensor | None]:
+    axes = (anchor.outer, anchor.depth, anchor.col)
+    if isinstance(weight, Load) and _is_affine(weight, axes, layout):
+        address = address_of(weight.index, layout.storages[id(weight.source)])
+        if weight.source.value is not None or address.coefficient(anchor.col) == 1:
+            return weight, None
+    return _gathered(tensor, f"weight{number}", axes, weight)
