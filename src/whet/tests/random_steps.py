@@ -6,7 +6,6 @@ import math
 from itertools import pairwise
 
 import numpy as np
-import onnx
 from onnx import numpy_helper
 
 from whet.tests.random_models import MOST_ELEMENTS, Network, Shape, Step, Value
@@ -290,11 +289,7 @@ def layer_norm(net: Network, x: Value) -> Made:
     kept = x.shape[axis:]
     bias = [net.weights(*kept)] if net.likely(0.5) else []
     scale = net.weights(*kept)
-    stash = onnx.TensorProto.DOUBLE if net.kind == onnx.TensorProto.DOUBLE else 1
-    return net.op(
-        "LayerNormalization", x, scale, *bias, shape=x.shape, axis=axis, epsilon=0.1,
-        stash_type=stash,
-    )  # fmt: skip
+    return net.op("LayerNormalization", x, scale, *bias, shape=x.shape, axis=axis, epsilon=0.1)
 
 
 def channel_norm(net: Network, x: Value) -> Made:
