@@ -166,7 +166,9 @@ class _NestWriter:
             return _Mode()
         if any(isinstance(e, Guard) for s in nest.stores for e in walk(s.value)):
             return _Mode()
-        if not all(_moves_one_tap(c, taps) for c in conditions):
+        bound = {*frame.env, *taps}
+        axes = {a for c in conditions for a in all_atoms(c.index) if isinstance(a, Axis)}
+        if not axes <= bound or not all(_moves_one_tap(c, taps) for c in conditions):
             return _Mode()
         ranges = {tap: tap_range(frame, tap, sorted(conditions, key=repr)) for tap in taps}
         return _Mode(safe=True, ranges=ranges)
