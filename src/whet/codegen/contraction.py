@@ -19,6 +19,7 @@ from whet.codegen.kernel_function import (
     frame_of,
     lane_mask,
     open_function,
+    tap_range,
 )
 from whet.codegen.operations import apply, from_storage, register_type, storage_type
 from whet.index import ZERO, Axis, Poly, ceil_div, product
@@ -229,29 +230,12 @@ class _Writer:
             self._depth(frame, b_pointer, cells)
             return
         tap = kernel.taps[position]
-        low, high = self._tap_range(frame, tap)
+        low, high = tap_range(frame, tap, self.kernel.bounds)
         kind = storage_type(kernel.params[kernel.b.param].dtype)
         stride = frame.scalar_index(kernel.b.tap_strides[position])
         with b.loop(low, high, hint="tap") as value:
             moved = b.gep(b_pointer, kind, b.mul(value, stride))
             self._taps(frame.bind(tap, value), moved, position + 1, cells)
-
-    def _tap_range(self, frame: Frame, tap: Axis) -> tuple[Value, Value]:
-        """Return the tap's first and last position at which its condition holds."""
-        b = self.b
-        low, high = i64(0), frame.scalar_index(tap.extent)
-        for condition in self.kernel.bounds:
-            if tap not in condition.index.atoms:
-                continue
-            slope = condition.index.coefficient(tap).constant
-            assert slope is not None and slope > 0, "taps advance forwards"
-            start = frame.scalar_index(condition.index.substitute({tap: 0}))
-            before = b.binary("sub nsw", i64(slope - 1), start)
-            low = b.max(low, b.binary("sdiv", b.max(before, i64(0)), i64(slope)))
-            extent = frame.scalar_index(condition.extent)
-            room = b.add(b.binary("sub nsw", extent, start), i64(slope - 1))
-            high = b.min(high, b.binary("sdiv", b.max(room, i64(0)), i64(slope)))
-        return low, high
 
     def _depth(self, frame: Frame, b_pointer: Value, cells: _Cells) -> None:
         """Write the innermost reduction, unrolled."""

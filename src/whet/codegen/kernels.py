@@ -11,8 +11,10 @@ from whet.codegen.attention import attention_chunks, attention_scratch, write_at
 from whet.codegen.builder import Module
 from whet.codegen.contraction import contraction_chunks, write_contraction
 from whet.codegen.nest import nest_chunks, write_nest
+from whet.codegen.recurrence import recurrence_chunks, write_recurrence
 from whet.codegen.winograd import winograd_chunks, winograd_scratch, write_winograd
 from whet.index import Poly
+from whet.kernel.recurrence import Recurrence
 from whet.kernel.spec import Attention, Contraction, Kernel, Nest, Winograd
 from whet.target import Target
 
@@ -41,6 +43,7 @@ KINDS: Mapping[type, KernelKind] = MappingProxyType(
         Nest: KernelKind(write_nest, nest_chunks, _no_scratch),
         Contraction: KernelKind(write_contraction, contraction_chunks, _no_scratch),
         Attention: KernelKind(write_attention, attention_chunks, attention_scratch),
+        Recurrence: KernelKind(write_recurrence, recurrence_chunks, _no_scratch),
         Winograd: KernelKind(write_winograd, winograd_chunks, winograd_scratch),
     }
 )

@@ -8,6 +8,7 @@ import numpy as np
 
 from whet.index import Axis, Poly, as_poly, product, var
 from whet.kernel.expr import Expr, Load
+from whet.kernel.recurrence import Recur
 from whet.kernel.spec import Step
 
 
@@ -68,7 +69,7 @@ class Attend:
     zero_nan: bool = False
 
 
-Anchor = Steps | Product | Attend
+Anchor = Steps | Product | Attend | Recur
 
 
 @dataclass(frozen=True, slots=True)

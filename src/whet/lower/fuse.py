@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from whet.index import ZERO, Atom, IndexLike, as_poly, product
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Var, rewrite_leaves, walk
+from whet.kernel.recurrence import Recur
 from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Product, Steps, Tensor
 from whet.lower.attention import fuse_attention
@@ -302,6 +303,8 @@ def _may_absorb(source: Tensor, tensor: Tensor, readers: _Readers) -> bool:
     inner, outer = source.definition, tensor.definition
     assert outer is not None
     if inner is None or inner.anchor is None or not readers.single(source):
+        return False
+    if isinstance(inner.anchor, Recur):
         return False
     if source.size != tensor.size or (tensor.rank == 0 and source.rank > 0):
         return False

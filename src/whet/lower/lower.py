@@ -9,6 +9,7 @@ import onnx_ir as ir
 from whet.errors import CompileError
 from whet.index import var
 from whet.kernel.expr import Const, Expr, Load
+from whet.kernel.recurrence import Recur
 from whet.kernel.tensor import Definition, Product, Tensor, axes_for
 from whet.lower.build import Equations, OpTable, build_equations
 from whet.lower.fuse import fuse
@@ -77,7 +78,7 @@ def _embed_scalars(equations: Equations) -> None:
 
     for tensor in equations.tensors:
         definition = tensor.definition
-        if definition is not None and not isinstance(definition.anchor, Product):
+        if definition is not None and not isinstance(definition.anchor, Product | Recur):
             tensor.definition = rewrite_definition(definition, rewrite)
 
 

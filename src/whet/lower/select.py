@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from whet.index import Poly, product, var
+from whet.kernel.recurrence import Recur, Recurrence
 from whet.kernel.spec import Attention, Contraction, Kernel, Nest, Winograd
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor, axes_for
 from whet.lower.attention import build_attention
@@ -12,6 +13,7 @@ from whet.lower.contractions import build_contraction
 from whet.lower.fuse import work
 from whet.lower.layout import Layout
 from whet.lower.nests import build_nest
+from whet.lower.recurrences import build_recurrence, flops_of_recurrence
 from whet.lower.storage import Params, Root, Storage
 from whet.lower.winograd import build_winograd
 from whet.ops.movement import concat_parts
@@ -73,6 +75,8 @@ class Selection:
         storages = self.layout.storages
         if isinstance(definition.anchor, Attend):
             return build_attention(definition, storage, storages, self.target, self.threads)
+        if isinstance(definition.anchor, Recur):
+            return build_recurrence(definition, storage, storages, self.target, self.threads)
         if not isinstance(definition.anchor, Product):
             return build_nest(definition, storage, storages, self.target)
         if self.level >= WINOGRAD_LEVEL:
@@ -96,6 +100,8 @@ def flops_of(definition: Definition) -> Poly:
     if isinstance(anchor, Attend):
         rows = product(a.extent for a in anchor.rows) * anchor.key.extent * 2
         return rows * (anchor.depth.extent + anchor.col.extent)
+    if isinstance(anchor, Recur):
+        return flops_of_recurrence(anchor)
     total = points * work(definition.body)
     for step in anchor.steps if isinstance(anchor, Steps) else ():
         kept = product(a.extent for a in definition.axes if step.body.depends_on(a))
@@ -111,5 +117,7 @@ def kernel_kind(kernel: Kernel) -> str:
         return "attention"
     if isinstance(kernel, Winograd):
         return "winograd"
+    if isinstance(kernel, Recurrence):
+        return "recurrence"
     assert isinstance(kernel, Nest)
     return "reduction" if kernel.steps else "map"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from whet.kernel.expr import Expr, Load, rewrite_leaves, walk
+from whet.kernel.recurrence import Recur
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
 
 
@@ -19,6 +20,8 @@ def expressions(definition: Definition) -> list[Expr]:
     if isinstance(definition.anchor, Attend):
         anchor = definition.anchor
         found.extend((anchor.q, anchor.k, anchor.v, anchor.score))
+    if isinstance(definition.anchor, Recur):
+        found.extend(definition.anchor.expressions())
     return found
 
 
@@ -50,6 +53,8 @@ def rewrite_definition(definition: Definition, rewrite: Callable[[Expr], Expr]) 
             rewrite_leaves(e, rewrite) for e in (anchor.q, anchor.k, anchor.v, anchor.score)
         )
         anchor = replace(anchor, q=q, k=k, v=v, score=score)
+    elif isinstance(anchor, Recur):
+        anchor = anchor.rewritten(lambda e: rewrite_leaves(e, rewrite))
     return replace(definition, body=rewrite_leaves(definition.body, rewrite), anchor=anchor)
 
 

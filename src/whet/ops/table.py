@@ -17,6 +17,7 @@ from whet.ops import (
     normalise,
     pointwise,
     pool,
+    recurrent,
     reduce,
     resize,
     views,
@@ -36,6 +37,7 @@ FAMILIES: tuple[tuple[Op, ...], ...] = (
     pool.OPS,
     conv.OPS,
     matmul.OPS,
+    recurrent.OPS,
 )
 
 
