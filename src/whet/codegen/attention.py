@@ -234,7 +234,7 @@ class _Writer:
                 b.store(b.select(b.fcmp("ogt", score, top), score, top), tops[i], 64)
 
     def _softmax(self, rows: int, tops: list[Value]) -> list[Value]:
-        """Replace scores by exponentials; returns one over each row's sum, NaN if all were masked."""
+        """Replace scores by exponentials; return 1 / each row's sum, NaN if all were masked."""
         b, width = self.b, self.width
         type_ = vector(F32, width)
         end = -(-_static(self.kernel.key) // width) * width
