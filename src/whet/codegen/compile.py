@@ -91,7 +91,7 @@ class _Batch:
                 feeder.join()
         finally:
             for helper in helpers:
-                _stop_helper(helper)
+                _end_helper(helper)
         if self.errors:
             raise CompileError(self.errors[0])
 
@@ -133,10 +133,11 @@ def _start_helper() -> subprocess.Popen[bytes]:
     )
 
 
-def _stop_helper(helper: subprocess.Popen[bytes]) -> None:
+def _end_helper(helper: subprocess.Popen[bytes]) -> None:
+    """Stop a compiler process and close its pipes, whatever it was doing."""
     helper.kill()
-    for stream in (helper.stdin, helper.stdout):
-        assert stream is not None
-        with contextlib.suppress(OSError):
-            stream.close()
     helper.wait()
+    for pipe in (helper.stdin, helper.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):  # half a message may be left in the buffer
+                pipe.close()

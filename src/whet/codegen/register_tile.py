@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from whet.codegen.builder import F32, Builder, Value, const, i64, vector
 
@@ -12,15 +13,29 @@ Operand = Callable[[int, Value, int], Value]
 """``operand(i, k, u)``: element or vector ``i`` at depth ``k + u``, where ``u`` is known."""
 
 
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """What a register tile multiplies.
+
+    Attributes:
+        scalars: broadcast operand, an element for each row.
+        vectors: vector operand.
+        lines: broadcast operand at as many depth steps as a vector has lanes, for targets whose
+            multiply-add takes a lane; ``None`` loads element by element.
+    """
+
+    scalars: Operand
+    vectors: Operand
+    lines: Operand | None = None
+
+
 def register_tile(
     b: Builder,
     width: int,
     shape: tuple[int, int],
     depth: int,
-    scalars: Operand,
-    vectors: Operand,
+    operands: Operands,
     *,
-    lines: Operand | None = None,
     every: Callable[[], None] | None = None,
 ) -> list[list[Value]]:
     """Return ``sum over depth of scalars(i) * vectors(j)`` for each row ``i`` and vector ``j``.
@@ -30,30 +45,19 @@ def register_tile(
         width: lanes of a vector.
         shape: rows and vectors of the tile; it must leave registers for the operands.
         depth: number of steps.
-        scalars: broadcast operand.
-        vectors: vector operand.
-        lines: the broadcast operand at ``width`` depth steps as a vector, for targets that multiply
-            by a lane.
+        operands: what is multiplied.
         every: called once in each unrolled block of steps, for prefetching.
     """
     type_ = vector(F32, width)
-    cells = [[b.alloca(type_) for _ in range(shape[1])] for _ in range(shape[0])]
-    for line in cells:
-        for cell in line:
-            b.store(const(type_, 0.0), cell, 64)
+    cells = [[_zero(b, type_) for _ in range(shape[1])] for _ in range(shape[0])]
 
     def steps(k: Value, count: int) -> None:
         sums = [[b.load(type_, cell, 64) for cell in line] for line in cells]
-        shared: dict[int, Value] = {}
+        rows = [_Row(b, width, operands, i) for i in range(shape[0])]
         for u in range(count):
-            loaded = [vectors(j, k, u) for j in range(shape[1])]
-            lane = u % width
-            for i, line in enumerate(sums):
-                if lines is None or u - lane + width > count:
-                    value = b.splat(scalars(i, k, u), width)
-                else:
-                    shared[i] = lines(i, k, u) if lane == 0 else shared[i]
-                    value = b.shuffle(shared[i], [lane] * width)
+            loaded = [operands.vectors(j, k, u) for j in range(shape[1])]
+            for row, line in zip(rows, sums, strict=True):
+                value = row.broadcast(k, u, count)
                 for j, before in enumerate(line):
                     line[j] = b.fma(value, loaded[j], before)
         for line, targets in zip(sums, cells, strict=True):
@@ -68,3 +72,30 @@ def register_tile(
     if depth % UNROLL:
         steps(i64(whole), depth % UNROLL)
     return [[b.load(type_, cell, 64) for cell in line] for line in cells]
+
+
+def _zero(b: Builder, type_: str) -> Value:
+    cell = b.alloca(type_)
+    b.store(const(type_, 0.0), cell, 64)
+    return cell
+
+
+@dataclass(slots=True)
+class _Row:
+    """The broadcast operand of one row in a block of unrolled steps."""
+
+    b: Builder
+    width: int
+    operands: Operands
+    row: int
+    line: Value | None = None
+
+    def broadcast(self, k: Value, u: int, count: int) -> Value:
+        """Return the element of step ``u`` of ``count`` in every lane."""
+        lines, lane = self.operands.lines, u % self.width
+        if lines is None or u - lane + self.width > count:
+            return self.b.splat(self.operands.scalars(self.row, k, u), self.width)
+        if lane == 0:
+            self.line = lines(self.row, k, u)
+        assert self.line is not None, "a line is loaded at its first lane"
+        return self.b.shuffle(self.line, [lane] * self.width)
