@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import subprocess
 import sys
@@ -90,8 +91,7 @@ class _Batch:
                 feeder.join()
         finally:
             for helper in helpers:
-                helper.kill()
-                helper.wait()
+                _end_helper(helper)
         if self.errors:
             raise CompileError(self.errors[0])
 
@@ -123,6 +123,15 @@ class _Batch:
                 self.objects[name] = done
                 if self.report is not None:
                     self.report(len(self.objects), self.total)
+
+
+def _end_helper(helper: subprocess.Popen[bytes]) -> None:
+    helper.kill()
+    helper.wait()
+    for pipe in (helper.stdin, helper.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):  # what was still to be written has no reader
+                pipe.close()
 
 
 def _start_helper() -> subprocess.Popen[bytes]:
