@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from whet.index import Poly, as_poly, product, var
+from whet.index import Axis, Poly, as_poly, product, var
 from whet.kernel.expr import Expr, IndexValue, Load, Read
 from whet.kernel.recurrence import Assign, Pass, Phase, Recur, Recurrence
 from whet.kernel.spec import Panels, Store
@@ -48,7 +48,7 @@ class _Draft:
         outer = max(magnitude(anchor.outer.extent), 1)
         rows = max(magnitude(anchor.row.extent), 1)
         block = -(-rows // max(1, min(rows, -(-threads // outer))))
-        states = tuple((name, self._element(place, False)) for name, place in anchor.states)
+        states = tuple((name, self._element(place, anchor.col)) for name, place in anchor.states)
         start = Pass(None, (), self._stores(anchor.start), 1, 1, 1)
         phases = tuple(self._pass(p, block) for p in anchor.phases)
         kernel = Recurrence(
@@ -69,8 +69,7 @@ class _Draft:
         anchor = self.anchor
         return address_of((place, var(anchor.outer), var(anchor.row), col), self.storage)
 
-    def _element(self, place: Poly, along_depth: bool) -> Read:
-        axis = self.anchor.depth if along_depth else self.anchor.col
+    def _element(self, place: Poly, axis: Axis) -> Read:
         return Read(self.output, self._address(place, var(axis)), self.storage.root.dtype)
 
     def _stores(self, assigns: tuple[Assign, ...]) -> tuple[Store, ...]:
@@ -91,9 +90,8 @@ class _Draft:
         gates = len(phase.weights)
         rows, vectors = choose_tile(gates, block, cols, self.target)
         unroll = choose_unroll(gates, vectors, self.target)
-        operand = (
-            self._element(dict(self.anchor.states)[phase.operand], True) if phase.operand else None
-        )
+        places = dict(self.anchor.states)
+        operand = self._element(places[phase.operand], self.anchor.depth) if phase.operand else None
         weights = self._weights(phase.weights, vectors * self.target.lanes)
         return Pass(operand, weights, self._stores(phase.assigns), rows, vectors, unroll)
 
