@@ -18,6 +18,8 @@ class Target:
         registers: number of vector registers.
         l1_bytes: level-1 data cache of a core.
         l2_bytes: level-2 cache of a core.
+        lane_fma: whether a multiply-add takes any lane of a register as its scalar operand, so that
+            one load brings the scalars of several depth steps.
     """
 
     triple: str
@@ -28,6 +30,7 @@ class Target:
     registers: int
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 1024 * 1024
+    lane_fma: bool = False
 
     @property
     def lanes(self) -> int:

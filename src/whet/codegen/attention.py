@@ -28,7 +28,7 @@ from whet.kernel.spec import ACCUMULATOR, Attention
 from whet.target import Target
 
 
-def attention_chunks(kernel: Attention) -> Poly:
+def attention_chunks(kernel: Attention, lanes: int) -> Poly:
     """Return the number of chunks of an attention."""
     tiles = ceil_div(kernel.row.extent, kernel.rows)
     return product(a.extent for a in kernel.outer) * ceil_div(tiles, kernel.tiles)
@@ -57,7 +57,7 @@ def write_attention(
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     accesses = accesses_of([kernel.q, kernel.k, kernel.v, kernel.score], kernel.stores)
     frame = frame_of(fn, kernel.params, accesses)
-    writer = _Writer(kernel, fn, target.lanes)
+    writer = _Writer(kernel, fn, target.lanes, target.lane_fma)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
@@ -68,6 +68,7 @@ class _Writer:
     kernel: Attention
     fn: Function
     width: int
+    lane_fma: bool
 
     @property
     def b(self) -> Builder:
@@ -207,7 +208,15 @@ class _Writer:
             place = b.gep(line, F32, u * self.panel + j * width)
             return b.load(vector(F32, width), place, 64)
 
-        sums = register_tile(b, width, (rows, vectors), depth, a, operand)
+        def along(i: int, k: Value, u: int) -> Value:
+            shift = {kernel.row: i, kernel.depth: u}
+            return Point(frame.bind(kernel.depth, k), kernel.depth, width, shift=shift).value(
+                kernel.q
+            )
+
+        contiguous = kernel.q.address.coefficient(kernel.depth) == 1
+        lines = along if self.lane_fma and contiguous else None
+        sums = register_tile(b, width, (rows, vectors), depth, a, operand, lines=lines)
         start = b.mul(panel, i64(self.panel))
         bound = frame.bind(kernel.key, start)
         for i in range(rows):
@@ -275,7 +284,12 @@ class _Writer:
             point = Point(frame.bind(kernel.key, k), kernel.col, width, masks[j], shift)
             return point.value(kernel.v)
 
-        sums = register_tile(b, width, (rows, vectors), _static(kernel.key), a, operand)
+        def along(i: int, k: Value, u: int) -> Value:
+            return b.load(vector(F32, width), b.gep(b.gep(self._line(i), F32, k), F32, u))
+
+        lines = along if self.lane_fma else None
+        keys = _static(kernel.key)
+        sums = register_tile(b, width, (rows, vectors), keys, a, operand, lines=lines)
         for i in range(rows):
             for j in range(vectors):
                 shift = {kernel.row: i, kernel.col: j * width}

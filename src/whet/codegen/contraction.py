@@ -19,6 +19,7 @@ from whet.codegen.kernel_function import (
     frame_of,
     lane_mask,
     open_function,
+    tap_range,
 )
 from whet.codegen.operations import apply, from_storage, register_type, storage_type
 from whet.index import ZERO, Axis, Poly, ceil_div, product
@@ -51,7 +52,7 @@ def write_contraction(
     """Write the function of a contraction."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
-    writer = _Writer(kernel, fn, target.lanes, fn.b.alloca(PTR))
+    writer = _Writer(kernel, fn, target.lanes, fn.b.alloca(PTR), target.lane_fma)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
@@ -71,6 +72,7 @@ class _Writer:
     fn: Function
     width: int
     cursor: Value
+    lane_fma: bool
 
     @property
     def b(self) -> Builder:
@@ -228,29 +230,12 @@ class _Writer:
             self._depth(frame, b_pointer, cells)
             return
         tap = kernel.taps[position]
-        low, high = self._tap_range(frame, tap)
+        low, high = tap_range(frame, tap, self.kernel.bounds)
         kind = storage_type(kernel.params[kernel.b.param].dtype)
         stride = frame.scalar_index(kernel.b.tap_strides[position])
         with b.loop(low, high, hint="tap") as value:
             moved = b.gep(b_pointer, kind, b.mul(value, stride))
             self._taps(frame.bind(tap, value), moved, position + 1, cells)
-
-    def _tap_range(self, frame: Frame, tap: Axis) -> tuple[Value, Value]:
-        """Return the tap's first and last position at which its condition holds."""
-        b = self.b
-        low, high = i64(0), frame.scalar_index(tap.extent)
-        for condition in self.kernel.bounds:
-            if tap not in condition.index.atoms:
-                continue
-            slope = condition.index.coefficient(tap).constant
-            assert slope is not None and slope > 0, "taps advance forwards"
-            start = frame.scalar_index(condition.index.substitute({tap: 0}))
-            before = b.binary("sub nsw", i64(slope - 1), start)
-            low = b.max(low, b.binary("sdiv", b.max(before, i64(0)), i64(slope)))
-            extent = frame.scalar_index(condition.extent)
-            room = b.add(b.binary("sub nsw", extent, start), i64(slope - 1))
-            high = b.min(high, b.binary("sdiv", b.max(room, i64(0)), i64(slope)))
-        return low, high
 
     def _depth(self, frame: Frame, b_pointer: Value, cells: _Cells) -> None:
         """Write the innermost reduction, unrolled."""
@@ -327,10 +312,16 @@ class _Writer:
         """Write ``count`` depth steps on the accumulators."""
         b, dtype = self.b, self.kernel.a.dtype
         sums = [[b.load(cells.type, cell, 64) for cell in line] for line in cells.cells]
+        shared: dict[int, Value] = {}
         for u in range(count):
             vectors = self._load_b(frame, b_pointer, u, cells)
             for i, line in enumerate(sums):
-                broadcast = b.splat(self._load_a(frame, rows, i, u), self.width)
+                if self._in_lanes(u, count):
+                    if u % self.width == 0:
+                        shared[i] = self._load_a_lanes(frame, rows, i, u)
+                    broadcast = b.shuffle(shared[i], [u % self.width] * self.width)
+                else:
+                    broadcast = b.splat(self._load_a(frame, rows, i, u), self.width)
                 for j, before in enumerate(line):
                     line[j] = apply(b, "fma", [broadcast, vectors[j], before], [dtype] * 3, dtype)
         for line, targets in zip(sums, cells.cells, strict=True):
@@ -353,6 +344,20 @@ class _Writer:
                 loaded = b.masked_load(type_, place, mask, const(type_, 0))
             found.append(from_storage(b, loaded, dtype))
         return found
+
+    def _in_lanes(self, u: int, count: int) -> bool:
+        """Whether depth step ``u`` takes its scalars from vectors loaded along the depth."""
+        whole = u - u % self.width + self.width <= count
+        return self.lane_fma and whole and self.kernel.a.address.coefficient(self.kernel.depth) == 1
+
+    def _load_a_lanes(self, frame: Frame, rows: list[Value] | None, row: int, u: int) -> Value:
+        kernel = self.kernel
+        if rows is not None:
+            kind = vector(storage_type(kernel.a.dtype), self.width)
+            place = self.b.gep(rows[row], storage_type(kernel.a.dtype), u)
+            return from_storage(self.b, self.b.load(kind, place), kernel.a.dtype)
+        shift = {kernel.row: row, kernel.depth: u}
+        return Point(frame, kernel.depth, self.width, shift=shift).scalar(kernel.a)
 
     def _load_a(self, frame: Frame, rows: list[Value] | None, row: int, u: int) -> Value:
         kernel = self.kernel

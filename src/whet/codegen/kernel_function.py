@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from whet.codegen.builder import I1, I64, PTR, Builder, Module, Value, const, i64, vector
 from whet.codegen.frame import Access, Frame, root_frame
 from whet.index import Axis, Dim, Opaque, Poly, ceil_div
-from whet.kernel.expr import Expr, Read, all_atoms, walk
+from whet.kernel.expr import Expr, Read, Within, all_atoms, walk
 from whet.kernel.spec import Param, Store
 
 
@@ -168,3 +168,24 @@ def chunk_count(points: Poly, grain: int) -> Poly:
 def uses_dims(p: Poly) -> set[str]:
     """Return the names of run-time dimensions in a polynomial."""
     return {a.name for a in p.atoms if isinstance(a, Dim)}
+
+
+def tap_range(frame: Frame, tap: Axis, conditions: Iterable[Within]) -> tuple[Value, Value]:
+    """Return a tap's first position and the one after its last at which all conditions hold.
+
+    Conditions on other taps are passed over; the tap moves forwards in those on it.
+    """
+    b = frame.b
+    low, high = i64(0), frame.scalar_index(tap.extent)
+    for condition in conditions:
+        if tap not in condition.index.atoms:
+            continue
+        slope = condition.index.coefficient(tap).constant
+        assert slope is not None and slope > 0, "taps advance forwards"
+        start = frame.scalar_index(condition.index.substitute({tap: 0}))
+        before = b.binary("sub nsw", i64(slope - 1), start)
+        low = b.max(low, b.binary("sdiv", b.max(before, i64(0)), i64(slope)))
+        extent = frame.scalar_index(condition.extent)
+        room = b.add(b.binary("sub nsw", extent, start), i64(slope - 1))
+        high = b.min(high, b.binary("sdiv", b.max(room, i64(0)), i64(slope)))
+    return low, high

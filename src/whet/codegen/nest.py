@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from whet.codegen.builder import Builder, Module, Value, const, element, i64, lanes, vector
 from whet.codegen.evaluate import Point
@@ -15,10 +16,11 @@ from whet.codegen.kernel_function import (
     frame_of,
     open_function,
     strips,
+    tap_range,
 )
 from whet.codegen.operations import combine, identity_of, register_type
 from whet.index import Axis, Poly, ceil_div, product
-from whet.kernel.expr import Call, Expr, Guard, Within, all_atoms, walk
+from whet.kernel.expr import Call, Const, Expr, Guard, Var, Within, all_atoms, walk
 from whet.kernel.spec import Nest, Step
 from whet.target import Target
 
@@ -36,7 +38,9 @@ def nest_chunks(nest: Nest, lanes: int) -> Poly:
 
 
 def _outer(nest: Nest) -> tuple[Axis, ...]:
-    return nest.axes if nest.vector_rows else nest.axes[:-1]
+    if nest.vector_rows:
+        return nest.axes
+    return nest.axes[:-2] if nest.tile else nest.axes[:-1]
 
 
 def write_nest(
@@ -49,6 +53,24 @@ def write_nest(
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
+
+
+NO_RANGES: Mapping[Axis, tuple[Value, Value]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class _Mode:
+    """How a point is computed.
+
+    Attributes:
+        safe: whether every guard holds, so that none is tested.
+        pixels: points next to each other that are computed together.
+        ranges: first and last position of taps that are cut short at an edge.
+    """
+
+    safe: bool = False
+    pixels: int = 1
+    ranges: Mapping[Axis, tuple[Value, Value]] = field(default_factory=lambda: NO_RANGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,36 +93,90 @@ class _NestWriter:
             blocks = frame.scalar_index(ceil_div(axis.extent, nest.block))
             low = b.mul(b.binary("urem", chunk, blocks), i64(nest.block))
             high = b.min(b.add(low, i64(nest.block)), extent)
-            self.point(bind_flat(frame, outer, b.binary("udiv", chunk, blocks)), low, high)
+            self.pixels(bind_flat(frame, outer, b.binary("udiv", chunk, blocks)), low, high)
             return
         points = frame.scalar_index(product(a.extent for a in outer))
         first = b.mul(chunk, i64(nest.grain))
         last = b.min(b.add(first, i64(nest.grain)), points)
         with b.loop(first, last, hint="point") as position:
-            self.point(bind_flat(frame, outer, position), None, None)
+            self.pixels(bind_flat(frame, outer, position), None, None)
+
+    def pixels(self, frame: Frame, low: Value | None, high: Value | None) -> None:
+        """Write the loop over the axis next to the lanes, several of its points together."""
+        tile = self.nest.tile
+        if not tile:
+            self.point(frame, low, high)
+            return
+        b, axis = self.b, self.nest.axes[-2]
+        extent = frame.scalar_index(axis.extent)
+        start = i64(0)
+        if tile > 1:
+            stop = b.mul(b.binary("udiv", extent, i64(tile)), i64(tile))
+            with b.loop(start, stop, tile, hint="tile") as first:
+                self._tile(frame, first, low, high)
+            start = stop
+        with b.loop(start, extent, hint="pixel") as position:
+            self.point(frame.bind(axis, position), low, high)
+
+    def _tile(self, frame: Frame, first: Value, low: Value | None, high: Value | None) -> None:
+        """Write one tile of points: together inside, one by one near the edge."""
+        b, axis, tile = self.b, self.nest.axes[-2], self.nest.tile
+        bound = frame.bind(axis, first)
+        conditions = self._hoistable()
+        if conditions is None:
+            self.lanes(bound, low, high, _Mode(pixels=tile))
+            return
+        last = Point(bound, shift={axis: tile - 1}).holds(conditions)
+        inside = b.binary("and", Point(bound).holds(conditions), last)
+        yes, no, done = b.label("together"), b.label("alone"), b.label("after")
+        b.branch(inside, yes, no)
+        b.start(yes)
+        self.lanes(bound, low, high, _Mode(safe=True, pixels=tile))
+        b.jump(done)
+        b.start(no)
+        with b.loop(first, b.add(first, i64(tile)), hint="pixel") as position:
+            self.point(frame.bind(axis, position), low, high)
+        b.jump(done)
+        b.start(done)
 
     def point(self, frame: Frame, low: Value | None, high: Value | None) -> None:
         """Write one point of the outer axes, twice if its guards can be hoisted."""
         conditions = self._hoistable()
         if conditions is None:
-            self.lanes(frame, low, high, safe=False)
+            self.lanes(frame, low, high, _Mode())
             return
         b = self.b
         inside = Point(frame).holds(conditions)
         yes, no, done = b.label("in"), b.label("edge"), b.label("after")
         b.branch(inside, yes, no)
-        for label, safe in ((yes, True), (no, False)):
-            b.start(label)
-            self.lanes(frame, low, high, safe=safe)
-            b.jump(done)
+        b.start(yes)
+        self.lanes(frame, low, high, _Mode(safe=True))
+        b.jump(done)
+        b.start(no)
+        self.lanes(frame, low, high, self._edge_mode(frame))
+        b.jump(done)
         b.start(done)
+
+    def _edge_mode(self, frame: Frame) -> _Mode:
+        """Return how a point near the edge is computed: with shorter taps if that is the same."""
+        nest = self.nest
+        taps = {a for step in nest.steps for a in step.axes}
+        conditions = {c for e in self._expressions() for c in e.conditions}
+        if nest.vector_rows or not all(is_neutral(step) for step in nest.steps):
+            return _Mode()
+        if any(isinstance(e, Guard) for s in nest.stores for e in walk(s.value)):
+            return _Mode()
+        if not all(_moves_one_tap(c, taps) for c in conditions):
+            return _Mode()
+        ranges = {tap: tap_range(frame, tap, sorted(conditions, key=repr)) for tap in taps}
+        return _Mode(safe=True, ranges=ranges)
 
     def _hoistable(self) -> tuple[Within, ...] | None:
         """Return conditions on the outer axes under which every guard of the nest holds."""
         guards = [c for e in self._expressions() for c in e.conditions]
         if not guards:
             return None
-        outer = set(_outer(self.nest))
+        outer = set(self.nest.axes if self.nest.vector_rows else self.nest.axes[:-1])
         found: dict[Within, None] = {}
         for condition in guards:
             extremes = _extremes(condition, outer)
@@ -113,54 +189,79 @@ class _NestWriter:
         roots = [*(s.body for s in self.nest.steps), *(s.value for s in self.nest.stores)]
         return [e for root in roots for e in walk(root) if isinstance(e, Guard)]
 
-    def lanes(self, frame: Frame, low: Value | None, high: Value | None, *, safe: bool) -> None:
+    def lanes(self, frame: Frame, low: Value | None, high: Value | None, mode: _Mode) -> None:
         """Write steps and stores for one point, lanes along rows or along the last axis."""
         nest = self.nest
         if nest.vector_rows or not nest.axes:
-            self._rows(frame, safe)
+            self._rows(frame, mode.safe)
             return
 
         def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
-            point = Point(inner, nest.axes[-1], self.width, mask, safe=safe)
-            names: dict[str, Value] = {}
+            points = [
+                Point(inner, nest.axes[-1], self.width, mask, self._shift(k), {}, mode.safe)
+                for k in range(mode.pixels)
+            ]
             for step in nest.steps:
-                names[step.name] = self._lane_step(point, step, names)
-            self._loops(inner, nest.row, lambda f: self._stores(f, point, names))
+                totals = self._lane_step(points, step, mode)
+                for k, total in enumerate(totals):
+                    points[k] = replace(points[k], names={**points[k].names, step.name: total})
+            for point in points:
+                self._loops(
+                    inner, nest.row, lambda f, like=point: self._stores(f, like, like.names)
+                )
 
         strips(frame, nest.axes[-1], self.width, strip, low=low, high=high)
 
-    def _stores(self, frame: Frame, like: Point, names: dict[str, Value]) -> None:
+    def _shift(self, pixel: int) -> dict[Axis, int]:
+        return {self.nest.axes[-2]: pixel} if pixel else {}
+
+    def _stores(self, frame: Frame, like: Point, names: Mapping[str, Value]) -> None:
         point = Point(frame, like.axis, like.width, like.mask, like.shift, names, like.safe)
         for store in self.nest.stores:
             point.store(store)
 
-    def _lane_step(self, point: Point, step: Step, names: dict[str, Value]) -> Value:
-        """Reduce with one result per lane."""
+    def _lane_step(self, points: list[Point], step: Step, mode: _Mode) -> list[Value]:
+        """Reduce with one result per lane, for points that lie side by side."""
         b = self.b
-        type_ = vector(register_type(step.dtype), point.width)
-        total = b.alloca(type_)
-        b.store(const(type_, identity_of(step.op, step.dtype)), total, 64)
+        type_ = vector(register_type(step.dtype), self.width)
+        totals = [b.alloca(type_) for _ in points]
+        for total in totals:
+            b.store(const(type_, identity_of(step.op, step.dtype)), total, 64)
 
         def accumulate(frame: Frame) -> None:
-            here = Point(frame, point.axis, point.width, point.mask, {}, names, point.safe)
-            b.store(_accumulate(here, step, b.load(type_, total, 64)), total, 64)
+            shared: dict[Expr, Value] = {}
+            for point, total in zip(points, totals, strict=True):
+                here = replace(point, frame=frame, memo=dict(shared))
+                b.store(_accumulate(here, step, b.load(type_, total, 64)), total, 64)
+                if len(points) > 1 and not shared:
+                    shared = _shared(here.memo, self.nest.axes[-2], step)
 
-        self._loops(point.frame, step.axes, accumulate)
-        return b.load(type_, total, 64)
+        self._loops(points[0].frame, step.axes, accumulate, mode.ranges)
+        return [b.load(type_, total, 64) for total in totals]
 
-    def _loops(self, frame: Frame, axes: tuple[Axis, ...], body: Callable[[Frame], None]) -> None:
-        """Loop over axes, unrolled if there are few points."""
+    def _loops(
+        self,
+        frame: Frame,
+        axes: tuple[Axis, ...],
+        body: Callable[[Frame], None],
+        ranges: Mapping[Axis, tuple[Value, Value]] = NO_RANGES,
+    ) -> None:
+        """Loop over axes, unrolled if there are few points, over part of them if given ranges."""
         if not axes:
             body(frame)
             return
-        count = product(a.extent for a in axes).constant
         axis, rest = axes[0], axes[1:]
-        if count is not None and count <= MAX_UNROLLED_TAPS:
-            for k in range(axis.extent.constant or 0):
-                self._loops(frame.bind(axis, i64(k)), rest, body)
-            return
-        with self.b.loop(i64(0), frame.scalar_index(axis.extent)) as value:
-            self._loops(frame.bind(axis, value), rest, body)
+        if axis in ranges:
+            low, high = ranges[axis]
+        else:
+            low, high = i64(0), frame.scalar_index(axis.extent)
+            count = product(a.extent for a in axes).constant
+            if count is not None and count <= MAX_UNROLLED_TAPS and not ranges:
+                for k in range(axis.extent.constant or 0):
+                    self._loops(frame.bind(axis, i64(k)), rest, body)
+                return
+        with self.b.loop(low, high) as value:
+            self._loops(frame.bind(axis, value), rest, body, ranges)
 
     # -- lanes along rows --------------------------------------------------------------------
 
@@ -216,6 +317,32 @@ class _NestWriter:
                 for x, y in zip(values[::2], values[1::2], strict=True)
             ]
         return horizontal(b, step.op, values[0], step.dtype)
+
+
+def _shared(memo: dict[Expr, Value], axis: Axis, step: Step) -> dict[Expr, Value]:
+    """Return the values that are the same all along an axis."""
+    names = any(isinstance(e, Var) for e in walk(step.body))
+    return {} if names else {e: v for e, v in memo.items() if not e.depends_on(axis)}
+
+
+def is_neutral(step: Step) -> bool:
+    """Whether every element that a guard leaves out changes nothing in a reduction."""
+    body = step.body
+    guards = [e for e in walk(body) if isinstance(e, Guard)]
+    if step.op == "sum":
+        factors = body.args if isinstance(body, Call) and body.op == "mul" else (body,)
+        return all(g in factors and g.otherwise == Const(0, g.dtype) for g in guards)
+    neutral = identity_of(step.op, step.dtype)
+    return all(g == body and g.otherwise == Const(neutral, g.dtype) for g in guards)
+
+
+def _moves_one_tap(condition: Within, taps: set[Axis]) -> bool:
+    """Whether a condition depends on one tap, which moves forwards."""
+    found = [t for t in taps if t in condition.index.atoms]
+    if len(found) != 1 or not condition.index.is_affine_in(found[0]):
+        return False
+    slope = condition.index.coefficient(found[0]).constant
+    return slope is not None and slope > 0
 
 
 def _accumulate(point: Point, step: Step, total: Value) -> Value:

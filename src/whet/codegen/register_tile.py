@@ -20,6 +20,7 @@ def register_tile(
     scalars: Operand,
     vectors: Operand,
     *,
+    lines: Operand | None = None,
     every: Callable[[], None] | None = None,
 ) -> list[list[Value]]:
     """Return ``sum over depth of scalars(i) * vectors(j)`` for each row ``i`` and vector ``j``.
@@ -31,6 +32,8 @@ def register_tile(
         depth: number of steps.
         scalars: broadcast operand.
         vectors: vector operand.
+        lines: the broadcast operand at ``width`` depth steps as a vector, for targets that multiply
+            by a lane.
         every: called once in each unrolled block of steps, for prefetching.
     """
     type_ = vector(F32, width)
@@ -41,10 +44,16 @@ def register_tile(
 
     def steps(k: Value, count: int) -> None:
         sums = [[b.load(type_, cell, 64) for cell in line] for line in cells]
+        shared: dict[int, Value] = {}
         for u in range(count):
             loaded = [vectors(j, k, u) for j in range(shape[1])]
+            lane = u % width
             for i, line in enumerate(sums):
-                value = b.splat(scalars(i, k, u), width)
+                if lines is None or u - lane + width > count:
+                    value = b.splat(scalars(i, k, u), width)
+                else:
+                    shared[i] = lines(i, k, u) if lane == 0 else shared[i]
+                    value = b.shuffle(shared[i], [lane] * width)
                 for j, before in enumerate(line):
                     line[j] = b.fma(value, loaded[j], before)
         for line, targets in zip(sums, cells, strict=True):

@@ -75,7 +75,10 @@ def _without(features: tuple[str, ...]) -> str:
 
 def _arm(triple: str, cpu: str, features: str, has: set[str]) -> Target:
     extras = sorted(has & {*ARM_EXTRAS, *ARM_ATOMICS})
-    return Target(triple, cpu, features, (*NEON, *extras), 16, 32, 32 * 1024, 512 * 1024)
+    l1_bytes, l2_bytes = 32 * 1024, 512 * 1024
+    return Target(
+        triple, cpu, features, (*NEON, *extras), 16, 32, l1_bytes, l2_bytes, lane_fma=True
+    )
 
 
 def _x86(triple: str, cpu: str, features: str, has: set[str]) -> Target:

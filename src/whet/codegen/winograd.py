@@ -71,7 +71,8 @@ def write_winograd(
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
     cursor = fn.b.alloca(PTR)
-    writer = _Writer(kernel, fn, target.lanes, FILTERINGS[kernel.size], cursor)
+    filtering = FILTERINGS[kernel.size]
+    writer = _Writer(kernel, fn, target.lanes, filtering, cursor, target.lane_fma)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
@@ -84,6 +85,7 @@ class _Writer:
     width: int
     filtering: Filtering
     cursor: Value
+    lane_fma: bool
 
     @property
     def b(self) -> Builder:
@@ -224,13 +226,20 @@ class _Writer:
         def scalar(i: int, k: Value, u: int) -> Value:
             return b.load(F32, b.gep(b.gep(inputs, F32, k), F32, i * self.depth + u))
 
+        def along(i: int, k: Value, u: int) -> Value:
+            place = b.gep(b.gep(inputs, F32, k), F32, i * self.depth + u)
+            return b.load(vector(F32, width), place)
+
         def lane(j: int, k: Value, u: int) -> Value:
             line = b.gep(weights, F32, b.mul(k, i64(self.panel)))
             return b.load(vector(F32, width), b.gep(line, F32, u * self.panel + j * width), 64)
 
         shape = (kernel.tile.rows, kernel.tile.vectors)
         depth = self._static(kernel.depth.extent)
-        sums = register_tile(b, width, shape, depth, scalar, lane, every=self._fetch_ahead)
+        lines = along if self.lane_fma else None
+        sums = register_tile(
+            b, width, shape, depth, scalar, lane, lines=lines, every=self._fetch_ahead
+        )
         for i, line in enumerate(sums):
             start = self._result(position, b.add(slot, i64(i)), column)
             for j, value in enumerate(line):

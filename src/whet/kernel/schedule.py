@@ -22,6 +22,8 @@ UNROLL = 4
 LINE_BYTES = 64
 MOST_PREFETCHES = 4
 EDGE_UNROLL = 8
+SPARE = 2
+LOAD_COST = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Work:
 def choose_tile(work: Work, target: Target, threads: int) -> Tile:
     """Return the register tile and chunks with the least estimated time."""
     rows, vectors = _register_tile(work, target)
-    unroll = EDGE_UNROLL if work.edges else UNROLL
+    unroll = EDGE_UNROLL if work.edges and not target.lane_fma else UNROLL
     row_items, panels = _chunks(work, target, threads, rows, vectors)
     prefetch = _prefetch(work, target, row_items, vectors, unroll)
     return Tile(rows, vectors, unroll, row_items, panels, prefetch)
@@ -69,29 +71,41 @@ def _prefetch(work: Work, target: Target, row_items: int, vectors: int, unroll: 
 
 
 def _register_tile(work: Work, target: Target) -> tuple[int, int]:
-    limit = target.registers - 1
     best: tuple[float, int, int] | None = None
     most = min(MAX_VECTORS, -(-work.cols // target.lanes))
     for vectors in range(1, most + 1):
-        for rows in range(1, min((limit - vectors) // vectors, work.rows) + 1):
-            cost = _cycles(work, target.lanes, rows, vectors)
+        for rows in range(1, min(_most_rows(target, vectors), work.rows) + 1):
+            cost = _cycles(work, target, rows, vectors)
+            if target.lane_fma:
+                cost *= 1 + LOAD_COST * (1 / target.lanes / vectors + 1 / rows)
             if best is None or cost < best[0] * 0.999:
                 best = cost, rows, vectors
     assert best is not None
     return best[1], best[2]
 
 
-def _cycles(work: Work, lanes: int, rows: int, vectors: int) -> float:
+def _most_rows(target: Target, vectors: int) -> int:
+    """Return how many rows of accumulators leave room for the operands.
+
+    They are the vectors of a depth step and one scalar, or a vector along the depth for each row.
+    """
+    if target.lane_fma:
+        return (target.registers - SPARE - vectors) // (vectors + 1)
+    return (target.registers - 1 - vectors) // vectors
+
+
+def _cycles(work: Work, target: Target, rows: int, vectors: int) -> float:
     """Estimate cycles of the whole contraction with one register tile."""
     heights = _balanced(work.rows, rows)
-    total_vectors = -(-work.cols // lanes)
+    total_vectors = -(-work.cols // target.lanes)
+    shared = target.lanes if target.lane_fma else 1
     widths = [(vectors, total_vectors // vectors)]
     if total_vectors % vectors:
         widths.append((total_vectors % vectors, 1))
     total = 0.0
     for (height, tiles), (width, panels) in pairs(heights, widths):
         fma = max(height * width / FMA_PER_CYCLE, FMA_LATENCY)
-        loads = (height + width) / LOADS_PER_CYCLE
+        loads = (height / shared + width) / LOADS_PER_CYCLE
         total += (
             tiles * panels * (work.reduction * max(fma, loads) + TILE_OVERHEAD + 3 * height * width)
         )
@@ -152,10 +166,10 @@ def choose_attention(
     for height in range(1, min(rows, limit - 1) + 1):
         most = max((limit - height) // height, 0) if height > 1 else MAX_VECTORS
         for wide, across in pairs(range(1, min(most, MAX_VECTORS) + 1), repeat=2):
-            if (height + 1) * max(wide, across) > limit:
+            if height > _most_rows(target, max(wide, across)):
                 continue
-            cost = _cycles(Work(1, rows, keys, depth, depth, False), target.lanes, height, wide)
-            cost += _cycles(Work(1, rows, cols, keys, keys, False), target.lanes, height, across)
+            cost = _cycles(Work(1, rows, keys, depth, depth, False), target, height, wide)
+            cost += _cycles(Work(1, rows, cols, keys, keys, False), target, height, across)
             if best is None or cost < best[0] * 0.999:
                 best = cost, height, wide, across
     assert best is not None

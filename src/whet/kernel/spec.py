@@ -63,6 +63,8 @@ class Nest:
             along the last of ``axes`` (false).
         grain: points of the outer axes in one chunk.
         block: elements of the vector axis in one chunk, 0 for all; only where lanes run along axes.
+        tile: points of the axis next to the lanes that are computed together, sharing what they
+            read; 0 where that axis is none of a point's own loops.
     """
 
     params: tuple[Param, ...]
@@ -73,6 +75,7 @@ class Nest:
     vector_rows: bool
     grain: int = 1
     block: int = 0
+    tile: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
 from whet.lower.loops import by_stride
 from whet.lower.storage import Params, Storage, Storages, address_of, magnitude, to_reads
 from whet.lower.uses import sources
+from whet.ops.normalise import softmax_body, softmax_raised
 from whet.target import Target
 
 Single = Callable[[Tensor], bool]
@@ -93,14 +94,10 @@ def _score(soft: Tensor, single: Single) -> tuple[Tensor, Expr, tuple[Axis, ...]
         return None
     rows, key, met = definition.axes[:-1], definition.axes[-1], top.axes[0]
     here = top.body.substitute({met: var(key)})
-    raised = Call(
-        "exp_nonpositive", (Call("sub", (here, Var(top.name, here.dtype)), here.dtype),), here.dtype
-    )
-    body = Call("div", (raised, Var(total.name, here.dtype)), here.dtype)
-    if (
-        _without_nan_test(definition.body) != body
-        or total.body.substitute({met: var(key)}) != raised
-    ):
+    highest, whole = Var(top.name, here.dtype), Var(total.name, here.dtype)
+    if _without_nan_test(definition.body) != softmax_body(here, highest, whole):
+        return None
+    if total.body.substitute({met: var(key)}) != softmax_raised(here, highest):
         return None
     if here.dtype != "float32":
         return None

@@ -37,6 +37,12 @@ def operand_of(a: Expr) -> Operand | None:
     return None
 
 
+def tiled_row(anchor: Product, address: Poly) -> Axis | None:
+    """Return the axis that register tiles run along, if a result is stored at an address."""
+    free = [x for x in anchor.rows if not anchor.b.depends_on(x) and x.extent != 1]
+    return by_stride(free, address)[-1] if free else None
+
+
 def build_contraction(
     definition: Definition, storage: Storage, storages: Storages, target: Target, threads: int
 ) -> tuple[Contraction, Params]:
@@ -99,7 +105,7 @@ def _shape_rows(
 ) -> tuple[tuple[Axis, ...], Axis, dict[Atom, IndexLike]]:
     """Sort and merge row axes; returns outer axes, the tiled axis and the substitution."""
     b_address = _b_address(anchor, storages)
-    shared = [x for x in anchor.rows if x in b_address.atoms]
+    shared = [x for x in anchor.rows if anchor.b.depends_on(x)]
     free = [x for x in anchor.rows if x not in shared]
     guard = Guard(operand.conditions, a, a, a.dtype) if operand.conditions else a
     b_read = Read(a.param, b_address, a.dtype)

@@ -75,7 +75,7 @@ def _order(tensor: Tensor, orders: dict[int, tuple[int, ...]], *, fixed: bool) -
     parts = concat_parts(tensor)
     if parts is not None:
         return _most_common([orders[id(p)] for p, _ in parts[1]])
-    if isinstance(tensor.definition.anchor, Product):
+    if isinstance(tensor.definition.anchor, Product) or tensor.definition.index:
         return plain
     return _inherited(tensor, orders) or plain
 

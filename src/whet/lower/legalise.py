@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from whet.index import Atom, Axis, IndexLike, Poly, as_poly, at_least, var
+from whet.index import Atom, Axis, IndexLike, Opaque, Poly, as_poly, at_least, var
 from whet.kernel.expr import Const, Expr, Load, Within, guard
 from whet.kernel.recurrence import Phase, Recur
 from whet.kernel.tensor import Attend, Definition, Product, Tensor, axes_for
 from whet.lower.build import Equations
-from whet.lower.contractions import MIN_EDGE_DEPTH, Operand, operand_of
+from whet.lower.contractions import MIN_EDGE_DEPTH, Operand, operand_of, tiled_row
 from whet.lower.layout import Layout
 from whet.lower.storage import address_of
 
@@ -24,7 +24,8 @@ def legalise(equations: Equations, layout: Layout) -> bool:
         definition = tensor.definition
         if definition is not None and isinstance(definition.anchor, Product):
             anchor = definition.anchor
-            a, copy_a = _legal_a(tensor, anchor, layout)
+            place = address_of(definition.position, layout.storages[id(tensor)])
+            a, copy_a = _legal_a(tensor, anchor, layout, tiled_row(anchor, place))
             b, copy_b = _legal_b(tensor, anchor, layout)
             result.extend(c for c in (copy_a, copy_b) if c is not None)
             if copy_a is not None or copy_b is not None:
@@ -59,35 +60,33 @@ def _gathered(
     return copy.at(*(var(a) for a in axes)), copy
 
 
-def _legal_a(tensor: Tensor, anchor: Product, layout: Layout) -> tuple[Expr, Tensor | None]:
-    rows = [r for r in anchor.rows if any(r in p.atoms for p in _all_indices(anchor.a))]
+def _legal_a(
+    tensor: Tensor, anchor: Product, layout: Layout, row: Axis | None
+) -> tuple[Expr, Tensor | None]:
+    rows = [r for r in anchor.rows if anchor.a.depends_on(r)]
     axes = (*rows, *anchor.taps, anchor.depth)
     operand = operand_of(anchor.a)
     if operand is None or not _is_affine(operand.load, axes, layout):
         return _gathered(tensor, "a", axes, anchor.a)
-    edges = [c for c in operand.conditions if not _shortens_tap(c, anchor)]
-    if edges and not _readable_at_edges(operand.load, anchor, layout):
-        return _padded(tensor, operand)
+    edges = [c for c in operand.conditions if not _shortens_tap(c, anchor, row)]
+    at_rows = all(row in c.index.atoms for c in edges)
+    if edges and not (at_rows and _readable_at_edges(operand.load, anchor, layout)):
+        return _padded(tensor, operand) or _gathered(tensor, "a", axes, anchor.a)
     return anchor.a, None
-
-
-def _all_indices(expr: Expr) -> list[Poly]:
-    found = list(expr.indices())
-    for child in expr.children():
-        found.extend(_all_indices(child))
-    return found
 
 
 def _is_affine(load: Load, axes: tuple[Axis, ...], layout: Layout) -> bool:
     address = address_of(load.index, layout.storages[id(load.source)])
+    if any(isinstance(a, Opaque) for a in address.atoms):
+        return False
     affine = all(address.is_affine_in(a) for a in axes)
     return affine and all(not address.coefficient(a).atoms & set(axes) for a in axes)
 
 
-def _shortens_tap(condition: Within, anchor: Product) -> bool:
-    """Whether a condition depends on one tap going forwards and on no row that tiles run along."""
+def _shortens_tap(condition: Within, anchor: Product, row: Axis | None) -> bool:
+    """Whether a condition depends on one tap going forwards and not on the row of the tiles."""
     taps = [t for t in anchor.taps if t in condition.index.atoms]
-    if len(taps) != 1 or anchor.rows[-1] in condition.index.atoms:
+    if len(taps) != 1 or row in condition.index.atoms:
         return False
     slope = condition.index.coefficient(taps[0]).constant
     return slope is not None and slope > 0
@@ -99,22 +98,44 @@ def _readable_at_edges(load: Load, anchor: Product, layout: Layout) -> bool:
     return address.coefficient(anchor.depth) == 1 and depth is not None and depth >= MIN_EDGE_DEPTH
 
 
-def _padded(tensor: Tensor, operand: Operand) -> tuple[Expr, Tensor]:
-    """Return the operand read from a copy with zeros around it, where no condition is left."""
+def _padded(tensor: Tensor, operand: Operand) -> tuple[Expr, Tensor] | None:
+    """Return the operand read from a copy with zeros around it, where no condition is left.
+
+    A dimension read at ``scale * i + shift`` while ``0 <= i < extent``, as a slice of a larger
+    tensor is, becomes one that is read at ``i``. Returns ``None`` if a condition is on more.
+    """
     source: Tensor = operand.load.source
-    shape, offsets = list(source.shape), [as_poly(0)] * source.rank
-    for d, index in enumerate(operand.load.index):
-        if any(c.index == index for c in operand.conditions):
-            low, high = _span(index)
-            offsets[d] = low
-            shape[d] = high - low + 1
+    moved, shape = list(operand.load.index), list(source.shape)
+    lines: dict[int, tuple[Within, Poly, int, Poly]] = {}
+    for condition in operand.conditions:
+        found = [(d, _line(i, condition.index)) for d, i in enumerate(operand.load.index)]
+        line = next(((d, *f) for d, f in found if f is not None and d not in lines), None)
+        if line is None:
+            return None
+        d, scale, shift = line
+        low, high = _span(condition.index)
+        moved[d], shape[d] = condition.index - low, high - low + 1
+        lines[d] = (condition, low, scale, shift)
     axes = axes_for(tuple(shape))
-    places = [var(a) + o for a, o in zip(axes, offsets, strict=True)]
-    within = tuple(Within(p, e) for p, e in zip(places, source.shape, strict=True))
-    body = guard(within, source.at(*places), Const(0, source.dtype))
+    places, within = [var(a) for a in axes], []
+    for d, (condition, low, scale, shift) in lines.items():
+        within.append(Within(places[d] + low, condition.extent))
+        places[d] = (places[d] + low) * scale + shift
+    body = guard(tuple(within), source.at(*places), Const(0, source.dtype))
     copy = _copy(f"{tensor.name}.padded", tensor, tuple(shape), axes, body)
-    moved = [i - o for i, o in zip(operand.load.index, offsets, strict=True)]
     return copy.at(*moved), copy
+
+
+def _line(index: Poly, inner: Poly) -> tuple[int, Poly] | None:
+    """Return ``scale`` and ``shift`` if ``index = scale * inner + shift`` whatever the axes."""
+    axes = sorted((a for a in inner.atoms if isinstance(a, Axis)), key=lambda a: a.key)
+    if not axes or axes[0] not in index.atoms:
+        return None
+    step, own = index.coefficient(axes[0]).constant, inner.coefficient(axes[0]).constant
+    if step is None or not own or step % own:
+        return None
+    shift = index - inner * (step // own)
+    return None if any(isinstance(a, Axis) for a in shift.atoms) else (step // own, shift)
 
 
 def _span(index: Poly) -> tuple[Poly, Poly]:
@@ -131,7 +152,7 @@ def _span(index: Poly) -> tuple[Poly, Poly]:
 
 
 def _legal_b(tensor: Tensor, anchor: Product, layout: Layout) -> tuple[Expr, Tensor | None]:
-    batch = [r for r in anchor.rows if any(r in p.atoms for p in _all_indices(anchor.b))]
+    batch = [r for r in anchor.rows if anchor.b.depends_on(r)]
     axes = (*batch, *anchor.taps, anchor.depth, anchor.col)
     if isinstance(anchor.b, Load) and _is_affine(anchor.b, axes, layout):
         address = address_of(anchor.b.index, layout.storages[id(anchor.b.source)])
@@ -149,7 +170,7 @@ def _legal_attention(
     for name, last in fields.items():
         operand: Expr = getattr(anchor, name)
         middle = anchor.rows[-1] if name == "q" else anchor.key
-        batch = [r for r in anchor.rows[:-1] if any(r in p.atoms for p in _all_indices(operand))]
+        batch = [r for r in anchor.rows[:-1] if operand.depends_on(r)]
         axes = (*batch, middle, last)
         legal = isinstance(operand, Load) and _is_affine(operand, axes, layout)
         if legal and name == "v":

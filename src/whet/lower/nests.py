@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from whet.index import Atom, Axis, IndexLike, Poly, product
+from whet.index import Atom, Axis, IndexLike, Poly, as_poly, product, var
 from whet.kernel.expr import Expr, Read, walk
 from whet.kernel.spec import Nest, Step, Store
 from whet.kernel.tensor import Definition, Steps
@@ -15,6 +15,9 @@ from whet.target import Target
 
 CHUNK_ELEMENTS = 8192
 MIN_BLOCK = 4096
+PIXEL_TILE = 4
+CHANNEL_BLOCKS = (4, 3, 2, 1)
+WINDOW_CHUNKS = 16
 
 
 @dataclass(slots=True)
@@ -64,7 +67,8 @@ def build_nest(
     _split(draft)
     _merge(draft)
     vector_rows = _choose_lanes(draft, target)
-    grain, block = _chunking(draft, vector_rows)
+    tile = 0 if vector_rows else _tile_window(draft, target)
+    grain, block = _chunking(draft, vector_rows, tile)
     nest = Nest(
         params.records(),
         draft.axes,
@@ -74,6 +78,7 @@ def build_nest(
         vector_rows,
         grain,
         block,
+        tile,
     )
     return nest, params
 
@@ -150,9 +155,47 @@ def _last(axes: tuple[Axis, ...], chosen: Axis | None) -> tuple[Axis, ...]:
     return axes if chosen is None else (*(a for a in axes if a != chosen), chosen)
 
 
-def _chunking(draft: _Draft, vector_rows: bool) -> tuple[int, int]:
+def _tile_window(draft: _Draft, target: Target) -> int:
+    """Prepare a window for its loops: channels in blocks, pixels of a row in tiles.
+
+    A block of channels keeps its weights and the rows under the window in the level-1 cache; a
+    tile of pixels loads each weight once. Returns the tile, 0 for nests that are no windows.
+    """
+    if not draft.steps or len(draft.axes) < 2 or draft.row:
+        return 0
+    taps = {a for step in draft.steps for a in step.axes}
+    moving = [p for s in draft.steps for p in draft.reads([s.body]) if p.atoms & taps]
+    pixel, lane = draft.axes[-2], draft.axes[-1]
+    if not any(pixel in p.atoms for p in moving) or any(lane not in p.atoms for p in moving):
+        return 0
+    _block_channels(draft, lane, target)
+    return PIXEL_TILE
+
+
+def _block_channels(draft: _Draft, lane: Axis, target: Target) -> None:
+    """Split the channel axis into blocks of a few vectors, outermost."""
+    extent = lane.extent.constant
+    if extent is None:
+        return
+    sizes = [n * target.lanes for n in CHANNEL_BLOCKS if extent % (n * target.lanes) == 0]
+    if not sizes or extent <= sizes[0]:
+        return
+    outer, inner = (
+        Axis(f"{lane.name}b", as_poly(extent // sizes[0])),
+        Axis(lane.name, as_poly(sizes[0])),
+    )
+    draft.axes = (outer, *draft.axes[:-1], inner)
+    draft.apply({lane: var(outer) * sizes[0] + var(inner)})
+
+
+def _chunking(draft: _Draft, vector_rows: bool, tile: int) -> tuple[int, int]:
     """Return grain and block so that a chunk is worth a few microseconds."""
     outer = draft.axes if vector_rows else draft.axes[:-1]
+    if tile:
+        pixels = magnitude(draft.axes[-2].extent)
+        taps = sum(magnitude(product(a.extent for a in s.axes)) for s in draft.steps)
+        cost = pixels * magnitude(draft.axes[-1].extent) * max(taps, 1)
+        return max(1, CHUNK_ELEMENTS * WINDOW_CHUNKS // max(cost, 1)), 0
     points = magnitude(product(a.extent for a in outer))
     inner = 1 if vector_rows or not draft.axes else magnitude(draft.axes[-1].extent)
     reduced = sum(magnitude(product(a.extent for a in s.axes)) for s in draft.steps)

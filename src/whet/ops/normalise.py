@@ -115,17 +115,24 @@ def _one_axis(node: Node, default: int) -> _Rows:
 # -- softmax ---------------------------------------------------------------------------------------
 
 
+def softmax_raised(value: Expr, top: Var) -> Expr:
+    """Return the exponential of a value, relative to its row's greatest."""
+    return unary("exp_nonpositive", binary("sub", value, top))
+
+
+def softmax_body(value: Expr, top: Var, total: Var) -> Expr:
+    """Return one element of a softmax; attention is recognised by this form."""
+    return binary("mul", softmax_raised(value, top), inverse(total))
+
+
 def _exponentials(rows: _Rows) -> tuple[Step, Step]:
-    lowered = binary("sub", rows.there, rows.total("top"))
-    return rows.step("top", "max", rows.there), rows.step(
-        "total", "sum", unary("exp_nonpositive", lowered)
-    )
+    raised = softmax_raised(rows.there, rows.total("top"))
+    return rows.step("top", "max", rows.there), rows.step("total", "sum", raised)
 
 
 def _softmax(node: Node) -> list[Tensor]:
     rows = _one_axis(node, -1)
-    raised = unary("exp_nonpositive", binary("sub", rows.here, rows.total("top")))
-    body = binary("mul", raised, inverse(rows.total("total")))
+    body = softmax_body(rows.here, rows.total("top"), rows.total("total"))
     return [rows.result(node, body, *_exponentials(rows))]
 
 

@@ -127,7 +127,9 @@ def _stored(folder: Path, word: str, values: Iterable[Any]) -> list[Any]:
             continue
         tensor = value.type.HasField("tensor_type")
         raw = path.read_bytes()
-        found.append(onnx.TensorProto.FromString(raw) if tensor else onnx.SequenceProto.FromString(raw))
+        found.append(
+            onnx.TensorProto.FromString(raw) if tensor else onnx.SequenceProto.FromString(raw)
+        )
     return found
 
 
