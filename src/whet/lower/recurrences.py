@@ -18,8 +18,9 @@ LOADS_PER_CYCLE = 2
 L2_VECTORS_PER_CYCLE = 1
 FMA_LATENCY = 4
 TILE_OVERHEAD = 40
-MAX_VECTORS = 8
-MAX_UNROLL = 8
+SUMS = FMA_PER_CYCLE * FMA_LATENCY
+MAX_UNROLL = 4
+MAX_ROWS = 4  # with more, LLVM loads states ahead on AArch64 and runs out of registers
 STRIDE_BYTES = 1024
 
 
@@ -162,10 +163,11 @@ def choose_tile(gates: int, rows: int, cols: int, target: Target) -> tuple[int, 
         return 1, 1
     total = -(-cols // target.lanes)
     best: tuple[float, int, int] | None = None
-    for vectors in range(1, min(total, max(MAX_VECTORS // gates, 1)) + 1):
-        for height in range(1, rows + 1):
-            held = gates * vectors * (height + (height > 1)) + 1
-            if held > target.registers - 1 and (height > 1 or vectors > 1):
+    for vectors in range(1, min(total, -(-SUMS // gates)) + 1):
+        for height in range(1, min(rows, MAX_ROWS) + 1):
+            # Sums, one state of each row, and weights as they come.
+            held = gates * vectors * height + height + 2
+            if held > target.registers and (height > 1 or vectors > 1):
                 break
             whole, rest = divmod(rows, height)
             cost = whole * _cycles(gates, height, vectors, total, cols)
