@@ -88,7 +88,9 @@ def linear(net: Network, x: Value) -> Made:
     if x.rank < 2:
         return None
     depth, cols = x.shape[-1], net.choice((1, 3, 8, 16, 17, 40))
-    product = net.op("MatMul", x, net.weights(depth, cols, depth=depth), shape=(*x.shape[:-1], cols))
+    product = net.op(
+        "MatMul", x, net.weights(depth, cols, depth=depth), shape=(*x.shape[:-1], cols)
+    )
     if net.likely(0.5):
         product = net.op("Add", product, net.weights(cols), shape=product.shape)
     return product
@@ -171,7 +173,9 @@ def conv(net: Network, x: Value) -> Made:
     rank, channels = x.rank - 2, x.shape[1]
     groups = [g for g in (1, 1, 2, 3, 4, channels) if channels % g == 0]
     group = net.choice(groups)
-    filters = group * net.choice((1, 2, 3, 8, 17)) if group < channels else group * net.integer(1, 2)
+    filters = (
+        group * net.choice((1, 2, 3, 8, 17)) if group < channels else group * net.integer(1, 2)
+    )
     window = _window(net, x, dilated=True)
     if window is None:
         return None
@@ -268,9 +272,7 @@ def reduce(net: Network, x: Value) -> Made:
     count = net.integer(1, x.rank - net.free)
     axes = sorted(net.rng.permutation(np.arange(net.free, x.rank))[:count].tolist())
     keep = net.likely(0.5)
-    shape = tuple(
-        1 if k in axes else e for k, e in enumerate(x.shape) if keep or k not in axes
-    )
+    shape = tuple(1 if k in axes else e for k, e in enumerate(x.shape) if keep or k not in axes)
     kind = net.choice(("ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceLogSumExp"))
     return net.op(kind, x, net.ints(*axes), shape=shape, keepdims=int(keep))
 
@@ -414,10 +416,17 @@ def pad(net: Network, x: Value) -> Made:
 
 
 def expand(net: Network, x: Value) -> Made:
-    target = [net.choice((2, 3, 5)) if e == 1 and k >= net.free else e for k, e in enumerate(x.shape)]
+    target = [
+        net.choice((2, 3, 5)) if e == 1 and k >= net.free else e for k, e in enumerate(x.shape)
+    ]
     if net.batch:
         target[0] = 1
-    return net.op("Expand", x, net.ints(*target), shape=(x.shape[0], *target[1:]) if net.batch else tuple(target))  # noqa: E501
+    return net.op(
+        "Expand",
+        x,
+        net.ints(*target),
+        shape=(x.shape[0], *target[1:]) if net.batch else tuple(target),
+    )  # noqa: E501
 
 
 def tile(net: Network, x: Value) -> Made:
