@@ -24,7 +24,7 @@ UNITS = {
     "reduction": 8.0,  # sums in another order
     "product": 8.0,  # sums of products in another order
     "attention": 16.0,  # two products and a softmax between them
-    "graph": 64.0,  # a dozen operators behind each other
+    "graph": 128.0,  # a dozen operators behind each other
     "fast": 256.0,  # algorithms that trade accuracy, such as Winograd convolution
 }
 """Roundings that a class of operators may be away, in units of half an ULP."""
