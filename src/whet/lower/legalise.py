@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from whet.index import Atom, Axis, IndexLike, Opaque, Poly, as_poly, at_least, var
+from whet.index import Atom, Axis, IndexLike, Opaque, Poly, at_least, var
 from whet.kernel.expr import Const, Expr, Load, Within, guard
 from whet.kernel.recurrence import Phase, Recur
 from whet.kernel.tensor import Attend, Definition, Product, Tensor, axes_for

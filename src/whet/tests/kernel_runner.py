@@ -46,6 +46,7 @@ class Trial:
 
     @property
     def written(self) -> list[int]:
+        """The positions of the parameters that the kernel writes."""
         return [k for k, p in enumerate(self.call.kernel.params) if p.written]
 
     @property
@@ -81,7 +82,7 @@ def trial_of(
     buffers = []
     for root, param in zip(call.roots, call.kernel.params, strict=True):
         size = root.size.evaluate(dims)
-        dtype = np.dtype(numpy_dtype(root.dtype))
+        dtype = _dtype(root.dtype)
         if param.written:
             buffers.append(np.full(size, 1 if root.dtype == "bool" else FILL).astype(dtype))
         elif root.value is not None:
@@ -91,9 +92,13 @@ def trial_of(
     return Trial(call, buffers, dims, target)
 
 
-def _numbers(
-    size: int, dtype: np.dtype[Any], rng: np.random.Generator, *, odd: bool
-) -> Array:
+def _dtype(name: str) -> np.dtype[Any]:
+    found = numpy_dtype(name)
+    assert isinstance(found, np.dtype)
+    return found
+
+
+def _numbers(size: int, dtype: np.dtype[Any], rng: np.random.Generator, *, odd: bool) -> Array:
     if dtype.kind == "b":
         return rng.random(size) < 0.5
     if dtype.kind in "iu":

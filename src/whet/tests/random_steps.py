@@ -140,7 +140,7 @@ def attention(net: Network, x: Value) -> Made:
     """Append softmax(q k' / sqrt(d) [+ bias]) v for one head or several."""
     if x.rank != 3:
         return None
-    n, length, depth = x.shape
+    n, length, _ = x.shape
     heads, width = net.choice((1, 2, 3)), net.choice((4, 7, 16))
     q, k, v = (_head(net, x, heads, width) for _ in range(3))
     swapped = _swapped(net, k)
@@ -329,7 +329,7 @@ def concat(net: Network, x: Value) -> Made:
     ]  # fmt: skip
     parts = [net.choice(alike) for _ in range(net.integer(1, 3))]
     if net.likely(0.3):
-        parts.append(unary(net, x))  # type: ignore[arg-type]
+        parts.append(unary(net, x))
     joined = [x, *parts] if net.likely(0.5) else [*parts, x]
     shape = list(x.shape)
     shape[axis] = sum(v.shape[axis] for v in joined)
@@ -416,17 +416,10 @@ def pad(net: Network, x: Value) -> Made:
 
 
 def expand(net: Network, x: Value) -> Made:
-    target = [
-        net.choice((2, 3, 5)) if e == 1 and k >= net.free else e for k, e in enumerate(x.shape)
-    ]
-    if net.batch:
-        target[0] = 1
-    return net.op(
-        "Expand",
-        x,
-        net.ints(*target),
-        shape=(x.shape[0], *target[1:]) if net.batch else tuple(target),
-    )  # noqa: E501
+    kept = x.shape[: net.free]
+    rest = [net.choice((2, 3, 5)) if e == 1 else e for e in x.shape[net.free :]]
+    target = net.ints(*(1 for _ in kept), *rest)
+    return net.op("Expand", x, target, shape=(*kept, *rest))
 
 
 def tile(net: Network, x: Value) -> Made:
