@@ -21,7 +21,7 @@ from whet.codegen.kernel_function import (
 )
 from whet.codegen.nest import horizontal
 from whet.codegen.operations import apply
-from whet.codegen.register_tile import register_tile
+from whet.codegen.register_tile import Operands, register_tile
 from whet.codegen.transpose import transpose
 from whet.index import Axis, Poly, ceil_div, product
 from whet.kernel.spec import ACCUMULATOR, Attention
@@ -216,7 +216,7 @@ class _Writer:
 
         contiguous = kernel.q.address.coefficient(kernel.depth) == 1
         lines = along if self.lane_fma and contiguous else None
-        sums = register_tile(b, width, (rows, vectors), depth, a, operand, lines=lines)
+        sums = register_tile(b, width, (rows, vectors), depth, Operands(a, operand, lines))
         start = b.mul(panel, i64(self.panel))
         bound = frame.bind(kernel.key, start)
         for i in range(rows):
@@ -233,7 +233,7 @@ class _Writer:
                 b.store(b.select(b.fcmp("ogt", score, top), score, top), tops[i], 64)
 
     def _softmax(self, rows: int, tops: list[Value]) -> list[Value]:
-        """Replace scores by exponentials; returns one over each row's sum, NaN if all were masked."""
+        """Replace scores by exponentials; returns 1 / sum of each row, NaN if all were masked."""
         b, width = self.b, self.width
         type_ = vector(F32, width)
         end = -(-_static(self.kernel.key) // width) * width
@@ -289,7 +289,7 @@ class _Writer:
 
         lines = along if self.lane_fma else None
         keys = _static(kernel.key)
-        sums = register_tile(b, width, (rows, vectors), keys, a, operand, lines=lines)
+        sums = register_tile(b, width, (rows, vectors), keys, Operands(a, operand, lines))
         for i in range(rows):
             for j in range(vectors):
                 shift = {kernel.row: i, kernel.col: j * width}

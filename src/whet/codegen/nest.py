@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 
 from whet.codegen.builder import Builder, Module, Value, const, element, i64, lanes, vector
@@ -18,9 +19,10 @@ from whet.codegen.kernel_function import (
     strips,
     tap_range,
 )
-from whet.codegen.operations import combine, identity_of, register_type
+from whet.codegen.operations import combine, register_type
 from whet.index import Axis, Poly, ceil_div, product
 from whet.kernel.expr import Call, Const, Expr, Guard, Var, Within, all_atoms, walk
+from whet.kernel.semantics import identity_of
 from whet.kernel.spec import Nest, Step
 from whet.target import Target
 
@@ -160,7 +162,7 @@ class _NestWriter:
     def _edge_mode(self, frame: Frame) -> _Mode:
         """Return how a point near the edge is computed: with shorter taps if that is the same."""
         nest = self.nest
-        taps = {a for step in nest.steps for a in step.axes}
+        taps = tuple(dict.fromkeys(a for step in nest.steps for a in step.axes))
         conditions = {c for e in self._expressions() for c in e.conditions}
         if nest.vector_rows or not all(is_neutral(step) for step in nest.steps):
             return _Mode()
@@ -206,17 +208,15 @@ class _NestWriter:
                 for k, total in enumerate(totals):
                     points[k] = replace(points[k], names={**points[k].names, step.name: total})
             for point in points:
-                self._loops(
-                    inner, nest.row, lambda f, like=point: self._stores(f, like, like.names)
-                )
+                self._loops(inner, nest.row, partial(self._stores, point))
 
-        strips(frame, nest.axes[-1], self.width, strip, low=low, high=high)
+        strips(frame, nest.axes[-1], self.width, strip, span=(low, high))
 
     def _shift(self, pixel: int) -> dict[Axis, int]:
         return {self.nest.axes[-2]: pixel} if pixel else {}
 
-    def _stores(self, frame: Frame, like: Point, names: Mapping[str, Value]) -> None:
-        point = Point(frame, like.axis, like.width, like.mask, like.shift, names, like.safe)
+    def _stores(self, like: Point, frame: Frame) -> None:
+        point = replace(like, frame=frame, memo={})
         for store in self.nest.stores:
             point.store(store)
 
@@ -271,7 +271,7 @@ class _NestWriter:
             names[step.name] = self._row_step(frame, step, names, safe)
         row = self.nest.row
         if not row:
-            self._stores(frame, Point(frame, safe=safe), names)
+            self._stores(Point(frame, names=names, safe=safe), frame)
             return
 
         def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
@@ -336,7 +336,7 @@ def is_neutral(step: Step) -> bool:
     return all(g == body and g.otherwise == Const(neutral, g.dtype) for g in guards)
 
 
-def _moves_one_tap(condition: Within, taps: set[Axis]) -> bool:
+def _moves_one_tap(condition: Within, taps: tuple[Axis, ...]) -> bool:
     """Whether a condition depends on one tap, which moves forwards."""
     found = [t for t in taps if t in condition.index.atoms]
     if len(found) != 1 or not condition.index.is_affine_in(found[0]):
@@ -385,8 +385,3 @@ def _extremes(condition: Within, outer: set[Axis]) -> tuple[Within, ...] | None:
         high = high.substitute({atom: top if slope > 0 else 0})
     pair = (Within(low, condition.extent), Within(high, condition.extent))
     return pair if low != high else pair[:1]
-
-
-def expressions_of(nest: Nest) -> list[Expr]:
-    """Return the roots of all expressions of a nest."""
-    return [*(s.body for s in nest.steps), *(s.value for s in nest.stores)]

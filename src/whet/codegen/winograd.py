@@ -13,7 +13,7 @@ from whet.codegen.builder import F32, PTR, Builder, Module, Value, const, i64, v
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import Function, accesses_of, frame_of, open_function, strips
-from whet.codegen.register_tile import register_tile
+from whet.codegen.register_tile import Operands, register_tile
 from whet.index import Axis, Poly, as_poly, ceil_div, product, var
 from whet.kernel.expr import Within
 from whet.kernel.schedule import LINE_BYTES
@@ -237,9 +237,8 @@ class _Writer:
         shape = (kernel.tile.rows, kernel.tile.vectors)
         depth = self._static(kernel.depth.extent)
         lines = along if self.lane_fma else None
-        sums = register_tile(
-            b, width, shape, depth, scalar, lane, lines=lines, every=self._fetch_ahead
-        )
+        operands = Operands(scalar, lane, lines, self._fetch_ahead)
+        sums = register_tile(b, width, shape, depth, operands)
         for i, line in enumerate(sums):
             start = self._result(position, b.add(slot, i64(i)), column)
             for j, value in enumerate(line):
@@ -284,7 +283,7 @@ class _Writer:
                 for j, value in enumerate(line):
                     self._pixel_out(inner, mask, (i, j), value)
 
-        strips(bound, kernel.col, self.width, strip, low=low, high=high)
+        strips(bound, kernel.col, self.width, strip, span=(low, high))
 
     def _pixel_out(
         self, frame: Frame, mask: Value | None, at: tuple[int, int], value: Value

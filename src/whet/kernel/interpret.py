@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from whet.dtypes import DTYPES
+from whet.dtypes import DTYPES, numpy_dtype
 from whet.index import Axis, Dim
 from whet.kernel.expr import Expr, Load, Read, walk
 from whet.kernel.grid import Grid, Leaf, Scores
-from whet.kernel.semantics import Array, register_dtype, storage_dtype
+from whet.kernel.semantics import Array, register_dtype
 from whet.kernel.spec import ACCUMULATOR, Attention, Contraction, Nest, Store
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
 
@@ -59,20 +59,9 @@ def _input_tensors(root: Tensor) -> list[Tensor]:
             continue
         seen[id(tensor)] = tensor
         if tensor.definition is not None:
-            for e in _expressions(tensor.definition):
+            for e in tensor.definition.expressions():
                 stack.extend(leaf.source for leaf in walk(e) if isinstance(leaf, Load))
     return [t for t in seen.values() if t.definition is None and t.value is None]
-
-
-def _expressions(definition: Definition) -> list[Expr]:
-    anchor = definition.anchor
-    if isinstance(anchor, Steps):
-        return [definition.body, *(s.body for s in anchor.steps)]
-    if isinstance(anchor, Product):
-        return [definition.body, anchor.a, anchor.b]
-    if isinstance(anchor, Attend):
-        return [definition.body, anchor.q, anchor.k, anchor.v, anchor.score]
-    return [definition.body]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +91,7 @@ class _Evaluation:
 
     def _stored(self, array: Array, dtype: str) -> Array:
         as_double = self.precise and DTYPES[dtype].is_float
-        return array.astype(np.float64 if as_double else storage_dtype(dtype), copy=False)
+        return array.astype(np.float64 if as_double else numpy_dtype(dtype), copy=False)
 
     def _place(self, tensor: Tensor, grid: Grid, values: Array) -> Array:
         shape = tuple(grid.extent(e) for e in tensor.shape)
@@ -151,9 +140,11 @@ def _run_anchor(grid: Grid, definition: Definition) -> Grid:
         return grid.run_steps(anchor.steps)
     if isinstance(anchor, Product):
         total = grid.product(anchor.a, anchor.b, (*anchor.taps, anchor.depth))
-    else:
+    elif isinstance(anchor, Attend):
         scores = Scores(anchor.q, anchor.k, anchor.depth, anchor.score, anchor.zero_nan)
         total = grid.attend(scores, anchor.key, anchor.v)
+    else:
+        raise TypeError("a recurrence is no grid of points: its steps run in order")
     return replace(grid, names={ACCUMULATOR: total})
 
 

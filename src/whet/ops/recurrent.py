@@ -1,7 +1,7 @@
 """Recurrent layers: LSTM, GRU and RNN.
 
-The products of the inputs with their weights, for all steps at once, are one matrix product; what is
-left for the recurrence is the product of the state with the weights ``R``, and the gates.
+The products of the inputs with their weights, for all steps at once, are one matrix product; what
+is left for the recurrence is the product of the state with the weights ``R``, and the gates.
 """
 
 from __future__ import annotations

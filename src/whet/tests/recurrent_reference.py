@@ -77,7 +77,8 @@ class _Step:
 
     def gate(self, gate: int, h: Array) -> Array:
         """Return a gate before its activation."""
-        return self.x[gate] + self.r[gate] @ h + self.w_bias[gate] + self.r_bias[gate]
+        total: Array = self.x[gate] + self.r[gate] @ h + self.w_bias[gate] + self.r_bias[gate]
+        return total
 
     def activate(self, function: int, gate: Array) -> Array:
         """Clip a gate and apply an activation."""
