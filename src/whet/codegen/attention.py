@@ -216,7 +216,8 @@ class _Writer:
 
         contiguous = kernel.q.address.coefficient(kernel.depth) == 1
         lines = along if self.lane_fma and contiguous else None
-        sums = register_tile(b, width, (rows, vectors), depth, Operands(a, operand, lines))
+        operands = Operands(a, operand, lines)
+        sums = register_tile(b, width, (rows, vectors), depth, operands)
         start = b.mul(panel, i64(self.panel))
         bound = frame.bind(kernel.key, start)
         for i in range(rows):
@@ -233,7 +234,7 @@ class _Writer:
                 b.store(b.select(b.fcmp("ogt", score, top), score, top), tops[i], 64)
 
     def _softmax(self, rows: int, tops: list[Value]) -> list[Value]:
-        """Replace scores by exponentials; returns 1 / sum of each row, NaN if all were masked."""
+        """Replace scores by exponentials; return 1 / each row's sum, NaN if all were masked."""
         b, width = self.b, self.width
         type_ = vector(F32, width)
         end = -(-_static(self.kernel.key) // width) * width
@@ -287,9 +288,8 @@ class _Writer:
         def along(i: int, k: Value, u: int) -> Value:
             return b.load(vector(F32, width), b.gep(b.gep(self._line(i), F32, k), F32, u))
 
-        lines = along if self.lane_fma else None
-        keys = _static(kernel.key)
-        sums = register_tile(b, width, (rows, vectors), keys, Operands(a, operand, lines))
+        operands = Operands(a, operand, along if self.lane_fma else None)
+        sums = register_tile(b, width, (rows, vectors), _static(kernel.key), operands)
         for i in range(rows):
             for j in range(vectors):
                 shift = {kernel.row: i, kernel.col: j * width}

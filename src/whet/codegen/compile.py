@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import subprocess
 import sys
@@ -90,8 +91,7 @@ class _Batch:
                 feeder.join()
         finally:
             for helper in helpers:
-                helper.kill()
-                helper.wait()
+                _end_helper(helper)
         if self.errors:
             raise CompileError(self.errors[0])
 
@@ -131,3 +131,13 @@ def _start_helper() -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
+
+
+def _end_helper(helper: subprocess.Popen[bytes]) -> None:
+    """Stop a compiler process and close its pipes, whatever it was doing."""
+    helper.kill()
+    helper.wait()
+    for pipe in (helper.stdin, helper.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):  # half a message may be left in the buffer
+                pipe.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from whet.codegen.builder import I1, PTR, Builder, Value, const, i64, lanes, vector
 from whet.codegen.frame import Frame
@@ -196,11 +196,45 @@ class Point:
         if self.safe:
             return self.scalar(expr.then)
         keep = self.holds(expr.conditions)
+        if lanes(keep.type) > 1 and self.mask is None and self._is_straight(expr.conditions):
+            return self._guard_by_vector(expr, keep)
         then = self.guarded(expr.then, keep)
         other = self.scalar(expr.otherwise)
         count = max(lanes(then.type), lanes(other.type), lanes(keep.type))
         b = self.b
         return b.select(b.splat(keep, count), b.splat(then, count), b.splat(other, count))
+
+    def _is_straight(self, conditions: tuple[Within, ...]) -> bool:
+        """Whether all lanes are inside as soon as the first and the last are."""
+        axis = self.axis
+        return axis is not None and all(
+            c.index.is_affine_in(axis) and axis not in c.extent.atoms for c in conditions
+        )
+
+    def _guard_by_vector(self, expr: Guard, keep: Value) -> Value:
+        """Evaluate without masks where a whole vector is inside, else lane by lane."""
+        b, axis = self.b, self.axis
+        assert axis is not None
+        ends = [
+            Point(self.frame, shift={**self.shift, axis: self.shift.get(axis, 0) + k})
+            for k in (0, self.width - 1)
+        ]
+        first, last = (p.holds(expr.conditions) for p in ends)
+        yes, no, done = b.label("whole"), b.label("parts"), b.label("vector")
+        b.branch(b.binary("and", first, last), yes, no)
+        b.start(yes)
+        plain = replace(self, memo={}).value(expr.then)
+        whole = b.block
+        b.jump(done)
+        b.start(no)
+        then = b.splat(self.guarded(expr.then, keep), self.width)
+        mixed = b.select(keep, then, replace(self, memo={}).value(expr.otherwise))
+        parts = b.block
+        b.jump(done)
+        b.start(done)
+        return b.op(
+            f"phi {plain.type} [ {plain.text}, %{whole} ], [ {mixed.text}, %{parts} ]", plain.type
+        )
 
     def holds(self, conditions: tuple[Within, ...]) -> Value:
         """Return whether all conditions hold, as ``i1`` or a vector of it."""

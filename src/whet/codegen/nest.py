@@ -20,7 +20,7 @@ from whet.codegen.kernel_function import (
     tap_range,
 )
 from whet.codegen.operations import combine, register_type
-from whet.index import Axis, Poly, ceil_div, product
+from whet.index import Axis, Opaque, Poly, ceil_div, product
 from whet.kernel.expr import Call, Const, Expr, Guard, Var, Within, all_atoms, walk
 from whet.kernel.semantics import identity_of
 from whet.kernel.spec import Nest, Step
@@ -162,13 +162,15 @@ class _NestWriter:
     def _edge_mode(self, frame: Frame) -> _Mode:
         """Return how a point near the edge is computed: with shorter taps if that is the same."""
         nest = self.nest
-        taps = tuple(dict.fromkeys(a for step in nest.steps for a in step.axes))
+        taps = dict.fromkeys(a for step in nest.steps for a in step.axes)
         conditions = {c for e in self._expressions() for c in e.conditions}
         if nest.vector_rows or not all(is_neutral(step) for step in nest.steps):
             return _Mode()
+        if any(_conditions_of(s.body) != conditions for s in nest.steps):
+            return _Mode()
         if any(isinstance(e, Guard) for s in nest.stores for e in walk(s.value)):
             return _Mode()
-        if not all(_moves_one_tap(c, taps) for c in conditions):
+        if not all(_moves_one_tap(c, set(taps), set(frame.env)) for c in conditions):
             return _Mode()
         ranges = {tap: tap_range(frame, tap, sorted(conditions, key=repr)) for tap in taps}
         return _Mode(safe=True, ranges=ranges)
@@ -336,9 +338,16 @@ def is_neutral(step: Step) -> bool:
     return all(g == body and g.otherwise == Const(neutral, g.dtype) for g in guards)
 
 
-def _moves_one_tap(condition: Within, taps: tuple[Axis, ...]) -> bool:
-    """Whether a condition depends on one tap, which moves forwards."""
+def _conditions_of(expr: Expr) -> set[Within]:
+    return {c for e in walk(expr) if isinstance(e, Guard) for c in e.conditions}
+
+
+def _moves_one_tap(condition: Within, taps: set[Axis], fixed: set[Axis]) -> bool:
+    """Whether a condition depends on one tap, which moves forwards, and otherwise on fixed axes."""
     found = [t for t in taps if t in condition.index.atoms]
+    others = all_atoms(condition.index) - taps - fixed
+    if any(isinstance(a, Axis | Opaque) for a in others):
+        return False
     if len(found) != 1 or not condition.index.is_affine_in(found[0]):
         return False
     slope = condition.index.coefficient(found[0]).constant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import MappingProxyType
 
@@ -122,6 +123,8 @@ def combine(b: Builder, op: str, a: Value, c: Value, dtype: str) -> Value:
     return apply(b, name, [a, c], [dtype, dtype], dtype)
 
 
+_NAN = re.compile(r"0x[7fF][fF][fF]8|0x[7fF]FF[0-9A-F]*[1-9A-F]")
+
 Emit = Callable[[Builder, list[Value], str], Value]
 
 
@@ -142,9 +145,17 @@ def _extreme(b: Builder, args: list[Value], dtype: str, *, largest: bool) -> Val
     if kind != "f":
         prefix = "llvm.u" if kind == "u" else "llvm.s"
         return b.call_intrinsic(prefix + ("max" if largest else "min"), a.type, a, c)
-    # x86's MAXPS returns its second operand when either is NaN: one compare keeps the first's NaN.
+    # x86's MAXPS returns its second operand when either is NaN, so that a number goes first.
+    if _is_number(c):
+        a, c = c, a
     picked = b.select(b.fcmp("ogt" if largest else "olt", a, c), a, c)
-    return b.select(b.fcmp("uno", a, a), a, picked)
+    return picked if _is_number(a) else b.select(b.fcmp("uno", a, a), a, picked)
+
+
+def _is_number(value: Value) -> bool:
+    """Whether a float is a constant that is no NaN."""
+    text = value.text.removeprefix("splat (").removesuffix(")").split()[-1]
+    return text.startswith("0x") and not _NAN.match(text)
 
 
 def _maximum(b: Builder, args: list[Value], dtype: str) -> Value:

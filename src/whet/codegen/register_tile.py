@@ -18,21 +18,25 @@ class Operands:
     """What a register tile multiplies.
 
     Attributes:
-        scalars: broadcast operand.
+        scalars: broadcast operand, an element for each row.
         vectors: vector operand.
-        lines: the broadcast operand at a vector's worth of depth steps, for targets that multiply
-            by a lane.
-        every: called once in each unrolled block of steps, for prefetching.
+        lines: broadcast operand at as many depth steps as a vector has lanes, for targets whose
+            multiply-add takes a lane; ``None`` loads element by element.
     """
 
     scalars: Operand
     vectors: Operand
     lines: Operand | None = None
-    every: Callable[[], None] | None = None
 
 
 def register_tile(
-    b: Builder, width: int, shape: tuple[int, int], depth: int, operands: Operands
+    b: Builder,
+    width: int,
+    shape: tuple[int, int],
+    depth: int,
+    operands: Operands,
+    *,
+    every: Callable[[], None] | None = None,
 ) -> list[list[Value]]:
     """Return ``sum over depth of scalars(i) * vectors(j)`` for each row ``i`` and vector ``j``.
 
@@ -42,60 +46,56 @@ def register_tile(
         shape: rows and vectors of the tile; it must leave registers for the operands.
         depth: number of steps.
         operands: what is multiplied.
+        every: called once in each unrolled block of steps, for prefetching.
     """
     type_ = vector(F32, width)
-    tile = _Tile(
-        b, width, operands, [[b.alloca(type_) for _ in range(shape[1])] for _ in range(shape[0])]
-    )
-    tile.write([[const(type_, 0.0)] * shape[1]] * shape[0])
+    cells = [[_zero(b, type_) for _ in range(shape[1])] for _ in range(shape[0])]
+
+    def steps(k: Value, count: int) -> None:
+        sums = [[b.load(type_, cell, 64) for cell in line] for line in cells]
+        rows = [_Row(b, width, operands, i) for i in range(shape[0])]
+        for u in range(count):
+            loaded = [operands.vectors(j, k, u) for j in range(shape[1])]
+            for row, line in zip(rows, sums, strict=True):
+                value = row.broadcast(k, u, count)
+                for j, before in enumerate(line):
+                    line[j] = b.fma(value, loaded[j], before)
+        for line, targets in zip(sums, cells, strict=True):
+            for value, cell in zip(line, targets, strict=True):
+                b.store(value, cell, 64)
+
     whole = depth // UNROLL * UNROLL
     with b.loop(i64(0), i64(whole), UNROLL, hint="k") as k:
-        if operands.every is not None:
-            operands.every()
-        tile.steps(k, UNROLL)
+        if every is not None:
+            every()
+        steps(k, UNROLL)
     if depth % UNROLL:
-        tile.steps(i64(whole), depth % UNROLL)
-    return tile.read()
+        steps(i64(whole), depth % UNROLL)
+    return [[b.load(type_, cell, 64) for cell in line] for line in cells]
 
 
-@dataclass(frozen=True, slots=True)
-class _Tile:
-    """The sums: stack slots by row and vector, which LLVM promotes to registers."""
+def _zero(b: Builder, type_: str) -> Value:
+    cell = b.alloca(type_)
+    b.store(const(type_, 0.0), cell, 64)
+    return cell
+
+
+@dataclass(slots=True)
+class _Row:
+    """The broadcast operand of one row in a block of unrolled steps."""
 
     b: Builder
     width: int
     operands: Operands
-    cells: list[list[Value]]
+    row: int
+    line: Value | None = None
 
-    def read(self) -> list[list[Value]]:
-        """Load all sums."""
-        type_ = vector(F32, self.width)
-        return [[self.b.load(type_, cell, 64) for cell in line] for line in self.cells]
-
-    def write(self, sums: list[list[Value]]) -> None:
-        """Store all sums."""
-        for line, cells in zip(sums, self.cells, strict=True):
-            for value, cell in zip(line, cells, strict=True):
-                self.b.store(value, cell, 64)
-
-    def steps(self, k: Value, count: int) -> None:
-        """Write ``count`` steps from depth ``k``."""
-        sums = self.read()
-        shared: dict[int, Value] = {}
-        for u in range(count):
-            loaded = [self.operands.vectors(j, k, u) for j in range(len(sums[0]))]
-            in_lanes = u - u % self.width + self.width <= count
-            for i, line in enumerate(sums):
-                value = self._scalar(i, k, u, shared if in_lanes else None)
-                for j, before in enumerate(line):
-                    line[j] = self.b.fma(value, loaded[j], before)
-        self.write(sums)
-
-    def _scalar(self, i: int, k: Value, u: int, shared: dict[int, Value] | None) -> Value:
-        """Return a broadcast element, out of a vector along the depth where one is loaded."""
-        if self.operands.lines is None or shared is None:
-            return self.b.splat(self.operands.scalars(i, k, u), self.width)
-        lane = u % self.width
+    def broadcast(self, k: Value, u: int, count: int) -> Value:
+        """Return the element of step ``u`` of ``count`` in every lane."""
+        lines, lane = self.operands.lines, u % self.width
+        if lines is None or u - lane + self.width > count:
+            return self.b.splat(self.operands.scalars(self.row, k, u), self.width)
         if lane == 0:
-            shared[i] = self.operands.lines(i, k, u)
-        return self.b.shuffle(shared[i], [lane] * self.width)
+            self.line = lines(self.row, k, u)
+        assert self.line is not None, "a line is loaded at its first lane"
+        return self.b.shuffle(self.line, [lane] * self.width)

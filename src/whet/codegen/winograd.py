@@ -236,9 +236,8 @@ class _Writer:
 
         shape = (kernel.tile.rows, kernel.tile.vectors)
         depth = self._static(kernel.depth.extent)
-        lines = along if self.lane_fma else None
-        operands = Operands(scalar, lane, lines, self._fetch_ahead)
-        sums = register_tile(b, width, shape, depth, operands)
+        operands = Operands(scalar, lane, along if self.lane_fma else None)
+        sums = register_tile(b, width, shape, depth, operands, every=self._fetch_ahead)
         for i, line in enumerate(sums):
             start = self._result(position, b.add(slot, i64(i)), column)
             for j, value in enumerate(line):

@@ -11,6 +11,8 @@ from whet.dtypes import DTYPES, numpy_dtype
 from whet.index import Axis, Dim
 from whet.kernel.expr import Expr, Load, Read, walk
 from whet.kernel.grid import Grid, Leaf, Scores
+from whet.kernel.interpret_recurrence import run_recurrence
+from whet.kernel.recurrence import Recur
 from whet.kernel.semantics import Array, register_dtype
 from whet.kernel.spec import ACCUMULATOR, Attention, Contraction, Nest, Store
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
@@ -83,6 +85,9 @@ class _Evaluation:
         if tensor.definition is None:
             return self._stored(np.asarray(self.inputs[tensor.name]), tensor.dtype)
         definition = tensor.definition
+        if isinstance(definition.anchor, Recur):
+            grid = Grid((), self.dims, self._load, precise=self.precise)
+            return self._stored(run_recurrence(grid, tensor, definition.anchor), tensor.dtype)
         axes = _all_axes(definition)
         grid = Grid(axes, self.dims, self._load, precise=self.precise)
         grid = _run_anchor(grid, definition)
@@ -134,17 +139,16 @@ def _all_axes(definition: Definition) -> tuple[Axis, ...]:
 def _run_anchor(grid: Grid, definition: Definition) -> Grid:
     """Return the grid with the values that the body reads as ``Var``."""
     anchor = definition.anchor
+    assert not isinstance(anchor, Recur), "recurrences run as a whole"
     if anchor is None:
         return grid
     if isinstance(anchor, Steps):
         return grid.run_steps(anchor.steps)
     if isinstance(anchor, Product):
         total = grid.product(anchor.a, anchor.b, (*anchor.taps, anchor.depth))
-    elif isinstance(anchor, Attend):
+    else:
         scores = Scores(anchor.q, anchor.k, anchor.depth, anchor.score, anchor.zero_nan)
         total = grid.attend(scores, anchor.key, anchor.v)
-    else:
-        raise TypeError("a recurrence is no grid of points: its steps run in order")
     return replace(grid, names={ACCUMULATOR: total})
 
 

@@ -35,7 +35,7 @@ class Sketch:
         wide = self._rng.standard_normal(shape) * (scale or fan**-0.5) + shift
         return self.constant(wide.astype(np.float32))
 
-    def constant(self, value: Array) -> str:
+    def constant(self, value: Array | np.float32) -> str:
         """Add a constant."""
         name = f"w{len(self._weights)}"
         self._weights.append(numpy_helper.from_array(np.asarray(value), name))
@@ -135,7 +135,7 @@ def rows_and_windows() -> onnx.ModelProto:
     large = g.op("Resize", x, "", g.constant(np.array([1, 1, 2, 2], np.float32)),
                  mode="linear", coordinate_transformation_mode="half_pixel")  # fmt: skip
     part = g.op("Slice", large, *(g.constant(np.array([v])) for v in (3, 30, 3, 2)))
-    turned = g.op("Transpose", g.op("Log", g.op("Abs", part)), perm=[0, 3, 1, 2])
+    turned = g.op("Transpose", g.op("Cos", part), perm=[0, 3, 1, 2])
     return g.finish(pooled, channels, lines, spread, norm, turned)
 
 
