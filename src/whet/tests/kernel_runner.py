@@ -46,6 +46,7 @@ class Trial:
 
     @property
     def written(self) -> list[int]:
+        """Numbers of the parameters that the kernel writes."""
         return [k for k, p in enumerate(self.call.kernel.params) if p.written]
 
     @property
