@@ -42,15 +42,15 @@ def compile(  # noqa: A001 - the public name
         progress: called as ``progress(stage, done, total)``.
 
     Returns:
-        The compiled model, ready to run; if its target is another machine, to be saved and inspected.
+        The compiled model, ready to run; for another machine's target, to be saved or inspected.
 
     Raises:
-        WhetError: the model is damaged or unsupported, shapes do not fit, or options are invalid.
+        WhetError: the model is damaged or unsupported, or shapes or options do not fit.
     """
     chosen = options or Options()
     settings = read_settings()
     start = time.perf_counter()
-    tell = progress or (lambda stage, done, total: None)
+    tell = progress or _quiet
     tell("load", 0, 1)
     model = load_model(source, shapes=shapes)
     tell("optimise", 0, 1)
@@ -76,6 +76,10 @@ def compile(  # noqa: A001 - the public name
         compile_s=time.perf_counter() - start,
     )
     return from_memory(parts)
+
+
+def _quiet(stage: str, done: int, total: int) -> None:
+    """Tell nobody."""
 
 
 def _cache_folder(options: Options, settings: Settings) -> Path | None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
 
-from whet.errors import OptionError, nearest
+from whet.errors import OptionError
 
 OPT_LEVELS = (0, 1, 2, 3)
 
@@ -23,7 +22,7 @@ class Options:
             order of floating-point operations, such as Winograd convolution.
         passes: switches by pass name, ``{"fold_batchnorm": False}``; unnamed passes follow
             ``opt_level``.
-        target: ``"host"`` or ``"<llvm-triple>:<cpu>"``, such as ``"aarch64-linux-gnu:neoverse-n1"``.
+        target: ``"host"`` or ``"<triple>:<cpu>"``, such as ``"aarch64-linux-gnu:neoverse-n1"``.
         cache_dir: where compiled kernels are kept; ``None`` takes the user's cache directory,
             ``""`` keeps nothing.
     """
@@ -54,16 +53,3 @@ class Options:
     def thread_count(self) -> int:
         """Threads to use on this machine, with 0 resolved to the CPUs available."""
         return self.threads or len(os.sched_getaffinity(0))
-
-
-def options_from_dict(values: dict[str, Any]) -> Options:
-    """Build options from a mapping, such as a configuration file.
-
-    Raises:
-        OptionError: a key is unknown; the nearest valid name is in the hint.
-    """
-    valid = Options.__dataclass_fields__
-    for key in values:
-        if key not in valid:
-            raise OptionError(f"unknown option {key!r}", hint=nearest(key, valid))
-    return Options(**values)

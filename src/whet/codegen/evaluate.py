@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from whet.codegen.builder import I1, PTR, Builder, Value, const, i64, lanes, vector
-from whet.codegen.frame import Frame, index_value
+from whet.codegen.frame import Frame
+from whet.codegen.index_value import index_value
 from whet.codegen.operations import apply, from_storage, register_type, storage_type, to_storage
 from whet.index import Atom, Axis, Dim, Opaque, Poly
 from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Read, Var, Within, all_atoms
@@ -253,7 +254,6 @@ class Point:
 
     def guarded(self, expr: Expr, keep: Value) -> Value:
         """Evaluate an expression without reading memory where ``keep`` fails."""
-        b = self.b
         inner = Point(self.frame, self.axis, self.width, self.mask, self.shift, self.names)
         if lanes(keep.type) > 1:
             inner.mask = self._both(keep)

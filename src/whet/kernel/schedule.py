@@ -226,10 +226,11 @@ def _winograd_tile(work: Convolution, target: Target, threads: int, tiles: int, 
     room = target.l2_bytes // 2 // (4 * span * (work.depth + work.filters))
     most = max(1, min(tiles, room))
     blocks = max(-(-tiles // most), min(threads, tiles))
+    share = -(-tiles // blocks)
     rows, vectors = _register_tile(
-        Work(1, -(-tiles // blocks), work.filters, work.depth, work.depth, False), target
+        Work(1, share, work.filters, work.depth, work.depth, False), target
     )
-    items = -(-(-(-tiles // blocks)) // rows)
+    items = -(-share // rows)
     panels = -(-work.filters // (vectors * target.lanes))
     steps = items * work.depth // UNROLL
     lines = -(-work.depth * vectors * target.vector_bytes // (LINE_BYTES * max(steps, 1)))

@@ -34,20 +34,24 @@ def _match(definition: Definition) -> _Match | None:
     anchor = definition.anchor
     if not isinstance(anchor, Product) or len(anchor.rows) != 3 or len(anchor.taps) != 2:
         return None
-    operand = operand_of(anchor.a)
-    b = anchor.b
-    if operand is None or not isinstance(b, Load) or b.source.value is None or b.source.rank != 4:
-        return None
-    if b.dtype != "float32" or b.source.value.shape[2:] != (3, 3):
-        return None
-    if b.index != (var(anchor.col), var(anchor.depth), var(anchor.taps[0]), var(anchor.taps[1])):
+    operand, weights = operand_of(anchor.a), _weights(anchor)
+    if operand is None or weights is None:
         return None
     if operand.load.source.rank != 4 or operand.load.index[1] != var(anchor.depth):
         return None
     pads = [_padding(operand, 2 + k, anchor.rows[1 + k], anchor.taps[k]) for k in range(2)]
     if pads[0] is None or pads[1] is None:
         return None
-    return _Match(anchor, operand, b, (pads[0], pads[1]))
+    return _Match(anchor, operand, weights, (pads[0], pads[1]))
+
+
+def _weights(anchor: Product) -> Load | None:
+    """Return the weights if they are constant, [filters, channels, 3, 3]."""
+    b = anchor.b
+    if not isinstance(b, Load) or b.source.value is None or b.dtype != "float32":
+        return None
+    places = (var(anchor.col), var(anchor.depth), var(anchor.taps[0]), var(anchor.taps[1]))
+    return b if b.index == places and b.source.value.shape[2:] == (3, 3) else None
 
 
 def _padding(operand: Operand, dimension: int, row: Axis, tap: Axis) -> int | None:

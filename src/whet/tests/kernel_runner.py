@@ -46,6 +46,7 @@ class Trial:
 
     @property
     def written(self) -> list[int]:
+        """Numbers of the parameters that the kernel writes."""
         return [k for k, p in enumerate(self.call.kernel.params) if p.written]
 
     @property
@@ -91,9 +92,7 @@ def trial_of(
     return Trial(call, buffers, dims, target)
 
 
-def _numbers(
-    size: int, dtype: np.dtype[Any], rng: np.random.Generator, *, odd: bool
-) -> Array:
+def _numbers(size: int, dtype: np.dtype[Any], rng: np.random.Generator, *, odd: bool) -> Array:
     if dtype.kind == "b":
         return rng.random(size) < 0.5
     if dtype.kind in "iu":

@@ -13,6 +13,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 import whet
+from whet.runtime.model import CompiledModel
 from whet.tests.random_models import inputs_of, random_network
 from whet.tests.tolerance import assert_close
 
@@ -53,8 +54,10 @@ def check(found: dict[str, Array], expected: list[Array]) -> None:
         assert_close(array, wanted, "graph", dtype=dtype, scale=scale)
 
 
-def compiled(model: onnx.ModelProto, cache: Path, **options: Any) -> whet.CompiledModel:
-    return whet.compile(model, options=whet.Options(**{"threads": 1, "cache_dir": cache, **options}))
+def compiled(model: onnx.ModelProto, cache: Path, **options: Any) -> CompiledModel:
+    return whet.compile(
+        model, options=whet.Options(**{"threads": 1, "cache_dir": cache, **options})
+    )
 
 
 def agrees(seed: int, cache: Path, dtype: str = "float32", **options: Any) -> None:
