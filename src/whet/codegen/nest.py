@@ -19,7 +19,7 @@ from whet.codegen.kernel_function import (
     tap_range,
 )
 from whet.codegen.operations import combine, identity_of, register_type
-from whet.index import Axis, Poly, ceil_div, product
+from whet.index import Axis, Opaque, Poly, ceil_div, product
 from whet.kernel.expr import Call, Const, Expr, Guard, Var, Within, all_atoms, walk
 from whet.kernel.spec import Nest, Step
 from whet.target import Target
@@ -164,11 +164,11 @@ class _NestWriter:
         conditions = {c for e in self._expressions() for c in e.conditions}
         if nest.vector_rows or not all(is_neutral(step) for step in nest.steps):
             return _Mode()
+        if any(_conditions_of(s.body) != conditions for s in nest.steps):
+            return _Mode()
         if any(isinstance(e, Guard) for s in nest.stores for e in walk(s.value)):
             return _Mode()
-        bound = {*frame.env, *taps}
-        axes = {a for c in conditions for a in all_atoms(c.index) if isinstance(a, Axis)}
-        if not axes <= bound or not all(_moves_one_tap(c, taps) for c in conditions):
+        if not all(_moves_one_tap(c, taps, set(frame.env)) for c in conditions):
             return _Mode()
         ranges = {tap: tap_range(frame, tap, sorted(conditions, key=repr)) for tap in taps}
         return _Mode(safe=True, ranges=ranges)
@@ -338,9 +338,16 @@ def is_neutral(step: Step) -> bool:
     return all(g == body and g.otherwise == Const(neutral, g.dtype) for g in guards)
 
 
-def _moves_one_tap(condition: Within, taps: set[Axis]) -> bool:
-    """Whether a condition depends on one tap, which moves forwards."""
+def _conditions_of(expr: Expr) -> set[Within]:
+    return {c for e in walk(expr) if isinstance(e, Guard) for c in e.conditions}
+
+
+def _moves_one_tap(condition: Within, taps: set[Axis], fixed: set[Axis]) -> bool:
+    """Whether a condition depends on one tap, which moves forwards, and otherwise on fixed axes."""
     found = [t for t in taps if t in condition.index.atoms]
+    others = all_atoms(condition.index) - taps - fixed
+    if any(isinstance(a, Axis | Opaque) for a in others):
+        return False
     if len(found) != 1 or not condition.index.is_affine_in(found[0]):
         return False
     slope = condition.index.coefficient(found[0]).constant

@@ -142,8 +142,8 @@ class _Writer:
         b = self.b
         if rows.length is None:
             length = b.binary("sub nsw", rows.last, rows.start)
-            whole = b.mul(b.binary("udiv", length, i64(size)), i64(size))
-            found = [(size, b.add(rows.start, whole)), (1, rows.last)]
+            even = b.mul(b.binary("udiv", length, i64(size)), i64(size))
+            found = [(size, b.add(rows.start, even)), (1, rows.last)]
             return found if size > 1 else found[1:]
         whole, rest = rows.length // size * size, rows.length % size
         found = [(size, b.add(rows.start, i64(whole)))] if whole else []

@@ -11,6 +11,8 @@ from whet.dtypes import DTYPES
 from whet.index import Axis, Dim
 from whet.kernel.expr import Expr, Load, Read, walk
 from whet.kernel.grid import Grid, Leaf, Scores
+from whet.kernel.interpret_recurrence import run_recurrence
+from whet.kernel.recurrence import Recur
 from whet.kernel.semantics import Array, register_dtype, storage_dtype
 from whet.kernel.spec import ACCUMULATOR, Attention, Contraction, Nest, Store
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
@@ -72,6 +74,8 @@ def _expressions(definition: Definition) -> list[Expr]:
         return [definition.body, anchor.a, anchor.b]
     if isinstance(anchor, Attend):
         return [definition.body, anchor.q, anchor.k, anchor.v, anchor.score]
+    if isinstance(anchor, Recur):
+        return anchor.expressions()
     return [definition.body]
 
 
@@ -94,6 +98,9 @@ class _Evaluation:
         if tensor.definition is None:
             return self._stored(np.asarray(self.inputs[tensor.name]), tensor.dtype)
         definition = tensor.definition
+        if isinstance(definition.anchor, Recur):
+            grid = Grid((), self.dims, self._load, precise=self.precise)
+            return self._stored(run_recurrence(grid, tensor, definition.anchor), tensor.dtype)
         axes = _all_axes(definition)
         grid = Grid(axes, self.dims, self._load, precise=self.precise)
         grid = _run_anchor(grid, definition)
@@ -145,6 +152,7 @@ def _all_axes(definition: Definition) -> tuple[Axis, ...]:
 def _run_anchor(grid: Grid, definition: Definition) -> Grid:
     """Return the grid with the values that the body reads as ``Var``."""
     anchor = definition.anchor
+    assert not isinstance(anchor, Recur), "recurrences run as a whole"
     if anchor is None:
         return grid
     if isinstance(anchor, Steps):

@@ -7,7 +7,6 @@ every exporter's spelling ends in one kernel that never writes the scores.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from whet.index import Atom, Axis, IndexLike, product, var
 from whet.kernel.expr import Call, Const, Expr, Load, Read, Var, rewrite_leaves, walk
@@ -42,9 +41,11 @@ def fuse_attention(tensor: Tensor, single: Single) -> bool:
         return False
     if not isinstance(inner.a, Load) or not isinstance(inner.b, Load):
         return False
+    depth = Axis("d", inner.depth.extent)  # may be equal to the key axis: rename both at once
     back: dict[Atom, IndexLike] = {
         **{a: var(r) for a, r in zip(inner.rows, outer.rows, strict=True)},
         inner.col: var(outer.depth),
+        inner.depth: var(depth),
     }
     forth: dict[Atom, IndexLike] = {
         **{a: var(r) for a, r in zip(rows, outer.rows, strict=True)},
@@ -57,12 +58,10 @@ def fuse_attention(tensor: Tensor, single: Single) -> bool:
         score=score.substitute(forth),
         rows=outer.rows,
         key=outer.depth,
-        depth=Axis("d", inner.depth.extent),
+        depth=depth,
         col=outer.col,
         zero_nan=zero_nan,
     )
-    renamed: dict[Atom, IndexLike] = {inner.depth: var(attend.depth)}
-    attend = replace(attend, q=attend.q.substitute(renamed), k=attend.k.substitute(renamed))
     tensor.definition = Definition(definition.axes, definition.body, attend, definition.index)
     tensor.nodes = tuple(dict.fromkeys((*scores.nodes, *soft.nodes, *tensor.nodes)))
     tensor.ops = (*scores.ops, *soft.ops, *tensor.ops)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from whet.index import Poly, as_poly, product, var
+from whet.index import Axis, Poly, as_poly, product, var
 from whet.kernel.expr import Expr, IndexValue, Load, Read
 from whet.kernel.recurrence import Assign, Pass, Phase, Recur, Recurrence
 from whet.kernel.spec import Panels, Store
@@ -18,8 +18,9 @@ LOADS_PER_CYCLE = 2
 L2_VECTORS_PER_CYCLE = 1
 FMA_LATENCY = 4
 TILE_OVERHEAD = 40
-MAX_VECTORS = 8
-MAX_UNROLL = 8
+SUMS = FMA_PER_CYCLE * FMA_LATENCY
+MAX_UNROLL = 4
+MAX_ROWS = 4  # with more, LLVM loads states ahead on AArch64 and runs out of registers
 STRIDE_BYTES = 1024
 
 
@@ -48,7 +49,7 @@ class _Draft:
         outer = max(magnitude(anchor.outer.extent), 1)
         rows = max(magnitude(anchor.row.extent), 1)
         block = -(-rows // max(1, min(rows, -(-threads // outer))))
-        states = tuple((name, self._element(place, False)) for name, place in anchor.states)
+        states = tuple((name, self._element(place, anchor.col)) for name, place in anchor.states)
         start = Pass(None, (), self._stores(anchor.start), 1, 1, 1)
         phases = tuple(self._pass(p, block) for p in anchor.phases)
         kernel = Recurrence(
@@ -69,8 +70,7 @@ class _Draft:
         anchor = self.anchor
         return address_of((place, var(anchor.outer), var(anchor.row), col), self.storage)
 
-    def _element(self, place: Poly, along_depth: bool) -> Read:
-        axis = self.anchor.depth if along_depth else self.anchor.col
+    def _element(self, place: Poly, axis: Axis) -> Read:
         return Read(self.output, self._address(place, var(axis)), self.storage.root.dtype)
 
     def _stores(self, assigns: tuple[Assign, ...]) -> tuple[Store, ...]:
@@ -91,9 +91,8 @@ class _Draft:
         gates = len(phase.weights)
         rows, vectors = choose_tile(gates, block, cols, self.target)
         unroll = choose_unroll(gates, vectors, self.target)
-        operand = (
-            self._element(dict(self.anchor.states)[phase.operand], True) if phase.operand else None
-        )
+        places = dict(self.anchor.states)
+        operand = self._element(places[phase.operand], self.anchor.depth) if phase.operand else None
         weights = self._weights(phase.weights, vectors * self.target.lanes)
         return Pass(operand, weights, self._stores(phase.assigns), rows, vectors, unroll)
 
@@ -166,10 +165,11 @@ def choose_tile(gates: int, rows: int, cols: int, target: Target) -> tuple[int, 
         return 1, 1
     total = -(-cols // target.lanes)
     best: tuple[float, int, int] | None = None
-    for vectors in range(1, min(total, max(MAX_VECTORS // gates, 1)) + 1):
-        for height in range(1, rows + 1):
-            held = gates * vectors * (height + (height > 1)) + 1
-            if held > target.registers - 1 and (height > 1 or vectors > 1):
+    for vectors in range(1, min(total, -(-SUMS // gates)) + 1):
+        for height in range(1, min(rows, MAX_ROWS) + 1):
+            # Sums, one state of each row, and weights as they come.
+            held = gates * vectors * height + height + 2
+            if held > target.registers and (height > 1 or vectors > 1):
                 break
             whole, rest = divmod(rows, height)
             cost = whole * _cycles(gates, height, vectors, total, cols)

@@ -58,12 +58,12 @@ class Selection:
     level: int
 
     def calls(self, tensor: Tensor) -> list[KernelCall]:
-        """Return the kernels that compute a tensor: none for inputs, constants and views."""
-        if tensor.definition is None:
+        """Return the kernels that compute a tensor: none for inputs, constants and no elements."""
+        if tensor.definition is None or tensor.size == 0:
             return []
         if concat_parts(tensor) is not None:
             parts = self.layout.copied_parts.get(id(tensor), [])
-            return [self._call(tensor, _copy_of(part), place) for part, place in parts]
+            return [self._call(tensor, _copy_of(t), place) for t, place in parts if t.size != 0]
         return [self._call(tensor, tensor.definition, self.layout.storages[id(tensor)])]
 
     def _call(self, tensor: Tensor, definition: Definition, storage: Storage) -> KernelCall:

@@ -1,7 +1,7 @@
 """Recurrent layers: LSTM, GRU and RNN.
 
-The products of the inputs with their weights, for all steps at once, are one matrix product; what is
-left for the recurrence is the product of the state with the weights ``R``, and the gates.
+The products of the inputs with their weights, for all steps at once, are one matrix product; what
+is left for the recurrence is the product of the state with the weights ``R``, and the gates.
 """
 
 from __future__ import annotations
@@ -197,10 +197,8 @@ class _Layer:
         """Return the outputs as views of the tensor that holds all steps and states."""
         places = tuple((name, self.steps + k) for k, name in enumerate(self.states))
         recur = Recur(self.outer, self.row, self.step, self.col, self.depth, places, start, phases)
-        shape = (
-            self.steps + len(self.states),
-            *(a.extent for a in (self.outer, self.row, self.col)),
-        )
+        extents = (self.outer.extent, self.batch, self.col.extent)
+        shape = (self.steps + len(self.states), *extents)
         definition = Definition(axes_for(shape), const(0, self.dtype), recur)
         whole = self.node.temporary("states", shape, self.dtype, definition)
         whole.order = (0, 2, 1, 3)
@@ -214,17 +212,14 @@ class _Layer:
 
     def _sequence(self, whole: Tensor) -> Tensor:
         dtype = self.node.input(0).dtype
-        if self.batch_first:
-            shape = (self.batch, self.steps, self.outer.extent, self.col.extent)
-            return self.node.pointwise(
-                shape,
-                dtype,
-                lambda b, t, d, j: cast(whole.at(var(t), var(d), var(b), var(j)), dtype),
-            )
-        shape = (self.steps, self.outer.extent, self.batch, self.col.extent)
-        return self.node.pointwise(
-            shape, dtype, lambda t, d, b, j: cast(whole.at(var(t), var(d), var(b), var(j)), dtype)
-        )
+        order = (2, 0, 1, 3) if self.batch_first else (0, 1, 2, 3)
+        extents = (self.steps, self.outer.extent, self.batch, self.col.extent)
+
+        def body(*axes: Axis) -> Expr:
+            index = (var(axes[order.index(k)]) for k in range(4))
+            return cast(whole.at(*index), dtype)
+
+        return self.node.pointwise(tuple(extents[k] for k in order), dtype, body)
 
     def _final(self, whole: Tensor, place: Poly, output: int) -> Tensor:
         dtype = self.node.input(0).dtype

@@ -150,7 +150,7 @@ def _reduce_log_sum_exp(node: Node) -> list[Tensor]:
             "total",
             "sum",
             space.along,
-            unary("exp_nonpositive", binary("sub", value, pivot)),
+            unary("exp", binary("sub", value, pivot)),
             dtype,
         ),
     )

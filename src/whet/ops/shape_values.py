@@ -16,6 +16,7 @@ import numpy as np
 from whet.dtypes import DTYPES
 from whet.index import ZERO, Atom, Axis, IndexLike, Opaque, Poly, as_poly, at_least, var
 from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Load, Var, Within, walk
+from whet.kernel.recurrence import Recur
 from whet.kernel.semantics import SEMANTICS, convert, register_dtype, storage_dtype
 from whet.kernel.spec import Step
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor, axes_for
@@ -80,7 +81,7 @@ def _known_output(node: Node, tensor: Tensor) -> Tensor:
 
 def _over_known(definition: Definition) -> bool:
     anchor = definition.anchor
-    if isinstance(anchor, Product | Attend):
+    if isinstance(anchor, Product | Attend | Recur):
         return False
     steps = () if anchor is None else anchor.steps
     return all(

@@ -148,17 +148,26 @@ Step = Callable[[Network, Value], "Value | list[Value] | None"]
 
 
 def random_network(
-    seed: int, dtype: str = "float32", *, steps: int = 8, batch: tuple[str, int] | None = None
+    seed: int,
+    dtype: str = "float32",
+    *,
+    steps: int = 8,
+    batch: tuple[str, int] | None = None,
+    smooth: bool = False,
 ) -> Network:
-    """Return a random graph; a step that does not fit the shapes at hand is left out."""
-    from whet.tests.random_steps import STEPS
+    """Return a random graph; a step that does not fit the shapes at hand is left out.
 
+    ``smooth`` leaves out steps that compare, where coarse types decide otherwise.
+    """
+    from whet.tests.random_steps import COMPARING, STEPS
+
+    choices = [s for s in STEPS if not (smooth and s in COMPARING)]
     net = Network(seed, dtype, batch)
     for _ in range(net.integer(1, 2)):
         net.input(_input_shape(net))
     while len(net.nodes) < steps:
         x = net.choice(net.values[-3:] if net.likely(0.7) else net.values)
-        made = net.choice(STEPS)(net, x)
+        made = net.choice(choices)(net, x)
         for value in made if isinstance(made, list) else [made] if made is not None else []:
             if math.prod(value.shape) <= MOST_ELEMENTS:
                 net.values.append(value)

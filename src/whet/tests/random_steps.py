@@ -472,3 +472,5 @@ STEPS: tuple[Step, ...] = (
     channel_norm, cumulative, concat, concat, reshape, reshape, flatten, squeeze, transpose,
     transpose, slice_, slice_, split, pad, expand, tile, gather, data_gather, depth_to_space,
 )  # fmt: skip
+
+COMPARING = frozenset({where, mask, data_gather})

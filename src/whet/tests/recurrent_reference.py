@@ -77,12 +77,12 @@ class _Step:
 
     def gate(self, gate: int, h: Array) -> Array:
         """Return a gate before its activation."""
-        return self.x[gate] + self.r[gate] @ h + self.w_bias[gate] + self.r_bias[gate]
+        return np.asarray(self.x[gate] + self.r[gate] @ h + self.w_bias[gate] + self.r_bias[gate])
 
     def activate(self, function: int, gate: Array) -> Array:
         """Clip a gate and apply an activation."""
         clip = self.attributes.get("clip", 0.0) or math.inf
-        return self.functions[function](np.clip(gate, -clip, clip))
+        return np.asarray(self.functions[function](np.clip(gate, -clip, clip)))
 
 
 def _lstm(s: _Step, h: Array, c: Array) -> list[Array]:

@@ -26,7 +26,7 @@ REFUSED = {
     "test_training_dropout_zero_ratio": "training",
     "test_training_dropout_zero_ratio_mask": "training",
 }
-NOT_HERE = {"Attention", "Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul", "LSTM", "GRU", "RNN"}
+NOT_HERE = {"Attention", "Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"}
 
 
 @cache
