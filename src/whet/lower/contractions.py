@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,16 @@ from whet.kernel.schedule import Work, choose_tile
 from whet.kernel.spec import Contraction, Panels, Store, Tile
 from whet.kernel.tensor import Definition, Product
 from whet.lower.loops import by_stride, indices_of, merge_axes
-from whet.lower.storage import Params, Root, Storage, Storages, address_of, magnitude, to_reads
+from whet.lower.storage import (
+    Params,
+    Root,
+    Storage,
+    Storages,
+    address_of,
+    magnitude,
+    row_major,
+    to_reads,
+)
 from whet.program.records import BufferKind
 from whet.target import Target
 
@@ -96,8 +106,9 @@ def _carry(store: Store, substitution: dict[Atom, IndexLike]) -> Store:
 def _zeros(depth: Axis, dtype: str) -> Root:
     count = depth.extent.constant
     assert count is not None, "edges need a static depth"
-    value = np.zeros(count, np.float64 if dtype == "float64" else dtype)
-    return Root("zeros", BufferKind.CONSTANT, dtype, as_poly(count), value)
+    return Root(
+        "zeros", BufferKind.CONSTANT, dtype, as_poly(count), lambda: np.zeros(count, np.uint8)
+    )
 
 
 def _shape_rows(
@@ -160,15 +171,18 @@ def _panels(
             padded=False,
         )
     batch = tuple(x for x in anchor.rows if x in address.atoms)
-    packed = pack_panels(source.value, address, anchor, batch, width)
+    value, col = source.value, anchor.col.extent.constant
+    assert col is not None, "weights are static"
+    inner = (*(x.extent for x in anchor.taps), anchor.depth.extent, as_poly(width))
+    shape = (*(x.extent for x in batch), as_poly(-(-col // width)), *inner)
     root = Root(
         f"{source.name}.packed",
         BufferKind.CONSTANT,
-        packed.dtype.name,
-        as_poly(packed.size),
-        packed,
+        _product_type(source.value).name,
+        product(shape),
+        lambda: pack_panels(value, address, anchor, batch, width),
     )
-    strides = [int(s) // packed.itemsize for s in packed.strides]
+    strides = row_major(shape)
     count = len(batch)
     base = ZERO
     for axis, stride in zip(batch, strides, strict=False):
@@ -176,9 +190,9 @@ def _panels(
     return Panels(
         params.number(root),
         base.substitute(substitution),
-        as_poly(strides[count]),
+        strides[count],
         as_poly(width),
-        tuple(as_poly(s) for s in strides[count + 1 : count + 1 + len(anchor.taps)]),
+        strides[count + 1 : count + 1 + len(anchor.taps)],
         padded=True,
     )
 
@@ -188,7 +202,7 @@ def pack_panels(
 ) -> np.ndarray:
     """Return a constant operand as [batch..., panels, taps..., depth, width], zeros at the end.
 
-    Half-precision weights become float32, in which products are summed.
+    It is a view of the operand where the panels are full.
     """
     axes = (*batch, *anchor.taps, anchor.depth, anchor.col)
     flat = np.ascontiguousarray(value).reshape(-1)
@@ -202,10 +216,23 @@ def pack_panels(
         [(s or 0) * flat.itemsize for s in steps],
         writeable=False,
     )
-    kind = np.float32 if flat.itemsize < 4 and flat.dtype.kind not in "iub" else flat.dtype
     cols = view.shape[-1]
     panels = -(-cols // width)
-    wide = np.zeros((*view.shape[:-1], panels * width), kind)
-    wide[..., :cols] = view
-    split = wide.reshape(*view.shape[:-1], panels, width)
-    return np.ascontiguousarray(np.moveaxis(split, -2, len(batch)))
+    if cols % width:
+        wide = np.zeros((*view.shape[:-1], panels * width), flat.dtype)
+        wide[..., :cols] = view
+        view = wide
+    step = view.strides[-1]
+    split = np.lib.stride_tricks.as_strided(
+        view,
+        (*view.shape[:-1], panels, width),
+        (*view.strides[:-1], width * step, step),
+        writeable=False,
+    )
+    return np.moveaxis(split, -2, len(batch))
+
+
+def _product_type(value: np.ndarray) -> np.dtype[Any]:
+    """Return the type of packed weights: half precision becomes float32, as products are summed."""
+    half = value.itemsize < 4 and value.dtype.kind not in "iub"
+    return np.dtype(np.float32) if half else value.dtype

@@ -121,9 +121,11 @@ class _Draft:
         wide = np.zeros((outer, depth, gates, panels * width), values.dtype)
         wide[..., :cols] = values
         split = wide.reshape(outer, depth, gates, panels, width)
-        packed = np.ascontiguousarray(split.transpose(0, 3, 1, 2, 4))
+        packed = split.transpose(0, 3, 1, 2, 4)
         name = f"{loads[0].source.name}.packed"
-        root = Root(name, BufferKind.CONSTANT, packed.dtype.name, as_poly(packed.size), packed)
+        root = Root(
+            name, BufferKind.CONSTANT, packed.dtype.name, as_poly(packed.size), lambda: packed
+        )
         number = self.params.number(root)
         row = gates * width
         return tuple(

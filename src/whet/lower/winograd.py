@@ -10,7 +10,7 @@ from whet.index import Atom, Axis, IndexLike, as_poly, var
 from whet.kernel.expr import Load, Read
 from whet.kernel.schedule import Convolution, choose_winograd
 from whet.kernel.spec import Store, Winograd
-from whet.kernel.tensor import Definition, Product
+from whet.kernel.tensor import Definition, Product, Tensor
 from whet.kernel.winograd import FILTERINGS, transform_weights
 from whet.lower.contractions import Operand, operand_of
 from whet.lower.storage import Params, Root, Storage, Storages, address_of, magnitude, to_reads
@@ -100,10 +100,7 @@ def build_winograd(
     a = Read(params.number(place.root), address_of(index, place), source.dtype)
     if a.address.coefficient(anchor.depth) != 1:
         return None
-    packed = _pack(found.weights.source.value, size, tile.vectors * target.lanes)
-    name = f"{found.weights.source.name}.winograd"
-    root = Root(name, BufferKind.CONSTANT, "float32", as_poly(packed.size), packed)
-    weights = params.number(root)
+    weights = params.number(_weights(found.weights.source, size, tile.vectors * target.lanes))
     kernel = Winograd(
         params.records(),
         image,
@@ -123,6 +120,21 @@ def build_winograd(
     return kernel, params
 
 
+def _weights(source: Tensor, size: int, width: int) -> Root:
+    """Return transformed weights; to transform them is left to the one who packs them."""
+    value = source.value
+    assert value is not None, "matched"
+    filters, depth = value.shape[:2]
+    count = (size + 2) ** 2 * -(-filters // width) * width * depth
+    return Root(
+        f"{source.name}.winograd",
+        BufferKind.CONSTANT,
+        "float32",
+        as_poly(count),
+        lambda: _pack(value, size, width),
+    )
+
+
 def _pack(weights: np.ndarray, size: int, width: int) -> np.ndarray:
     """Return transformed weights as [positions, panels, depth, width], zeros at the end."""
     moved = transform_weights(weights, FILTERINGS[size])
@@ -130,5 +142,4 @@ def _pack(weights: np.ndarray, size: int, width: int) -> np.ndarray:
     panels = -(-filters // width)
     wide = np.zeros((positions, depth, panels * width), np.float32)
     wide[..., :filters] = moved
-    split = wide.reshape(positions, depth, panels, width)
-    return np.ascontiguousarray(split.transpose(0, 2, 1, 3))
+    return wide.reshape(positions, depth, panels, width).transpose(0, 2, 1, 3)
