@@ -82,7 +82,7 @@ def trial_of(
     buffers = []
     for root, param in zip(call.roots, call.kernel.params, strict=True):
         size = root.size.evaluate(dims)
-        dtype = np.dtype(numpy_dtype(root.dtype))
+        dtype = _dtype(root.dtype)
         if param.written:
             buffers.append(np.full(size, 1 if root.dtype == "bool" else FILL).astype(dtype))
         elif root.value is not None:
