@@ -100,7 +100,7 @@ def build_winograd(
     a = Read(params.number(place.root), address_of(index, place), source.dtype)
     if a.address.coefficient(anchor.depth) != 1:
         return None
-    weights = params.number(_weights(found.weights.source, size, tile.vectors * target.lanes))
+    weights = params.number(_packed_root(found.weights.source, size, tile.vectors * target.lanes))
     kernel = Winograd(
         params.records(),
         image,
@@ -120,7 +120,7 @@ def build_winograd(
     return kernel, params
 
 
-def _weights(source: Tensor, size: int, width: int) -> Root:
+def _packed_root(source: Tensor, size: int, width: int) -> Root:
     """Return transformed weights; to transform them is left to the one who packs them."""
     value = source.value
     assert value is not None, "matched"
