@@ -85,9 +85,7 @@ def _x86(triple: str, cpu: str, features: str, has: set[str]) -> Target:
     extras = sorted(has & set(X86_EXTRAS))
     if set(AVX512) <= has:
         wide = ",".join(p for p in (features, "-prefer-256-bit") if p)
-        # LLVM keeps two more loads in flight for Intel cores: 31 live registers would spill a sum.
-        registers = 32 if cpu.startswith("znver") else 30
-        return Target(triple, cpu, wide, (*AVX512, *AVX2, *extras), 64, registers, 48 * 1024)
+        return Target(triple, cpu, wide, (*AVX512, *AVX2, *extras), 64, 32, 48 * 1024)
     if set(AVX2) <= has:
         return Target(triple, cpu, features, (*AVX2, *extras), 32, 16)
     raise TargetError(

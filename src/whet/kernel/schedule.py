@@ -126,7 +126,7 @@ def _chunks(work: Work, target: Target, threads: int, rows: int, vectors: int) -
     row_bytes = rows * work.depth * 4
     room = target.l2_bytes // 4
     if work.reduction * work.cols * 4 <= target.l1_bytes // 2:
-        # All weights stay in the first cache: finish a few rows at a time, while they are there too.
+        # All weights stay in the first cache: finish a few rows while they are there too.
         room, row_bytes = target.l1_bytes // 4, rows * (work.depth + work.cols) * 4
     row_items = max(1, min(items, room // max(row_bytes, 1)))
     cycles = work.reduction * max(rows * vectors / FMA_PER_CYCLE, FMA_LATENCY)

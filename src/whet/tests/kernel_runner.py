@@ -86,7 +86,7 @@ def trial_of(
         if param.written:
             buffers.append(np.full(size, 1 if root.dtype == "bool" else FILL).astype(dtype))
         elif root.make is not None:
-            buffers.append(np.ascontiguousarray(root.make()).reshape(-1))
+            buffers.append(np.ascontiguousarray(root.make()).reshape(-1).astype(dtype))
         else:
             buffers.append(_numbers(size, dtype, rng, odd=odd))
     return Trial(call, buffers, dims, target)
