@@ -55,6 +55,15 @@ class Options:
         """Threads to use on this machine, with 0 resolved to the CPUs available."""
         return self.threads or len(os.sched_getaffinity(0))
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return what decides the result, as plain values: all but where kernels are kept."""
+        return {
+            "threads": self.threads,
+            "opt_level": self.opt_level,
+            "passes": dict(self.passes),
+            "target": self.target,
+        }
+
 
 def options_from_dict(values: dict[str, Any]) -> Options:
     """Build options from a mapping, such as a configuration file.
