@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
-from whet.errors import OptionError
+from whet.errors import OptionError, nearest
 
 OPT_LEVELS = (0, 1, 2, 3)
 
@@ -22,7 +23,7 @@ class Options:
             order of floating-point operations, such as Winograd convolution.
         passes: switches by pass name, ``{"fold_batchnorm": False}``; unnamed passes follow
             ``opt_level``.
-        target: ``"host"`` or ``"<triple>:<cpu>"``, such as ``"aarch64-linux-gnu:neoverse-n1"``.
+        target: ``"host"`` or ``"<llvm-triple>:<cpu>"``, such as ``"aarch64-linux-gnu:neoverse-n1"``.
         cache_dir: where compiled kernels are kept; ``None`` takes the user's cache directory,
             ``""`` keeps nothing.
     """
@@ -53,3 +54,25 @@ class Options:
     def thread_count(self) -> int:
         """Threads to use on this machine, with 0 resolved to the CPUs available."""
         return self.threads or len(os.sched_getaffinity(0))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what decides the result, as plain values: all but where kernels are kept."""
+        return {
+            "threads": self.threads,
+            "opt_level": self.opt_level,
+            "passes": dict(self.passes),
+            "target": self.target,
+        }
+
+
+def options_from_dict(values: dict[str, Any]) -> Options:
+    """Build options from a mapping, such as a configuration file.
+
+    Raises:
+        OptionError: a key is unknown; the nearest valid name is in the hint.
+    """
+    valid = Options.__dataclass_fields__
+    for key in values:
+        if key not in valid:
+            raise OptionError(f"unknown option {key!r}", hint=nearest(key, valid))
+    return Options(**values)

@@ -79,6 +79,8 @@ class _Batch:
 
     def run(self, jobs: int) -> None:
         """Compile everything; helpers end with the batch, also when it is interrupted."""
+        if self.report is not None:
+            self.report(len(self.objects), self.total)
         for name in sorted(self.texts, key=lambda n: -len(self.texts[n])):
             self.waiting.put(name)
         helpers = [_start_helper() for _ in range(jobs - 1)]

@@ -1,8 +1,8 @@
 """Taking the large weights out of an ONNX file before it is parsed.
 
-A parser copies every weight into memory of its own. Here the wire format of the model is walked
-just far enough to find ``graph.initializer[i].raw_data``; what is left is parsed, and the weights
-stay where they are, as views of the file. Bytes that are not plain enough are left to the parser.
+A parser copies every weight into memory of its own. Here the wire format of ``ModelProto`` is
+walked just far enough to find ``graph.initializer[i].raw_data``; what is left is parsed, and the
+weights stay where they are, as views of the file. What is not plain enough is left to the parser.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _split(data: memoryview) -> Split:
 
 
 def _only(fields: list[_Field], number: int) -> _Field | None:
-    """Return the one field of a number, or ``None``; repeated ones would be merged."""
+    """Return the only field of a number or ``None``; the parser would merge repeated ones."""
     found = [field for field in fields if field.number == number]
     if len(found) > 1 or (found and found[0].wire != _BYTES):
         raise _UnusualError
