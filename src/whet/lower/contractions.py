@@ -13,6 +13,7 @@ from whet.kernel.schedule import Work, choose_tile
 from whet.kernel.spec import Contraction, Panels, Store, Tile
 from whet.kernel.tensor import Definition, Product
 from whet.lower.loops import by_stride, indices_of, merge_axes
+from whet.lower.packing import packed_root, split_panels, strided_view
 from whet.lower.storage import Params, Root, Storage, Storages, address_of, magnitude, to_reads
 from whet.program.records import BufferKind
 from whet.target import Target
@@ -144,7 +145,10 @@ def _panels(
     lanes: int,
     substitution: dict[Atom, IndexLike],
 ) -> Panels:
-    """Return how the second operand lies, packing it if it is constant."""
+    """Return how the second operand lies.
+
+    A constant is packed as [batch..., panels, taps..., depth, width].
+    """
     assert isinstance(anchor.b, Load)
     source = anchor.b.source
     width = tile.vectors * lanes
@@ -160,14 +164,10 @@ def _panels(
             padded=False,
         )
     batch = tuple(x for x in anchor.rows if x in address.atoms)
-    packed = pack_panels(source.value, address, anchor, batch, width)
-    root = Root(
-        f"{source.name}.packed",
-        BufferKind.CONSTANT,
-        packed.dtype.name,
-        as_poly(packed.size),
-        packed,
-    )
+    axes = (*batch, *anchor.taps, anchor.depth, anchor.col)
+    split = split_panels(strided_view(source.value, address, axes), width)
+    packed = np.ascontiguousarray(np.moveaxis(split, -2, len(batch)))
+    root = packed_root(f"{source.name}.packed", packed)
     strides = [int(s) // packed.itemsize for s in packed.strides]
     count = len(batch)
     base = ZERO
@@ -181,31 +181,3 @@ def _panels(
         tuple(as_poly(s) for s in strides[count + 1 : count + 1 + len(anchor.taps)]),
         padded=True,
     )
-
-
-def pack_panels(
-    value: np.ndarray, address: Poly, anchor: Product, batch: tuple[Axis, ...], width: int
-) -> np.ndarray:
-    """Return a constant operand as [batch..., panels, taps..., depth, width], zeros at the end.
-
-    Half-precision weights become float32, in which products are summed.
-    """
-    axes = (*batch, *anchor.taps, anchor.depth, anchor.col)
-    flat = np.ascontiguousarray(value).reshape(-1)
-    fixed = address.substitute(dict.fromkeys(axes, 0)).constant
-    shape = [x.extent.constant for x in axes]
-    steps = [address.coefficient(x).constant for x in axes]
-    assert fixed is not None and None not in shape and None not in steps, "weights are static"
-    view = np.lib.stride_tricks.as_strided(
-        flat[fixed:],
-        [n or 0 for n in shape],
-        [(s or 0) * flat.itemsize for s in steps],
-        writeable=False,
-    )
-    kind = np.float32 if flat.itemsize < 4 and flat.dtype.kind not in "iub" else flat.dtype
-    cols = view.shape[-1]
-    panels = -(-cols // width)
-    wide = np.zeros((*view.shape[:-1], panels * width), kind)
-    wide[..., :cols] = view
-    split = wide.reshape(*view.shape[:-1], panels, width)
-    return np.ascontiguousarray(np.moveaxis(split, -2, len(batch)))

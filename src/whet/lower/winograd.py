@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whet.index import Atom, Axis, IndexLike, as_poly, var
+from whet.index import Atom, Axis, IndexLike, var
 from whet.kernel.expr import Load, Read
 from whet.kernel.schedule import Convolution, choose_winograd
 from whet.kernel.spec import Store, Winograd
 from whet.kernel.tensor import Definition, Product
 from whet.kernel.winograd import FILTERINGS, transform_weights
 from whet.lower.contractions import Operand, operand_of
-from whet.lower.storage import Params, Root, Storage, Storages, address_of, magnitude, to_reads
-from whet.program.records import BufferKind
+from whet.lower.packing import packed_root, split_panels
+from whet.lower.storage import Params, Storage, Storages, address_of, magnitude, to_reads
 from whet.target import Target
 
 MIN_CHANNELS = 16
@@ -101,9 +101,7 @@ def build_winograd(
     if a.address.coefficient(anchor.depth) != 1:
         return None
     packed = _pack(found.weights.source.value, size, tile.vectors * target.lanes)
-    name = f"{found.weights.source.name}.winograd"
-    root = Root(name, BufferKind.CONSTANT, "float32", as_poly(packed.size), packed)
-    weights = params.number(root)
+    weights = params.number(packed_root(f"{found.weights.source.name}.winograd", packed))
     kernel = Winograd(
         params.records(),
         image,
@@ -126,9 +124,4 @@ def build_winograd(
 def _pack(weights: np.ndarray, size: int, width: int) -> np.ndarray:
     """Return transformed weights as [positions, panels, depth, width], zeros at the end."""
     moved = transform_weights(weights, FILTERINGS[size])
-    positions, depth, filters = moved.shape
-    panels = -(-filters // width)
-    wide = np.zeros((positions, depth, panels * width), np.float32)
-    wide[..., :filters] = moved
-    split = wide.reshape(positions, depth, panels, width)
-    return np.ascontiguousarray(split.transpose(0, 2, 1, 3))
+    return np.ascontiguousarray(split_panels(moved, width).transpose(0, 2, 1, 3))
