@@ -13,8 +13,17 @@ from whet.kernel.schedule import Work, choose_tile
 from whet.kernel.spec import Contraction, Panels, Store, Tile
 from whet.kernel.tensor import Definition, Product
 from whet.lower.loops import by_stride, indices_of, merge_axes
-from whet.lower.packing import packed_root, split_panels, strided_view
-from whet.lower.storage import Params, Root, Storage, Storages, address_of, magnitude, to_reads
+from whet.lower.packing import product_type, split_panels, strided_view
+from whet.lower.storage import (
+    Params,
+    Root,
+    Storage,
+    Storages,
+    address_of,
+    magnitude,
+    row_major,
+    to_reads,
+)
 from whet.program.records import BufferKind
 from whet.target import Target
 
@@ -97,8 +106,9 @@ def _carry(store: Store, substitution: dict[Atom, IndexLike]) -> Store:
 def _zeros(depth: Axis, dtype: str) -> Root:
     count = depth.extent.constant
     assert count is not None, "edges need a static depth"
-    value = np.zeros(count, np.float64 if dtype == "float64" else dtype)
-    return Root("zeros", BufferKind.CONSTANT, dtype, as_poly(count), value)
+    return Root(
+        "zeros", BufferKind.CONSTANT, dtype, as_poly(count), lambda: np.zeros(count, np.uint8)
+    )
 
 
 def _shape_rows(
@@ -164,11 +174,18 @@ def _panels(
             padded=False,
         )
     batch = tuple(x for x in anchor.rows if x in address.atoms)
-    axes = (*batch, *anchor.taps, anchor.depth, anchor.col)
-    split = split_panels(strided_view(source.value, address, axes), width)
-    packed = np.ascontiguousarray(np.moveaxis(split, -2, len(batch)))
-    root = packed_root(f"{source.name}.packed", packed)
-    strides = [int(s) // packed.itemsize for s in packed.strides]
+    value, col = source.value, anchor.col.extent.constant
+    assert col is not None, "weights are static"
+    inner = (*(x.extent for x in anchor.taps), anchor.depth.extent, as_poly(width))
+    shape = (*(x.extent for x in batch), as_poly(-(-col // width)), *inner)
+
+    def pack() -> np.ndarray:
+        axes = (*batch, *anchor.taps, anchor.depth, anchor.col)
+        return np.moveaxis(split_panels(strided_view(value, address, axes), width), -2, len(batch))
+
+    kind = product_type(value).name
+    root = Root(f"{source.name}.packed", BufferKind.CONSTANT, kind, product(shape), pack)
+    strides = row_major(shape)
     count = len(batch)
     base = ZERO
     for axis, stride in zip(batch, strides, strict=False):
@@ -176,8 +193,8 @@ def _panels(
     return Panels(
         params.number(root),
         base.substitute(substitution),
-        as_poly(strides[count]),
+        strides[count],
         as_poly(width),
-        tuple(as_poly(s) for s in strides[count + 1 : count + 1 + len(anchor.taps)]),
+        strides[count + 1 : count + 1 + len(anchor.taps)],
         padded=True,
     )

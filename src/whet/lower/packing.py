@@ -3,43 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from whet.index import Axis, Poly, as_poly
-from whet.lower.storage import Root
-from whet.program.records import BufferKind
+from whet.index import Axis, Poly
 
 
 def strided_view(value: np.ndarray, address: Poly, axes: Sequence[Axis]) -> np.ndarray:
-    """Return the elements of a constant at an address, one dimension per axis.
-
-    Half-precision floats become float32, in which products are summed.
-    """
+    """Return the elements of a constant at an address, one dimension per axis."""
     flat = np.ascontiguousarray(value).reshape(-1)
     start = address.substitute(dict.fromkeys(axes, 0)).constant
     shape = [x.extent.constant for x in axes]
     steps = [address.coefficient(x).constant for x in axes]
     assert start is not None and None not in shape and None not in steps, "constants are static"
-    view = np.lib.stride_tricks.as_strided(
+    return np.lib.stride_tricks.as_strided(
         flat[start:],
         [n or 0 for n in shape],
         [(s or 0) * flat.itemsize for s in steps],
         writeable=False,
     )
-    is_half = flat.itemsize < 4 and flat.dtype.kind not in "iub"
-    return view.astype(np.float32) if is_half else view
 
 
 def split_panels(values: np.ndarray, width: int) -> np.ndarray:
-    """Return [..., columns] as [..., panels, width], with zeros behind the last column."""
+    """Return [..., columns] as [..., panels, width], zeros behind the last column.
+
+    It is a view where the panels are full.
+    """
     cols = values.shape[-1]
     panels = -(-cols // width)
-    wide = np.zeros((*values.shape[:-1], panels * width), values.dtype)
-    wide[..., :cols] = values
-    return wide.reshape(*values.shape[:-1], panels, width)
+    if cols % width:
+        wide = np.zeros((*values.shape[:-1], panels * width), values.dtype)
+        wide[..., :cols] = values
+        values = wide
+    return values.reshape(*values.shape[:-1], panels, width)
 
 
-def packed_root(name: str, values: np.ndarray) -> Root:
-    """Return constant memory that holds some values."""
-    return Root(name, BufferKind.CONSTANT, values.dtype.name, as_poly(values.size), values)
+def product_type(value: np.ndarray) -> np.dtype[Any]:
+    """Return the type of packed weights: half precision becomes float32, as products are summed."""
+    half = value.itemsize < 4 and value.dtype.kind not in "iub"
+    return np.dtype(np.float32) if half else value.dtype

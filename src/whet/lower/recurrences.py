@@ -10,8 +10,9 @@ from whet.kernel.recurrence import Assign, Pass, Phase, Recur, Recurrence
 from whet.kernel.recurrence_schedule import choose_recurrence_tile, choose_recurrence_unroll
 from whet.kernel.spec import Panels, Store
 from whet.kernel.tensor import Definition
-from whet.lower.packing import packed_root, split_panels, strided_view
-from whet.lower.storage import Params, Storage, Storages, address_of, magnitude, to_reads
+from whet.lower.packing import product_type, split_panels, strided_view
+from whet.lower.storage import Params, Root, Storage, Storages, address_of, magnitude, to_reads
+from whet.program.records import BufferKind
 from whet.target import Target
 
 
@@ -114,8 +115,11 @@ class _Draft:
         ]
         split = split_panels(np.stack(views, axis=2), width)
         _, depth, gates, panels, _ = split.shape
-        packed = np.ascontiguousarray(split.transpose(0, 3, 1, 2, 4))
-        number = self.params.number(packed_root(f"{loads[0].source.name}.packed", packed))
+        packed = split.transpose(0, 3, 1, 2, 4)
+        kind = product_type(packed).name
+        name = f"{loads[0].source.name}.packed"
+        root = Root(name, BufferKind.CONSTANT, kind, as_poly(packed.size), lambda: packed)
+        number = self.params.number(root)
         row = gates * width
         return tuple(
             Panels(

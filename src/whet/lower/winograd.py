@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whet.index import Atom, Axis, IndexLike, var
+from whet.index import Atom, Axis, IndexLike, as_poly, var
 from whet.kernel.expr import Load, Read
 from whet.kernel.schedule import Convolution, choose_winograd
 from whet.kernel.spec import Store, Winograd
-from whet.kernel.tensor import Definition, Product
+from whet.kernel.tensor import Definition, Product, Tensor
 from whet.kernel.winograd import FILTERINGS, transform_weights
 from whet.lower.contractions import Operand, operand_of
-from whet.lower.packing import packed_root, split_panels
-from whet.lower.storage import Params, Storage, Storages, address_of, magnitude, to_reads
+from whet.lower.packing import split_panels
+from whet.lower.storage import Params, Root, Storage, Storages, address_of, magnitude, to_reads
+from whet.program.records import BufferKind
 from whet.target import Target
 
 MIN_CHANNELS = 16
@@ -34,7 +35,7 @@ def _match(definition: Definition) -> _Match | None:
     anchor = definition.anchor
     if not isinstance(anchor, Product) or len(anchor.rows) != 3 or len(anchor.taps) != 2:
         return None
-    operand, weights = operand_of(anchor.a), _weights(anchor)
+    operand, weights = operand_of(anchor.a), _filters(anchor)
     if operand is None or weights is None:
         return None
     if operand.load.source.rank != 4 or operand.load.index[1] != var(anchor.depth):
@@ -45,7 +46,7 @@ def _match(definition: Definition) -> _Match | None:
     return _Match(anchor, operand, weights, (pads[0], pads[1]))
 
 
-def _weights(anchor: Product) -> Load | None:
+def _filters(anchor: Product) -> Load | None:
     """Return the weights if they are constant, [filters, channels, 3, 3]."""
     b = anchor.b
     if not isinstance(b, Load) or b.source.value is None or b.dtype != "float32":
@@ -100,8 +101,7 @@ def build_winograd(
     a = Read(params.number(place.root), address_of(index, place), source.dtype)
     if a.address.coefficient(anchor.depth) != 1:
         return None
-    packed = _pack(found.weights.source.value, size, tile.vectors * target.lanes)
-    weights = params.number(packed_root(f"{found.weights.source.name}.winograd", packed))
+    weights = params.number(_weights(found.weights.source, size, tile.vectors * target.lanes))
     kernel = Winograd(
         params.records(),
         image,
@@ -121,7 +121,22 @@ def build_winograd(
     return kernel, params
 
 
+def _weights(source: Tensor, size: int, width: int) -> Root:
+    """Return transformed weights; to transform them is left to the one who packs them."""
+    value = source.value
+    assert value is not None, "matched"
+    filters, depth = value.shape[:2]
+    count = (size + 2) ** 2 * -(-filters // width) * width * depth
+    return Root(
+        f"{source.name}.winograd",
+        BufferKind.CONSTANT,
+        "float32",
+        as_poly(count),
+        lambda: _pack(value, size, width),
+    )
+
+
 def _pack(weights: np.ndarray, size: int, width: int) -> np.ndarray:
     """Return transformed weights as [positions, panels, depth, width], zeros at the end."""
     moved = transform_weights(weights, FILTERINGS[size])
-    return np.ascontiguousarray(split_panels(moved, width).transpose(0, 2, 1, 3))
+    return split_panels(moved, width).transpose(0, 2, 1, 3)

@@ -1,4 +1,4 @@
-"""ONNX's own backend tests, compiled and run; classified one by one in a process of their own.
+"""ONNX's own backend tests, compiled, run and classified in a process of their own.
 
 ``python -m whet.tests.backend_suite [--update] [--level N] [pattern...]`` prints what fails.
 """
@@ -163,6 +163,7 @@ def run_case(name: str, cache: str, level: int = 3) -> tuple[str, str] | None:
 def _difference(found: np.ndarray[Any, Any], expected: Any, case: Case) -> str:
     if not isinstance(expected, np.ndarray | np.generic):
         return f"expected {type(expected).__name__}"
+    expected = np.asarray(expected)
     if found.dtype != expected.dtype or found.shape != expected.shape:
         return f"{found.dtype}{list(found.shape)} is not {expected.dtype}{list(expected.shape)}"
     if found.dtype.kind in "biu":

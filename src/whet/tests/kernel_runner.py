@@ -82,11 +82,11 @@ def trial_of(
     buffers = []
     for root, param in zip(call.roots, call.kernel.params, strict=True):
         size = root.size.evaluate(dims)
-        dtype = np.dtype(numpy_dtype(root.dtype))
+        dtype = numpy_dtype(root.dtype)
         if param.written:
             buffers.append(np.full(size, 1 if root.dtype == "bool" else FILL).astype(dtype))
-        elif root.value is not None:
-            buffers.append(np.ascontiguousarray(root.value).reshape(-1))
+        elif root.make is not None:
+            buffers.append(root.make().astype(dtype).reshape(-1))
         else:
             buffers.append(_numbers(size, dtype, rng, odd=odd))
     return Trial(call, buffers, dims, target)

@@ -36,6 +36,12 @@ class Value:
         return len(self.shape)
 
 
+def _dtype(name: str) -> np.dtype[Any]:
+    found = numpy_dtype(name)
+    assert isinstance(found, np.dtype)
+    return found
+
+
 class Network:
     """A graph under construction.
 
@@ -132,7 +138,8 @@ class Network:
     def model(self) -> onnx.ModelProto:
         """Return the model; its outputs are all values that nothing reads, and some others."""
         made = [v for v in self.values if v not in self.inputs]
-        ends = [v for v in made if v.name not in self.read or self.likely(0.1)]
+        rng = np.random.default_rng(self._count)
+        ends = [v for v in made if v.name not in self.read or rng.random() < 0.1]
         graph = helper.make_graph(
             self.nodes,
             "random",

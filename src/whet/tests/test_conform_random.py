@@ -83,7 +83,8 @@ def batches_agree(seed: int, cache: Path) -> None:
 def threads_agree(seed: int, cache: Path) -> None:
     net = random_network(seed, steps=12)
     inputs = inputs_of(net, seed)
-    found = [compiled(net.model(), cache, threads=n)(inputs) for n in (1, 2, 3)]
+    model = net.model()
+    found = [compiled(model, cache, threads=n)(inputs) for n in (1, 2, 3)]
     for other in found[1:]:
         for name, array in found[0].items():
             np.testing.assert_array_equal(array, other[name])
