@@ -216,11 +216,11 @@ class Builder:
 
     # -- memory ------------------------------------------------------------------------------
 
-    def alloca(self, type_: str, count: int = 1) -> Value:
+    def alloca(self, type_: str) -> Value:
         """Reserve stack space in the entry block."""
         self._count += 1
         name = f"%a{self._count}"
-        self._entry.append(f"  {name} = alloca {type_}, i64 {count}, align 64")
+        self._entry.append(f"  {name} = alloca {type_}, i64 1, align 64")
         return Value(name, PTR)
 
     def gep(self, pointer: Value, type_: str, index: Value | int) -> Value:
@@ -261,13 +261,13 @@ class Builder:
         self.module.declare(name, f"declare void @{name}({value.type}, ptr, {mask.type})")
         self.line(f"call void @{name}({value}, ptr align {align} {pointer.text}, {mask})")
 
-    def gather(self, type_: str, pointers: Value, mask: Value, other: Value, align: int) -> Value:
+    def gather(self, type_: str, pointers: Value, mask: Value, other: Value) -> Value:
         """Load one element per lane from a vector of pointers."""
         name = f"llvm.masked.gather.{_suffix(type_)}.v{lanes(type_)}p0"
         self.module.declare(name, f"declare {type_} @{name}({pointers.type}, {mask.type}, {type_})")
         return self.op(f"call {type_} @{name}({pointers}, {mask}, {other})", type_)
 
-    def scatter(self, value: Value, pointers: Value, mask: Value, align: int) -> None:
+    def scatter(self, value: Value, pointers: Value, mask: Value) -> None:
         """Store one element per lane to a vector of pointers."""
         name = f"llvm.masked.scatter.{_suffix(value.type)}.v{lanes(value.type)}p0"
         self.module.declare(

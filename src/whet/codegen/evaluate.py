@@ -61,7 +61,7 @@ class Point:
         pointer, offset = self._locate(store.param, store.address)
         if isinstance(offset, Value):
             mask = self.mask or const(vector(I1, self.width), 1)
-            self.b.scatter(value, self._pointers(pointer, offset, dtype), mask, 1)
+            self.b.scatter(value, self._pointers(pointer, offset, dtype), mask)
         elif self.mask is not None:
             self.b.masked_store(value, pointer, self.mask)
         else:
@@ -105,7 +105,7 @@ class Point:
             mask = self._both(keep)
             blank = const(vector(kind, self.width), 0)
             places = self._pointers(pointer, offset, read.dtype)
-            loaded = b.gather(vector(kind, self.width), places, mask, blank, 1)
+            loaded = b.gather(vector(kind, self.width), places, mask, blank)
         elif offset == 0:
             loaded = b.load(kind, pointer)
         else:

@@ -13,6 +13,7 @@ from whet.kernel.spec import Store, Winograd
 from whet.kernel.tensor import Definition, Product, Tensor
 from whet.kernel.winograd import FILTERINGS, transform_weights
 from whet.lower.contractions import Operand, operand_of
+from whet.lower.packing import split_panels
 from whet.lower.storage import Params, Root, Storage, Storages, address_of, magnitude, to_reads
 from whet.program.records import BufferKind
 from whet.target import Target
@@ -34,7 +35,7 @@ def _match(definition: Definition) -> _Match | None:
     anchor = definition.anchor
     if not isinstance(anchor, Product) or len(anchor.rows) != 3 or len(anchor.taps) != 2:
         return None
-    operand, weights = operand_of(anchor.a), _weights(anchor)
+    operand, weights = operand_of(anchor.a), _filters(anchor)
     if operand is None or weights is None:
         return None
     if operand.load.source.rank != 4 or operand.load.index[1] != var(anchor.depth):
@@ -45,7 +46,7 @@ def _match(definition: Definition) -> _Match | None:
     return _Match(anchor, operand, weights, (pads[0], pads[1]))
 
 
-def _weights(anchor: Product) -> Load | None:
+def _filters(anchor: Product) -> Load | None:
     """Return the weights if they are constant, [filters, channels, 3, 3]."""
     b = anchor.b
     if not isinstance(b, Load) or b.source.value is None or b.dtype != "float32":
@@ -138,8 +139,4 @@ def _packed_root(source: Tensor, size: int, width: int) -> Root:
 def _pack(weights: np.ndarray, size: int, width: int) -> np.ndarray:
     """Return transformed weights as [positions, panels, depth, width], zeros at the end."""
     moved = transform_weights(weights, FILTERINGS[size])
-    positions, depth, filters = moved.shape
-    panels = -(-filters // width)
-    wide = np.zeros((positions, depth, panels * width), np.float32)
-    wide[..., :filters] = moved
-    return wide.reshape(positions, depth, panels, width).transpose(0, 2, 1, 3)
+    return split_panels(moved, width).transpose(0, 2, 1, 3)
