@@ -5,31 +5,44 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
 import onnx
 import onnx_ir as ir
 
+from whet import __version__
 from whet.codegen.cache import ObjectCache
 from whet.codegen.compile import compile_program
+from whet.codegen.link import Image
 from whet.codegen.targets import resolve_target
+from whet.dump import Dump
 from whet.frontend.load import load_model
-from whet.lower.assemble import assemble
+from whet.frontend.read import read_file
+from whet.graph.infer import light_proto
+from whet.lower.assemble import Assembled, assemble
 from whet.lower.lower import lower
 from whet.ops.table import op_table
 from whet.options import Options
 from whet.passes.pipeline import run_passes
+from whet.program.container import digest
 from whet.runtime.model import CompiledModel, Parts, from_memory
 from whet.settings import Settings, read_settings
+from whet.target import Target
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
+Shapes = Mapping[str, tuple[int | str, ...]]
 Progress = Callable[[str, int, int], None]
+
+GRAPH_WEIGHT_BYTES = 1024
+"""Larger weights are left out of the graph that a compiled file keeps: it has them packed."""
 
 
 def compile(  # noqa: A001 - the public name
     source: Source,
     *,
-    shapes: Mapping[str, tuple[int | str, ...]] | None = None,
+    shapes: Shapes | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> CompiledModel:
@@ -39,10 +52,11 @@ def compile(  # noqa: A001 - the public name
         source: path of an ONNX file, its bytes, a ``ModelProto`` or an ``onnx_ir.Model``.
         shapes: shapes by input name; integers fix a dimension, names leave it to run time.
         options: how to compile; see ``Options``.
-        progress: called as ``progress(stage, done, total)``.
+        progress: called as ``progress(stage, done, total)``; the stages are load, optimise, lower,
+            pack and compile.
 
     Returns:
-        The compiled model, ready to run; if its target is another machine, to be saved and inspected.
+        The compiled model, ready to run; made for another machine, to be saved and inspected.
 
     Raises:
         WhetError: the model is damaged or unsupported, shapes do not fit, or options are invalid.
@@ -51,34 +65,85 @@ def compile(  # noqa: A001 - the public name
     settings = read_settings()
     start = time.perf_counter()
     tell = progress or (lambda stage, done, total: None)
-    tell("load", 0, 1)
-    model = load_model(source, shapes=shapes)
-    tell("optimise", 0, 1)
-    run_passes(model, opt_level=chosen.opt_level, switches=chosen.passes)
+    dump = Dump(settings.dump_dir, source, shapes, chosen) if settings.dump_dir else None
     target = resolve_target(chosen.target)
-    tell("lower", 0, 1)
-    threads = chosen.thread_count
-    lowered = lower(model, op_table(), target, level=chosen.opt_level, threads=threads)
-    assembled = assemble(lowered, target, threads=threads, reuse=chosen.opt_level >= 1)
-    image = compile_program(
-        assembled.program,
-        assembled.kernels,
-        target,
-        ObjectCache(_cache_folder(chosen, settings)),
-        jobs=settings.jobs or len(os.sched_getaffinity(0)),
-        report=lambda done, total: tell("compile", done, total),
-    )
+    tell("load", 0, 1)
+    facts = _facts(source, shapes, chosen)
+    model = load_model(source, shapes=shapes)
+    tell("load", 1, 1)
+    assembled, graph = _translate(model, chosen, target, tell, dump)
+    image = _generate(assembled, target, chosen, settings, tell)
     parts = Parts(
         program=assembled.program,
         code=image.code,
         symbols=image.symbols,
         weights=assembled.weights,
+        graph=graph,
+        metadata=facts,
         compile_s=time.perf_counter() - start,
     )
     return from_memory(parts)
+
+
+def _translate(
+    model: ir.Model, options: Options, target: Target, tell: Progress, dump: Dump | None
+) -> tuple[Assembled, bytes]:
+    """Return the program of a model and its optimised graph; the model's weights are let go."""
+    tell("optimise", 0, 1)
+    if dump:
+        dump.graph("loaded", model)
+    run_passes(
+        model,
+        opt_level=options.opt_level,
+        switches=options.passes,
+        observe=dump.observer(model) if dump else None,
+    )
+    tell("optimise", 1, 1)
+    level, threads = options.opt_level, options.thread_count
+    tell("lower", 0, 1)
+    lowered = lower(model, op_table(), target, level=level, threads=threads)
+    tell("lower", 1, 1)
+    graph = light_proto(model, GRAPH_WEIGHT_BYTES).SerializeToString(deterministic=True)
+    tell("pack", 0, 1)
+    assembled = assemble(lowered, target, threads=threads, reuse=level >= 1)
+    for value in model.graph.initializers.values():
+        value.const_value = None  # nodes and values refer to each other: they are freed later
+    tell("pack", 1, 1)
+    if dump:
+        dump.program(assembled.program, assembled.kernels, target, graph)
+    return assembled, graph
+
+
+def _generate(
+    assembled: Assembled, target: Target, options: Options, settings: Settings, tell: Progress
+) -> Image:
+    return compile_program(
+        assembled.program,
+        assembled.kernels,
+        target,
+        ObjectCache(_cache_folder(options, settings)),
+        jobs=settings.jobs or len(os.sched_getaffinity(0)),
+        report=lambda done, total: tell("compile", done, total),
+    )
 
 
 def _cache_folder(options: Options, settings: Settings) -> Path | None:
     if options.cache_dir is None:
         return settings.cache_dir
     return Path(options.cache_dir) if str(options.cache_dir) else None
+
+
+def _facts(source: Source, shapes: Shapes | None, options: Options) -> dict[str, str]:
+    """Return what a compiled file says about its origin; equal for equal compilations."""
+    facts = {
+        "options": msgspec.json.encode(options.as_dict(), order="deterministic").decode(),
+        "shapes": msgspec.json.encode(dict(shapes or {}), order="deterministic").decode(),
+        "whet": __version__,
+        **{package: version(package) for package in ("llvmlite", "onnx", "onnx-ir")},
+    }
+    if isinstance(source, bytes):
+        facts |= {"source_digest": digest(memoryview(source))}
+    elif isinstance(source, str | os.PathLike):
+        path = Path(source)
+        facts |= {"source": path.name, "source_digest": digest(read_file(path))}
+    return facts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -54,7 +53,7 @@ class OptionError(WhetError):
 
 
 class InputError(WhetError):
-    """An input or output array given to a model is missing, unknown or of the wrong type or shape."""
+    """An array given to a model is missing, unknown or of the wrong type or shape."""
 
     code = "E300"
 
@@ -85,6 +84,8 @@ class ResourceError(WhetError):
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return a hint that names the valid name closest to ``name``, or all of them."""
+    import difflib  # only errors need it
+
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"valid names: {', '.join(names)}"

@@ -23,7 +23,7 @@ class Options:
             order of floating-point operations, such as Winograd convolution.
         passes: switches by pass name, ``{"fold_batchnorm": False}``; unnamed passes follow
             ``opt_level``.
-        target: ``"host"`` or ``"<llvm-triple>:<cpu>"``, such as ``"aarch64-linux-gnu:neoverse-n1"``.
+        target: ``"host"`` or ``"<triple>:<cpu>"``, such as ``"aarch64-linux-gnu:neoverse-n1"``.
         cache_dir: where compiled kernels are kept; ``None`` takes the user's cache directory,
             ``""`` keeps nothing.
     """
@@ -54,6 +54,15 @@ class Options:
     def thread_count(self) -> int:
         """Threads to use on this machine, with 0 resolved to the CPUs available."""
         return self.threads or len(os.sched_getaffinity(0))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what decides the result, as plain values: all but where kernels are kept."""
+        return {
+            "threads": self.threads,
+            "opt_level": self.opt_level,
+            "passes": dict(self.passes),
+            "target": self.target,
+        }
 
 
 def options_from_dict(values: dict[str, Any]) -> Options:

@@ -79,6 +79,8 @@ class _Batch:
 
     def run(self, jobs: int) -> None:
         """Compile everything; helpers end with the batch, also when it is interrupted."""
+        if self.report is not None:
+            self.report(len(self.objects), self.total)
         for name in sorted(self.texts, key=lambda n: -len(self.texts[n])):
             self.waiting.put(name)
         helpers = [_start_helper() for _ in range(jobs - 1)]
@@ -123,15 +125,6 @@ class _Batch:
                 self.objects[name] = done
                 if self.report is not None:
                     self.report(len(self.objects), self.total)
-
-
-def _end_helper(helper: subprocess.Popen[bytes]) -> None:
-    helper.kill()
-    helper.wait()
-    for pipe in (helper.stdin, helper.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):  # what was still to be written has no reader
-                pipe.close()
 
 
 def _start_helper() -> subprocess.Popen[bytes]:

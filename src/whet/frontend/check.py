@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnx
@@ -25,8 +26,12 @@ MAX_DEPTH = 32
 _EXPORT_HINT = "export the model again"
 
 
-def check_proto(proto: onnx.ModelProto) -> None:
+def check_proto(proto: onnx.ModelProto, apart: Mapping[int, int] = MappingProxyType({})) -> None:
     """Check versions, domains, functions, names and the size of every constant.
+
+    Args:
+        proto: the model.
+        apart: bytes of data that is kept elsewhere, by position in ``graph.initializer``.
 
     Raises:
         ModelError: with the first fault found, its place and what to do.
@@ -40,8 +45,10 @@ def check_proto(proto: onnx.ModelProto) -> None:
                 f"sub-graphs are nested more than {MAX_DEPTH} deep", where=place, hint=_EXPORT_HINT
             )
         _check_names(graph, place)
-    for tensor, place in walk_tensors(proto):
-        _check_tensor(tensor, place)
+    for position, tensor in enumerate(proto.graph.initializer):
+        _check_tensor(tensor, f"initializer {tensor.name!r}", apart.get(position))
+    for tensor, place in _walk_inner_tensors(proto):
+        _check_tensor(tensor, place, None)
 
 
 def walk_graphs(proto: onnx.ModelProto) -> Iterator[tuple[onnx.GraphProto, str, int]]:
@@ -69,9 +76,16 @@ def _graphs_in(node: onnx.NodeProto, depth: int) -> Iterator[tuple[onnx.GraphPro
 
 def walk_tensors(proto: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, str]]:
     """Yield every constant of a model with its place: initialisers and attributes."""
+    for tensor in proto.graph.initializer:
+        yield tensor, f"initializer {tensor.name!r}"
+    yield from _walk_inner_tensors(proto)
+
+
+def _walk_inner_tensors(proto: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, str]]:
+    """Yield every constant but the main graph's initialisers."""
     nodes: list[onnx.NodeProto] = [n for f in proto.functions for n in f.node]
-    for graph, _, _ in walk_graphs(proto):
-        for tensor in graph.initializer:
+    for graph, _, depth in walk_graphs(proto):
+        for tensor in graph.initializer if depth else ():
             yield tensor, f"initializer {tensor.name!r}"
         for sparse in graph.sparse_initializer:
             yield sparse.values, f"initializer {sparse.values.name!r}"
@@ -202,7 +216,7 @@ def _refuse_repeats(kind: str, names: list[str], place: str) -> None:
         seen.add(name)
 
 
-def _check_tensor(tensor: onnx.TensorProto, place: str) -> None:
+def _check_tensor(tensor: onnx.TensorProto, place: str, apart: int | None) -> None:
     if tensor.data_type not in {int(t) for t in ir.DataType} or tensor.data_type == 0:
         raise ModelError(
             f"the constant has unknown element type {tensor.data_type}",
@@ -225,7 +239,9 @@ def _check_tensor(tensor: onnx.TensorProto, place: str) -> None:
     expected = constant_bytes(tensor)
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return
-    if tensor.HasField("raw_data"):
+    if apart is not None:
+        found, unit = apart, "bytes"
+    elif tensor.HasField("raw_data"):
         found, unit = len(tensor.raw_data), "bytes"
     else:
         found, expected, unit = _typed_count(tensor), _typed_need(tensor), "entries"

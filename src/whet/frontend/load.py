@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -18,8 +19,9 @@ from whet.frontend.check import check_external_data, check_proto
 from whet.frontend.inline import inline_functions, shares_opset
 from whet.frontend.normalize import lift_constants, name_nodes, release_initializer_inputs
 from whet.frontend.operators import check_operators
-from whet.frontend.read import parse_bytes, read_file
+from whet.frontend.read import Parsed, parse_bytes, read_file
 from whet.frontend.specialize import bind_shapes
+from whet.frontend.split import LARGE_BYTES
 from whet.frontend.upgrade import upgrade_model
 from whet.graph.infer import infer_shapes
 from whet.graph.verify import find_fault
@@ -87,21 +89,21 @@ def _open(source: Source, base_dir: str | os.PathLike[str] | None) -> ir.Model:
         return _clone(source)
     where: str | None = None
     if isinstance(source, onnx.ModelProto):
-        proto = source
+        parsed = Parsed(source)
     elif isinstance(source, bytes):
-        proto = parse_bytes(source, where="the given bytes")
+        parsed = parse_bytes(memoryview(source), where="the given bytes")
     elif isinstance(source, (str, os.PathLike)):
         where = os.fspath(source)
-        proto = parse_bytes(read_file(Path(source)), where=where)
+        parsed = parse_bytes(read_file(Path(source)), where=where)
         base_dir = base_dir if base_dir is not None else Path(source).resolve().parent
     else:
         raise ModelError(
             f"cannot load a model from {type(source).__name__}",
             hint="give a path, bytes, onnx.ModelProto or onnx_ir.Model",
         )
-    check_proto(proto)
-    check_external_data(proto, None if base_dir is None else Path(base_dir))
-    return _deserialize(proto, base_dir, where)
+    check_proto(parsed.proto, {k: len(data) for k, data in parsed.weights.items()})
+    check_external_data(parsed.proto, None if base_dir is None else Path(base_dir))
+    return _deserialize(parsed, base_dir, where)
 
 
 def _clone(model: ir.Model) -> ir.Model:
@@ -116,16 +118,39 @@ def _clone(model: ir.Model) -> ir.Model:
 
 
 def _deserialize(
-    proto: onnx.ModelProto, base_dir: str | os.PathLike[str] | None, where: str | None
+    parsed: Parsed, base_dir: str | os.PathLike[str] | None, where: str | None
 ) -> ir.Model:
     try:
-        model = ir.from_proto(proto)
+        model = ir.from_proto(parsed.proto)
+        _attach_weights(model, parsed)
     except Exception as error:  # any failure here means a malformed model
         raise _malformed(error, where) from error
     if base_dir is not None:
         for graph in model.graphs():
             ir.external_data.set_base_dir(graph, base_dir)
     return model
+
+
+def _attach_weights(model: ir.Model, parsed: Parsed) -> None:
+    """Give large initialisers their data: arrays over the bytes of the file, not copies."""
+    tensors = parsed.proto.graph.initializer
+    weights = parsed.weights or {
+        k: memoryview(t.raw_data) for k, t in enumerate(tensors) if t.ByteSize() >= LARGE_BYTES
+    }
+    for position, data in weights.items():
+        tensor = tensors[position]
+        kind = ir.DataType(tensor.data_type)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or not len(data):
+            continue
+        packed = kind.bitwidth % 8 != 0
+        array = np.frombuffer(data, np.uint8 if packed else kind.numpy())
+        shape = ir.Shape(tensor.dims)
+        value = model.graph.initializers[tensor.name]
+        value.const_value = (
+            ir.PackedTensor(array, kind, shape=shape, name=tensor.name)
+            if packed
+            else ir.Tensor(array.reshape(tuple(tensor.dims)), kind, shape=shape, name=tensor.name)
+        )
 
 
 def _malformed(error: Exception, where: str | None) -> ModelError:

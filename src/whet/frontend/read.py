@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+import stat
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from whet.errors import ModelError, ResourceError
+from whet.frontend.split import split_weights
 
 MAX_PROTO_BYTES = (1 << 31) - 1
 """Protocol buffers cannot be larger; bigger models keep their weights in external data."""
@@ -15,50 +20,79 @@ MAX_PROTO_BYTES = (1 << 31) - 1
 _NOT_ONNX_HINT = "give an ONNX file as written by torch.onnx.export or onnx.save"
 
 
-def read_file(path: Path) -> bytes:
-    """Read a model file.
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A parsed model.
+
+    Attributes:
+        proto: the model; of the initialisers in ``weights`` it lacks the data.
+        weights: data of large initialisers by position in ``proto.graph.initializer``.
+    """
+
+    proto: onnx.ModelProto
+    weights: dict[int, memoryview] = field(default_factory=dict)
+
+
+def read_file(path: Path) -> memoryview:
+    """Map a model file into memory.
 
     Raises:
         ModelError: there is no such file, it is a folder, unreadable or too large.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_PROTO_BYTES:
-            raise ModelError(
-                f"the model file has {size} bytes, more than a protocol buffer can hold",
-                where=str(path),
-                hint="save it with external data: onnx.save(..., save_as_external_data=True)",
-            )
-        return path.read_bytes()
+        # Opening a pipe would wait for its writer.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return _map(handle, path)
+        finally:
+            os.close(handle)
     except FileNotFoundError:
         raise ModelError(
             "there is no such model file", where=str(path), hint="check the path"
         ) from None
-    except IsADirectoryError:
+    except (OSError, ValueError) as error:
         raise ModelError(
-            "the model path is a folder", where=str(path), hint="give the .onnx file in it"
-        ) from None
-    except OSError as error:
-        raise ModelError(
-            f"the model file cannot be read: {error.strerror}",
+            f"the model file cannot be read: {getattr(error, 'strerror', None) or error}",
             where=str(path),
-            hint="check its permissions",
+            hint="check the path and its permissions",
         ) from error
     except MemoryError as error:
         raise ResourceError("not enough memory to read the model", where=str(path)) from error
 
 
-def parse_bytes(data: bytes, *, where: str) -> onnx.ModelProto:
-    """Parse the bytes of an ONNX model.
+def _map(handle: int, path: Path) -> memoryview:
+    state = os.fstat(handle)
+    if stat.S_ISDIR(state.st_mode):
+        raise ModelError(
+            "the model path is a folder", where=str(path), hint="give the .onnx file in it"
+        )
+    if not stat.S_ISREG(state.st_mode):
+        raise ModelError(
+            "the model path is not a plain file", where=str(path), hint="save the model to a file"
+        )
+    if state.st_size > MAX_PROTO_BYTES:
+        raise ModelError(
+            f"the model file has {state.st_size} bytes, more than a protocol buffer can hold",
+            where=str(path),
+            hint="save it with external data: onnx.save(..., save_as_external_data=True)",
+        )
+    if state.st_size == 0:
+        return memoryview(b"")
+    return memoryview(mmap.mmap(handle, state.st_size, prot=mmap.PROT_READ))
+
+
+def parse_bytes(data: memoryview, *, where: str) -> Parsed:
+    """Parse the bytes of an ONNX model; they must not change while the model is in use.
 
     Raises:
         ModelError: the bytes are empty, truncated or not an ONNX model.
     """
     if not data:
         raise ModelError("the model is empty", where=where, hint=_NOT_ONNX_HINT)
+    split = split_weights(data)
     proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(data)
+        proto.ParseFromString(split.rest)
     except DecodeError as error:
         raise ModelError(
             "this is not an ONNX model, or it is truncated", where=where, hint=_NOT_ONNX_HINT
@@ -69,4 +103,4 @@ def parse_bytes(data: bytes, *, where: str) -> onnx.ModelProto:
             where=where,
             hint=_NOT_ONNX_HINT,
         )
-    return proto
+    return Parsed(proto, split.weights)

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from whet.errors import ShapeError
 
-_SMALL_BYTES = 4096
+SMALL_BYTES = 4096
 """Constants up to this size travel into inference, where they may decide shapes."""
 
 
@@ -34,13 +34,13 @@ def infer_shapes(model: ir.Model) -> int:
     return _merge(model.graph, inferred.graph)
 
 
-def light_proto(model: ir.Model) -> onnx.ModelProto:
-    """Return the model as a proto whose large weights are plain inputs without data."""
+def light_proto(model: ir.Model, small_bytes: int = SMALL_BYTES) -> onnx.ModelProto:
+    """Return the model as a proto whose weights above a size are plain inputs without data."""
     clone = model.clone()
     graph = clone.graph
     for value in list(graph.initializers.values()):
         tensor = value.const_value
-        if tensor is None or tensor.nbytes <= _SMALL_BYTES:
+        if tensor is None or tensor.nbytes <= small_bytes:
             continue
         value.type = ir.TensorType(tensor.dtype)
         value.shape = ir.Shape(tensor.shape.numpy())
@@ -48,7 +48,10 @@ def light_proto(model: ir.Model) -> onnx.ModelProto:
         value.const_value = None
         if not value.is_graph_input():
             graph.inputs.append(value)
-    return ir.to_proto(clone)
+    proto = ir.to_proto(clone)
+    for value in graph.initializers.values():
+        value.const_value = None  # a graph is freed late, as its parts refer to each other
+    return proto
 
 
 def _first_line(error: Exception) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
+import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from whet.codegen.kernels import KINDS
+from whet.dtypes import numpy_dtype
 from whet.index import ZERO, Dim, Poly
 from whet.kernel.spec import Kernel
 from whet.lower.lower import Lowered
 from whet.lower.select import KernelCall, kernel_kind
 from whet.lower.storage import Root
+from whet.program.container import digest
 from whet.program.records import (
     Buffer,
     BufferKind,
@@ -27,6 +29,8 @@ from whet.target import Target
 
 ALIGNMENT = 64
 
+_HUGE_FROM_BYTES = 8 * 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
@@ -39,7 +43,7 @@ class Assembled:
 
 def assemble(lowered: Lowered, target: Target, *, threads: int, reuse: bool) -> Assembled:
     """Number buffers, pack weights and name kernels."""
-    table = _Buffers()
+    table = _Buffers(_capacity(lowered))
     for _, root in lowered.inputs:
         table.add(root)
     for _, _, root in lowered.outputs:
@@ -59,7 +63,17 @@ def assemble(lowered: Lowered, target: Target, *, threads: int, reuse: bool) -> 
         target=TargetInfo(target.triple, target.cpu, target.required),
         reuse=reuse,
     )
-    return Assembled(program, table.weights(), {name: kernel for kernel, name in names.items()})
+    return Assembled(program, table.weights, {name: kernel for kernel, name in names.items()})
+
+
+def _capacity(lowered: Lowered) -> int:
+    """Return a size that the weights do not exceed."""
+    roots = {id(r): r for call in lowered.calls for r in call.roots if r.make is not None}
+    return sum(_aligned(r.size_bytes.constant or 0) for r in roots.values())
+
+
+def _aligned(size: int) -> int:
+    return -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
 
 
 def _spec(name: str, dtype: str, shape: tuple[Poly, ...]) -> TensorSpec:
@@ -83,14 +97,14 @@ def _dims(shapes: Iterable[tuple[Poly, ...]]) -> tuple[str, ...]:
 
 
 class _Buffers:
-    """Numbers memory roots; equal constants share one place in the weights."""
+    """Numbers memory roots and packs constants; equal ones share one place in the weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int) -> None:
         self.buffers: list[Buffer] = []
         self._numbers: dict[int, int] = {}
         self._kept: list[Root] = []
-        self._constants: dict[bytes, int] = {}
-        self._values: list[tuple[int, np.ndarray]] = []
+        self._constants: dict[tuple[str, str], list[int]] = {}
+        self._section = _allocate(capacity)
         self._size = 0
 
     def add(self, root: Root) -> int:
@@ -108,27 +122,35 @@ class _Buffers:
         return len(self.buffers) - 1
 
     def _constant(self, root: Root) -> int:
-        assert root.value is not None
-        value = np.ascontiguousarray(root.value)
-        key = hashlib.blake2b(value.reshape(-1).view(np.uint8).data, digest_size=16)
-        key.update(f"{value.dtype}".encode())
-        known = self._constants.get(key.digest())
-        if known is not None:
-            return known
+        """Write a constant behind the others and keep it there, unless an equal one is known."""
+        assert root.make is not None and root.size_bytes.constant is not None
+        size = root.size_bytes.constant
+        place = self._section[self._size : self._size + size]
+        value = root.make()
+        np.copyto(place.view(numpy_dtype(root.dtype)).reshape(value.shape), value, casting="unsafe")
+        known = self._constants.setdefault((root.dtype, digest(place.data)), [])
+        for number in known:
+            offset = self.buffers[number].offset
+            if np.array_equal(self._section[offset : offset + size], place):
+                place[...] = 0
+                return number
         number = self._plain(root, self._size)
-        self._constants[key.digest()] = number
-        self._values.append((self._size, value))
-        self._size += -(-max(value.nbytes, 1) // ALIGNMENT) * ALIGNMENT
+        known.append(number)
+        self._size += _aligned(size)
         return number
 
+    @property
     def weights(self) -> np.ndarray:
-        """Return the weights section."""
-        raw = np.zeros(self._size + ALIGNMENT, np.uint8)
-        start = -raw.ctypes.data % ALIGNMENT
-        section = raw[start : start + self._size]
-        for offset, value in self._values:
-            section[offset : offset + value.nbytes] = value.reshape(-1).view(np.uint8)
-        return section
+        """The weights section."""
+        return self._section[: self._size]
+
+
+def _allocate(capacity: int) -> np.ndarray:
+    """Return zeroed bytes, whose pages take memory only when they are written."""
+    block = mmap.mmap(-1, max(capacity, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if capacity >= _HUGE_FROM_BYTES:
+        block.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(block, np.uint8)
 
 
 def _launch(call: KernelCall, table: _Buffers, names: dict[Kernel, str], target: Target) -> Launch:

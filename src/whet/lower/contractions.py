@@ -13,7 +13,17 @@ from whet.kernel.schedule import Work, choose_tile
 from whet.kernel.spec import Contraction, Panels, Store, Tile
 from whet.kernel.tensor import Definition, Product
 from whet.lower.loops import by_stride, indices_of, merge_axes
-from whet.lower.storage import Params, Root, Storage, Storages, address_of, magnitude, to_reads
+from whet.lower.packing import product_type, split_panels, strided_view
+from whet.lower.storage import (
+    Params,
+    Root,
+    Storage,
+    Storages,
+    address_of,
+    magnitude,
+    row_major,
+    to_reads,
+)
 from whet.program.records import BufferKind
 from whet.target import Target
 
@@ -96,8 +106,9 @@ def _carry(store: Store, substitution: dict[Atom, IndexLike]) -> Store:
 def _zeros(depth: Axis, dtype: str) -> Root:
     count = depth.extent.constant
     assert count is not None, "edges need a static depth"
-    value = np.zeros(count, np.float64 if dtype == "float64" else dtype)
-    return Root("zeros", BufferKind.CONSTANT, dtype, as_poly(count), value)
+    return Root(
+        "zeros", BufferKind.CONSTANT, dtype, as_poly(count), lambda: np.zeros(count, np.uint8)
+    )
 
 
 def _shape_rows(
@@ -144,7 +155,10 @@ def _panels(
     lanes: int,
     substitution: dict[Atom, IndexLike],
 ) -> Panels:
-    """Return how the second operand lies, packing it if it is constant."""
+    """Return how the second operand lies.
+
+    A constant is packed as [batch..., panels, taps..., depth, width].
+    """
     assert isinstance(anchor.b, Load)
     source = anchor.b.source
     width = tile.vectors * lanes
@@ -160,15 +174,18 @@ def _panels(
             padded=False,
         )
     batch = tuple(x for x in anchor.rows if x in address.atoms)
-    packed = pack_panels(source.value, address, anchor, batch, width)
-    root = Root(
-        f"{source.name}.packed",
-        BufferKind.CONSTANT,
-        packed.dtype.name,
-        as_poly(packed.size),
-        packed,
-    )
-    strides = [int(s) // packed.itemsize for s in packed.strides]
+    value, col = source.value, anchor.col.extent.constant
+    assert col is not None, "weights are static"
+    inner = (*(x.extent for x in anchor.taps), anchor.depth.extent, as_poly(width))
+    shape = (*(x.extent for x in batch), as_poly(-(-col // width)), *inner)
+
+    def pack() -> np.ndarray:
+        axes = (*batch, *anchor.taps, anchor.depth, anchor.col)
+        return np.moveaxis(split_panels(strided_view(value, address, axes), width), -2, len(batch))
+
+    kind = product_type(value).name
+    root = Root(f"{source.name}.packed", BufferKind.CONSTANT, kind, product(shape), pack)
+    strides = row_major(shape)
     count = len(batch)
     base = ZERO
     for axis, stride in zip(batch, strides, strict=False):
@@ -176,36 +193,8 @@ def _panels(
     return Panels(
         params.number(root),
         base.substitute(substitution),
-        as_poly(strides[count]),
+        strides[count],
         as_poly(width),
-        tuple(as_poly(s) for s in strides[count + 1 : count + 1 + len(anchor.taps)]),
+        strides[count + 1 : count + 1 + len(anchor.taps)],
         padded=True,
     )
-
-
-def pack_panels(
-    value: np.ndarray, address: Poly, anchor: Product, batch: tuple[Axis, ...], width: int
-) -> np.ndarray:
-    """Return a constant operand as [batch..., panels, taps..., depth, width], zeros at the end.
-
-    Half-precision weights become float32, in which products are summed.
-    """
-    axes = (*batch, *anchor.taps, anchor.depth, anchor.col)
-    flat = np.ascontiguousarray(value).reshape(-1)
-    fixed = address.substitute(dict.fromkeys(axes, 0)).constant
-    shape = [x.extent.constant for x in axes]
-    steps = [address.coefficient(x).constant for x in axes]
-    assert fixed is not None and None not in shape and None not in steps, "weights are static"
-    view = np.lib.stride_tricks.as_strided(
-        flat[fixed:],
-        [n or 0 for n in shape],
-        [(s or 0) * flat.itemsize for s in steps],
-        writeable=False,
-    )
-    kind = np.float32 if flat.itemsize < 4 and flat.dtype.kind not in "iub" else flat.dtype
-    cols = view.shape[-1]
-    panels = -(-cols // width)
-    wide = np.zeros((*view.shape[:-1], panels * width), kind)
-    wide[..., :cols] = view
-    split = wide.reshape(*view.shape[:-1], panels, width)
-    return np.ascontiguousarray(np.moveaxis(split, -2, len(batch)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,14 +26,15 @@ class Root:
         kind: who owns it.
         dtype: element type.
         size: number of elements.
-        value: contents, if constant.
+        make: returns the contents, in the order in which they are stored, if they are constant.
+            It is called when weights are packed, so that only one array at a time is in memory.
     """
 
     name: str
     kind: BufferKind
     dtype: str
     size: Poly
-    value: np.ndarray | None = None
+    make: Callable[[], np.ndarray] | None = None
 
     @property
     def size_bytes(self) -> Poly:
@@ -125,5 +126,6 @@ def to_reads(expr: Expr, storages: Storages, params: Params) -> Expr:
 
 def constant_root(tensor: Tensor) -> Root:
     """Return the root of a constant tensor."""
-    assert tensor.value is not None
-    return Root(tensor.name, BufferKind.CONSTANT, tensor.dtype, tensor.size, tensor.value)
+    value = tensor.value
+    assert value is not None
+    return Root(tensor.name, BufferKind.CONSTANT, tensor.dtype, tensor.size, lambda: value)

@@ -10,9 +10,10 @@ from whet.index import Atom, Axis, IndexLike, as_poly, var
 from whet.kernel.expr import Load, Read
 from whet.kernel.schedule import Convolution, choose_winograd
 from whet.kernel.spec import Store, Winograd
-from whet.kernel.tensor import Definition, Product
+from whet.kernel.tensor import Definition, Product, Tensor
 from whet.kernel.winograd import FILTERINGS, transform_weights
 from whet.lower.contractions import Operand, operand_of
+from whet.lower.packing import split_panels
 from whet.lower.storage import Params, Root, Storage, Storages, address_of, magnitude, to_reads
 from whet.program.records import BufferKind
 from whet.target import Target
@@ -34,20 +35,24 @@ def _match(definition: Definition) -> _Match | None:
     anchor = definition.anchor
     if not isinstance(anchor, Product) or len(anchor.rows) != 3 or len(anchor.taps) != 2:
         return None
-    operand = operand_of(anchor.a)
-    b = anchor.b
-    if operand is None or not isinstance(b, Load) or b.source.value is None or b.source.rank != 4:
-        return None
-    if b.dtype != "float32" or b.source.value.shape[2:] != (3, 3):
-        return None
-    if b.index != (var(anchor.col), var(anchor.depth), var(anchor.taps[0]), var(anchor.taps[1])):
+    operand, weights = operand_of(anchor.a), _filters(anchor)
+    if operand is None or weights is None:
         return None
     if operand.load.source.rank != 4 or operand.load.index[1] != var(anchor.depth):
         return None
     pads = [_padding(operand, 2 + k, anchor.rows[1 + k], anchor.taps[k]) for k in range(2)]
     if pads[0] is None or pads[1] is None:
         return None
-    return _Match(anchor, operand, b, (pads[0], pads[1]))
+    return _Match(anchor, operand, weights, (pads[0], pads[1]))
+
+
+def _filters(anchor: Product) -> Load | None:
+    """Return the weights if they are constant, [filters, channels, 3, 3]."""
+    b = anchor.b
+    if not isinstance(b, Load) or b.source.value is None or b.dtype != "float32":
+        return None
+    places = (var(anchor.col), var(anchor.depth), var(anchor.taps[0]), var(anchor.taps[1]))
+    return b if b.index == places and b.source.value.shape[2:] == (3, 3) else None
 
 
 def _padding(operand: Operand, dimension: int, row: Axis, tap: Axis) -> int | None:
@@ -96,10 +101,7 @@ def build_winograd(
     a = Read(params.number(place.root), address_of(index, place), source.dtype)
     if a.address.coefficient(anchor.depth) != 1:
         return None
-    packed = _pack(found.weights.source.value, size, tile.vectors * target.lanes)
-    name = f"{found.weights.source.name}.winograd"
-    root = Root(name, BufferKind.CONSTANT, "float32", as_poly(packed.size), packed)
-    weights = params.number(root)
+    weights = params.number(_packed_root(found.weights.source, size, tile.vectors * target.lanes))
     kernel = Winograd(
         params.records(),
         image,
@@ -119,12 +121,22 @@ def build_winograd(
     return kernel, params
 
 
+def _packed_root(source: Tensor, size: int, width: int) -> Root:
+    """Return transformed weights; to transform them is left to the one who packs them."""
+    value = source.value
+    assert value is not None, "matched"
+    filters, depth = value.shape[:2]
+    count = (size + 2) ** 2 * -(-filters // width) * width * depth
+    return Root(
+        f"{source.name}.winograd",
+        BufferKind.CONSTANT,
+        "float32",
+        as_poly(count),
+        lambda: _pack(value, size, width),
+    )
+
+
 def _pack(weights: np.ndarray, size: int, width: int) -> np.ndarray:
     """Return transformed weights as [positions, panels, depth, width], zeros at the end."""
     moved = transform_weights(weights, FILTERINGS[size])
-    positions, depth, filters = moved.shape
-    panels = -(-filters // width)
-    wide = np.zeros((positions, depth, panels * width), np.float32)
-    wide[..., :filters] = moved
-    split = wide.reshape(positions, depth, panels, width)
-    return np.ascontiguousarray(split.transpose(0, 2, 1, 3))
+    return split_panels(moved, width).transpose(0, 2, 1, 3)

@@ -15,7 +15,6 @@ import errno
 import hashlib
 import mmap
 import os
-import secrets
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -109,7 +108,7 @@ def write_container(
     views = {name: sections[name].cast("B") for name in SECTIONS if name in sections}
     digests = {name: digest(view) for name, view in views.items()}
     head, rows = _compose(program, symbols, views, digests, metadata)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    temporary = target.with_name(f".{target.name}.{os.urandom(8).hex()}.tmp")
     try:
         try:
             _write_file(temporary, head, [(row.offset, views[row.name]) for row in rows])

@@ -1,6 +1,6 @@
 """ONNX's own backend tests, compiled, run and classified in a process of their own.
 
-``python -m whet.tests.backend_suite [--update] [--level N] [pattern...]`` says what fails and why.
+``python -m whet.tests.backend_suite [--update] [--level N] [pattern...]`` prints what fails.
 """
 
 from __future__ import annotations
@@ -167,8 +167,8 @@ def _difference(found: np.ndarray[Any, Any], expected: Any, case: Case) -> str:
     if found.dtype != expected.dtype or found.shape != expected.shape:
         return f"{found.dtype}{list(found.shape)} is not {expected.dtype}{list(expected.shape)}"
     if found.dtype.kind in "biu":
-        return "" if np.array_equal(found, expected) else _shown(found, expected)
-    a, b = found.astype(np.float64), expected.astype(np.float64)
+        return "" if np.array_equal(found, expected) else _shown(found, np.asarray(expected))
+    a, b = found.astype(np.float64), np.asarray(expected, np.float64)
     bound = tolerance("pointwise", found.dtype.name)  # halves: ONNX rounds every intermediate
     rtol, atol = max(case.rtol, bound.rtol), max(case.atol, bound.atol)
     same = np.allclose(a, b, rtol=rtol, atol=atol, equal_nan=True)

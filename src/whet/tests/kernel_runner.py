@@ -46,7 +46,7 @@ class Trial:
 
     @property
     def written(self) -> list[int]:
-        """The positions of the parameters that the kernel writes."""
+        """Numbers of the parameters that the kernel writes."""
         return [k for k, p in enumerate(self.call.kernel.params) if p.written]
 
     @property
@@ -82,20 +82,14 @@ def trial_of(
     buffers = []
     for root, param in zip(call.roots, call.kernel.params, strict=True):
         size = root.size.evaluate(dims)
-        dtype = _dtype(root.dtype)
+        dtype = np.dtype(numpy_dtype(root.dtype))
         if param.written:
             buffers.append(np.full(size, 1 if root.dtype == "bool" else FILL).astype(dtype))
-        elif root.value is not None:
-            buffers.append(np.ascontiguousarray(root.value).reshape(-1))
+        elif root.make is not None:
+            buffers.append(np.ascontiguousarray(root.make()).reshape(-1).astype(dtype))
         else:
             buffers.append(_numbers(size, dtype, rng, odd=odd))
     return Trial(call, buffers, dims, target)
-
-
-def _dtype(name: str) -> np.dtype[Any]:
-    found = numpy_dtype(name)
-    assert isinstance(found, np.dtype)
-    return found
 
 
 def _numbers(size: int, dtype: np.dtype[Any], rng: np.random.Generator, *, odd: bool) -> Array:

@@ -53,7 +53,7 @@ class Network:
 
     def __init__(self, seed: int, dtype: str = "float32", batch: tuple[str, int] | None = None):
         self.rng = np.random.default_rng(seed)
-        self.dtype = _dtype(dtype)
+        self.dtype = numpy_dtype(dtype)
         self.batch = batch
         self.kind = helper.np_dtype_to_tensor_dtype(self.dtype)
         self.nodes: list[onnx.NodeProto] = []
@@ -66,7 +66,7 @@ class Network:
     # -- choosing ----------------------------------------------------------------------------
 
     def choice(self, items: Any) -> Any:
-        """Return one of several items."""
+        """Return one of some items."""
         return items[int(self.rng.integers(len(items)))]
 
     def integer(self, low: int, high: int) -> int:
@@ -74,7 +74,7 @@ class Network:
         return int(self.rng.integers(low, high + 1))
 
     def likely(self, chance: float) -> bool:
-        """Return true with a probability."""
+        """Return ``True`` with a probability."""
         return bool(self.rng.random() < chance)
 
     @property
@@ -106,7 +106,7 @@ class Network:
         return self.constant(values.astype(np.float16).astype(np.float64))
 
     def ints(self, *values: int) -> str:
-        """Add a constant list of integers."""
+        """Add integers."""
         return self.constant(np.array(values, np.int64))
 
     def input(self, shape: Shape) -> Value:

@@ -415,10 +415,17 @@ def pad(net: Network, x: Value) -> Made:
 
 
 def expand(net: Network, x: Value) -> Made:
-    kept = x.shape[: net.free]
-    rest = [net.choice((2, 3, 5)) if e == 1 else e for e in x.shape[net.free :]]
-    target = net.ints(*(1 for _ in kept), *rest)
-    return net.op("Expand", x, target, shape=(*kept, *rest))
+    target = [
+        net.choice((2, 3, 5)) if e == 1 and k >= net.free else e for k, e in enumerate(x.shape)
+    ]
+    if net.batch:
+        target[0] = 1
+    return net.op(
+        "Expand",
+        x,
+        net.ints(*target),
+        shape=(x.shape[0], *target[1:]) if net.batch else tuple(target),
+    )
 
 
 def tile(net: Network, x: Value) -> Made:
