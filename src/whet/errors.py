@@ -53,7 +53,7 @@ class OptionError(WhetError):
 
 
 class InputError(WhetError):
-    """An input or output array given to a model is missing, unknown or of the wrong type or shape."""
+    """An array given to a model is missing, unknown or of the wrong type or shape."""
 
     code = "E300"
 

@@ -23,7 +23,7 @@ class Options:
             order of floating-point operations, such as Winograd convolution.
         passes: switches by pass name, ``{"fold_batchnorm": False}``; unnamed passes follow
             ``opt_level``.
-        target: ``"host"`` or ``"<llvm-triple>:<cpu>"``, such as ``"aarch64-linux-gnu:neoverse-n1"``.
+        target: ``"host"`` or ``"<triple>:<cpu>"``, such as ``"aarch64-linux-gnu:neoverse-n1"``.
         cache_dir: where compiled kernels are kept; ``None`` takes the user's cache directory,
             ``""`` keeps nothing.
     """

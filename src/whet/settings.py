@@ -1,4 +1,4 @@
-"""The environment variables that Whet reads; nothing else in the package looks at the environment."""
+"""The environment variables that Whet reads; nothing else in the package looks at them."""
 
 from __future__ import annotations
 

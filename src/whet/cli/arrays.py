@@ -12,21 +12,11 @@ import numpy as np
 
 from whet.cli.opening import Array
 from whet.cli.output import write_whole
+from whet.dtypes import numpy_dtype
 from whet.errors import InputError, nearest
 from whet.program.records import TensorSpec
 
 RANDOM = "random"
-
-
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """Return the NumPy type of a name; the small floats come from ml_dtypes."""
-    try:
-        return np.dtype(name)
-    except TypeError:
-        import ml_dtypes
-
-        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
-        return found
 
 
 def read_inputs(

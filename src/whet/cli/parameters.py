@@ -84,8 +84,6 @@ _COMPILER_OPTIONS = (
                  help="Where compiled kernels are kept; an empty text keeps none."),
 )  # fmt: skip
 
-COMPILER_OPTION_NAMES = ("shapes", "threads", "opt_level", "passes", "target", "cache_dir")
-
 
 def compiler_options(function: Decorated) -> Decorated:
     """Add the options that say how to compile; they arrive as keywords for ``read_options``."""

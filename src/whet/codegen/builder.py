@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-I1, I8, I32, I64, PTR, F32, F64 = "i1", "i8", "i32", "i64", "ptr", "float", "double"
+I1, I32, I64, PTR, F32, F64 = "i1", "i32", "i64", "ptr", "float", "double"
 
 
 class Value(NamedTuple):
@@ -21,6 +21,11 @@ class Value(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.type} {self.text}"
+
+    @property
+    def known(self) -> int | None:
+        """The value of an integer constant, ``None`` for everything else."""
+        return int(self.text) if self.text.lstrip("-").isdigit() else None
 
 
 def vector(type_: str, lanes: int) -> str:
@@ -165,8 +170,8 @@ class Builder:
     def loop(self, low: Value, high: Value, step: int = 1, hint: str = "l") -> Iterator[Value]:
         """Count from ``low`` while below ``high``; yields the counter. Bottom-tested."""
         body, latch, done = self.label(hint), self.label(hint + "n"), self.label(hint + "x")
-        if low.text.lstrip("-").isdigit() and high.text.lstrip("-").isdigit():
-            if int(low.text) >= int(high.text):
+        if low.known is not None and high.known is not None:
+            if low.known >= high.known:
                 self.jump(done)
                 self.start(self.label("dead"))
                 before = self.block
@@ -211,11 +216,11 @@ class Builder:
 
     # -- memory ------------------------------------------------------------------------------
 
-    def alloca(self, type_: str, count: int = 1) -> Value:
+    def alloca(self, type_: str) -> Value:
         """Reserve stack space in the entry block."""
         self._count += 1
         name = f"%a{self._count}"
-        self._entry.append(f"  {name} = alloca {type_}, i64 {count}, align 64")
+        self._entry.append(f"  {name} = alloca {type_}, i64 1, align 64")
         return Value(name, PTR)
 
     def gep(self, pointer: Value, type_: str, index: Value | int) -> Value:
@@ -256,13 +261,13 @@ class Builder:
         self.module.declare(name, f"declare void @{name}({value.type}, ptr, {mask.type})")
         self.line(f"call void @{name}({value}, ptr align {align} {pointer.text}, {mask})")
 
-    def gather(self, type_: str, pointers: Value, mask: Value, other: Value, align: int) -> Value:
+    def gather(self, type_: str, pointers: Value, mask: Value, other: Value) -> Value:
         """Load one element per lane from a vector of pointers."""
         name = f"llvm.masked.gather.{_suffix(type_)}.v{lanes(type_)}p0"
         self.module.declare(name, f"declare {type_} @{name}({pointers.type}, {mask.type}, {type_})")
         return self.op(f"call {type_} @{name}({pointers}, {mask}, {other})", type_)
 
-    def scatter(self, value: Value, pointers: Value, mask: Value, align: int) -> None:
+    def scatter(self, value: Value, pointers: Value, mask: Value) -> None:
         """Store one element per lane to a vector of pointers."""
         name = f"llvm.masked.scatter.{_suffix(value.type)}.v{lanes(value.type)}p0"
         self.module.declare(
@@ -278,16 +283,16 @@ class Builder:
 
     def add(self, a: Value, b: Value) -> Value:
         """Add 64-bit integers, folding constants."""
-        if a.text.lstrip("-").isdigit() and b.text.lstrip("-").isdigit():
-            return i64(int(a.text) + int(b.text))
+        if a.known is not None and b.known is not None:
+            return i64(a.known + b.known)
         if a.text == "0":
             return b
         return a if b.text == "0" else self.binary("add nsw", a, b)
 
     def mul(self, a: Value, b: Value) -> Value:
         """Multiply 64-bit integers, folding constants."""
-        if a.text.lstrip("-").isdigit() and b.text.lstrip("-").isdigit():
-            return i64(int(a.text) * int(b.text))
+        if a.known is not None and b.known is not None:
+            return i64(a.known * b.known)
         if a.text == "1":
             return b
         return a if b.text == "1" else self.binary("mul nsw", a, b)

@@ -127,15 +127,6 @@ class _Batch:
                     self.report(len(self.objects), self.total)
 
 
-def _end_helper(helper: subprocess.Popen[bytes]) -> None:
-    helper.kill()
-    helper.wait()
-    for pipe in (helper.stdin, helper.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):  # what was still to be written has no reader
-                pipe.close()
-
-
 def _start_helper() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "whet.codegen.worker"],

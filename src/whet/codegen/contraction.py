@@ -22,7 +22,7 @@ from whet.codegen.kernel_function import (
     tap_range,
 )
 from whet.codegen.operations import apply, from_storage, register_type, storage_type
-from whet.index import ZERO, Axis, Poly, ceil_div, product
+from whet.index import ZERO, Poly, ceil_div, product
 from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import ACCUMULATOR, Contraction
 from whet.target import Target
@@ -206,8 +206,7 @@ class _Writer:
         for line in cells:
             for cell in line:
                 b.store(const(type_, 0), cell, 64)
-        start = kernel.b.base + kernel.b.panel_stride * 0
-        base = self._b_pointer(frame, panel, start)
+        base = self._b_pointer(frame, panel, kernel.b.base)
         self._taps(frame, base, 0, _Cells(cells, type_, columns))
         for i, line in enumerate(cells):
             for j, cell in enumerate(line):

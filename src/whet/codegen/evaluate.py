@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from whet.codegen.builder import I1, PTR, Builder, Value, const, i64, lanes, vector
-from whet.codegen.frame import Frame, index_value
+from whet.codegen.frame import Frame
+from whet.codegen.index_value import index_value
 from whet.codegen.operations import apply, from_storage, register_type, storage_type, to_storage
 from whet.index import Atom, Axis, Dim, Opaque, Poly
 from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Read, Var, Within, all_atoms
@@ -60,7 +61,7 @@ class Point:
         pointer, offset = self._locate(store.param, store.address)
         if isinstance(offset, Value):
             mask = self.mask or const(vector(I1, self.width), 1)
-            self.b.scatter(value, self._pointers(pointer, offset, dtype), mask, 1)
+            self.b.scatter(value, self._pointers(pointer, offset, dtype), mask)
         elif self.mask is not None:
             self.b.masked_store(value, pointer, self.mask)
         else:
@@ -104,7 +105,7 @@ class Point:
             mask = self._both(keep)
             blank = const(vector(kind, self.width), 0)
             places = self._pointers(pointer, offset, read.dtype)
-            loaded = b.gather(vector(kind, self.width), places, mask, blank, 1)
+            loaded = b.gather(vector(kind, self.width), places, mask, blank)
         elif offset == 0:
             loaded = b.load(kind, pointer)
         else:
@@ -253,7 +254,6 @@ class Point:
 
     def guarded(self, expr: Expr, keep: Value) -> Value:
         """Evaluate an expression without reading memory where ``keep`` fails."""
-        b = self.b
         inner = Point(self.frame, self.axis, self.width, self.mask, self.shift, self.names)
         if lanes(keep.type) > 1:
             inner.mask = self._both(keep)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from whet.codegen.builder import I64, Builder, Value, const, i64, lanes
+from whet.codegen.builder import Builder, Value
+from whet.codegen.index_value import index_value
 from whet.codegen.operations import storage_type
-from whet.index import Atom, Axis, Dim, Div, Mod, Opaque, Poly, bounds, var
+from whet.index import Atom, Axis, Dim, Div, Mod, Opaque, Poly, var
 
 Access = tuple[int, Poly]
 
@@ -45,7 +46,7 @@ class Frame:
 
     def scalar_index(self, p: Poly) -> Value:
         """Return a polynomial of bound axes and dimensions as a 64-bit integer."""
-        return index_value(self.b, p, lambda atom: self._atom(atom))
+        return index_value(self.b, p, self._atom)
 
     def _atom(self, atom: Atom) -> Value:
         if isinstance(atom, Dim):
@@ -70,67 +71,3 @@ def root_frame(
         start = b.gep(params[param], kind, frame.scalar_index(fixed))
         frame.pointers[access] = (start, address - fixed)
     return frame
-
-
-def index_value(b: Builder, p: Poly, atom_value: object) -> Value:
-    """Write a polynomial; ``atom_value(atom)`` gives atoms, scalars or vectors alike."""
-    total: Value | None = None
-    for monomial, c in p.terms:
-        term: Value | None = None
-        for atom in monomial:
-            value = _atom_value(b, atom, atom_value)
-            term = value if term is None else _multiply(b, term, value)
-        if term is None:
-            term = i64(c)
-        elif c != 1:
-            term = _multiply(b, term, i64(c))
-        total = term if total is None else _sum(b, total, term)
-    return total if total is not None else i64(0)
-
-
-def _atom_value(b: Builder, atom: Atom, atom_value: object) -> Value:
-    if isinstance(atom, Div | Mod):
-        top = index_value(b, atom.numerator, atom_value)
-        bottom = index_value(b, atom.denominator, atom_value)
-        low = bounds(atom.numerator)[0]
-        return _floor(b, top, bottom, low is not None and low >= 0, isinstance(atom, Div))
-    return atom_value(atom)  # type: ignore[operator,no-any-return]
-
-
-def _floor(b: Builder, top: Value, bottom: Value, positive: bool, quotient: bool) -> Value:
-    top, bottom = _match(b, top, bottom)
-    if positive:
-        return b.binary("udiv" if quotient else "urem", top, bottom)
-    q = b.binary("sdiv", top, bottom)
-    r = b.binary("srem", top, bottom)
-    negative = b.icmp("slt", r, const(r.type, 0))
-    if quotient:
-        return b.select(negative, b.binary("sub", q, const(q.type, 1)), q)
-    return b.select(negative, b.binary("add", r, bottom), r)
-
-
-def _match(b: Builder, x: Value, y: Value) -> tuple[Value, Value]:
-    count = max(lanes(x.type), lanes(y.type))
-    return _widen(b, x, count), _widen(b, y, count)
-
-
-def _widen(b: Builder, value: Value, count: int) -> Value:
-    if lanes(value.type) == count:
-        return value
-    if value.text.lstrip("-").isdigit():
-        return const(f"<{count} x {I64}>", int(value.text))
-    return b.splat(value, count)
-
-
-def _multiply(b: Builder, x: Value, y: Value) -> Value:
-    if lanes(x.type) == 1 and lanes(y.type) == 1:
-        return b.mul(x, y)
-    left, right = _match(b, x, y)
-    return b.binary("mul", left, right)
-
-
-def _sum(b: Builder, x: Value, y: Value) -> Value:
-    if lanes(x.type) == 1 and lanes(y.type) == 1:
-        return b.add(x, y)
-    left, right = _match(b, x, y)
-    return b.binary("add", left, right)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from whet.codegen.builder import I1, I64, PTR, Builder, Module, Value, const, i64, vector
 from whet.codegen.frame import Access, Frame, root_frame
-from whet.index import Axis, Dim, Opaque, Poly, ceil_div
+from whet.index import Axis, Opaque
 from whet.kernel.expr import Expr, Read, Within, all_atoms, walk
 from whet.kernel.spec import Param, Store
 
@@ -89,27 +89,30 @@ def bind_flat(frame: Frame, axes: tuple[Axis, ...], position: Value) -> Frame:
     return frame.bind(axes[0], position) if axes else frame
 
 
+Body = Callable[[Frame, Value | None, int], None]
+Span = tuple[Value | None, Value | None]
+
+
 def strips(
     frame: Frame,
     axis: Axis,
     width: int,
-    body: Callable[[Frame, Value | None, int], None],
+    body: Body,
     *,
-    low: Value | None = None,
-    high: Value | None = None,
+    span: Span = (None, None),
     unroll: int = 1,
 ) -> None:
     """Run ``body(frame, mask, vectors)`` over an axis in vectors; the last may be masked.
 
     ``vectors`` full vectors start at the bound position (``unroll`` or one); with a mask it is one
-    vector of which only some lanes exist.
+    vector of which only some lanes exist. ``span`` is the first position and the one behind the
+    last, ``None`` for the ends of the axis.
     """
     b = frame.b
-    start = low if low is not None else i64(0)
-    stop = high if high is not None else frame.scalar_index(axis.extent)
-    known = _known(start), _known(stop)
-    if known[0] is not None and known[1] is not None:
-        _static_strips(frame, axis, width, body, (known[0], known[1]), unroll)
+    start = span[0] or i64(0)
+    stop = span[1] or frame.scalar_index(axis.extent)
+    if start.known is not None and stop.known is not None:
+        _static_strips(frame, axis, width, body, (start.known, stop.known), unroll)
         return
     length = b.binary("sub nsw", stop, start)
     full = b.add(start, b.binary("and", length, i64(-width)))
@@ -125,7 +128,7 @@ def _static_strips(
     frame: Frame,
     axis: Axis,
     width: int,
-    body: Callable[[Frame, Value | None, int], None],
+    body: Body,
     span: tuple[int, int],
     unroll: int,
 ) -> None:
@@ -144,30 +147,15 @@ def _static_strips(
         body(frame.bind(axis, i64(start)), lane_mask(b, i64(stop - start), width), 1)
 
 
-def _known(value: Value) -> int | None:
-    return int(value.text) if value.text.lstrip("-").isdigit() else None
-
-
 def lane_mask(b: Builder, count: Value, width: int) -> Value:
     """Return a mask whose first ``count`` lanes are set."""
-    fixed = _known(count)
-    if fixed is not None:
-        bits = ", ".join(f"i1 {'true' if k < fixed else 'false'}" for k in range(width))
-        return Value(f"<{bits}>", vector(I1, width)) if width > 1 else const(I1, fixed > 0)
+    if count.known is not None:
+        bits = ", ".join(f"i1 {'true' if k < count.known else 'false'}" for k in range(width))
+        return Value(f"<{bits}>", vector(I1, width)) if width > 1 else const(I1, count.known > 0)
     narrow = b.op(f"trunc {count} to i32", "i32")
     items = ", ".join(f"i32 {k}" for k in range(width))
     iota = Value(f"<{items}>", vector("i32", width))
     return b.icmp("slt", iota, b.splat(narrow, width))
-
-
-def chunk_count(points: Poly, grain: int) -> Poly:
-    """Return how many chunks of ``grain`` points cover ``points``."""
-    return ceil_div(points, grain)
-
-
-def uses_dims(p: Poly) -> set[str]:
-    """Return the names of run-time dimensions in a polynomial."""
-    return {a.name for a in p.atoms if isinstance(a, Dim)}
 
 
 def tap_range(frame: Frame, tap: Axis, conditions: Iterable[Within]) -> tuple[Value, Value]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 
 from whet.codegen.builder import Builder, Module, Value, const, element, i64, lanes, vector
@@ -18,9 +19,10 @@ from whet.codegen.kernel_function import (
     strips,
     tap_range,
 )
-from whet.codegen.operations import combine, identity_of, register_type
+from whet.codegen.operations import combine, register_type
 from whet.index import Axis, Opaque, Poly, ceil_div, product
 from whet.kernel.expr import Call, Const, Expr, Guard, Var, Within, all_atoms, walk
+from whet.kernel.semantics import identity_of
 from whet.kernel.spec import Nest, Step
 from whet.target import Target
 
@@ -160,7 +162,7 @@ class _NestWriter:
     def _edge_mode(self, frame: Frame) -> _Mode:
         """Return how a point near the edge is computed: with shorter taps if that is the same."""
         nest = self.nest
-        taps = {a for step in nest.steps for a in step.axes}
+        taps = dict.fromkeys(a for step in nest.steps for a in step.axes)
         conditions = {c for e in self._expressions() for c in e.conditions}
         if nest.vector_rows or not all(is_neutral(step) for step in nest.steps):
             return _Mode()
@@ -168,7 +170,7 @@ class _NestWriter:
             return _Mode()
         if any(isinstance(e, Guard) for s in nest.stores for e in walk(s.value)):
             return _Mode()
-        if not all(_moves_one_tap(c, taps, set(frame.env)) for c in conditions):
+        if not all(_moves_one_tap(c, set(taps), set(frame.env)) for c in conditions):
             return _Mode()
         ranges = {tap: tap_range(frame, tap, sorted(conditions, key=repr)) for tap in taps}
         return _Mode(safe=True, ranges=ranges)
@@ -208,17 +210,15 @@ class _NestWriter:
                 for k, total in enumerate(totals):
                     points[k] = replace(points[k], names={**points[k].names, step.name: total})
             for point in points:
-                self._loops(
-                    inner, nest.row, lambda f, like=point: self._stores(f, like, like.names)
-                )
+                self._loops(inner, nest.row, partial(self._stores, point))
 
-        strips(frame, nest.axes[-1], self.width, strip, low=low, high=high)
+        strips(frame, nest.axes[-1], self.width, strip, span=(low, high))
 
     def _shift(self, pixel: int) -> dict[Axis, int]:
         return {self.nest.axes[-2]: pixel} if pixel else {}
 
-    def _stores(self, frame: Frame, like: Point, names: Mapping[str, Value]) -> None:
-        point = Point(frame, like.axis, like.width, like.mask, like.shift, names, like.safe)
+    def _stores(self, like: Point, frame: Frame) -> None:
+        point = replace(like, frame=frame, memo={})
         for store in self.nest.stores:
             point.store(store)
 
@@ -273,7 +273,7 @@ class _NestWriter:
             names[step.name] = self._row_step(frame, step, names, safe)
         row = self.nest.row
         if not row:
-            self._stores(frame, Point(frame, safe=safe), names)
+            self._stores(Point(frame, names=names, safe=safe), frame)
             return
 
         def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
@@ -394,8 +394,3 @@ def _extremes(condition: Within, outer: set[Axis]) -> tuple[Within, ...] | None:
         high = high.substitute({atom: top if slope > 0 else 0})
     pair = (Within(low, condition.extent), Within(high, condition.extent))
     return pair if low != high else pair[:1]
-
-
-def expressions_of(nest: Nest) -> list[Expr]:
-    """Return the roots of all expressions of a nest."""
-    return [*(s.body for s in nest.steps), *(s.value for s in nest.stores)]

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from whet.codegen.builder import F32, F64, I1, Builder, Value, const, element, lanes, vector
 from whet.codegen.vmath import FUNCTIONS
-from whet.dtypes import DTYPES
+from whet.dtypes import DTYPES, DType
 from whet.errors import CompileError
 
 _INTEGER_BITS = {1: "i8", 2: "i16", 4: "i32", 8: "i64"}
@@ -79,32 +79,33 @@ def _round_to_odd(b: Builder, value: Value) -> Value:
 def convert(b: Builder, value: Value, source: str, target: str) -> Value:
     """Convert between element types; floats saturate when they become integers."""
     s, t = DTYPES[source], DTYPES[target]
-    count = lanes(value.type)
-    goal = vector(register_type(target), count)
+    goal = vector(register_type(target), lanes(value.type))
     if t.kind == "b":
-        if s.kind == "b":
-            return value
-        zero = const(value.type, 0)
-        return b.fcmp("une", value, zero) if s.is_float else b.icmp("ne", value, zero)
-    if s.kind == "b":
-        return b.cast("uitofp" if t.is_float else "zext", value, goal)
-    if s.is_float and t.is_float:
-        return _convert_float(b, value, target, goal)
-    if s.is_float:
+        return _to_bool(b, value, s)
+    if not s.is_float:
+        return _convert_integer(b, value, s, t, goal)
+    if not t.is_float:
         return _float_to_int(b, value, goal, signed=t.kind == "i")
-    if t.is_float:
-        return b.cast("sitofp" if s.kind == "i" else "uitofp", value, goal)
-    if t.size > s.size:
-        return b.cast("sext" if s.kind == "i" else "zext", value, goal)
-    return b.cast("trunc", value, goal) if t.size < s.size else value
-
-
-def _convert_float(b: Builder, value: Value, target: str, goal: str) -> Value:
     if target in ("float16", "bfloat16"):
         return from_storage(b, to_storage(b, value, target), target)
-    if value.type == goal:
-        return value
     return b.cast("fpext" if element(goal) == F64 else "fptrunc", value, goal)
+
+
+def _to_bool(b: Builder, value: Value, source: DType) -> Value:
+    if source.kind == "b":
+        return value
+    zero = const(value.type, 0)
+    return b.fcmp("une", value, zero) if source.is_float else b.icmp("ne", value, zero)
+
+
+def _convert_integer(b: Builder, value: Value, source: DType, target: DType, goal: str) -> Value:
+    """Convert an integer or boolean, whose register is narrower than any integer's."""
+    signed = source.kind == "i"
+    if target.is_float:
+        return b.cast("sitofp" if signed else "uitofp", value, goal)
+    if target.size < source.size:
+        return b.cast("trunc", value, goal)
+    return b.cast("sext" if signed else "zext", value, goal)
 
 
 def _float_to_int(b: Builder, value: Value, goal: str, *, signed: bool) -> Value:
@@ -114,22 +115,6 @@ def _float_to_int(b: Builder, value: Value, goal: str, *, signed: bool) -> Value
     kind = "f64" if element(value.type) == F64 else "f32"
     right = f"v{count}{kind}" if count > 1 else kind
     return b.call(f"{name}.{left}.{right}", goal, value)
-
-
-def identity_of(op: str, dtype: str) -> float | int | bool:
-    """Return the neutral element of a reduction."""
-    d = DTYPES[dtype]
-    if op == "sum":
-        return 0
-    if op == "prod":
-        return 1
-    if d.kind == "b":
-        return op == "min"
-    if d.is_float:
-        return float("-inf") if op == "max" else float("inf")
-    low = -(1 << (8 * d.size - 1)) if d.kind == "i" else 0
-    high = (1 << (8 * d.size - (1 if d.kind == "i" else 0))) - 1
-    return low if op == "max" else high
 
 
 def combine(b: Builder, op: str, a: Value, c: Value, dtype: str) -> Value:

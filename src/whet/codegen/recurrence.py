@@ -145,8 +145,8 @@ class _Writer:
             even = b.mul(b.binary("udiv", length, i64(size)), i64(size))
             found = [(size, b.add(rows.start, even)), (1, rows.last)]
             return found if size > 1 else found[1:]
-        whole, rest = rows.length // size * size, rows.length % size
-        found = [(size, b.add(rows.start, i64(whole)))] if whole else []
+        count, rest = divmod(rows.length, size)
+        found = [(size, b.add(rows.start, i64(count * size)))] if count else []
         return [*found, (rest, rows.last)] if rest else found
 
     # -- the register tile -------------------------------------------------------------------

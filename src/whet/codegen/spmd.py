@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from whet.codegen.builder import I1, I32, I64, PTR, Builder, Module, Value, i64
+from whet.codegen.index_value import index_value
 from whet.codegen.sync import STATE_SLOTS, sync_text
 from whet.errors import CompileError
-from whet.index import Atom, Dim, Div, Mod, Poly, at_least
+from whet.index import Atom, Dim, Poly
 from whet.program import context
 from whet.program.context import ContextLayout, layout_of, segments_of
 from whet.program.records import Launch, Program
@@ -45,30 +46,13 @@ def driver_text(program: Program) -> str:
 
 def poly_value(b: Builder, poly: Poly, dims: Mapping[str, Value]) -> Value:
     """Write the value of a polynomial over run-time dimensions as a 64-bit integer."""
-    total = i64(0)
-    for monomial, coefficient in poly.terms:
-        term = i64(coefficient)
-        for atom in monomial:
-            term = b.mul(term, _atom_value(b, atom, dims))
-        total = b.add(total, term)
-    return total
 
-
-def _atom_value(b: Builder, atom: Atom, dims: Mapping[str, Value]) -> Value:
-    if isinstance(atom, Dim):
+    def dimension(atom: Atom) -> Value:
+        if not isinstance(atom, Dim):
+            raise CompileError(f"{atom} cannot be computed before a launch")
         return dims[atom.name]
-    if not isinstance(atom, Div | Mod):
-        raise CompileError(f"{atom} cannot be computed before a launch")
-    top, bottom = (poly_value(b, p, dims) for p in (atom.numerator, atom.denominator))
-    if at_least(atom.numerator, 0) and at_least(atom.denominator, 1):
-        return b.binary("udiv" if isinstance(atom, Div) else "urem", top, bottom)
-    rest = b.binary("srem", top, bottom)
-    differs = b.icmp("slt", b.binary("xor", rest, bottom), i64(0))
-    wrong = b.binary("and", differs, b.icmp("ne", rest, i64(0)))
-    if isinstance(atom, Mod):
-        return b.select(wrong, b.add(rest, bottom), rest)
-    quotient = b.binary("sdiv", top, bottom)
-    return b.select(wrong, b.add(quotient, i64(-1)), quotient)
+
+    return index_value(b, poly, dimension)
 
 
 def _kernels(launches: Iterable[Launch]) -> dict[str, int]:

@@ -282,7 +282,7 @@ class _Writer:
                 for j, value in enumerate(line):
                     self._pixel_out(inner, mask, (i, j), value)
 
-        strips(bound, kernel.col, self.width, strip, low=low, high=high)
+        strips(bound, kernel.col, self.width, strip, span=(low, high))
 
     def _pixel_out(
         self, frame: Frame, mask: Value | None, at: tuple[int, int], value: Value

@@ -196,22 +196,6 @@ def _can_rename(output: ir.Value, source: ir.Value) -> bool:
     return producer.graph is output.graph
 
 
-def replace_with_constant(
-    graph: ir.Graph, value: ir.Value, array: np.ndarray[Any, Any], names: Names
-) -> bool:
-    """Let everything that reads ``value`` read a new constant.
-
-    Returns:
-        False, with nothing changed, if ``value`` is a graph output: that needs a node.
-    """
-    if value.is_graph_output():
-        return False
-    dtype = value.dtype
-    fresh = add_initializer(graph, array, names.fresh(f"{value.name}_folded"), dtype)
-    value.replace_all_uses_with(fresh)
-    return True
-
-
 def remove_dead(model: ir.Model) -> int:
     """Remove nodes and constants that nothing reads; return how many."""
     count = 0

@@ -143,7 +143,7 @@ class Grid:
         for k in along:
             shape[k] = self.shape[k]
         wide = np.broadcast_to(values, shape)
-        neutral = identity_of(op, values.dtype)
+        neutral = identity_of(op, values.dtype.name)
         with np.errstate(all="ignore"):
             return np.asarray(
                 REDUCTIONS[op].reduce(

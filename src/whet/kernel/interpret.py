@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from whet.dtypes import DTYPES
+from whet.dtypes import DTYPES, numpy_dtype
 from whet.index import Axis, Dim
 from whet.kernel.expr import Expr, Load, Read, walk
 from whet.kernel.grid import Grid, Leaf, Scores
 from whet.kernel.interpret_recurrence import run_recurrence
 from whet.kernel.recurrence import Recur
-from whet.kernel.semantics import Array, register_dtype, storage_dtype
+from whet.kernel.semantics import Array, register_dtype
 from whet.kernel.spec import ACCUMULATOR, Attention, Contraction, Nest, Store
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
 
@@ -61,22 +61,9 @@ def _input_tensors(root: Tensor) -> list[Tensor]:
             continue
         seen[id(tensor)] = tensor
         if tensor.definition is not None:
-            for e in _expressions(tensor.definition):
+            for e in tensor.definition.expressions():
                 stack.extend(leaf.source for leaf in walk(e) if isinstance(leaf, Load))
     return [t for t in seen.values() if t.definition is None and t.value is None]
-
-
-def _expressions(definition: Definition) -> list[Expr]:
-    anchor = definition.anchor
-    if isinstance(anchor, Steps):
-        return [definition.body, *(s.body for s in anchor.steps)]
-    if isinstance(anchor, Product):
-        return [definition.body, anchor.a, anchor.b]
-    if isinstance(anchor, Attend):
-        return [definition.body, anchor.q, anchor.k, anchor.v, anchor.score]
-    if isinstance(anchor, Recur):
-        return anchor.expressions()
-    return [definition.body]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +96,7 @@ class _Evaluation:
 
     def _stored(self, array: Array, dtype: str) -> Array:
         as_double = self.precise and DTYPES[dtype].is_float
-        return array.astype(np.float64 if as_double else storage_dtype(dtype), copy=False)
+        return array.astype(np.float64 if as_double else numpy_dtype(dtype), copy=False)
 
     def _place(self, tensor: Tensor, grid: Grid, values: Array) -> Array:
         shape = tuple(grid.extent(e) for e in tensor.shape)

@@ -63,7 +63,7 @@ def _prefetch(work: Work, target: Target, row_items: int, vectors: int, unroll: 
     over the row tiles of the panel before, their fetching costs nothing.
     """
     panel_bytes = work.reduction * vectors * target.vector_bytes
-    if panel_bytes * -(-work.cols // (vectors * target.lanes)) < target.l2_bytes:
+    if panel_bytes * -(-work.cols // (vectors * target.lanes)) < target.l2_bytes // 16:
         return 0
     steps = row_items * work.reduction // unroll
     lines = -(-panel_bytes // (LINE_BYTES * max(steps, 1)))
@@ -124,7 +124,11 @@ def _chunks(work: Work, target: Target, threads: int, rows: int, vectors: int) -
     items = work.outer * -(-work.rows // rows)
     panels = -(-work.cols // (vectors * target.lanes))
     row_bytes = rows * work.depth * 4
-    row_items = max(1, min(items, target.l2_bytes // 4 // max(row_bytes, 1)))
+    room = target.l2_bytes // 4
+    if work.reduction * work.cols * 4 <= target.l1_bytes // 2:
+        # All weights stay in the first cache: finish a few rows while they are there too.
+        room, row_bytes = target.l1_bytes // 4, rows * (work.depth + work.cols) * 4
+    row_items = max(1, min(items, room // max(row_bytes, 1)))
     cycles = work.reduction * max(rows * vectors / FMA_PER_CYCLE, FMA_LATENCY)
     wanted = CHUNKS_PER_THREAD * threads if threads > 1 else 1
     columns = panels
@@ -222,10 +226,11 @@ def _winograd_tile(work: Convolution, target: Target, threads: int, tiles: int, 
     room = target.l2_bytes // 2 // (4 * span * (work.depth + work.filters))
     most = max(1, min(tiles, room))
     blocks = max(-(-tiles // most), min(threads, tiles))
+    share = -(-tiles // blocks)
     rows, vectors = _register_tile(
-        Work(1, -(-tiles // blocks), work.filters, work.depth, work.depth, False), target
+        Work(1, share, work.filters, work.depth, work.depth, False), target
     )
-    items = -(-(-(-tiles // blocks)) // rows)
+    items = -(-share // rows)
     panels = -(-work.filters // (vectors * target.lanes))
     steps = items * work.depth // UNROLL
     lines = -(-work.depth * vectors * target.vector_bytes // (LINE_BYTES * max(steps, 1)))

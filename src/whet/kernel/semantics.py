@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -25,12 +25,6 @@ def register_dtype(dtype: str, *, precise: bool = False) -> np.dtype[Any]:
     return np.dtype(dtype)
 
 
-def storage_dtype(dtype: str) -> np.dtype[Any]:
-    """Return the NumPy type in which values of an element type lie in memory."""
-    found: np.dtype[Any] = np.dtype(cast(Any, numpy_dtype(dtype)))
-    return found
-
-
 def convert(x: Array, target: str, *, precise: bool = False) -> Array:
     """Convert values to an element type; floats saturate when they become integers."""
     goal = DTYPES[target]
@@ -39,7 +33,7 @@ def convert(x: Array, target: str, *, precise: bool = False) -> Array:
         return np.not_equal(x, 0)
     if goal.is_float:
         if goal.size == 2 and not precise:
-            x = x.astype(storage_dtype(target))
+            x = x.astype(numpy_dtype(target))
         return x.astype(register)
     if x.dtype.kind == "f":
         return _saturate(x, register)
@@ -54,16 +48,17 @@ def _saturate(x: Array, goal: np.dtype[Any]) -> Array:
     return np.where(low, limits.min, np.where(high, limits.max, result)).astype(goal)
 
 
-def identity_of(op: str, dtype: np.dtype[Any]) -> Any:
+def identity_of(op: str, dtype: str) -> float | int | bool:
     """Return the neutral element of a reduction."""
+    d = DTYPES[dtype]
     if op in ("sum", "prod"):
-        return dtype.type(op == "prod")
-    if dtype.kind == "b":
-        return np.bool_(op == "min")
-    if dtype.kind == "f":
-        return dtype.type(-math.inf if op == "max" else math.inf)
+        return int(op == "prod")
+    if d.kind == "b":
+        return op == "min"
+    if d.is_float:
+        return -math.inf if op == "max" else math.inf
     limits = np.iinfo(dtype)
-    return dtype.type(limits.min if op == "max" else limits.max)
+    return int(limits.min if op == "max" else limits.max)
 
 
 REDUCTIONS: MappingProxyType[str, np.ufunc] = MappingProxyType(

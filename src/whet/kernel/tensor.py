@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,12 +12,22 @@ from whet.kernel.expr import Expr, Load
 from whet.kernel.recurrence import Recur
 from whet.kernel.spec import Step
 
+Rewrite = Callable[[Expr], Expr]
+
 
 @dataclass(frozen=True, slots=True)
 class Steps:
     """Reductions that must finish before an element's body can be evaluated."""
 
     steps: tuple[Step, ...]
+
+    def expressions(self) -> list[Expr]:
+        """Return the roots of all expressions."""
+        return [step.body for step in self.steps]
+
+    def rewritten(self, rewrite: Rewrite) -> Steps:
+        """Return the reductions with every expression rewritten."""
+        return Steps(tuple(replace(s, body=rewrite(s.body)) for s in self.steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,14 @@ class Product:
     col: Axis
     taps: tuple[Axis, ...]
     depth: Axis
+
+    def expressions(self) -> list[Expr]:
+        """Return the roots of all expressions."""
+        return [self.a, self.b]
+
+    def rewritten(self, rewrite: Rewrite) -> Product:
+        """Return the product with every expression rewritten."""
+        return replace(self, a=rewrite(self.a), b=rewrite(self.b))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +87,15 @@ class Attend:
     col: Axis
     zero_nan: bool = False
 
+    def expressions(self) -> list[Expr]:
+        """Return the roots of all expressions."""
+        return [self.q, self.k, self.v, self.score]
+
+    def rewritten(self, rewrite: Rewrite) -> Attend:
+        """Return the attention with every expression rewritten."""
+        q, k, v, score = (rewrite(e) for e in self.expressions())
+        return replace(self, q=q, k=k, v=v, score=score)
+
 
 Anchor = Steps | Product | Attend | Recur
 
@@ -92,6 +120,10 @@ class Definition:
     def position(self) -> tuple[Poly, ...]:
         """The element that a point of the axes defines."""
         return self.index or tuple(var(a) for a in self.axes)
+
+    def expressions(self) -> list[Expr]:
+        """Return the roots of all expressions: the body's, then the anchor's."""
+        return [self.body, *(self.anchor.expressions() if self.anchor is not None else ())]
 
 
 @dataclass(eq=False, slots=True)

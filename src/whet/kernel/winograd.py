@@ -71,4 +71,5 @@ def transform_weights(weights: np.ndarray, filtering: Filtering) -> np.ndarray:
     """Return ``G g G'`` of weights [M, C, 3, 3] as [positions, C, M], computed in float64."""
     g = np.asarray(filtering.filters, np.float64)
     moved = np.einsum("ai,mcij,bj->abcm", g, weights.astype(np.float64), g, optimize=True)
-    return moved.reshape(filtering.span**2, *moved.shape[2:]).astype(np.float32)
+    result: np.ndarray = moved.reshape(filtering.span**2, *moved.shape[2:]).astype(np.float32)
+    return result

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from whet.index import Atom, Axis, IndexLike, product, var
 from whet.kernel.expr import Call, Const, Expr, Load, Read, Var, rewrite_leaves, walk
 from whet.kernel.schedule import choose_attention
-from whet.kernel.spec import Attention, Store
+from whet.kernel.spec import Attention, Step, Store
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
 from whet.lower.loops import by_stride
 from whet.lower.storage import Params, Storage, Storages, address_of, magnitude, to_reads
@@ -77,30 +77,35 @@ def _source_at(expr: Expr, axes: tuple[Axis, ...], single: Single) -> Tensor | N
     for index, axis in zip(expr.index, axes, strict=True):
         if index != var(axis) and not (axis.extent == 1 and index == 0):
             return None
-    return expr.source  # type: ignore[no-any-return]
+    source: Tensor = expr.source
+    return source
 
 
 def _score(soft: Tensor, single: Single) -> tuple[Tensor, Expr, tuple[Axis, ...], Axis] | None:
     """Take a softmax apart: the product it reads, the score expression, its rows and key axis."""
     definition = soft.definition
-    if definition is None or not isinstance(definition.anchor, Steps):
-        return None
-    steps = definition.anchor.steps
-    if [s.op for s in steps] != ["max", "sum"] or any(len(s.axes) != 1 for s in steps):
+    steps = _softmax_steps(definition)
+    if definition is None or steps is None:
         return None
     top, total = steps
-    if definition.index or top.axes != total.axes:
-        return None
     rows, key, met = definition.axes[:-1], definition.axes[-1], top.axes[0]
     here = top.body.substitute({met: var(key)})
     highest, whole = Var(top.name, here.dtype), Var(total.name, here.dtype)
-    if _without_nan_test(definition.body) != softmax_body(here, highest, whole):
+    raised = total.body.substitute({met: var(key)}) == softmax_raised(here, highest)
+    shared = _without_nan_test(definition.body) == softmax_body(here, highest, whole)
+    if not raised or not shared or here.dtype != "float32":
         return None
-    if total.body.substitute({met: var(key)}) != softmax_raised(here, highest):
+    return _product_read(definition, here, (rows, key), single)
+
+
+def _softmax_steps(definition: Definition | None) -> tuple[Step, Step] | None:
+    """Return the maximum and the sum that a softmax takes along one axis."""
+    if definition is None or definition.index or not isinstance(definition.anchor, Steps):
         return None
-    if here.dtype != "float32":
+    steps = definition.anchor.steps
+    if [s.op for s in steps] != ["max", "sum"] or steps[0].axes != steps[1].axes:
         return None
-    return _product_read(here, rows, key, single, soft)
+    return (steps[0], steps[1]) if len(steps[0].axes) == 1 else None
 
 
 def _without_nan_test(body: Expr) -> Expr:
@@ -116,12 +121,13 @@ def _is_nan_free(body: Expr) -> bool:
 
 
 def _product_read(
-    here: Expr, rows: tuple[Axis, ...], key: Axis, single: Single, soft: Tensor
+    soft: Definition, here: Expr, point: tuple[tuple[Axis, ...], Axis], single: Single
 ) -> tuple[Tensor, Expr, tuple[Axis, ...], Axis] | None:
     """Find the one product that a score reads at its own point, and inline its epilogue."""
+    rows, key = point
     candidates = [
         t
-        for t in sources(soft.definition)  # type: ignore[arg-type]
+        for t in sources(soft)
         if t.definition is not None and isinstance(t.definition.anchor, Product) and single(t)
     ]
     for scores in candidates:

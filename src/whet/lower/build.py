@@ -104,7 +104,6 @@ def _lower(node: ir.Node, tensors: Mapping[ir.Value, Tensor], table: OpTable) ->
         inputs=tuple(None if v is None else tensors[v] for v in node.inputs),
         attributes={name: _attribute(a) for name, a in node.attributes.items()},
         outputs=tuple(v.name or "" for v in node.outputs),
-        declared=tuple(_declared(v) for v in node.outputs),
     )
     return table[(_domain(node), node.op_type)].lower(view)
 
@@ -126,14 +125,6 @@ def _array(tensor: Any) -> np.ndarray:
 def _input(value: ir.Value) -> Tensor:
     assert value.dtype is not None and value.shape is not None, "inputs are typed by the frontend"
     return Tensor(str(value.name), _shape(value.shape), _dtype_name(value.dtype))
-
-
-def _declared(value: ir.Value) -> tuple[str, tuple[Poly, ...]] | None:
-    if value.dtype is None or value.shape is None or _dtype_name(value.dtype) not in DTYPES:
-        return None
-    if any(not isinstance(d, int) and d.value is None for d in value.shape):
-        return None
-    return _dtype_name(value.dtype), _shape(value.shape)
 
 
 def _shape(shape: ir.Shape) -> tuple[Poly, ...]:

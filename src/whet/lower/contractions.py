@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from whet.kernel.schedule import Work, choose_tile
 from whet.kernel.spec import Contraction, Panels, Store, Tile
 from whet.kernel.tensor import Definition, Product
 from whet.lower.loops import by_stride, indices_of, merge_axes
+from whet.lower.packing import product_type, split_panels, strided_view
 from whet.lower.storage import (
     Params,
     Root,
@@ -155,7 +155,10 @@ def _panels(
     lanes: int,
     substitution: dict[Atom, IndexLike],
 ) -> Panels:
-    """Return how the second operand lies, packing it if it is constant."""
+    """Return how the second operand lies.
+
+    A constant is packed as [batch..., panels, taps..., depth, width].
+    """
     assert isinstance(anchor.b, Load)
     source = anchor.b.source
     width = tile.vectors * lanes
@@ -175,13 +178,13 @@ def _panels(
     assert col is not None, "weights are static"
     inner = (*(x.extent for x in anchor.taps), anchor.depth.extent, as_poly(width))
     shape = (*(x.extent for x in batch), as_poly(-(-col // width)), *inner)
-    root = Root(
-        f"{source.name}.packed",
-        BufferKind.CONSTANT,
-        _product_type(source.value).name,
-        product(shape),
-        lambda: pack_panels(value, address, anchor, batch, width),
-    )
+
+    def pack() -> np.ndarray:
+        axes = (*batch, *anchor.taps, anchor.depth, anchor.col)
+        return np.moveaxis(split_panels(strided_view(value, address, axes), width), -2, len(batch))
+
+    kind = product_type(value).name
+    root = Root(f"{source.name}.packed", BufferKind.CONSTANT, kind, product(shape), pack)
     strides = row_major(shape)
     count = len(batch)
     base = ZERO
@@ -195,44 +198,3 @@ def _panels(
         strides[count + 1 : count + 1 + len(anchor.taps)],
         padded=True,
     )
-
-
-def pack_panels(
-    value: np.ndarray, address: Poly, anchor: Product, batch: tuple[Axis, ...], width: int
-) -> np.ndarray:
-    """Return a constant operand as [batch..., panels, taps..., depth, width], zeros at the end.
-
-    It is a view of the operand where the panels are full.
-    """
-    axes = (*batch, *anchor.taps, anchor.depth, anchor.col)
-    flat = np.ascontiguousarray(value).reshape(-1)
-    fixed = address.substitute(dict.fromkeys(axes, 0)).constant
-    shape = [x.extent.constant for x in axes]
-    steps = [address.coefficient(x).constant for x in axes]
-    assert fixed is not None and None not in shape and None not in steps, "weights are static"
-    view = np.lib.stride_tricks.as_strided(
-        flat[fixed:],
-        [n or 0 for n in shape],
-        [(s or 0) * flat.itemsize for s in steps],
-        writeable=False,
-    )
-    cols = view.shape[-1]
-    panels = -(-cols // width)
-    if cols % width:
-        wide = np.zeros((*view.shape[:-1], panels * width), flat.dtype)
-        wide[..., :cols] = view
-        view = wide
-    step = view.strides[-1]
-    split = np.lib.stride_tricks.as_strided(
-        view,
-        (*view.shape[:-1], panels, width),
-        (*view.strides[:-1], width * step, step),
-        writeable=False,
-    )
-    return np.moveaxis(split, -2, len(batch))
-
-
-def _product_type(value: np.ndarray) -> np.dtype[Any]:
-    """Return the type of packed weights: half precision becomes float32, as products are summed."""
-    half = value.itemsize < 4 and value.dtype.kind not in "iub"
-    return np.dtype(np.float32) if half else value.dtype

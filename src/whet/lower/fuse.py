@@ -1,8 +1,8 @@
 """Fusion: which equations are inlined into their readers, and which end in another's epilogue.
 
 Two rules. *Inlining*: a pointwise equation disappears into its reader where that costs nothing, or
-saves more memory traffic than the work it repeats. *Epilogue*: a pointwise equation that is the only
-reader of a product or reduction, element by element, is evaluated on its registers.
+saves more memory traffic than the work it repeats. *Epilogue*: a pointwise equation that is the
+only reader of a product or reduction, element by element, is evaluated on its registers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from whet.kernel.tensor import Definition, Product, Steps, Tensor
 from whet.lower.attention import fuse_attention
 from whet.lower.build import Equations
 from whet.lower.storage import magnitude, row_major
-from whet.lower.uses import expressions, inline_at, loads, rewrite_definition, sources
+from whet.lower.uses import inline_at, loads, rewrite_definition, sources
 from whet.ops.movement import concat_parts
 
 CHEAP_OPS = frozenset(
@@ -151,11 +151,10 @@ def _pull_scales(tensor: Tensor) -> None:
         return
     factor = 1.0
     operands: dict[str, Expr] = {}
-    for name in ("a", "b"):
-        load = getattr(anchor, name)
-        scaled = _scaled_view(load) if isinstance(load, Load) else None
-        if scaled is not None:
-            operands[name], scale = scaled
+    for name, load in (("a", anchor.a), ("b", anchor.b)):
+        found = _scaled_view(load) if isinstance(load, Load) else None
+        if isinstance(load, Load) and found is not None:
+            operands[name], scale = found
             factor *= scale
             tensor.nodes = _merge(load.source.nodes, tensor.nodes)
             tensor.ops = _merge_ops(load.source, tensor)
@@ -164,7 +163,8 @@ def _pull_scales(tensor: Tensor) -> None:
     total = Var(ACCUMULATOR, tensor.dtype)
     scaled_total = Call("mul", (total, Const(factor, tensor.dtype)), tensor.dtype)
     body = rewrite_leaves(definition.body, lambda e: scaled_total if e == total else e)
-    tensor.definition = replace(definition, body=body, anchor=replace(anchor, **operands))
+    scaled = replace(anchor, a=operands.get("a", anchor.a), b=operands.get("b", anchor.b))
+    tensor.definition = replace(definition, body=body, anchor=scaled)
 
 
 def _scaled_view(load: Load) -> tuple[Expr, float] | None:
@@ -203,9 +203,7 @@ def _may_inline(
     source: Tensor, reader: Definition, count: int, readers: _Readers, level: int
 ) -> bool:
     inner = source.definition
-    if inner is None or inner.anchor is not None or inner.index:
-        return False
-    if concat_parts(source) is not None:
+    if inner is None or inner.anchor is not None or inner.index or concat_parts(source) is not None:
         return False
     if is_view(inner):
         return True
@@ -254,7 +252,7 @@ def _cheap_in_steps(source: Tensor, reader: Definition, cost: int, readers: _Rea
         return False
     passes = sum(
         isinstance(e, Load) and e.source is source
-        for root in expressions(reader)
+        for root in reader.expressions()
         for e in walk(root)
     )
     return cost * passes <= ROW_LIMIT

@@ -42,7 +42,7 @@ def choose_layout(equations: Equations, *, share: bool) -> Layout:
             _view_of_larger(tensor, parts, orders, layout)
         if id(tensor) not in layout.storages:
             layout.storages[id(tensor)] = _own(tensor, orders[id(tensor)], outputs)
-        _place_parts(tensor, parts, orders, layout, outputs, share=share)
+        _place_parts(tensor, parts, layout, outputs, share=share)
     for tensor in equations.tensors:
         if id(tensor) not in layout.storages:
             layout.storages[id(tensor)] = _own(tensor, orders[id(tensor)], outputs)
@@ -153,7 +153,6 @@ def _view_of_larger(
 def _place_parts(
     tensor: Tensor,
     parts: Parts,
-    orders: dict[int, tuple[int, ...]],
     layout: Layout,
     outputs: dict[int, str],
     *,

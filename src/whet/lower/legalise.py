@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from whet.index import Atom, Axis, IndexLike, Opaque, Poly, as_poly, at_least, var
+from whet.index import Atom, Axis, IndexLike, Opaque, Poly, at_least, var
 from whet.kernel.expr import Const, Expr, Load, Within, guard
 from whet.kernel.recurrence import Phase, Recur
 from whet.kernel.tensor import Attend, Definition, Product, Tensor, axes_for
@@ -166,9 +166,9 @@ def _legal_attention(
 ) -> list[Tensor]:
     """Copy queries, keys or values that are not affine, and values not contiguous in columns."""
     copies: list[Tensor] = []
-    fields = {"q": anchor.depth, "k": anchor.depth, "v": anchor.col}
-    for name, last in fields.items():
-        operand: Expr = getattr(anchor, name)
+    operands = {"q": anchor.q, "k": anchor.k, "v": anchor.v}
+    for name, operand in operands.items():
+        last = anchor.col if name == "v" else anchor.depth
         middle = anchor.rows[-1] if name == "q" else anchor.key
         batch = [r for r in anchor.rows[:-1] if operand.depends_on(r)]
         axes = (*batch, middle, last)
@@ -178,11 +178,11 @@ def _legal_attention(
             address = address_of(operand.index, layout.storages[id(operand.source)])
             legal = address.coefficient(last) == 1
         if not legal:
-            moved, copy = _gathered(tensor, name, axes, operand)
+            operands[name], copy = _gathered(tensor, name, axes, operand)
             copies.append(copy)
-            anchor = replace(anchor, **{name: moved})
     if copies:
-        tensor.definition = replace(definition, anchor=anchor)
+        moved = replace(anchor, q=operands["q"], k=operands["k"], v=operands["v"])
+        tensor.definition = replace(definition, anchor=moved)
     return copies
 
 

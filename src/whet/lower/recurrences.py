@@ -7,21 +7,13 @@ import numpy as np
 from whet.index import Axis, Poly, as_poly, product, var
 from whet.kernel.expr import Expr, IndexValue, Load, Read
 from whet.kernel.recurrence import Assign, Pass, Phase, Recur, Recurrence
+from whet.kernel.recurrence_schedule import choose_recurrence_tile, choose_recurrence_unroll
 from whet.kernel.spec import Panels, Store
 from whet.kernel.tensor import Definition
+from whet.lower.packing import product_type, split_panels, strided_view
 from whet.lower.storage import Params, Root, Storage, Storages, address_of, magnitude, to_reads
 from whet.program.records import BufferKind
 from whet.target import Target
-
-FMA_PER_CYCLE = 2
-LOADS_PER_CYCLE = 2
-L2_VECTORS_PER_CYCLE = 1
-FMA_LATENCY = 4
-TILE_OVERHEAD = 40
-SUMS = FMA_PER_CYCLE * FMA_LATENCY
-MAX_UNROLL = 4
-MAX_ROWS = 4  # with more, LLVM loads states ahead on AArch64 and runs out of registers
-STRIDE_BYTES = 1024
 
 
 def build_recurrence(
@@ -89,8 +81,8 @@ class _Draft:
         cols = self.anchor.col.extent.constant
         assert cols is not None, "states have a static size"
         gates = len(phase.weights)
-        rows, vectors = choose_tile(gates, block, cols, self.target)
-        unroll = choose_unroll(gates, vectors, self.target)
+        rows, vectors = choose_recurrence_tile(gates, block, cols, self.target)
+        unroll = choose_recurrence_unroll(gates, vectors, self.target)
         places = dict(self.anchor.states)
         operand = self._element(places[phase.operand], self.anchor.depth) if phase.operand else None
         weights = self._weights(phase.weights, vectors * self.target.lanes)
@@ -115,17 +107,18 @@ class _Draft:
 
     def _packed(self, loads: list[Load], width: int) -> tuple[Panels, ...]:
         """Pack weights as [outer, panel, depth, product, column of the panel]."""
-        values = np.stack([self._elements(w) for w in loads], axis=2)
-        outer, depth, gates, cols = values.shape
-        panels = -(-cols // width)
-        wide = np.zeros((outer, depth, gates, panels * width), values.dtype)
-        wide[..., :cols] = values
-        split = wide.reshape(outer, depth, gates, panels, width)
+        anchor = self.anchor
+        axes = (anchor.outer, anchor.depth, anchor.col)
+        views = [
+            strided_view(w.source.value, address_of(w.index, self.storages[id(w.source)]), axes)
+            for w in loads
+        ]
+        split = split_panels(np.stack(views, axis=2), width)
+        _, depth, gates, panels, _ = split.shape
         packed = split.transpose(0, 3, 1, 2, 4)
+        kind = product_type(packed).name
         name = f"{loads[0].source.name}.packed"
-        root = Root(
-            name, BufferKind.CONSTANT, packed.dtype.name, as_poly(packed.size), lambda: packed
-        )
+        root = Root(name, BufferKind.CONSTANT, kind, as_poly(packed.size), lambda: packed)
         number = self.params.number(root)
         row = gates * width
         return tuple(
@@ -139,67 +132,6 @@ class _Draft:
             )
             for g in range(gates)
         )
-
-    def _elements(self, load: Load) -> np.ndarray:
-        """Return constant weights as [outer, depth, col]; half precision becomes float32."""
-        value: np.ndarray = load.source.value
-        flat = np.ascontiguousarray(value).reshape(-1)
-        anchor, axes = self.anchor, (self.anchor.outer, self.anchor.depth, self.anchor.col)
-        address = address_of(load.index, self.storages[id(load.source)])
-        steps = [address.coefficient(x).constant for x in axes]
-        shape = [x.extent.constant for x in axes]
-        start = address.substitute(dict.fromkeys(axes, 0)).constant
-        assert start is not None and None not in steps and None not in shape, anchor
-        view = np.lib.stride_tricks.as_strided(
-            flat[start:],
-            [n or 0 for n in shape],
-            [(s or 0) * flat.itemsize for s in steps],
-            writeable=False,
-        )
-        return view.astype(np.float32) if flat.itemsize < 4 else view
-
-
-def choose_tile(gates: int, rows: int, cols: int, target: Target) -> tuple[int, int]:
-    """Return the rows and vectors of the register tile with the least estimated time."""
-    if not gates:
-        return 1, 1
-    total = -(-cols // target.lanes)
-    best: tuple[float, int, int] | None = None
-    for vectors in range(1, min(total, -(-SUMS // gates)) + 1):
-        for height in range(1, min(rows, MAX_ROWS) + 1):
-            # Sums, one state of each row, and weights as they come.
-            held = gates * vectors * height + height + 2
-            if held > target.registers and (height > 1 or vectors > 1):
-                break
-            whole, rest = divmod(rows, height)
-            cost = whole * _cycles(gates, height, vectors, total, cols)
-            cost += _cycles(gates, rest, vectors, total, cols) if rest else 0.0
-            if best is None or cost < best[0] * 0.999:
-                best = cost, height, vectors
-    assert best is not None
-    return best[1], best[2]
-
-
-def choose_unroll(gates: int, vectors: int, target: Target) -> int:
-    """Return how many depth steps to unroll.
-
-    With few rows the weights stream through the first cache. On Zen 5, a loop that advances by more
-    than 1 KB had its lines prefetched too far ahead: 60 GFLOP/s instead of 85 to 105.
-    """
-    step_bytes = max(gates, 1) * vectors * target.vector_bytes
-    return max(1, min(MAX_UNROLL, STRIDE_BYTES // step_bytes))
-
-
-def _cycles(gates: int, rows: int, vectors: int, total: int, depth: int) -> float:
-    """Estimate cycles for one tile of rows and all columns."""
-    cycles = 0.0
-    widths = [(vectors, total // vectors), (total % vectors, 1 if total % vectors else 0)]
-    for wide, count in widths:
-        fma = max(gates * wide * rows / FMA_PER_CYCLE, FMA_LATENCY)
-        loads = (gates * wide + rows) / LOADS_PER_CYCLE
-        streamed = gates * wide / L2_VECTORS_PER_CYCLE
-        cycles += count * (depth * max(fma, loads, streamed) + TILE_OVERHEAD)
-    return cycles
 
 
 def flops_of_recurrence(anchor: Recur) -> Poly:

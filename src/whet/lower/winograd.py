@@ -13,6 +13,7 @@ from whet.kernel.spec import Store, Winograd
 from whet.kernel.tensor import Definition, Product, Tensor
 from whet.kernel.winograd import FILTERINGS, transform_weights
 from whet.lower.contractions import Operand, operand_of
+from whet.lower.packing import split_panels
 from whet.lower.storage import Params, Root, Storage, Storages, address_of, magnitude, to_reads
 from whet.program.records import BufferKind
 from whet.target import Target
@@ -34,20 +35,24 @@ def _match(definition: Definition) -> _Match | None:
     anchor = definition.anchor
     if not isinstance(anchor, Product) or len(anchor.rows) != 3 or len(anchor.taps) != 2:
         return None
-    operand = operand_of(anchor.a)
-    b = anchor.b
-    if operand is None or not isinstance(b, Load) or b.source.value is None or b.source.rank != 4:
-        return None
-    if b.dtype != "float32" or b.source.value.shape[2:] != (3, 3):
-        return None
-    if b.index != (var(anchor.col), var(anchor.depth), var(anchor.taps[0]), var(anchor.taps[1])):
+    operand, weights = operand_of(anchor.a), _filters(anchor)
+    if operand is None or weights is None:
         return None
     if operand.load.source.rank != 4 or operand.load.index[1] != var(anchor.depth):
         return None
     pads = [_padding(operand, 2 + k, anchor.rows[1 + k], anchor.taps[k]) for k in range(2)]
     if pads[0] is None or pads[1] is None:
         return None
-    return _Match(anchor, operand, b, (pads[0], pads[1]))
+    return _Match(anchor, operand, weights, (pads[0], pads[1]))
+
+
+def _filters(anchor: Product) -> Load | None:
+    """Return the weights if they are constant, [filters, channels, 3, 3]."""
+    b = anchor.b
+    if not isinstance(b, Load) or b.source.value is None or b.dtype != "float32":
+        return None
+    places = (var(anchor.col), var(anchor.depth), var(anchor.taps[0]), var(anchor.taps[1]))
+    return b if b.index == places and b.source.value.shape[2:] == (3, 3) else None
 
 
 def _padding(operand: Operand, dimension: int, row: Axis, tap: Axis) -> int | None:
@@ -96,7 +101,7 @@ def build_winograd(
     a = Read(params.number(place.root), address_of(index, place), source.dtype)
     if a.address.coefficient(anchor.depth) != 1:
         return None
-    weights = params.number(_weights(found.weights.source, size, tile.vectors * target.lanes))
+    weights = params.number(_packed_root(found.weights.source, size, tile.vectors * target.lanes))
     kernel = Winograd(
         params.records(),
         image,
@@ -116,7 +121,7 @@ def build_winograd(
     return kernel, params
 
 
-def _weights(source: Tensor, size: int, width: int) -> Root:
+def _packed_root(source: Tensor, size: int, width: int) -> Root:
     """Return transformed weights; to transform them is left to the one who packs them."""
     value = source.value
     assert value is not None, "matched"
@@ -134,8 +139,4 @@ def _weights(source: Tensor, size: int, width: int) -> Root:
 def _pack(weights: np.ndarray, size: int, width: int) -> np.ndarray:
     """Return transformed weights as [positions, panels, depth, width], zeros at the end."""
     moved = transform_weights(weights, FILTERINGS[size])
-    positions, depth, filters = moved.shape
-    panels = -(-filters // width)
-    wide = np.zeros((positions, depth, panels * width), np.float32)
-    wide[..., :filters] = moved
-    return wide.reshape(positions, depth, panels, width).transpose(0, 2, 1, 3)
+    return split_panels(moved, width).transpose(0, 2, 1, 3)

@@ -14,7 +14,7 @@ from whet.ops.windows import Window, window_of
 
 
 def lower_conv(node: Node) -> list[Tensor]:
-    """Lower ``Conv``: x [N, C, D...], w [M, C/group, K...], optional bias [M]; source: ONNX Conv."""
+    """Lower ``Conv``: x [N, C, D...], w [M, C/group, K...], optional bias [M]."""
     x, w = node.input(0), node.input(1)
     if x.rank < 3 or w.rank != x.rank:
         raise node.error(f"needs x and w of one rank, 3 or more; got {x.rank} and {w.rank}")

@@ -11,7 +11,7 @@ import numpy as np
 from whet.errors import ShapeError, UnsupportedError
 from whet.index import Poly, as_poly, product
 from whet.kernel.expr import Expr
-from whet.kernel.tensor import Anchor, Definition, Tensor, axes_for
+from whet.kernel.tensor import Definition, Tensor, axes_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,6 @@ class Node:
         inputs: one tensor per input; ``None`` where an optional input is left out.
         attributes: attribute values as Python objects and NumPy arrays.
         outputs: names of the outputs; ``""`` where one is not wanted.
-        declared: element type and shape of each output as inferred on the graph, where known.
     """
 
     name: str
@@ -32,7 +31,6 @@ class Node:
     inputs: tuple[Tensor | None, ...]
     attributes: Mapping[str, Any]
     outputs: tuple[str, ...]
-    declared: tuple[tuple[str, tuple[Poly, ...]] | None, ...] = ()
 
     def input(self, position: int) -> Tensor:
         """Return a required input.
@@ -120,10 +118,6 @@ class Node:
         """Return a tensor whose element at axes ``(i0, i1, ...)`` is ``body(i0, i1, ...)``."""
         axes = axes_for(shape)
         return self.define(shape, dtype, Definition(axes, body(*axes)), output=output)
-
-    def anchored(self, shape: tuple[Poly, ...], dtype: str, body: Expr, anchor: Anchor) -> Tensor:
-        """Return a tensor whose body uses an anchor's variables, over the default axes."""
-        return self.define(shape, dtype, Definition(axes_for(shape), body, anchor))
 
     def temporary(
         self, suffix: str, shape: tuple[Poly, ...], dtype: str, definition: Definition

@@ -61,8 +61,8 @@ def numpy_constant(tensor: Tensor) -> np.ndarray | None:
 
 
 def attribute_float(node: Node, name: str, default: float) -> float:
-    """Return a float attribute."""
-    return float(node.attribute(name, default))
+    """Return a float attribute; ONNX keeps them, and their defaults, in single precision."""
+    return float(np.float32(node.attribute(name, default)))
 
 
 def attribute_flag(node: Node, name: str, default: int = 0) -> bool:

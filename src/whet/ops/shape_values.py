@@ -13,13 +13,12 @@ from itertools import product as points_of
 
 import numpy as np
 
-from whet.dtypes import DTYPES
+from whet.dtypes import DTYPES, numpy_dtype
 from whet.index import ZERO, Atom, Axis, IndexLike, Opaque, Poly, as_poly, at_least, var
 from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Load, Var, Within, walk
-from whet.kernel.recurrence import Recur
-from whet.kernel.semantics import SEMANTICS, convert, register_dtype, storage_dtype
+from whet.kernel.semantics import SEMANTICS, convert, register_dtype
 from whet.kernel.spec import Step
-from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor, axes_for
+from whet.kernel.tensor import Definition, Steps, Tensor, axes_for
 from whet.ops.build import const
 from whet.ops.node import Node, constant
 
@@ -44,7 +43,7 @@ def known_tensor(
     if all(n is not None for n in numbers):
         extents = tuple(e.constant or 0 for e in shape)
         array = np.array(numbers, dtype=register_dtype(dtype)).reshape(extents)
-        return replace_origin(constant(name, array.astype(storage_dtype(dtype))), node)
+        return replace_origin(constant(name, array.astype(numpy_dtype(dtype))), node)
     polys = tuple(_poly(v) for v in values)
     axes = axes_for(shape)
     flat = ZERO
@@ -81,12 +80,11 @@ def _known_output(node: Node, tensor: Tensor) -> Tensor:
 
 def _over_known(definition: Definition) -> bool:
     anchor = definition.anchor
-    if isinstance(anchor, Product | Attend | Recur):
+    if anchor is not None and not isinstance(anchor, Steps):
         return False
-    steps = () if anchor is None else anchor.steps
     return all(
         e.source.value is not None or e.source.known is not None
-        for root in (definition.body, *(s.body for s in steps))
+        for root in definition.expressions()
         for e in walk(root)
         if isinstance(e, Load)
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from whet.dtypes import numpy_dtype
 from whet.errors import InputError, ResourceError, nearest
 from whet.index import Dim, Poly
 from whet.program.records import TensorSpec
@@ -44,18 +45,7 @@ def make_port(spec: TensorSpec, axes: Sequence[Poly], slot: int) -> Port:
     sizes = [axis.constant for axis in axes]
     static = tuple(s for s in sizes if s is not None)
     shape = static if len(static) == len(sizes) else None
-    return Port(spec.name, dtype_named(spec.dtype), shape, tuple(axes), spec, slot)
-
-
-def dtype_named(name: str) -> np.dtype[Any]:
-    """Return a NumPy or ml_dtypes type by name."""
-    try:
-        return np.dtype(name)
-    except TypeError:
-        import ml_dtypes  # 70 ms that most models do not need
-
-        known: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
-        return known
+    return Port(spec.name, numpy_dtype(spec.dtype), shape, tuple(axes), spec, slot)
 
 
 def collect_inputs(ports: Sequence[Port], inputs: Mapping[str, Any]) -> list[Array]:

@@ -1,6 +1,6 @@
-"""ONNX's own backend tests, compiled and run; classified one by one in a process of their own.
+"""ONNX's own backend tests, compiled, run and classified in a process of their own.
 
-``python -m whet.tests.backend_suite [--update] [--level N] [pattern...]`` prints what fails and why.
+``python -m whet.tests.backend_suite [--update] [--level N] [pattern...]`` prints what fails.
 """
 
 from __future__ import annotations
@@ -163,11 +163,12 @@ def run_case(name: str, cache: str, level: int = 3) -> tuple[str, str] | None:
 def _difference(found: np.ndarray[Any, Any], expected: Any, case: Case) -> str:
     if not isinstance(expected, np.ndarray | np.generic):
         return f"expected {type(expected).__name__}"
+    expected = np.asarray(expected)
     if found.dtype != expected.dtype or found.shape != expected.shape:
         return f"{found.dtype}{list(found.shape)} is not {expected.dtype}{list(expected.shape)}"
     if found.dtype.kind in "biu":
-        return "" if np.array_equal(found, expected) else _shown(found, expected)
-    a, b = found.astype(np.float64), expected.astype(np.float64)
+        return "" if np.array_equal(found, expected) else _shown(found, np.asarray(expected))
+    a, b = found.astype(np.float64), np.asarray(expected, np.float64)
     bound = tolerance("pointwise", found.dtype.name)  # halves: ONNX rounds every intermediate
     rtol, atol = max(case.rtol, bound.rtol), max(case.atol, bound.atol)
     same = np.allclose(a, b, rtol=rtol, atol=atol, equal_nan=True)

@@ -46,6 +46,7 @@ class Trial:
 
     @property
     def written(self) -> list[int]:
+        """Numbers of the parameters that the kernel writes."""
         return [k for k, p in enumerate(self.call.kernel.params) if p.written]
 
     @property
@@ -84,16 +85,14 @@ def trial_of(
         dtype = np.dtype(numpy_dtype(root.dtype))
         if param.written:
             buffers.append(np.full(size, 1 if root.dtype == "bool" else FILL).astype(dtype))
-        elif root.value is not None:
-            buffers.append(np.ascontiguousarray(root.value).reshape(-1))
+        elif root.make is not None:
+            buffers.append(np.ascontiguousarray(root.make()).reshape(-1).astype(dtype))
         else:
             buffers.append(_numbers(size, dtype, rng, odd=odd))
     return Trial(call, buffers, dims, target)
 
 
-def _numbers(
-    size: int, dtype: np.dtype[Any], rng: np.random.Generator, *, odd: bool
-) -> Array:
+def _numbers(size: int, dtype: np.dtype[Any], rng: np.random.Generator, *, odd: bool) -> Array:
     if dtype.kind == "b":
         return rng.random(size) < 0.5
     if dtype.kind in "iu":

@@ -32,7 +32,14 @@ class Value:
 
     @property
     def rank(self) -> int:
+        """Number of dimensions."""
         return len(self.shape)
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    found = numpy_dtype(name)
+    assert isinstance(found, np.dtype)
+    return found
 
 
 class Network:
@@ -46,7 +53,7 @@ class Network:
 
     def __init__(self, seed: int, dtype: str = "float32", batch: tuple[str, int] | None = None):
         self.rng = np.random.default_rng(seed)
-        self.dtype = np.dtype(numpy_dtype(dtype))
+        self.dtype = numpy_dtype(dtype)
         self.batch = batch
         self.kind = helper.np_dtype_to_tensor_dtype(self.dtype)
         self.nodes: list[onnx.NodeProto] = []
@@ -59,6 +66,7 @@ class Network:
     # -- choosing ----------------------------------------------------------------------------
 
     def choice(self, items: Any) -> Any:
+        """Return one of some items."""
         return items[int(self.rng.integers(len(items)))]
 
     def integer(self, low: int, high: int) -> int:
@@ -66,6 +74,7 @@ class Network:
         return int(self.rng.integers(low, high + 1))
 
     def likely(self, chance: float) -> bool:
+        """Return ``True`` with a probability."""
         return bool(self.rng.random() < chance)
 
     @property
@@ -80,6 +89,7 @@ class Network:
     # -- building ----------------------------------------------------------------------------
 
     def name(self) -> str:
+        """Return a fresh name."""
         self._count += 1
         return f"v{self._count}"
 
@@ -96,9 +106,11 @@ class Network:
         return self.constant(values.astype(np.float16).astype(np.float64))
 
     def ints(self, *values: int) -> str:
+        """Add integers."""
         return self.constant(np.array(values, np.int64))
 
     def input(self, shape: Shape) -> Value:
+        """Add an input."""
         value = Value(f"x{len(self.inputs)}", shape)
         self.inputs.append(value)
         self.values.append(value)
@@ -126,7 +138,8 @@ class Network:
     def model(self) -> onnx.ModelProto:
         """Return the model; its outputs are all values that nothing reads, and some others."""
         made = [v for v in self.values if v not in self.inputs]
-        ends = [v for v in made if v.name not in self.read or self.likely(0.1)]
+        rng = np.random.default_rng(self._count)
+        ends = [v for v in made if v.name not in self.read or rng.random() < 0.1]
         graph = helper.make_graph(
             self.nodes,
             "random",

@@ -140,7 +140,7 @@ def attention(net: Network, x: Value) -> Made:
     """Append softmax(q k' / sqrt(d) [+ bias]) v for one head or several."""
     if x.rank != 3:
         return None
-    n, length, depth = x.shape
+    n, length, _ = x.shape
     heads, width = net.choice((1, 2, 3)), net.choice((4, 7, 16))
     q, k, v = (_head(net, x, heads, width) for _ in range(3))
     swapped = _swapped(net, k)
@@ -329,7 +329,7 @@ def concat(net: Network, x: Value) -> Made:
     ]  # fmt: skip
     parts = [net.choice(alike) for _ in range(net.integer(1, 3))]
     if net.likely(0.3):
-        parts.append(unary(net, x))  # type: ignore[arg-type]
+        parts.append(unary(net, x))
     joined = [x, *parts] if net.likely(0.5) else [*parts, x]
     shape = list(x.shape)
     shape[axis] = sum(v.shape[axis] for v in joined)
@@ -426,7 +426,7 @@ def expand(net: Network, x: Value) -> Made:
         x,
         net.ints(*target),
         shape=(x.shape[0], *target[1:]) if net.batch else tuple(target),
-    )  # noqa: E501
+    )
 
 
 def tile(net: Network, x: Value) -> Made:

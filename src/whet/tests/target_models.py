@@ -92,13 +92,13 @@ def transformer() -> onnx.ModelProto:
     tokens = g.given("tokens", (2, seq), TensorProto.INT64)
     mask = g.given("mask", (2, seq))
     h = g.op("Add", g.op("Gather", g.weight(50, width, scale=1), tokens), g.weight(seq, width))
-    bias = g.op("Sub", g.constant(np.float32(1)), mask)
+    bias = g.op("Sub", g.constant(np.array(1, np.float32)), mask)
     bias = g.op("Mul", g.op("Unsqueeze", bias, g.constant(np.array([1, 2]))),
-                g.constant(np.float32(-1e4)))  # fmt: skip
+                g.constant(np.array(-1e4, np.float32)))  # fmt: skip
     for _ in range(2):
         q, k, v = (_heads(g, h, width, heads, seq) for _ in range(3))
         scores = g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2]))
-        scores = g.op("Mul", scores, g.constant(np.float32((width // heads) ** -0.5)))
+        scores = g.op("Mul", scores, g.constant(np.array((width // heads) ** -0.5, np.float32)))
         soft = g.op("Softmax", g.op("Add", scores, bias), axis=-1)
         mixed = g.op("Transpose", g.op("MatMul", soft, v), perm=[0, 2, 1, 3])
         flat = g.op("Reshape", mixed, g.constant(np.array([2, seq, width])))

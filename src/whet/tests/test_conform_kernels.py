@@ -33,11 +33,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fresh_seeds(count: int) -> list[int]:
-    return random.sample(range(1_000_000), count)
+    return random.Random(20262).sample(range(1_000_000), count)
 
 
 def trials(
-    seed: int, dtype: str = "float32", *, odd: bool = False, named: bool = False, target: str = "host"
+    seed: int,
+    dtype: str = "float32",
+    *,
+    odd: bool = False,
+    named: bool = False,
+    target: str = "host",
 ) -> list[Trial]:
     """Return the kernels of a random model, with random contents."""
     rng = np.random.default_rng(seed)
@@ -61,9 +66,7 @@ def check(trial: Trial, cache: Path, *, precise: bool = True) -> None:
     for found, expected in results:
         finite = np.where(np.isfinite(expected.astype(np.float64)), expected, 0)
         scale = max(1.0, float(np.abs(finite.astype(np.float64)).max(initial=0.0)))
-        assert_close(
-            found, expected, "product", dtype=coarsest, length=trial.length, scale=scale
-        )
+        assert_close(found, expected, "product", dtype=coarsest, length=trial.length, scale=scale)
 
 
 def check_all(count: int, cache: Path, **choices: Any) -> None:

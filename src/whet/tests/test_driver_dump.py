@@ -55,7 +55,9 @@ def test_the_script_repeats_the_compilation(folder: Path, tmp_path: Path, kind: 
     runpy.run_path(str(dump / "repeat.py"), run_name="__main__")
     again = whet.load(dump / "repeated.whet")
     x = {
-        spec.name: np.random.default_rng(0).standard_normal(spec.shape).astype(spec.dtype)
+        spec.name: np.random.default_rng(0)
+        .standard_normal([int(n) for n in spec.shape])
+        .astype(spec.dtype)
         for spec in model.inputs
     }
     for name, value in model(x).items():

@@ -15,9 +15,9 @@ HEADS, LENGTH, WIDTH = 2, 21, 20
 def attention_model(*, mask: bool, nan_test: bool, scaled_operands: bool) -> onnx.ModelProto:
     """Return softmax(q k' s + mask) v with transposed outputs, as exporters write it."""
     shape = [1, HEADS, LENGTH, WIDTH]
-    scale = numpy_helper.from_array(np.float32(WIDTH**-0.25), "scale")
-    constants = [scale, numpy_helper.from_array(np.float32(WIDTH**-0.5), "whole")]
-    constants.append(numpy_helper.from_array(np.float32(0), "zero"))
+    scale = numpy_helper.from_array(np.array(WIDTH**-0.25, np.float32), "scale")
+    constants = [scale, numpy_helper.from_array(np.array(WIDTH**-0.5, np.float32), "whole")]
+    constants.append(numpy_helper.from_array(np.array(0, np.float32), "zero"))
     keys = helper.make_node("Transpose", ["k"], ["kt"], perm=[0, 1, 3, 2])
     nodes = [keys]
     if scaled_operands:

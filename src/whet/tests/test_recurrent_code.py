@@ -11,8 +11,8 @@ from whet.codegen.object_code import assembly_of
 from whet.codegen.targets import resolve_target
 from whet.frontend.load import load_model
 from whet.kernel.recurrence import Recurrence
+from whet.kernel.recurrence_schedule import choose_recurrence_tile, choose_recurrence_unroll
 from whet.lower.lower import lower
-from whet.lower.recurrences import choose_tile, choose_unroll
 from whet.ops.table import op_table
 from whet.target import Target
 from whet.tests.test_recurrent import layer
@@ -53,16 +53,19 @@ def test_no_vector_is_spilled_in_a_product(target: str, op: str, batch: int) -> 
 @pytest.mark.parametrize("gates", [1, 2, 3, 4])
 def test_one_row_has_enough_sums_and_short_steps(gates: int) -> None:
     target = resolve_target("x86_64-linux-gnu:znver4")
-    rows, vectors = choose_tile(gates, 1, 256, target)
+    rows, vectors = choose_recurrence_tile(gates, 1, 256, target)
     assert rows == 1
     assert gates * vectors >= 6
-    assert gates * vectors * choose_unroll(gates, vectors, target) * target.vector_bytes <= 1024
+    assert (
+        gates * vectors * choose_recurrence_unroll(gates, vectors, target) * target.vector_bytes
+        <= 1024
+    )
 
 
 def test_tiles_fit_registers_and_rows() -> None:
     for target in map(resolve_target, TARGETS):
         for gates in (1, 3, 4):
             for batch in (1, 2, 5, 16):
-                rows, vectors = choose_tile(gates, batch, 200, target)
+                rows, vectors = choose_recurrence_tile(gates, batch, 200, target)
                 assert rows <= batch
                 assert gates * vectors * rows < target.registers

@@ -6,10 +6,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from whet.dtypes import numpy_dtype
 from whet.errors import InputError
 from whet.index import Dim, as_poly, var
 from whet.program.records import TensorSpec
-from whet.runtime.arrays import Port, collect_inputs, dtype_named, empty_aligned, make_port
+from whet.runtime.arrays import Port, collect_inputs, empty_aligned, make_port
 from whet.runtime.model import CompiledModel
 from whet.tests.toys import CHUNK, make_model, make_program, reference
 
@@ -175,7 +176,7 @@ def test_many_shapes_keep_few_bindings(flexible: CompiledModel) -> None:
 
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "int4", "float16", "bool"])
 def test_small_dtypes(name: str) -> None:
-    dtype = dtype_named(name)
+    dtype = numpy_dtype(name)
     port = make_port(TensorSpec("x", name, (2,)), [as_poly(2)], 0)
     array = np.ones(2, dtype)
     assert collect_inputs([port], {"x": array})[0] is array

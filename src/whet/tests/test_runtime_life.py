@@ -197,8 +197,7 @@ def test_idle_states_are_limited() -> None:
     model = _make(1)
     assert _agrees(model, 0)
     for _ in range(20):
-        state = State(model._engine_here())
-        model._states.append(state)
+        model._states.append(State(model._engine_here()))
     assert _agrees(model, 1)
     assert len(model._states) == 20  # one less: it was dropped, not put back
 
@@ -206,8 +205,7 @@ def test_idle_states_are_limited() -> None:
 def test_code_is_never_writable() -> None:
     model = _make(1)
     assert _agrees(model, 0)
-    assert model._engine is not None
-    address = model._engine.code.address
+    address = model._engine_here().code.address
     with open("/proc/self/maps", encoding="ascii") as file:
         for line in file:
             bounds, mode = line.split()[:2]

@@ -132,7 +132,7 @@ def _window(m: Lanes, byte: Value, step: int, mask: Value) -> Value:
         index = b.select(mask, index, const(I64, 0))
         return b.load(inner, b.gep(Value(table, "ptr"), inner, index), word // 8)
     pointers = b.op(f"getelementptr {inner}, ptr {table}, {index}", vector("ptr", count))
-    return b.gather(m.integers, pointers, mask, m.i(0), word // 8)
+    return b.gather(m.integers, pointers, mask, m.i(0))
 
 
 def inverse_turn_words(word: int, count: int) -> list[int]:
