@@ -18,6 +18,7 @@ from whet.codegen.compile import compile_program
 from whet.codegen.link import Image
 from whet.codegen.targets import resolve_target
 from whet.dump import Dump
+from whet.errors import OptionError
 from whet.frontend.load import load_model
 from whet.frontend.read import read_file
 from whet.graph.infer import light_proto
@@ -61,7 +62,7 @@ def compile(  # noqa: A001 - the public name
     Raises:
         WhetError: the model is damaged or unsupported, shapes do not fit, or options are invalid.
     """
-    chosen = options or Options()
+    chosen = _checked(options)
     settings = read_settings()
     start = time.perf_counter()
     tell = progress or (lambda stage, done, total: None)
@@ -83,6 +84,16 @@ def compile(  # noqa: A001 - the public name
         compile_s=time.perf_counter() - start,
     )
     return from_memory(parts)
+
+
+def _checked(options: Options | None) -> Options:
+    if options is None:
+        return Options()
+    if not isinstance(options, Options):
+        raise OptionError(
+            f"options is a {type(options).__name__}", hint="give whet.Options(threads=2, ...)"
+        )
+    return options
 
 
 def _translate(

@@ -69,7 +69,19 @@ def _check(model: ir.Model) -> None:
     fault = find_fault(model)
     if fault is not None:
         raise ModelError(fault[0], where=fault[1], hint="export the model again")
+    _refuse_repeated_outputs(model)
     check_operators(model)
+
+
+def _refuse_repeated_outputs(model: ir.Model) -> None:
+    names = [value.name for value in model.graph.outputs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ModelError(
+                f"two outputs have the name {name!r}",
+                where=f"graph {model.graph.name!r}",
+                hint="give the second one a name of its own, with an Identity node",
+            )
 
 
 def _canonicalise(model: ir.Model, shapes: Mapping[str, tuple[int | str, ...]]) -> None:

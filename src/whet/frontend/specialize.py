@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
 from whet.errors import OptionError, ShapeError, nearest
 
 Dim = int | str
+
+MAX_DIM = 1 << 40
 
 
 def bind_shapes(model: ir.Model, shapes: Mapping[str, tuple[Dim, ...]]) -> None:
@@ -23,6 +25,12 @@ def bind_shapes(model: ir.Model, shapes: Mapping[str, tuple[Dim, ...]]) -> None:
     inputs = {v.name: v for v in model.graph.inputs if v.name}
     bindings: dict[str, Dim] = {}
     unnamed: dict[str, dict[int, Dim]] = {}
+    if not isinstance(shapes, Mapping):
+        raise OptionError(
+            f"shapes is a {type(shapes).__name__}, not a mapping",
+            where="shapes",
+            hint='give a shape for each name: {"input": (1, 3, 224, 224)}',
+        )
     for name, shape in shapes.items():
         if name not in inputs:
             raise OptionError(
@@ -36,6 +44,25 @@ def bind_shapes(model: ir.Model, shapes: Mapping[str, tuple[Dim, ...]]) -> None:
             value.shape = ir.Shape([_substituted(d, bindings) for d in dims])
     if bindings:
         _substitute_all(model, bindings)
+    _name_open_dims(model)
+
+
+def _name_open_dims(model: ir.Model) -> None:
+    """Name the open dims of inputs that have no name; some exporters write -1 for them."""
+    for value in model.graph.inputs:
+        if value.shape is None:
+            raise ShapeError(
+                "the shape is unknown",
+                where=f"input {value.name!r}",
+                hint=f'give it: shapes={{"{value.name}": (1, 3, 224, 224)}}, names for open dims',
+            )
+        value.shape = ir.Shape(
+            [f"{value.name}_{axis}" if _is_open(d) else d for axis, d in enumerate(value.shape)]
+        )
+
+
+def _is_open(dim: int | ir.SymbolicDim) -> bool:
+    return dim < 0 if isinstance(dim, int) else dim.value is None
 
 
 def _bind_input(
@@ -45,13 +72,7 @@ def _bind_input(
     unnamed: dict[int, Dim],
 ) -> None:
     where = f"input {value.name!r}"
-    for wanted in shape:
-        if isinstance(wanted, bool) or not isinstance(wanted, (int, str)) or wanted in ("", -1):
-            raise ShapeError(
-                f"{wanted!r} is not a dim", where=where, hint="give an integer or a name"
-            )
-        if isinstance(wanted, int) and wanted < 0:
-            raise ShapeError(f"the dim {wanted} is negative", where=where, hint="give 0 or more")
+    _check_shape(shape, where)
     if value.shape is None:
         value.shape = ir.Shape(shape)
         return
@@ -62,17 +83,33 @@ def _bind_input(
             hint="give one dim for each of the model's",
         )
     for axis, (wanted, has) in enumerate(zip(shape, value.shape, strict=True)):
-        if isinstance(has, int):
+        if isinstance(has, int) and has >= 0:
             if wanted != has:
                 raise ShapeError(
                     f"dim {axis} is fixed to {has} in the model, not {wanted!r}",
                     where=where,
                     hint="export the model with a dynamic axis to change it",
                 )
-        elif has.value is None:
+        elif isinstance(has, int) or has.value is None:
             unnamed[axis] = wanted
         else:
             _bind_symbol(has.value, wanted, bindings, where)
+
+
+def _check_shape(shape: tuple[Dim, ...], where: str) -> None:
+    if isinstance(shape, str) or not isinstance(shape, Sequence):
+        raise ShapeError(
+            f"{shape!r} is not a shape", where=where, hint="give a tuple of integers and names"
+        )
+    for wanted in shape:
+        if isinstance(wanted, bool) or not isinstance(wanted, (int, str)) or wanted in ("", -1):
+            raise ShapeError(
+                f"{wanted!r} is not a dim", where=where, hint="give an integer or a name"
+            )
+        if isinstance(wanted, int) and wanted < 0:
+            raise ShapeError(f"the dim {wanted} is negative", where=where, hint="give 0 or more")
+        if isinstance(wanted, int) and wanted > MAX_DIM:
+            raise ShapeError(f"the dim {wanted} is too large", where=where, hint="give a real one")
 
 
 def _bind_symbol(symbol: str, wanted: Dim, bindings: dict[str, Dim], where: str) -> None:

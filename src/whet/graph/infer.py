@@ -12,6 +12,10 @@ SMALL_BYTES = 4096
 """Constants up to this size travel into inference, where they may decide shapes."""
 
 
+_LONG_VECTOR = 1 << 20
+"""Vectors that onnx takes for possible shapes cost it about 80 bytes an element."""
+
+
 def infer_shapes(model: ir.Model) -> int:
     """Infer element types and shapes of all values, in place.
 
@@ -25,13 +29,22 @@ def infer_shapes(model: ir.Model) -> int:
     """
     proto = light_proto(model)
     try:
-        inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+        if not _has_long_vectors(inferred.graph):
+            inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise ShapeError(
             f"shapes or types contradict each other: {_first_line(error)}",
             hint="check the model with onnx.checker, and the shapes given for its inputs",
         ) from error
     return _merge(model.graph, inferred.graph)
+
+
+def _has_long_vectors(graph: onnx.GraphProto) -> bool:
+    """Whether data propagation would take memory and time for every element of a long vector."""
+    infos = (*graph.input, *graph.value_info, *graph.output)
+    shapes = (info.type.tensor_type.shape.dim for info in infos)
+    return any(len(dims) == 1 and dims[0].dim_value > _LONG_VECTOR for dims in shapes)
 
 
 def light_proto(model: ir.Model, small_bytes: int = SMALL_BYTES) -> onnx.ModelProto:

@@ -10,6 +10,7 @@ import numpy as np
 
 from whet.codegen.kernels import KINDS
 from whet.dtypes import numpy_dtype
+from whet.errors import ShapeError
 from whet.index import ZERO, Dim, Poly
 from whet.kernel.spec import Kernel
 from whet.lower.lower import Lowered
@@ -28,6 +29,8 @@ from whet.program.schedule import assign_waits
 from whet.target import Target
 
 ALIGNMENT = 64
+MAX_BYTES = 1 << 46
+"""Half of the memory that a process can address; an offset in it never overflows."""
 
 _HUGE_FROM_BYTES = 8 * 2**20
 
@@ -43,6 +46,7 @@ class Assembled:
 
 def assemble(lowered: Lowered, target: Target, *, threads: int, reuse: bool) -> Assembled:
     """Number buffers, pack weights and name kernels."""
+    _check_sizes(lowered)
     table = _Buffers(_capacity(lowered))
     for _, root in lowered.inputs:
         table.add(root)
@@ -64,6 +68,18 @@ def assemble(lowered: Lowered, target: Target, *, threads: int, reuse: bool) -> 
         reuse=reuse,
     )
     return Assembled(program, table.weights, {name: kernel for kernel, name in names.items()})
+
+
+def _check_sizes(lowered: Lowered) -> None:
+    roots = (root for call in lowered.calls for root in call.roots)
+    for root in roots:
+        size = root.size_bytes.constant
+        if size is not None and size > MAX_BYTES:
+            raise ShapeError(
+                f"the tensor has {size} bytes, more than a process can hold",
+                where=root.name,
+                hint="check the dims of the inputs, and constants that are shapes",
+            )
 
 
 def _capacity(lowered: Lowered) -> int:

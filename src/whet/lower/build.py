@@ -147,7 +147,7 @@ def _check_supported(model: ir.Model, table: OpTable) -> None:
                 problems[label] = problems.get(label, 0) + 1
     for value in model.graph.inputs:
         if value.dtype is None or value.shape is None:
-            problems[f"input {value.name} of unknown type or shape"] = 1
+            problems[f"input {value.name} of unknown type"] = 1
         elif _dtype_name(value.dtype) not in DTYPES:
             problems[f"type {value.dtype.name.lower()} of input {value.name}"] = 1
     if problems:
@@ -155,7 +155,7 @@ def _check_supported(model: ir.Model, table: OpTable) -> None:
         raise UnsupportedError(
             f"the model uses what Whet cannot compile yet: {listed}",
             where=model.graph.name,
-            hint="`whet doctor` lists the supported operators",
+            hint="export the model without these parts, and compute them before or after it",
         )
 
 

@@ -77,7 +77,13 @@ def _checked(value: Any, port: Port) -> Array:
     flags = value.flags
     if flags.c_contiguous and flags.aligned:
         return value  # type: ignore[no-any-return]
-    return np.array(value, dtype=port.dtype, order="C", copy=True)
+    try:
+        return np.array(value, dtype=port.dtype, order="C", copy=True)
+    except MemoryError as error:
+        raise ResourceError(
+            f"{value.nbytes} bytes for a contiguous copy cannot be had",
+            where=f"input {port.name!r}",
+        ) from error
 
 
 def _as_array(value: Any, port: Port) -> Array:
