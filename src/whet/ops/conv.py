@@ -130,16 +130,17 @@ def _transposed_shape(
     rank = len(window.kernel)
     extra = tuple(node.attribute("output_padding") or (0,) * rank)
     wanted = node.attribute("output_shape")
+    auto = node.attribute("auto_pad", "NOTSET")
     before, lengths = [], []
     for k in range(rank):
         span = (x.shape[2 + k] - 1) * window.strides[k] + window.extent(k) + extra[k]
-        if wanted is None:
+        if wanted is None and not auto.startswith("SAME"):
             cut, length = window.before[k], span - window.before[k] - window.after[k]
         else:
-            length = as_poly(wanted[k])
+            scaled = x.shape[2 + k] * window.strides[k]
+            length = scaled if wanted is None else as_poly(wanted[k])
             total = max((span - length).constant or 0, 0)
-            upper = node.attribute("auto_pad", "NOTSET") != "SAME_LOWER"
-            cut = total // 2 if upper else total - total // 2
+            cut = total // 2 if auto == "SAME_UPPER" else total - total // 2
         before.append(cut)
         lengths.append(length)
     return tuple(before), (x.shape[0], filters, *lengths)
