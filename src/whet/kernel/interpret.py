@@ -187,7 +187,9 @@ def run_contraction(
     inside = grid.holds((*kernel.bounds, *kernel.edges))
     a = np.where(inside, replace(grid, mask=inside).value(kernel.a), 0)
     b = _panel_values(grid, kernel, buffers, lanes)
-    total = grid.reduce("sum", inner_axes, (a * b).astype(a.dtype, copy=False))
+    with np.errstate(all="ignore"):
+        terms = (a * b).astype(a.dtype, copy=False)
+    total = grid.reduce("sum", inner_axes, terms)
     grid = replace(grid, names={ACCUMULATOR: total})
     _run_stores(grid, outer_axes, kernel.stores, buffers)
 

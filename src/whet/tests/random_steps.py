@@ -236,9 +236,9 @@ def pool(net: Network, x: Value) -> Made:
     if window is None:
         return None
     kernel, spatial, attributes = window
-    half = len(kernel)
-    even = attributes["pads"][:half] == attributes["pads"][half:]
-    kind = net.choice(("MaxPool", "AveragePool")) if even and x.rank == 4 else "AveragePool"
+    if len(set(attributes["pads"])) != 1:
+        return None  # the reference mixes up others
+    kind = net.choice(("MaxPool", "AveragePool")) if x.rank == 4 else "AveragePool"
     if kind == "AveragePool" and net.likely(0.5):
         attributes["count_include_pad"] = 1  # type: ignore[assignment]
     shape = (*x.shape[:2], *spatial)

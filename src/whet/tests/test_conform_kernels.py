@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import random
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kernels")
 
 
-def fresh_seeds(count: int) -> list[int]:
-    return random.Random(20262).sample(range(1_000_000), count)
+def fresh_seeds(count: int) -> Iterator[int]:
+    """Yield seeds; the last one is in the report of a test that fails."""
+    for seed in random.sample(range(1_000_000), count):
+        sys.stdout.write(f"seed {seed}\n")
+        yield seed
 
 
 def trials(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kernels")
 
 
-def fresh_seeds(count: int) -> list[int]:
-    """Return the seeds of a run: the same ones each time, so that a failure can be repeated."""
-    return random.Random(SEEDS).sample(range(1_000_000), count)
+def fresh_seeds(count: int) -> Iterator[int]:
+    """Yield seeds; the last one is in the report of a test that fails."""
+    for seed in random.sample(range(1_000_000), count):
+        sys.stdout.write(f"seed {seed}\n")
+        yield seed
 
 
 def expected_of(model: onnx.ModelProto, inputs: dict[str, Array]) -> list[Array] | None:
