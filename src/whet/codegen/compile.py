@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import subprocess
 import sys
@@ -25,6 +26,9 @@ from whet.target import Target
 
 KERNELS_PER_PROCESS = 4
 DRIVER = "driver"
+
+# Imports come from where this process has them, never from the current folder.
+_HELPER = "import sys; sys.path[:] = sys.argv[1:]; from whet.codegen.worker import main; main()"
 
 Report = Callable[[int, int], None]
 
@@ -83,11 +87,13 @@ class _Batch:
             self.report(len(self.objects), self.total)
         for name in sorted(self.texts, key=lambda n: -len(self.texts[n])):
             self.waiting.put(name)
-        helpers = [_start_helper() for _ in range(jobs - 1)]
-        feeders = [threading.Thread(target=self._feed, args=(h,), daemon=True) for h in helpers]
+        helpers: list[subprocess.Popen[bytes]] = []
+        feeders: list[threading.Thread] = []
         try:
-            for feeder in feeders:
-                feeder.start()
+            for _ in range(jobs - 1 if sys.executable else 0):
+                helpers.append(_start_helper())
+                feeders.append(threading.Thread(target=self._feed, args=helpers[-1:], daemon=True))
+                feeders[-1].start()
             self._drain(lambda text: compile_ir(text, self.target))
             for feeder in feeders:
                 feeder.join()
@@ -129,9 +135,10 @@ class _Batch:
 
 def _start_helper() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "whet.codegen.worker"],
+        [sys.executable, "-P", "-c", _HELPER, *(os.path.abspath(folder) for folder in sys.path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        process_group=0,  # Ctrl-C reaches this process alone, which ends its helpers
     )
 
 

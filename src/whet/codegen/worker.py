@@ -6,6 +6,7 @@ process of its own needs no ``__main__`` guard in the user's script, as ``multip
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import sys
 from typing import IO
@@ -48,5 +49,7 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
             write_frame(sink, b"-" + str(error).encode())
 
 
-if __name__ == "__main__":
-    serve(sys.stdin.buffer, sys.stdout.buffer)
+def main() -> None:
+    """Be a compiler process until standard input ends."""
+    with contextlib.suppress(BrokenPipeError):  # the process that asked for it is gone
+        serve(sys.stdin.buffer, sys.stdout.buffer)
