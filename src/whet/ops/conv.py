@@ -129,18 +129,19 @@ def _transposed_shape(
     x = node.input(0)
     rank = len(window.kernel)
     extra = tuple(node.attribute("output_padding") or (0,) * rank)
+    automatic = node.attribute("auto_pad", "NOTSET")
     wanted = node.attribute("output_shape")
-    auto = node.attribute("auto_pad", "NOTSET")
+    if wanted is None and automatic in ("SAME_UPPER", "SAME_LOWER"):
+        wanted = [e * s for e, s in zip(x.shape[2:], window.strides, strict=True)]
     before, lengths = [], []
     for k in range(rank):
         span = (x.shape[2 + k] - 1) * window.strides[k] + window.extent(k) + extra[k]
-        if wanted is None and not auto.startswith("SAME"):
+        if wanted is None:
             cut, length = window.before[k], span - window.before[k] - window.after[k]
         else:
-            scaled = x.shape[2 + k] * window.strides[k]
-            length = scaled if wanted is None else as_poly(wanted[k])
+            length = as_poly(wanted[k])
             total = max((span - length).constant or 0, 0)
-            cut = total // 2 if auto == "SAME_UPPER" else total - total // 2
+            cut = total // 2 if automatic == "SAME_UPPER" else total - total // 2
         before.append(cut)
         lengths.append(length)
     return tuple(before), (x.shape[0], filters, *lengths)
