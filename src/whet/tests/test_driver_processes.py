@@ -141,7 +141,6 @@ def test_processes_share_a_cache_though_one_is_killed(folder: Path) -> None:
 
 def test_a_full_disk_is_an_error_and_leaves_nothing(folder: Path) -> None:
     """Writing more than the limit allows fails; neither the file nor a part of it stays."""
-
     whet.compile(folder / "deep.onnx").save(folder / "whole.whet")
     most = (folder / "whole.whet").stat().st_size - 1
 
