@@ -283,7 +283,7 @@ def load(
         if not runs and not foreign:
             check_target(container.program.target)
         symbols = container.manifest.symbols
-        _, weights = map_section(container, container.sections["weights"])
+        weights = _map_unread(container, container.sections["weights"])
         graph = _map_graph(container)
         _, image = map_section(container, container.sections["code"])
         code = _map_from_file(container, container.sections["code"], symbols) if runs else None
@@ -314,10 +314,15 @@ def _make_engine(parts: Parts, code: NativeCode, threads: int) -> Engine:
 
 
 def _map_graph(container: Container) -> memoryview | None:
-    """Return the graph's checked bytes, if kept; they leave memory until somebody reads them."""
     row = container.sections.get("graph")
-    if row is None:
-        return None
+    return None if row is None else _map_unread(container, row)
+
+
+def _map_unread(container: Container, row: SectionRow) -> memoryview:
+    """Return a section's checked bytes; they leave memory until somebody reads them.
+
+    What a run never touches, such as most rows of an embedding, then takes no memory.
+    """
     mapping, view = map_section(container, row)
     if mapping is not None:
         mapping.madvise(mmap.MADV_DONTNEED)
