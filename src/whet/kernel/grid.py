@@ -165,7 +165,8 @@ class Grid:
 
     def product(self, a: Expr, b: Expr, axes: tuple[Axis, ...]) -> Array:
         """Return the sum over some axes of ``a * b``."""
-        return self.reduce("sum", axes, self.value(a) * self.value(b))
+        with np.errstate(all="ignore"):
+            return self.reduce("sum", axes, self.value(a) * self.value(b))
 
     def attend(self, scores: Scores, key: Axis, v: Expr) -> Array:
         """Return the sum over ``key`` of ``softmax over key (score) * v``."""
@@ -176,7 +177,8 @@ class Grid:
             share = raised / self.reduce("sum", (key,), raised)
         if scores.zero_nan:
             share = np.where(np.isnan(share), np.zeros_like(share), share)
-        return self.reduce("sum", (key,), share * self.value(v))
+        with np.errstate(all="ignore"):
+            return self.reduce("sum", (key,), share * self.value(v))
 
     def without(self, axes: tuple[Axis, ...], values: Array) -> tuple[Grid, Array]:
         """Return the grid of the first axes only, and values that are constant along the others."""
