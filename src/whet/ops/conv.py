@@ -136,11 +136,10 @@ def _transposed_shape(
     before, lengths = [], []
     for k in range(rank):
         span = (x.shape[2 + k] - 1) * window.strides[k] + window.extent(k) + extra[k]
-        if wanted is None and not auto.startswith("SAME"):
+        if wanted is None:
             cut, length = window.before[k], span - window.before[k] - window.after[k]
         else:
-            scaled = x.shape[2 + k] * window.strides[k]
-            length = scaled if wanted is None else as_poly(wanted[k])
+            length = as_poly(wanted[k])
             total = max((span - length).constant or 0, 0)
             cut = total // 2 if automatic == "SAME_UPPER" else total - total // 2
         before.append(cut)

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from whet.errors import ArtifactError
-from whet.index import Poly, from_json, to_json
+from whet.index import Poly
+from whet.program.polynomials import from_json, to_json
 from whet.program.records import Buffer, BufferKind, Launch, Program, TargetInfo, TensorSpec
 
 _MOST_BYTES = 2**47

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from whet.passes.pipeline import pass_names
 
 ROOT = Path(__file__).parents[3]
 LINK = re.compile(r"\]\(([^)#:]+)\)")
+PAGES = sorted(str(p.relative_to(ROOT)) for p in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+PROGRAM = re.compile(
+    r"^```python\n(.*?)^```$(?:\s*^```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE
+)
 
 
 def _read(name: str) -> str:
@@ -44,7 +50,20 @@ def test_every_pass_is_documented() -> None:
     assert [name for name in pass_names() if f"`{name}`" not in text] == []
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/cli.md", "docs/architecture.md"])
+@pytest.mark.parametrize("name", ["docs/architecture.md", "docs/adding.md"])
+def test_programs_print_what_is_shown(name: str) -> None:
+    programs = PROGRAM.findall(_read(name))
+    assert programs
+    names: dict[str, object] = {}
+    for program, shown in programs:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(program, name, "exec"), names)
+        if shown:
+            assert printed.getvalue() == shown
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name: str) -> None:
     folder = (ROOT / name).parent
     assert [link for link in LINK.findall(_read(name)) if not (folder / link).exists()] == []

@@ -1,0 +1,42 @@
+"""Polynomials in a manifest: sizes and counts that depend on run-time dimensions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from whet.index import ZERO, Atom, Dim, Div, Mod, Poly, as_poly, product, var
+
+
+def to_json(p: Poly) -> Any:
+    """Encode a polynomial over dimensions for a manifest; integers stay integers."""
+    constant = p.constant
+    if constant is not None:
+        return constant
+    return [[c, [_atom_to_json(a) for a in m]] for m, c in p.terms]
+
+
+def from_json(data: Any) -> Poly:
+    """Decode what ``to_json`` wrote."""
+    if isinstance(data, int):
+        return as_poly(data)
+    total = ZERO
+    for c, atoms in data:
+        total = total + product([c, *(_atom_from_json(a) for a in atoms)])
+    return total
+
+
+def _atom_to_json(atom: Atom) -> Any:
+    if isinstance(atom, Dim):
+        return atom.name
+    if isinstance(atom, Div | Mod):
+        sign = "//" if isinstance(atom, Div) else "%"
+        return [sign, to_json(atom.numerator), to_json(atom.denominator)]
+    raise TypeError(f"{type(atom).__name__} does not belong in a manifest")
+
+
+def _atom_from_json(data: Any) -> Poly:
+    if isinstance(data, str):
+        return var(Dim(data))
+    sign, numerator, denominator = data
+    top, bottom = from_json(numerator), from_json(denominator)
+    return top // bottom if sign == "//" else top % bottom
