@@ -84,6 +84,5 @@ def test_no_bytes_make_it_fail(noise: bytes, place: int) -> None:
         split = split_weights(memoryview(candidate))
         if not split.weights:
             assert len(split.rest) <= len(candidate) + 20
-        with np.errstate(all="ignore"):
-            with contextlib.suppress(WhetError):
-                load_model(candidate)
+        with np.errstate(all="ignore"), contextlib.suppress(WhetError):
+            load_model(candidate)
