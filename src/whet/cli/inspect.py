@@ -33,6 +33,7 @@ def command(model: Path, compiled: bool, as_json: bool, **compiler: Any) -> None
         facts |= {"compiled": report.model_as_json(opened)}
         if not as_json:
             report.print_model(console, opened)
+            report.print_origin(console, opened.metadata)
             console.print()
             report.print_groups(console, opened.stats.groups)
     if as_json:

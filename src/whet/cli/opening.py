@@ -35,6 +35,10 @@ class CompiledModel(Protocol):
         """What the model costs."""
 
     @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the compiler noted of the model's origin."""
+
+    @property
     def program(self) -> Program:
         """What it runs."""
 

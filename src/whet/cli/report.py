@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -46,6 +46,7 @@ def model_as_json(model: CompiledModel) -> dict[str, Any]:
         "inputs": specs_as_json(model.inputs),
         "outputs": specs_as_json(model.outputs),
         "stats": stats_as_json(model.stats),
+        "metadata": dict(model.metadata),
     }
 
 
@@ -76,6 +77,20 @@ def print_model(console: Console, model: CompiledModel) -> None:
         figures["compiled in"] = f"{stats.compile_s:.2f} s"
     for name, value in figures.items():
         console.print(f"{name:<22}{value}", markup=False)
+
+
+def print_origin(console: Console, metadata: Mapping[str, str]) -> None:
+    """Print where a compiled file comes from, as the compiler noted it."""
+    tools = [
+        f"{tool} {metadata[tool]}" for tool in ("whet", "llvmlite", "onnx") if tool in metadata
+    ]
+    figures = {
+        "made from": metadata.get("source", "a model in memory"),
+        "made by": ", ".join(tools) or "unknown",
+        "options": metadata.get("options", "unknown"),
+    }
+    for name, value in figures.items():
+        console.print(f"{name:<22}{value}", markup=False, soft_wrap=True)
 
 
 def print_groups(console: Console, groups: Iterable[FusedGroup]) -> None:

@@ -132,9 +132,11 @@ def open_container(path: str | os.PathLike[str]) -> Iterator[Container]:
         ArtifactError: the file is missing, truncated, damaged or of another version.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise ArtifactError("there is no such file", where=os.fspath(path)) from None
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"cannot read: {error}", where=os.fspath(path)) from error
+        raise ArtifactError(f"cannot read: {_reason(error)}", where=os.fspath(path)) from error
     try:
         yield _read_structure(handle)
     except ArtifactError as error:
@@ -142,9 +144,13 @@ def open_container(path: str | os.PathLike[str]) -> Iterator[Container]:
             error.where = os.fspath(path)
         raise
     except OSError as error:
-        raise ArtifactError(f"cannot read: {error}", where=os.fspath(path)) from error
+        raise ArtifactError(f"cannot read: {_reason(error)}", where=os.fspath(path)) from error
     finally:
         os.close(handle)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def map_section(container: Container, row: SectionRow) -> tuple[mmap.mmap | None, memoryview]:

@@ -53,6 +53,7 @@ class FakeModel:
     def __init__(self, batch: int | str = 2) -> None:
         self.inputs = (TensorSpec("x", "float32", (batch, 4)),)
         self.outputs = (TensorSpec("y", "float32", (batch, 3)),)
+        self.metadata = {"source": "layer.onnx"}
         group = FusedGroup("dense_0", ("dense", "activate"), ("Gemm", "Relu"))
         self.stats = Stats(
             arena_bytes=64,
