@@ -1,5 +1,6 @@
+SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install test test-all lint format types layers sizes demo wheel ci
+.PHONY: help install test test-all fuzz lint format types layers sizes demo wheel ci
 
 help:       ## this menu
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*##/\t/' | expand -t 12
@@ -9,6 +10,8 @@ test:       ## the quick tests
 	pytest
 test-all:   ## every test, the slow ones too
 	pytest -m ""
+fuzz:       ## random models with new seeds, until interrupted or something fails
+	while WHET_SEED=$$RANDOM$$RANDOM pytest -q -x -m "" src/whet/tests/test_conform_random.py src/whet/tests/test_conform_kernels.py; do :; done
 lint:       ## ruff, lint only
 	ruff check .
 format:     ## ruff, rewrite in place

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from whet.codegen.builder import I1, PTR, Builder, Value, const, i64, lanes, vector
@@ -26,6 +26,7 @@ class Point:
         shift: constant offsets of axes from their value in the frame.
         names: values of ``Var`` nodes.
         safe: guards that are known to hold here.
+        partial: the mask comes from a guard, so that even all lanes may be missing.
     """
 
     frame: Frame
@@ -35,6 +36,7 @@ class Point:
     shift: Mapping[Axis, int] = field(default_factory=dict)
     names: Mapping[str, Value] = field(default_factory=dict)
     safe: bool = False
+    partial: bool = False
     memo: dict[Expr, Value] = field(default_factory=dict)
 
     @property
@@ -75,7 +77,7 @@ class Point:
         if isinstance(expr, IndexValue):
             return self._index_value(expr)
         if isinstance(expr, Read):
-            return self._read(expr, None, None)
+            return self._read(expr)
         if isinstance(expr, Guard):
             return self._guard(expr)
         assert isinstance(expr, Call), f"{type(expr).__name__} is not for code generation"
@@ -96,35 +98,36 @@ class Point:
 
     # -- memory ------------------------------------------------------------------------------
 
-    def _read(self, read: Read, keep: Value | None, other: Value | None) -> Value:
-        """Load, only where ``keep`` holds; elsewhere the result is ``other`` or unspecified."""
+    def _read(self, read: Read) -> Value:
+        """Load the lanes that exist; the others are zero."""
         b = self.b
         kind = storage_type(read.dtype)
         pointer, offset = self._locate(read.param, read.address)
         if isinstance(offset, Value):
-            mask = self._both(keep)
+            mask = self.mask or const(vector(I1, self.width), 1)
             blank = const(vector(kind, self.width), 0)
             places = self._pointers(pointer, offset, read.dtype)
             loaded = b.gather(vector(kind, self.width), places, mask, blank)
         elif offset == 0:
-            loaded = b.load(kind, pointer)
+            loaded = self._uniform(kind, pointer)
         else:
-            loaded = self._contiguous(kind, pointer, keep)
+            loaded = self._contiguous(kind, pointer)
         return from_storage(b, loaded, read.dtype)
 
-    def _contiguous(self, kind: str, pointer: Value, keep: Value | None) -> Value:
-        type_ = vector(kind, self.width)
-        if self.mask is None and keep is None:
-            return self.b.load(type_, pointer)
-        return self.b.masked_load(type_, pointer, self._both(keep), const(type_, 0))
-
-    def _both(self, keep: Value | None) -> Value:
+    def _uniform(self, kind: str, pointer: Value) -> Value:
+        """Load what all lanes share, if a guard lets any lane read it."""
         b = self.b
-        if keep is not None:
-            keep = b.splat(keep, self.width)
+        if not self.partial or self.mask is None:
+            return b.load(kind, pointer)
+        bits = b.op(f"bitcast {self.mask} to i{self.width}", f"i{self.width}")
+        some = b.icmp("ne", bits, const(bits.type, 0))
+        return self._where(some, lambda: b.load(kind, pointer))
+
+    def _contiguous(self, kind: str, pointer: Value) -> Value:
+        type_ = vector(kind, self.width)
         if self.mask is None:
-            return keep or const(vector(I1, self.width), 1)
-        return b.binary("and", self.mask, keep) if keep is not None else self.mask
+            return self.b.load(type_, pointer)
+        return self.b.masked_load(type_, pointer, self.mask, const(type_, 0))
 
     def _pointers(self, pointer: Value, offset: Value, dtype: str) -> Value:
         kind = storage_type(dtype)
@@ -254,19 +257,20 @@ class Point:
 
     def guarded(self, expr: Expr, keep: Value) -> Value:
         """Evaluate an expression without reading memory where ``keep`` fails."""
-        inner = Point(self.frame, self.axis, self.width, self.mask, self.shift, self.names)
+        inner = replace(self, memo={}, safe=False)
         if lanes(keep.type) > 1:
-            inner.mask = self._both(keep)
+            inner.mask = keep if self.mask is None else self.b.binary("and", self.mask, keep)
+            inner.partial = True
             return inner.scalar(expr)
-        return inner._branch(expr, keep)
+        return self._where(keep, lambda: inner.scalar(expr))
 
-    def _branch(self, expr: Expr, keep: Value) -> Value:
-        """Evaluate in a branch of its own; the result is zero where the branch is not taken."""
+    def _where(self, keep: Value, write: Callable[[], Value]) -> Value:
+        """Write instructions in a branch of their own; zero where the branch is not taken."""
         b = self.b
         before, yes, done = b.block, b.label("g"), b.label("gx")
         b.branch(keep, yes, done)
         b.start(yes)
-        value = self.scalar(expr)
+        value = write()
         last = b.block
         b.jump(done)
         b.start(done)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import platform
-import random
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pytest
 from whet.codegen.targets import host_target
 from whet.tests.kernel_runner import Trial, execute, interpret, kernels_of, trial_of
 from whet.tests.random_models import random_network
+from whet.tests.seeds import seeds_of_models
 from whet.tests.tolerance import EPS, assert_close
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -32,13 +30,6 @@ needs_avx2 = pytest.mark.skipif(
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A kernel cache that the tests share."""
     return tmp_path_factory.mktemp("kernels")
-
-
-def fresh_seeds(count: int) -> Iterator[int]:
-    """Yield seeds; the last one is in the report of a test that fails."""
-    for seed in random.sample(range(1_000_000), count):
-        sys.stdout.write(f"seed {seed}\n")
-        yield seed
 
 
 def trials(
@@ -75,7 +66,7 @@ def check(trial: Trial, cache: Path, *, precise: bool = True) -> None:
 
 
 def check_all(count: int, cache: Path, **choices: Any) -> None:
-    for seed in fresh_seeds(count):
+    for seed in seeds_of_models(count):
         for trial in trials(seed, **choices):
             check(trial, cache, precise=not choices.get("odd", False))
 
