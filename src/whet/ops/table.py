@@ -11,8 +11,11 @@ from whet.kernel.tensor import Tensor
 from whet.ops import (
     activation,
     attention,
+    batch_normalise,
+    causal_conv,
     conv,
     gather,
+    losses,
     matmul,
     movement,
     normalise,
@@ -21,6 +24,7 @@ from whet.ops import (
     recurrent,
     reduce,
     resize,
+    rotary,
     views,
 )
 from whet.ops.node import Lower, Node, Op
@@ -30,14 +34,18 @@ FAMILIES: tuple[tuple[Op, ...], ...] = (
     pointwise.OPS,
     activation.OPS,
     attention.OPS,
+    rotary.OPS,
+    losses.OPS,
     views.OPS,
     movement.OPS,
     gather.OPS,
     resize.OPS,
     reduce.OPS,
     normalise.OPS,
+    batch_normalise.OPS,
     pool.OPS,
     conv.OPS,
+    causal_conv.OPS,
     matmul.OPS,
     recurrent.OPS,
 )
