@@ -31,12 +31,14 @@ def node_model(
         op: operator.
         arrays: one array an input; ``None`` leaves it out. Parameters become constants.
         shapes: declared shapes of the inputs; by default those of the arrays.
-        settings: ``outputs`` (their number), ``domain``, and the node's attributes.
+        settings: ``outputs`` (their number), ``fixed`` (which inputs are constants, by default the
+            parameters), ``domain``, and the node's attributes.
     """
     outputs = [f"y{k}" for k in range(settings.pop("outputs", 1))]
+    chosen = settings.pop("fixed", None)
     names = ["" if a is None else f"x{k}" for k, a in enumerate(arrays)]
     node = helper.make_node(op, names, outputs, name="node", **settings)
-    fixed = parameters_of(node)
+    fixed = parameters_of(node) if chosen is None else chosen
     infos, constants = [], []
     for k, array in enumerate(arrays):
         if array is None:

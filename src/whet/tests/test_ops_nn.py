@@ -82,3 +82,21 @@ def test_center_crop_pad(wanted: tuple[int, int]) -> None:
     x, goal = normal(5, 7, 2), np.array(wanted, np.int64)
     symbolic: Any = [["H", "W", 2]]
     check_node("CenterCropPad", x, goal, shapes=symbolic, axes=[0, -2])
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("dims", [(5,), (4, 7), (3, 1, 2)])
+def test_transposed_convolution_with_weights_from_data(group: int, dims: tuple[int, ...]) -> None:
+    torch = pytest.importorskip("torch")
+    rank = len(dims)
+    x, w, bias = normal(2, 4, *dims), normal(4, 3, *(2 + k for k in range(rank))), normal(3 * group)
+    strides, dilations = [2, 1, 3][:rank], [1, 2, 2][:rank]
+    convolve = getattr(torch.nn.functional, f"conv_transpose{rank}d")
+
+    def expected(*given: Array) -> list[Array]:
+        tensors = (torch.tensor(a) for a in given)
+        return [convolve(*tensors, stride=strides, groups=group, dilation=dilations).numpy()]
+
+    form: Any = {"strides": strides, "dilations": dilations, "group": group, "fixed": set()}
+    runtime: Any = [["N", 4, *("ABC"[:rank])]]
+    check_node("ConvTranspose", x, w, bias, shapes=runtime, expected=expected, **form)
