@@ -125,6 +125,12 @@ def softmax_body(value: Expr, top: Var, total: Var) -> Expr:
     return binary("mul", softmax_raised(value, top), inverse(total))
 
 
+def softmax_unless_empty(value: Expr, top: Var, total: Var) -> Expr:
+    """Return one element of a softmax that is 0 where all values are minus infinity."""
+    empty = compare("eq", top, -np.inf)
+    return select(empty, const(0, value.dtype), softmax_body(value, top, total))
+
+
 def _exponentials(rows: _Rows) -> tuple[Step, Step]:
     raised = softmax_raised(rows.there, rows.total("top"))
     return rows.step("top", "max", rows.there), rows.step("total", "sum", raised)
