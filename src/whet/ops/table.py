@@ -10,6 +10,7 @@ from whet.errors import CompileError
 from whet.kernel.tensor import Tensor
 from whet.ops import (
     activation,
+    casts,
     conv,
     gather,
     matmul,
@@ -28,6 +29,7 @@ from whet.ops.shape_values import propagate
 FAMILIES: tuple[tuple[Op, ...], ...] = (
     pointwise.OPS,
     activation.OPS,
+    casts.OPS,
     views.OPS,
     movement.OPS,
     gather.OPS,
