@@ -20,6 +20,9 @@ from whet.ops import (
     recurrent,
     reduce,
     resize,
+    scan,
+    scatter,
+    sort,
     views,
 )
 from whet.ops.node import Lower, Node, Op
@@ -38,6 +41,9 @@ FAMILIES: tuple[tuple[Op, ...], ...] = (
     conv.OPS,
     matmul.OPS,
     recurrent.OPS,
+    scan.OPS,
+    scatter.OPS,
+    sort.OPS,
 )
 
 
