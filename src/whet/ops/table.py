@@ -27,6 +27,9 @@ from whet.ops import (
     reduce,
     resize,
     rotary,
+    scan,
+    scatter,
+    sort,
     views,
 )
 from whet.ops.node import Lower, Node, Op
@@ -52,6 +55,9 @@ FAMILIES: tuple[tuple[Op, ...], ...] = (
     causal_conv.OPS,
     matmul.OPS,
     recurrent.OPS,
+    scan.OPS,
+    scatter.OPS,
+    sort.OPS,
 )
 
 

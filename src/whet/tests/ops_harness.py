@@ -28,7 +28,7 @@ PARAMETERS: dict[str, set[int]] = {
     "Dropout": {1, 2}, "Expand": {1}, "HammingWindow": {0}, "HannWindow": {0},
     "MaxUnpool": {2}, "MelWeightMatrix": {0, 1, 2, 3, 4}, "OneHot": {1}, "Pad": {1, 3},
     "Range": {0, 1, 2}, "Reshape": {1}, "Resize": {1, 2, 3}, "STFT": {1, 3},
-    "Slice": {1, 2, 3, 4}, "Split": {1}, "Squeeze": {1}, "Tile": {1}, "Unsqueeze": {1},
+    "Slice": {1, 2, 3, 4}, "Split": {1}, "Squeeze": {1}, "Tile": {1}, "TopK": {1}, "Unsqueeze": {1},
     "Upsample": {1},
 }  # fmt: skip
 
