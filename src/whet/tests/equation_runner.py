@@ -14,7 +14,7 @@ from whet.codegen.targets import resolve_target
 from whet.index import Dim, var
 from whet.kernel.tensor import Tensor
 from whet.lower.assemble import assemble
-from whet.lower.build import Equations
+from whet.lower.equations import Equations
 from whet.lower.lower import lower_equations
 from whet.lower.uses import sources
 from whet.runtime.model import Parts, from_memory
