@@ -80,6 +80,8 @@ def test_every_type(dtype: str) -> None:
     node = elements(rng, (3, 17), 0, dtype=dtype)
     node.check(right(node))
     reduction = "max" if dtype == "bool" else "add"
+    if DTYPES[dtype].small is not None:
+        reduction = "none"  # they are moved, never computed with
     slices(rng, (4, 3, 17), (6,), 1, dtype=dtype, reduction=reduction).check()
 
 

@@ -30,7 +30,7 @@ def expected(x: Array, k: int, axis: int = -1, largest: int = 1) -> list[Array]:
 
 
 @pytest.mark.parametrize("largest", [0, 1])
-@pytest.mark.parametrize("dtype", sorted(DTYPES))
+@pytest.mark.parametrize("dtype", sorted(n for n, d in DTYPES.items() if d.small is None))
 def test_every_type(dtype: str, largest: int) -> None:
     x = numbers(np.random.default_rng(1), (3, 37), dtype)
     top_k(x, 9, 1, largest).check(expected(x, 9, 1, largest))
