@@ -22,7 +22,10 @@ from whet.ops import (
     resize,
     scan,
     scatter,
+    selection,
     sort,
+    suppression,
+    unique,
     views,
 )
 from whet.ops.node import Lower, Node, Op
@@ -44,6 +47,9 @@ FAMILIES: tuple[tuple[Op, ...], ...] = (
     scan.OPS,
     scatter.OPS,
     sort.OPS,
+    selection.OPS,
+    suppression.OPS,
+    unique.OPS,
 )
 
 
