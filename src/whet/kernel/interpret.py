@@ -168,9 +168,13 @@ def _run_anchor(grid: Grid, definition: Definition) -> Grid:
         total = run_scan(grid, anchor)
     else:
         assert isinstance(anchor, Attend), f"{type(anchor).__name__} has no meaning"
-        scores = Scores(anchor.q, anchor.k, anchor.depth, anchor.score, anchor.zero_nan)
+        scores = _scores(anchor)
         total = grid.attend(scores, anchor.key, anchor.v)
     return replace(grid, names={ACCUMULATOR: total})
+
+
+def _scores(of: Attend | Attention) -> Scores:
+    return Scores(of.q, of.k, of.depth, of.score, of.zero_nan, of.zero_empty)
 
 
 # -- kernels ---------------------------------------------------------------------------------------
@@ -227,7 +231,7 @@ def run_attention(
     axes = (*outer_axes, kernel.key, kernel.depth)
     read = _reader(buffers, [p.dtype for p in kernel.params])
     grid = Grid(axes, dims or {}, read, precise=precise)
-    scores = Scores(kernel.q, kernel.k, kernel.depth, kernel.score, kernel.zero_nan)
+    scores = _scores(kernel)
     grid = replace(grid, names={ACCUMULATOR: grid.attend(scores, kernel.key, kernel.v)})
     _run_stores(grid, outer_axes, kernel.stores, buffers)
 

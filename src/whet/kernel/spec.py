@@ -181,6 +181,7 @@ class Attention:
         col_vectors: vectors of columns in a register tile of the result.
         tiles: row tiles in one chunk.
         zero_nan: whether rows whose softmax is not a number give 0.
+        zero_empty: whether rows whose scores are all minus infinity give 0.
     """
 
     params: tuple[Param, ...]
@@ -199,6 +200,7 @@ class Attention:
     col_vectors: int
     tiles: int
     zero_nan: bool = False
+    zero_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)

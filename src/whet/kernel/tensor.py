@@ -79,6 +79,7 @@ class Attend:
         depth: the axis that queries and keys are multiplied along.
         col: output axis of the values.
         zero_nan: whether rows whose softmax is not a number give 0.
+        zero_empty: whether rows whose scores are all minus infinity give 0.
     """
 
     q: Expr
@@ -90,6 +91,7 @@ class Attend:
     depth: Axis
     col: Axis
     zero_nan: bool = False
+    zero_empty: bool = False
 
     def expressions(self) -> list[Expr]:
         """Return the roots of all expressions."""
