@@ -60,8 +60,7 @@ def lower(model: ir.Model, table: OpTable, target: Target, *, level: int, thread
         UnsupportedError: the model uses operators or types without a lowering, or has control flow
             or sizes that depend on data.
     """
-    equations = build_equations(model, table)
-    return lower_equations(equations, target, level=level, threads=threads)
+    return lower_equations(build_equations(model, table), target, level=level, threads=threads)
 
 
 def lower_model(
