@@ -161,8 +161,8 @@ class Contraction:
 class Attention:
     """Softmax of a product of queries and keys, times values, without the scores in memory.
 
-    A chunk packs the keys of one outer point, then for every tile of rows computes scores into
-    scratch, takes their softmax there and multiplies by the values.
+    A chunk packs a block of the keys of one outer point, then for every tile of rows computes
+    scores into scratch, takes their softmax there and multiplies by the values.
 
     Attributes:
         params: pointer parameters.
@@ -180,6 +180,7 @@ class Attention:
         key_vectors: vectors of keys in a register tile of scores.
         col_vectors: vectors of columns in a register tile of the result.
         tiles: row tiles in one chunk.
+        keys: keys of a block.
         zero_nan: whether rows whose softmax is not a number give 0.
         zero_empty: whether rows whose scores are all minus infinity give 0.
     """
@@ -199,6 +200,7 @@ class Attention:
     key_vectors: int
     col_vectors: int
     tiles: int
+    keys: int
     zero_nan: bool = False
     zero_empty: bool = False
 
