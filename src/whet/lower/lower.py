@@ -60,7 +60,7 @@ def lower(model: ir.Model, table: OpTable, target: Target, *, level: int, thread
         UnsupportedError: the model uses operators or types without a lowering, or has control flow
             or sizes that depend on data.
     """
-    return _lower_equations(build_equations(model, table), target, level, threads)
+    return lower_equations(build_equations(model, table), target, level=level, threads=threads)
 
 
 def lower_model(
@@ -74,13 +74,16 @@ def lower_model(
     outline = build_outline(model, table)
     equations = plain_equations(outline)
     if equations is not None:
-        return _lower_equations(equations, target, level, threads)
+        return lower_equations(equations, target, level=level, threads=threads)
     cut = cut_outline(outline)
-    parts = tuple(_lower_equations(p.equations, target, level, threads) for p in cut.parts)
+    parts = tuple(
+        lower_equations(p.equations, target, level=level, threads=threads) for p in cut.parts
+    )
     return LoweredScript(parts, cut, tuple(outline.inputs), tuple(outline.outputs))
 
 
-def _lower_equations(equations: Equations, target: Target, level: int, threads: int) -> Lowered:
+def lower_equations(equations: Equations, target: Target, *, level: int, threads: int) -> Lowered:
+    """Turn equations into kernels; the equations are changed on the way."""
     _embed_scalars(equations)
     equations = fuse(equations, level=level)
     _separate_outputs(equations)

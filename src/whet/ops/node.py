@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -133,6 +133,11 @@ class Node:
     def error(self, message: str, hint: str | None = None) -> ShapeError:
         """Return a shape error that names this node."""
         return ShapeError(f"{self.op}: {message}", where=self.name, hint=hint)
+
+    def step(self, suffix: str, *inputs: Tensor | None, **attributes: Any) -> Node:
+        """Return a node for one step of this one's decomposition, to lower as another operator."""
+        name = f"{self.outputs[0] or self.name}.{suffix}"
+        return replace(self, inputs=inputs, attributes=attributes, outputs=(name,))
 
     # -- building results --------------------------------------------------------------------
 
