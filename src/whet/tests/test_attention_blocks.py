@@ -47,7 +47,7 @@ def masked_attention(
     ]
     inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3, rows, cols])
-    scale = numpy_helper.from_array(np.float32(depth**-0.5), "scale")
+    scale = numpy_helper.from_array(np.array(depth**-0.5, np.float32), "scale")
     graph = helper.make_graph(nodes, "attention", inputs, [output], [scale])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     compiled = whet.compile(model, options=whet.Options(threads=2, cache_dir=cache))
