@@ -14,6 +14,7 @@ from whet.ops import (
     batch_normalise,
     causal_conv,
     conv,
+    einsum,
     gather,
     grid_sample,
     losses,
@@ -49,6 +50,7 @@ FAMILIES: tuple[tuple[Op, ...], ...] = (
     conv.OPS,
     causal_conv.OPS,
     matmul.OPS,
+    einsum.OPS,
     recurrent.OPS,
 )
 
