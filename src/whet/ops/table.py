@@ -27,7 +27,9 @@ from whet.ops import (
     reduce,
     resize,
     rotary,
+    spectral,
     views,
+    window_functions,
 )
 from whet.ops.node import Lower, Node, Op
 from whet.ops.shape_values import propagate
@@ -51,6 +53,8 @@ FAMILIES: tuple[tuple[Op, ...], ...] = (
     causal_conv.OPS,
     matmul.OPS,
     einsum.OPS,
+    spectral.OPS,
+    window_functions.OPS,
     recurrent.OPS,
 )
 
