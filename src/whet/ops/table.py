@@ -12,6 +12,7 @@ from whet.ops import (
     activation,
     attention,
     batch_normalise,
+    casts,
     causal_conv,
     conv,
     deform_conv,
@@ -31,7 +32,13 @@ from whet.ops import (
     resize,
     roi,
     rotary,
+    scan,
+    scatter,
+    selection,
+    sort,
     spectral,
+    suppression,
+    unique,
     views,
     window_functions,
 )
@@ -44,6 +51,7 @@ FAMILIES: tuple[tuple[Op, ...], ...] = (
     attention.OPS,
     rotary.OPS,
     losses.OPS,
+    casts.OPS,
     views.OPS,
     movement.OPS,
     gather.OPS,
@@ -64,6 +72,12 @@ FAMILIES: tuple[tuple[Op, ...], ...] = (
     spectral.OPS,
     window_functions.OPS,
     recurrent.OPS,
+    scan.OPS,
+    scatter.OPS,
+    sort.OPS,
+    selection.OPS,
+    suppression.OPS,
+    unique.OPS,
 )
 
 
