@@ -215,17 +215,21 @@ def broadcast_shapes(node: Node, shapes: list[tuple[Poly, ...]]) -> tuple[Poly, 
     """Return the shape that all shapes broadcast to.
 
     Raises:
-        ShapeError: two extents differ and neither is 1.
+        ShapeError: two extents differ and neither is 1. Where that depends on the run, the run
+            checks it.
     """
     rank = max(len(s) for s in shapes)
     result: list[Poly] = []
     for k in range(rank):
         extents = [s[k - rank + len(s)] for s in shapes if k - rank + len(s) >= 0]
         wide = [e for e in extents if e != 1]
-        if any(e != wide[0] for e in wide):
-            text = " and ".join(str(list(s)) for s in shapes)
-            raise node.error(f"cannot broadcast {text}")
-        result.append(wide[0] if wide else as_poly(1))
+        extent = next((e for e in wide if e.constant is not None), wide[0] if wide else as_poly(1))
+        for other in wide:
+            if other != extent and (node.late is None or (other - extent).constant is not None):
+                text = " and ".join(str(list(s)) for s in shapes)
+                raise node.error(f"cannot broadcast {text}")
+            node.agree(other, extent)
+        result.append(extent)
     return tuple(result)
 
 
