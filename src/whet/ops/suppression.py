@@ -15,6 +15,7 @@ from whet.kernel.sort import Sorted
 from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.ops.build import binary, cast, compare, const
 from whet.ops.node import Node, Op, known_values
+from whet.ops.operand import agree
 from whet.ops.selection import kept_positions, unravelled
 
 
@@ -22,6 +23,7 @@ def _non_max_suppression(node: Node) -> list[Tensor]:
     boxes, scores = node.input(0), node.input(1)
     if boxes.rank != 3 or scores.rank != 3 or boxes.shape[2] != 4:
         raise node.error(f"boxes {list(boxes.shape)} and scores {list(scores.shape)} do not fit")
+    agree(node, boxes.shape[:2], (scores.shape[0], scores.shape[2]), "boxes and scores")
     order = _by_score(node, scores)
     taken = _taken(node, boxes, order)
     batches, classes, ranks = taken.shape
