@@ -122,6 +122,21 @@ def test_sorts_of_random_rows(depth: int, cache: Path) -> None:
         check(result, {"x": x, "k": kept}, cache)
 
 
+def test_sorts_of_what_is_kept_of_long_rows(cache: Path) -> None:
+    rng = np.random.default_rng(4)
+    x = rng.integers(0, 3, (3, 200, 1)).astype(np.float32)
+    for share in (0.0, 0.01, 0.5, 1.0):
+        kept = rng.random((3, 200)) < share
+        given = tensor_of("x", x), tensor_of("k", kept)
+        for ranks in (200, 210):
+            result = ranked(given[0], as_poly(ranks), descending=True, kept=given[1])
+            check(result, {"x": x, "k": kept}, cache)
+    named = tensor_of("x", x, (var(Dim("n")), var(Dim("m")), as_poly(1)))
+    use = tensor_of("k", kept, (var(Dim("n")), var(Dim("m"))))
+    result = ranked(named, var(Dim("m")), descending=True, kept=use)
+    check(result, {"x": x, "k": kept}, cache, {"n": 3, "m": 200})
+
+
 def test_a_sort_of_run_time_dimensions(cache: Path) -> None:
     x = np.random.default_rng(3).integers(0, 3, (2, 21, 2)).astype(np.int16)
     given = tensor_of("x", x, (as_poly(2), var(Dim("m")), var(Dim("w"))))
