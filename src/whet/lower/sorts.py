@@ -95,14 +95,8 @@ def build_filter(
     output = params.write(storage.root)
     address = address_of(definition.position, storage)
 
-    def reads(expr: Expr | None) -> Expr | None:
-        return None if expr is None else to_reads(expr, storages, params)
-
-    keep, clash, limit = (
-        to_reads(anchor.keep, storages, params),
-        reads(anchor.clash),
-        reads(anchor.limit),
-    )
+    keep = to_reads(anchor.keep, storages, params)
+    clash = None if anchor.clash is None else to_reads(anchor.clash, storages, params)
     kernel = Filter(
         params.records(),
         _rows(definition, anchor.rank, address),
@@ -111,7 +105,6 @@ def build_filter(
         anchor.rank,
         anchor.other,
         clash,
-        limit,
         output,
         address,
     )
