@@ -14,7 +14,7 @@ from whet.kernel.filter import Filter
 from whet.kernel.recurrence import Recurrence
 from whet.kernel.scan import Scan
 from whet.kernel.scatter import Scatter
-from whet.kernel.sort import Sort
+from whet.kernel.sort import RadixSort, Sort
 
 ACCUMULATOR = "acc"
 
@@ -246,4 +246,15 @@ class Winograd:
     tile: Tile
 
 
-Kernel = Nest | Contraction | Attention | Winograd | Recurrence | Scan | Scatter | Sort | Filter
+Kernel = (
+    Nest
+    | Contraction
+    | Attention
+    | Winograd
+    | Recurrence
+    | Scan
+    | Scatter
+    | Sort
+    | RadixSort
+    | Filter
+)
