@@ -18,6 +18,7 @@ from whet.ops import (
     normalise,
     pointwise,
     pool,
+    quantize,
     recurrent,
     reduce,
     resize,
@@ -39,6 +40,7 @@ FAMILIES: tuple[tuple[Op, ...], ...] = (
     pool.OPS,
     conv.OPS,
     matmul.OPS,
+    quantize.OPS,
     recurrent.OPS,
 )
 
