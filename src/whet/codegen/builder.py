@@ -79,6 +79,14 @@ def const(type_: str, number: float | int | bool) -> Value:
     return Value(text if inner == type_ else f"splat ({inner} {text})", type_)
 
 
+def _only_lane(mask: Value) -> int | None:
+    """Return the lane of a constant mask in which a single lane is set."""
+    bits = mask.text.removeprefix("<").removesuffix(">").split(", ")
+    if len(bits) != lanes(mask.type) or bits.count("i1 true") != 1:
+        return None
+    return bits.index("i1 true")
+
+
 def i64(number: int) -> Value:
     """Return a 64-bit integer constant."""
     return Value(str(number), I64)
@@ -256,7 +264,16 @@ class Builder:
         )
 
     def masked_store(self, value: Value, pointer: Value, mask: Value, align: int = 1) -> None:
-        """Store the lanes whose mask bit is set."""
+        """Store the lanes whose mask bit is set.
+
+        A single lane is stored as a scalar: of a truncated vector, LLVM 22 would store the lane
+        with the bits that were cut off, and overwrite what lies behind it.
+        """
+        only = _only_lane(mask)
+        if only is not None:
+            lane = self.extract(value, only)
+            self.store(lane, self.gep(pointer, lane.type, only), align if only == 0 else 1)
+            return
         name = f"llvm.masked.store.{_suffix(value.type)}.p0"
         self.module.declare(name, f"declare void @{name}({value.type}, ptr, {mask.type})")
         self.line(f"call void @{name}({value}, ptr align {align} {pointer.text}, {mask})")

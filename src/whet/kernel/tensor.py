@@ -10,7 +10,7 @@ import numpy as np
 from whet.index import Axis, Poly, as_poly, product, var
 from whet.kernel.expr import Expr, Load
 from whet.kernel.recurrence import Recur
-from whet.kernel.spec import Step
+from whet.kernel.spec import Quad, Step
 
 Rewrite = Callable[[Expr], Expr]
 
@@ -41,6 +41,8 @@ class Product:
         col: output axis of ``b``.
         taps: outer reduction axes, such as kernel rows and columns.
         depth: innermost reduction axis, such as input channels.
+        quad: which depth values go together, once operands of 8-bit integers lie so; ``a`` is
+            then unsigned and ``b`` signed, and the sum a 32-bit integer.
     """
 
     a: Expr
@@ -49,6 +51,7 @@ class Product:
     col: Axis
     taps: tuple[Axis, ...]
     depth: Axis
+    quad: Quad | None = None
 
     def expressions(self) -> list[Expr]:
         """Return the roots of all expressions."""

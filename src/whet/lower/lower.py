@@ -12,6 +12,7 @@ from whet.kernel.expr import Const, Expr, Load
 from whet.kernel.recurrence import Recur
 from whet.kernel.tensor import Definition, Product, Tensor, axes_for
 from whet.lower.build import Equations, OpTable, build_equations
+from whet.lower.fold import fold_equations
 from whet.lower.fuse import fuse
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
@@ -39,6 +40,7 @@ def lower(model: ir.Model, table: OpTable, target: Target, *, level: int, thread
         UnsupportedError: the model uses operators or types without a lowering.
     """
     equations = build_equations(model, table)
+    fold_equations(equations)
     _embed_scalars(equations)
     equations = fuse(equations, level=level)
     _separate_outputs(equations)

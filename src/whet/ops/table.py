@@ -13,6 +13,7 @@ from whet.ops import (
     casts,
     conv,
     gather,
+    integer_product,
     matmul,
     movement,
     normalise,
@@ -41,6 +42,7 @@ FAMILIES: tuple[tuple[Op, ...], ...] = (
     conv.OPS,
     matmul.OPS,
     quantize.OPS,
+    integer_product.OPS,
     recurrent.OPS,
 )
 
