@@ -22,8 +22,10 @@ from whet.errors import OptionError
 from whet.frontend.load import load_model
 from whet.frontend.read import read_file
 from whet.graph.infer import light_proto
+from whet.limits import Budget
 from whet.lower.assemble import Assembled, assemble
-from whet.lower.lower import lower
+from whet.lower.assemble_script import assemble_script
+from whet.lower.lower import LoweredScript, lower_model
 from whet.ops.table import op_table
 from whet.options import Options
 from whet.passes.pipeline import run_passes
@@ -60,19 +62,21 @@ def compile(  # noqa: A001 - the public name
         The compiled model, ready to run; made for another machine, to be saved and inspected.
 
     Raises:
-        WhetError: the model is damaged or unsupported, shapes do not fit, or options are invalid.
+        WhetError: the model is damaged or unsupported, shapes do not fit, options are invalid, or
+            a limit is exceeded.
     """
     chosen = _checked(options)
     settings = read_settings()
-    start = time.perf_counter()
+    start, budget = time.perf_counter(), Budget(chosen.limits)
     tell = progress or (lambda stage, done, total: None)
     dump = Dump(settings.dump_dir, source, shapes, chosen) if settings.dump_dir else None
     target = resolve_target(chosen.target)
     tell("load", 0, 1)
     facts = _facts(source, shapes, chosen)
-    model = load_model(source, shapes=shapes)
+    model = load_model(source, shapes=shapes, limits=chosen.limits)
     tell("load", 1, 1)
-    assembled, graph = _translate(model, chosen, target, tell, dump)
+    tell = _checking(tell, budget)
+    assembled, graph = _translate(model, chosen, target, tell, dump, budget)
     image = _generate(assembled, target, chosen, settings, tell)
     parts = Parts(
         program=assembled.program,
@@ -96,8 +100,23 @@ def _checked(options: Options | None) -> Options:
     return options
 
 
+def _checking(tell: Progress, budget: Budget) -> Progress:
+    """Return a progress function that also looks at the budget, after every kernel too."""
+
+    def told(stage: str, done: int, total: int) -> None:
+        budget.check(f"stage {stage}")
+        tell(stage, done, total)
+
+    return told
+
+
 def _translate(
-    model: ir.Model, options: Options, target: Target, tell: Progress, dump: Dump | None
+    model: ir.Model,
+    options: Options,
+    target: Target,
+    tell: Progress,
+    dump: Dump | None,
+    budget: Budget,
 ) -> tuple[Assembled, bytes]:
     """Return the program of a model and its optimised graph; the model's weights are let go."""
     tell("optimise", 0, 1)
@@ -108,15 +127,19 @@ def _translate(
         opt_level=options.opt_level,
         switches=options.passes,
         observe=dump.observer(model) if dump else None,
+        budget=budget,
     )
     tell("optimise", 1, 1)
     level, threads = options.opt_level, options.thread_count
     tell("lower", 0, 1)
-    lowered = lower(model, op_table(), target, level=level, threads=threads)
+    lowered = lower_model(model, op_table(), target, level=level, threads=threads)
     tell("lower", 1, 1)
     graph = light_proto(model, GRAPH_WEIGHT_BYTES).SerializeToString(deterministic=True)
     tell("pack", 0, 1)
-    assembled = assemble(lowered, target, threads=threads, reuse=level >= 1)
+    if isinstance(lowered, LoweredScript):
+        assembled = assemble_script(lowered, target, threads=threads, reuse=level >= 1)
+    else:
+        assembled = assemble(lowered, target, threads=threads, reuse=level >= 1)
     for value in model.graph.initializers.values():
         value.const_value = None  # nodes and values refer to each other: they are freed later
     tell("pack", 1, 1)

@@ -72,19 +72,17 @@ def _round_f32(number: float) -> float:
         return float("inf") if number > 0 else float("-inf")
 
 
+def _first_alone(mask: Value) -> bool:
+    """Whether a mask is known to have its first bit set and no other."""
+    bits = mask.text.strip("<>").split(", ")
+    return bits[0] == "i1 true" and bits.count("i1 false") == len(bits) - 1
+
+
 def const(type_: str, number: float | int | bool) -> Value:
     """Return a constant of a scalar type, or a splat of a vector type."""
     inner = element(type_)
     text = _literal(number, inner)
     return Value(text if inner == type_ else f"splat ({inner} {text})", type_)
-
-
-def _only_lane(mask: Value) -> int | None:
-    """Return the lane of a constant mask in which a single lane is set."""
-    bits = mask.text.removeprefix("<").removesuffix(">").split(", ")
-    if len(bits) != lanes(mask.type) or bits.count("i1 true") != 1:
-        return None
-    return bits.index("i1 true")
 
 
 def i64(number: int) -> Value:
@@ -266,13 +264,11 @@ class Builder:
     def masked_store(self, value: Value, pointer: Value, mask: Value, align: int = 1) -> None:
         """Store the lanes whose mask bit is set.
 
-        A single lane is stored as a scalar: of a truncated vector, LLVM 22 would store the lane
-        with the bits that were cut off, and overwrite what lies behind it.
+        A single lane is stored as a scalar: LLVM 22 makes that of it too, but of the type that the
+        value had before a ``trunc``, and so writes behind the lane.
         """
-        only = _only_lane(mask)
-        if only is not None:
-            lane = self.extract(value, only)
-            self.store(lane, self.gep(pointer, lane.type, only), align if only == 0 else 1)
+        if _first_alone(mask):
+            self.store(self.extract(value, 0), pointer, align)
             return
         name = f"llvm.masked.store.{_suffix(value.type)}.p0"
         self.module.declare(name, f"declare void @{name}({value.type}, ptr, {mask.type})")

@@ -176,11 +176,14 @@ class Grid:
         """Return the sum over ``key`` of ``softmax over key (score) * v``."""
         inner = self.product(scores.q, scores.k, (scores.depth,))
         score = replace(self, names={ACCUMULATOR: inner}).value(scores.score)
+        top = self.reduce("max", (key,), score)
         with np.errstate(all="ignore"):
-            raised = np.exp(score - self.reduce("max", (key,), score))
+            raised = np.exp(score - top)
             share = raised / self.reduce("sum", (key,), raised)
         if scores.zero_nan:
             share = np.where(np.isnan(share), np.zeros_like(share), share)
+        if scores.zero_empty:
+            share = np.where(np.isneginf(top), np.zeros_like(share), share)
         with np.errstate(all="ignore"):
             return self.reduce("sum", (key,), share * self.value(v))
 
@@ -206,3 +209,4 @@ class Scores:
     depth: Axis
     score: Expr
     zero_nan: bool
+    zero_empty: bool

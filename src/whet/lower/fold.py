@@ -5,7 +5,7 @@ from __future__ import annotations
 from whet.index import product
 from whet.kernel.interpret import evaluate_tensor
 from whet.kernel.tensor import Definition, Product, Steps, Tensor
-from whet.lower.build import Equations
+from whet.lower.equations import Equations
 from whet.lower.uses import sources
 from whet.ops.movement import concat_parts
 
