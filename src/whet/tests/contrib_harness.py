@@ -18,6 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 PEER_OPSET = 21
 CONTRIB = "com.microsoft"
+ML_OPSETS = {"LabelEncoder": 4, "TreeEnsemble": 5}
 OPTIONS = whet.Options(threads=1, opt_level=2)
 
 
@@ -51,7 +52,7 @@ def model_of(
     results = [onnx.ValueInfoProto(name=name) for name in found if name]
     graph = helper.make_graph([node], "one", infos, results, weights)
     imports = [helper.make_opsetid("", PEER_OPSET), helper.make_opsetid(CONTRIB, 1)]
-    imports.append(helper.make_opsetid("ai.onnx.ml", 5))
+    imports.append(helper.make_opsetid("ai.onnx.ml", ML_OPSETS.get(op_type, 3)))
     return helper.make_model(graph, opset_imports=imports, ir_version=10)
 
 

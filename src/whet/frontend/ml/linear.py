@@ -34,7 +34,10 @@ def _scores(t: Translation, rows: int) -> ir.Value:
 
 
 def linear_classifier(t: Translation) -> tuple[ir.Value, ir.Value]:
-    """LinearClassifier: one score a class; a single one decides between two classes."""
+    """LinearClassifier: one score a class; a single one ``s`` stands for ``(-s, s)``.
+
+    That is how ONNX's reference has it; ONNX Runtime returns ``(1 - s, s)`` without a transform.
+    """
     labels = take_labels(t, "classlabels_ints")
     count = len(t.node.attributes["coefficients"].as_floats())
     shift = t.node.attributes.get("intercepts")

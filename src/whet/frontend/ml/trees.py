@@ -175,7 +175,7 @@ def tree_ensemble_classifier(t: Translation) -> tuple[ir.Value, ir.Value]:
     forest, index = _numbered(t, t.dtype(x).numpy())
     leaves = _leaves(t, "class", index)
     base, name = _numbers(t, "base_values"), t.take("post_transform", "NONE")
-    if len(labels) == 2 and len(set(leaves.targets.tolist())) == 1:
+    if len(labels) == 2 and not leaves.targets.any():
         return _of_one_score(t, (x, forest, leaves), base, labels, name)
     scores = _aggregated(t, x, forest, leaves, (len(labels), "SUM"))
     if base.size:
@@ -191,17 +191,17 @@ def _of_one_score(
     labels: Array,
     name: str,
 ) -> tuple[ir.Value, ir.Value]:
-    """Return label and scores of two classes when all leaves speak of one.
+    """Return label and scores of two classes when all leaves speak of the first.
 
-    Weights that are all positive are a probability, others a score around 0.
+    Their sum is the probability of the second class if all weights are positive and nothing is
+    to be made of it, else a score around 0. (ONNX Runtime leaves out a transform of positive ones.)
     """
     x, forest, leaves = given
-    alone = _Leaves(leaves.numbers, np.zeros_like(leaves.targets), leaves.weights)
-    score = _aggregated(t, x, forest, alone, (1, "SUM"))
+    score = _aggregated(t, x, forest, leaves, (1, "SUM"))
     if base.size:
-        score = t.op("Add", score, t.scalar(float(base[-1]), score))
+        score = t.op("Add", score, t.scalar(float(base[0]), score))
     score = t.cast(score, ir.DataType.FLOAT)
-    if (leaves.weights >= 0).all():
+    if name == "NONE" and (leaves.weights >= 0).all():
         rest = t.op("Sub", t.scalar(1.0, score), score)
         both = t.op("Concat", rest, score, axis=1)
         return label_if_above(t, score, 0.5, labels), both
