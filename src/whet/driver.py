@@ -22,6 +22,7 @@ from whet.errors import OptionError
 from whet.frontend.load import load_model
 from whet.frontend.read import read_file
 from whet.graph.infer import light_proto
+from whet.limits import Budget
 from whet.lower.assemble import Assembled, assemble
 from whet.lower.lower import lower
 from whet.ops.table import op_table
@@ -60,19 +61,21 @@ def compile(  # noqa: A001 - the public name
         The compiled model, ready to run; made for another machine, to be saved and inspected.
 
     Raises:
-        WhetError: the model is damaged or unsupported, shapes do not fit, or options are invalid.
+        WhetError: the model is damaged or unsupported, shapes do not fit, options are invalid, or
+            a limit is exceeded.
     """
     chosen = _checked(options)
     settings = read_settings()
-    start = time.perf_counter()
+    start, budget = time.perf_counter(), Budget(chosen.limits)
     tell = progress or (lambda stage, done, total: None)
     dump = Dump(settings.dump_dir, source, shapes, chosen) if settings.dump_dir else None
     target = resolve_target(chosen.target)
     tell("load", 0, 1)
     facts = _facts(source, shapes, chosen)
-    model = load_model(source, shapes=shapes)
+    model = load_model(source, shapes=shapes, limits=chosen.limits)
     tell("load", 1, 1)
-    assembled, graph = _translate(model, chosen, target, tell, dump)
+    tell = _checking(tell, budget)
+    assembled, graph = _translate(model, chosen, target, tell, dump, budget)
     image = _generate(assembled, target, chosen, settings, tell)
     parts = Parts(
         program=assembled.program,
@@ -96,8 +99,23 @@ def _checked(options: Options | None) -> Options:
     return options
 
 
+def _checking(tell: Progress, budget: Budget) -> Progress:
+    """Return a progress function that also looks at the budget, after every kernel too."""
+
+    def told(stage: str, done: int, total: int) -> None:
+        budget.check(f"stage {stage}")
+        tell(stage, done, total)
+
+    return told
+
+
 def _translate(
-    model: ir.Model, options: Options, target: Target, tell: Progress, dump: Dump | None
+    model: ir.Model,
+    options: Options,
+    target: Target,
+    tell: Progress,
+    dump: Dump | None,
+    budget: Budget,
 ) -> tuple[Assembled, bytes]:
     """Return the program of a model and its optimised graph; the model's weights are let go."""
     tell("optimise", 0, 1)
@@ -108,6 +126,7 @@ def _translate(
         opt_level=options.opt_level,
         switches=options.passes,
         observe=dump.observer(model) if dump else None,
+        budget=budget,
     )
     tell("optimise", 1, 1)
     level, threads = options.opt_level, options.thread_count

@@ -20,6 +20,7 @@ from whet.kernel.semantics import (
     convert,
     identity_of,
     register_dtype,
+    reinterpret,
 )
 from whet.kernel.spec import ACCUMULATOR, Step
 
@@ -74,6 +75,9 @@ class Grid:
         args = [self.value(a) for a in expr.args]
         if expr.op == "cast":
             return convert(args[0], expr.dtype, precise=self.precise)
+        if expr.op == "bitcast":
+            source = expr.args[0].dtype
+            return reinterpret(args[0], source, expr.dtype, precise=self.precise)
         return np.asarray(SEMANTICS[expr.op](*args))
 
     def _guard(self, expr: Guard) -> Array:

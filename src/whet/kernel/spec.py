@@ -10,7 +10,11 @@ from dataclasses import dataclass
 
 from whet.index import Axis, Poly
 from whet.kernel.expr import Expr, Read, Within
+from whet.kernel.filter import Filter
 from whet.kernel.recurrence import Recurrence
+from whet.kernel.scan import Scan
+from whet.kernel.scatter import Scatter
+from whet.kernel.sort import Sort
 
 ACCUMULATOR = "acc"
 
@@ -240,4 +244,4 @@ class Winograd:
     tile: Tile
 
 
-Kernel = Nest | Contraction | Attention | Winograd | Recurrence
+Kernel = Nest | Contraction | Attention | Winograd | Recurrence | Scan | Scatter | Sort | Filter

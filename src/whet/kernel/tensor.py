@@ -9,7 +9,11 @@ import numpy as np
 
 from whet.index import Axis, Poly, as_poly, product, var
 from whet.kernel.expr import Expr, Load
+from whet.kernel.filter import Kept
 from whet.kernel.recurrence import Recur
+from whet.kernel.scan import Prefix
+from whet.kernel.scatter import Updates
+from whet.kernel.sort import Sorted
 from whet.kernel.spec import Step
 
 Rewrite = Callable[[Expr], Expr]
@@ -99,7 +103,10 @@ class Attend:
         return replace(self, q=q, k=k, v=v, score=score)
 
 
-Anchor = Steps | Product | Attend | Recur
+Whole = Recur | Updates | Sorted | Kept
+"""Anchors that work in the memory of their result, so that no epilogue can run on registers."""
+
+Anchor = Steps | Product | Attend | Prefix | Whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,11 @@ def lower(model: ir.Model, table: OpTable, target: Target, *, level: int, thread
     Raises:
         UnsupportedError: the model uses operators or types without a lowering.
     """
-    equations = build_equations(model, table)
+    return lower_equations(build_equations(model, table), target, level=level, threads=threads)
+
+
+def lower_equations(equations: Equations, target: Target, *, level: int, threads: int) -> Lowered:
+    """Turn equations into kernels; the equations are changed on the way."""
     _embed_scalars(equations)
     equations = fuse(equations, level=level)
     _separate_outputs(equations)

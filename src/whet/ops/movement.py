@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from whet.errors import UnsupportedError
 from whet.index import ZERO, Axis, Poly, as_poly, at_least, var
-from whet.kernel.expr import Const, Expr, Guard, Load, Within, guard
+from whet.kernel.expr import Const, Expr, Guard, IndexValue, Load, Within, guard, index_of
 from whet.kernel.tensor import Definition, Tensor, axes_for
-from whet.ops.build import const
+from whet.ops.build import binary, const
 from whet.ops.node import Node, Op, normalise_axis
 from whet.ops.operand import operand
 
@@ -288,7 +288,37 @@ def _wrap(t: Poly, extent: Poly, low: Poly, high: Poly) -> Border:
 _BORDERS = {"edge": _edge, "reflect": _reflect, "wrap": _wrap}
 
 
+# -- CenterCropPad ---------------------------------------------------------------------------------
+
+
+def _center_crop_pad(node: Node) -> list[Tensor]:
+    """Cut off, or put zeros, evenly on both sides; the odd one on the right."""
+    x, wanted = node.input(0), node.extents(1) or ()
+    given = node.attribute("axes")
+    axes = [normalise_axis(node, a, x.rank) for a in (range(x.rank) if given is None else given)]
+    if len(axes) != len(wanted):
+        raise node.error(f"{len(wanted)} extents for {len(axes)} axes")
+    shape = list(x.shape)
+    for k, extent in zip(axes, wanted, strict=True):
+        shape[k] = extent
+    points = axes_for(tuple(shape))
+    index = [var(a) for a in points]
+    for k in axes:
+        index[k] = index[k] + _half_towards_zero(x.shape[k] - shape[k])
+    return [_part(node, x, tuple(shape), tuple(index))]
+
+
+def _half_towards_zero(surplus: Poly) -> Poly:
+    """Return half of a difference, also where only a run says which of the two is larger."""
+    if at_least(surplus, 0):
+        return surplus // 2
+    if at_least(-surplus, 0):
+        return -(-surplus // 2)
+    return index_of(binary("div", IndexValue(surplus, "int64"), 2), None, None)
+
+
 OPS: tuple[Op, ...] = (
+    Op("CenterCropPad", _center_crop_pad),
     Op("Concat", _concat),
     Op("Slice", _slice),
     Op("Split", _split),

@@ -9,7 +9,7 @@ import numpy as np
 
 from whet.dtypes import DTYPES
 from whet.index import ONE, ZERO, Axis, Poly, product, var
-from whet.kernel.expr import Const, Expr, IndexValue, Var, Within, guard
+from whet.kernel.expr import Const, Expr, IndexValue, Var
 from whet.kernel.spec import Step
 from whet.kernel.tensor import Definition, Steps, Tensor, axes_for
 from whet.ops.build import binary, cast, compare, compute_type, const, select, unary
@@ -200,35 +200,10 @@ def channels_last(rank: int) -> tuple[int, ...]:
     return (0, *range(2, rank), 1)
 
 
-def _cumulative(op: str) -> Lower:
-    """Combine ``x[r]`` for ``r <= i``: a reduction for every element, ``n^2`` work in all."""
-
-    def lower(node: Node) -> list[Tensor]:
-        x = node.input(0)
-        axis = node.ints(1)
-        k = normalise_axis(node, axis[0] if axis else 0, x.rank)
-        backwards = attribute_flag(node, "reverse")
-        skip = 1 if attribute_flag(node, "exclusive") else 0
-        axes, extent = axes_for(x.shape), x.shape[k]
-        r = Axis("r", extent)
-        distance = var(r) - var(axes[k]) if backwards else var(axes[k]) - var(r)
-        dtype = compute_type(x.dtype)
-        index = tuple(var(r) if d == k else var(a) for d, a in enumerate(axes))
-        inside = (Within(distance - skip, extent),)
-        neutral = const(1 if op == "prod" else 0, dtype)
-        step = Step("total", op, (r,), guard(inside, cast(x.at(*index), dtype), neutral), dtype)
-        body = cast(Var("total", dtype), x.dtype)
-        return [node.define(x.shape, x.dtype, Definition(axes, body, Steps((step,))))]
-
-    return lower
-
-
 OPS: tuple[Op, ...] = (
     *(Op(name, _reduce(kind)) for name, kind in _KINDS.items()),
     *(Op(name, _global_pool(kind)) for name, kind in _GLOBAL.items()),
     Op("ReduceLogSumExp", _reduce_log_sum_exp),
     Op("ArgMax", _arg("max")),
     Op("ArgMin", _arg("min")),
-    Op("CumSum", _cumulative("sum")),
-    Op("CumProd", _cumulative("prod")),
 )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from whet.errors import CompileError, OptionError, WhetError, nearest
 from whet.graph.infer import infer_shapes
 from whet.graph.verify import find_fault
+from whet.limits import Budget
 from whet.passes.eliminate_common_subexpressions import eliminate_common_subexpressions
 from whet.passes.eliminate_dead_code import eliminate_dead_code
 from whet.passes.eliminate_identity import eliminate_identity
@@ -29,8 +30,6 @@ from whet.passes.merge_matmuls import merge_matmuls
 from whet.passes.merge_reshapes import merge_reshapes
 from whet.passes.merge_transposes import merge_transposes
 
-Pass = Callable[[ir.Model], int]
-
 MAX_ROUNDS = 8
 """A clean-up that still changes something after this many rounds is left there."""
 
@@ -42,10 +41,12 @@ class PassEntry:
     Attributes:
         run: the pass.
         level: the lowest ``opt_level`` at which it runs unless a switch says otherwise.
+        budgeted: whether it takes the budget of the compilation, as ``budget``.
     """
 
-    run: Pass
+    run: Callable[..., int]
     level: int
+    budgeted: bool = False
 
     @property
     def name(self) -> str:
@@ -71,7 +72,7 @@ class PassRecord:
 
 
 CLEANUP = (
-    PassEntry(fold_constants, 0),
+    PassEntry(fold_constants, 0, budgeted=True),
     PassEntry(eliminate_shape_subgraphs, 0),
     PassEntry(eliminate_identity, 1),
     PassEntry(merge_reshapes, 1),
@@ -112,6 +113,7 @@ def run_passes(
     opt_level: int,
     switches: Mapping[str, bool] | None = None,
     observe: Callable[[PassRecord], None] | None = None,
+    budget: Budget | None = None,
 ) -> list[PassRecord]:
     """Optimise a canonical model in place.
 
@@ -120,12 +122,14 @@ def run_passes(
         opt_level: passes run from their own level on; see ``PassEntry``.
         switches: passes by name that run, or do not, whatever the level.
         observe: called after every pass, while the model is as the pass left it.
+        budget: time and memory of the compilation, looked at before every pass.
 
     Returns:
         One record for each run of a pass, in order.
 
     Raises:
         OptionError: a switch names no pass.
+        ResourceError: the budget is used up.
         CompileError: a pass failed or left a broken graph; the message blames it.
     """
     chosen = dict(switches or {})
@@ -134,7 +138,7 @@ def run_passes(
             raise OptionError(
                 f"there is no pass {name!r}", where="passes", hint=nearest(name, pass_names())
             )
-    run = _Run(model, opt_level, chosen, observe, [])
+    run = _Run(model, opt_level, chosen, observe, budget or Budget())
     run.cleanup()
     if sum(run.once(entry) for entry in REWRITES):
         run.cleanup()
@@ -147,7 +151,8 @@ class _Run:
     opt_level: int
     switches: Mapping[str, bool]
     observe: Callable[[PassRecord], None] | None
-    records: list[PassRecord]
+    budget: Budget
+    records: list[PassRecord] = field(default_factory=list)
 
     def cleanup(self) -> None:
         for _ in range(MAX_ROUNDS):
@@ -161,7 +166,9 @@ class _Run:
             return 0
         start = time.perf_counter()
         try:
-            rewrites = entry.run(self.model)
+            self.budget.check("optimisation")
+            extra = {"budget": self.budget} if entry.budgeted else {}
+            rewrites = entry.run(self.model, **extra)
         except WhetError as error:
             error.where = f"{self._blame(entry)}{f', {error.where}' if error.where else ''}"
             raise

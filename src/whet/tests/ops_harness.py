@@ -23,11 +23,13 @@ OPSET = onnx.defs.onnx_opset_version()
 
 # Inputs that have to be known when compiling.
 PARAMETERS: dict[str, set[int]] = {
-    "CenterCropPad": {1}, "ConstantOfShape": {0}, "ConvTranspose": {1}, "CumProd": {1},
-    "CumSum": {1}, "Dropout": {1, 2}, "Expand": {1}, "OneHot": {1}, "Pad": {1, 3},
-    "Range": {0, 1, 2}, "Reshape": {1},
-    "Resize": {1, 2, 3}, "Slice": {1, 2, 3, 4}, "Split": {1}, "Squeeze": {1}, "Tile": {1},
-    "Unsqueeze": {1}, "Upsample": {1},
+    "AffineGrid": {1}, "BlackmanWindow": {0}, "CenterCropPad": {1}, "Col2Im": {1, 2},
+    "ConstantOfShape": {0}, "ConvTranspose": {1}, "CumProd": {1}, "CumSum": {1}, "DFT": {1, 2},
+    "Dropout": {1, 2}, "Expand": {1}, "HammingWindow": {0}, "HannWindow": {0},
+    "MaxUnpool": {2}, "MelWeightMatrix": {0, 1, 2, 3, 4}, "OneHot": {1}, "Pad": {1, 3},
+    "Range": {0, 1, 2}, "Reshape": {1}, "Resize": {1, 2, 3}, "STFT": {1, 3},
+    "Slice": {1, 2, 3, 4}, "Split": {1}, "Squeeze": {1}, "Tile": {1}, "TopK": {1}, "Unsqueeze": {1},
+    "Upsample": {1},
 }  # fmt: skip
 
 
