@@ -6,7 +6,7 @@ ask for the rank and type of any value in front of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -281,15 +281,7 @@ def infer_node(node: ir.Node) -> None:
     if any(v is not None and v.dtype is None for v in node.inputs):
         return
     try:
-        schema = onnx.defs.get_schema(node.op_type, canonical_opset(), "")
-        found = onnx.shape_inference.infer_node_outputs(
-            schema,
-            _bare_proto(node),
-            {v.name or "": _type_of(v) for v in node.inputs if v is not None},
-            _small_constants(node),
-            opset_imports=[onnx.helper.make_opsetid("", canonical_opset())],
-            ir_version=onnx.IR_VERSION,
-        )
+        found = _inferred(node)
     except (onnx.shape_inference.InferenceError, onnx.defs.SchemaError, ValueError) as error:
         text = " ".join(str(error).split())[:300]
         raise ShapeError(f"{node.op_type}: {text}", where=f"node {node.name!r}") from error
@@ -298,6 +290,29 @@ def infer_node(node: ir.Node) -> None:
         if proto is not None:
             value.type = ir.serde.deserialize_type_proto_for_type(proto)
             value.shape = value.shape or ir.serde.deserialize_type_proto_for_shape(proto)
+
+
+def _inferred(node: ir.Node) -> Mapping[str, onnx.TypeProto]:
+    """Return the types of a node's outputs, through its function body if it has no rule."""
+    schema = onnx.defs.get_schema(node.op_type, canonical_opset(), "")
+    proto = _bare_proto(node)
+    types = {v.name or "": _type_of(v) for v in node.inputs if v is not None}
+    opsets = [onnx.helper.make_opsetid("", canonical_opset())]
+    if schema.has_type_and_shape_inference_function:
+        return onnx.shape_inference.infer_node_outputs(
+            schema,
+            proto,
+            types,
+            _small_constants(node),
+            opset_imports=opsets,
+            ir_version=onnx.IR_VERSION,
+        )
+    inputs = [onnx.helper.make_value_info(name, kind) for name, kind in types.items()]
+    outputs = [onnx.ValueInfoProto(name=v.name) for v in node.outputs if v.name]
+    graph = onnx.helper.make_graph([proto], "one", inputs, outputs)
+    model = onnx.helper.make_model(graph, opset_imports=opsets)
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    return {o.name: o.type for o in inferred.graph.output if o.HasField("type")}
 
 
 def _bare_proto(node: ir.Node) -> onnx.NodeProto:

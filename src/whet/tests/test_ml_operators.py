@@ -136,12 +136,14 @@ class Grower:
         self.attributes: dict[str, list[Any]] = {n: [] for n in (*nodes, *leaves)}
 
     def forest(self, trees: int, depth: int) -> dict[str, list[Any]]:
+        """Return the attributes of a few trees."""
         for tree in range(trees):
             self.count = 0
             self.grow(tree, depth, depth)
         return self.attributes
 
     def grow(self, tree: int, depth: int, full: int) -> int:
+        """Add a node and all below it; return its number."""
         number, self.count = self.count, self.count + 1
         leaf = depth == 0 or (depth < full and self.rng.random() < 0.2)
         a, place = self.attributes, len(self.attributes["nodes_nodeids"])
