@@ -229,6 +229,11 @@ class Translation:
         bounds = [np.array([b], np.int64) if isinstance(b, int) else b for b in (start, end)]
         return self.op("Slice", value, *bounds, np.array([axis], np.int64))
 
+    def of_shape(self, value: ir.Value, like: ir.Value) -> ir.Value:
+        """Say that a value has another one's shape, for operators without a rule of inference."""
+        value.shape = like.shape.copy() if like.shape is not None else None
+        return value
+
     def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         """Convert to an element type; nothing is added if it is that already."""
         return value if value.dtype == dtype else self.op("Cast", value, to=int(dtype))
@@ -293,26 +298,14 @@ def infer_node(node: ir.Node) -> None:
 
 
 def _inferred(node: ir.Node) -> Mapping[str, onnx.TypeProto]:
-    """Return the types of a node's outputs, through its function body if it has no rule."""
-    schema = onnx.defs.get_schema(node.op_type, canonical_opset(), "")
-    proto = _bare_proto(node)
-    types = {v.name or "": _type_of(v) for v in node.inputs if v is not None}
-    opsets = [onnx.helper.make_opsetid("", canonical_opset())]
-    if schema.has_type_and_shape_inference_function:
-        return onnx.shape_inference.infer_node_outputs(
-            schema,
-            proto,
-            types,
-            _small_constants(node),
-            opset_imports=opsets,
-            ir_version=onnx.IR_VERSION,
-        )
-    inputs = [onnx.helper.make_value_info(name, kind) for name, kind in types.items()]
-    outputs = [onnx.ValueInfoProto(name=v.name) for v in node.outputs if v.name]
-    graph = onnx.helper.make_graph([proto], "one", inputs, outputs)
-    model = onnx.helper.make_model(graph, opset_imports=opsets)
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    return {o.name: o.type for o in inferred.graph.output if o.HasField("type")}
+    return onnx.shape_inference.infer_node_outputs(
+        onnx.defs.get_schema(node.op_type, canonical_opset(), ""),
+        _bare_proto(node),
+        {v.name or "": _type_of(v) for v in node.inputs if v is not None},
+        _small_constants(node),
+        opset_imports=[onnx.helper.make_opsetid("", canonical_opset())],
+        ir_version=onnx.IR_VERSION,
+    )
 
 
 def _bare_proto(node: ir.Node) -> onnx.NodeProto:

@@ -37,7 +37,7 @@ def fuse_attention(tensor: Tensor, single: Single) -> bool:
     scores, score, rows, key = scored
     body = None if soft.definition is None else soft.definition.body
     inner = scores.definition.anchor if scores.definition is not None else None
-    if not isinstance(inner, Product) or outer.depth.extent.constant is None:
+    if not isinstance(inner, Product) or not _is_fixed(outer, inner):
         return False
     if not isinstance(inner.a, Load) or not isinstance(inner.b, Load):
         return False
@@ -69,6 +69,12 @@ def fuse_attention(tensor: Tensor, single: Single) -> bool:
     if tensor.rank == 4:
         tensor.order = (0, 2, 1, 3)
     return True
+
+
+def _is_fixed(outer: Product, inner: Product) -> bool:
+    """Tell whether the extents that the kernel is written for are known numbers."""
+    axes = (outer.rows[-1], outer.depth, outer.col, inner.depth)
+    return all(axis.extent.constant is not None for axis in axes)
 
 
 def _source_at(expr: Expr, axes: tuple[Axis, ...], single: Single) -> Tensor | None:

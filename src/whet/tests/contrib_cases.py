@@ -87,6 +87,7 @@ def block_quantised() -> Iterator[Case]:
 
 def convolutions() -> Iterator[Case]:
     inputs: list[Array | None] = [normal(1, 4, 6, 6), normal(8, 4, 3, 3, seed=1), normal(8, seed=2)]
+    given: dict[str, Any]
     numbers = {"LeakyRelu": [0.2], "Clip": [-0.5, 0.5], "HardSigmoid": [0.3, 0.4]}
     for name in ("Relu", "Tanh", "Sigmoid", *numbers):
         more = {"activation_params": numbers[name]} if name in numbers else {}

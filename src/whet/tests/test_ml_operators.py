@@ -22,14 +22,12 @@ WHOLE = rng().integers(0, 6, (4, 3))
 VECTORS = normal(5, 3, seed=3).ravel().tolist()
 
 
-def check(
-    op: str, inputs: list[Array], outputs: int = 1, length: int = 20, **attributes: Any
-) -> None:
+def check(op: str, inputs: list[Array], outputs: int = 1, /, **attributes: Any) -> None:
     model = model_of(op, inputs, outputs, domain=ML, **attributes)
-    agree(model, inputs, length=length, scale=5.0)
+    agree(model, inputs, length=20, scale=5.0)
 
 
-def check_reference(op: str, inputs: list[Array], outputs: int, **attributes: Any) -> None:
+def check_reference(op: str, inputs: list[Array], outputs: int, /, **attributes: Any) -> None:
     model = model_of(op, inputs, outputs, domain=ML, **attributes)
     feeds = feeds_of(model, inputs)
     expected = ReferenceEvaluator(model).run(None, feeds)

@@ -120,7 +120,8 @@ def _group_norm(t: Translation, x: ir.Value, *, last: int) -> ir.Value:
     plain = channels_first(t, x) if last else x
     affine = [t.cast(t.input(k), t.dtype(x)) for k in (1, 2)]
     y = t.op("GroupNormalization", plain, *affine, num_groups=groups, epsilon=epsilon)
-    y = t.op("Swish", y) if activation else y
+    t.of_shape(y, plain)
+    y = t.of_shape(t.op("Swish", y), plain) if activation else y
     return channels_last(t, y) if last else y
 
 
