@@ -17,7 +17,7 @@ from whet.kernel.sort import Sorted
 from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Product, Steps, Tensor, Whole
 from whet.lower.attention import fuse_attention
-from whet.lower.build import Equations
+from whet.lower.equations import Equations
 from whet.lower.storage import magnitude, row_major
 from whet.lower.uses import inline_at, loads, rewrite_definition, sources
 from whet.ops.movement import concat_parts

@@ -10,6 +10,7 @@ from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.ops.build import cast, compute_type
 from whet.ops.node import Lower, Node, Op, normalise_axis
 from whet.ops.operand import attribute_flag
+from whet.ops.reduce import with_late_axis
 
 
 def _cumulative(op: str) -> Lower:
@@ -34,4 +35,7 @@ def _cumulative(op: str) -> Lower:
     return lower
 
 
-OPS: tuple[Op, ...] = (Op("CumSum", _cumulative("sum")), Op("CumProd", _cumulative("prod")))
+OPS: tuple[Op, ...] = (
+    Op("CumSum", with_late_axis(_cumulative("sum"))),
+    Op("CumProd", with_late_axis(_cumulative("prod"))),
+)

@@ -18,7 +18,7 @@ def _top_k(node: Node) -> list[Tensor]:
     """
     x = node.input(0)
     k = normalise_axis(node, int(node.attribute("axis", -1)), x.rank)
-    count = (node.extents(1) or (ONE,))[0]
+    count = (node.sizes(1) or (ONE,))[0]
     length = x.shape[k].constant
     if count.constant is not None and length is not None and not 0 <= count.constant <= length:
         raise node.error(f"k is {count} of {length} elements")

@@ -31,7 +31,10 @@ from whet.ops import (
     rotary,
     scan,
     scatter,
+    selection,
     sort,
+    suppression,
+    unique,
     views,
 )
 from whet.ops.node import Lower, Node, Op
@@ -62,6 +65,9 @@ FAMILIES: tuple[tuple[Op, ...], ...] = (
     scan.OPS,
     scatter.OPS,
     sort.OPS,
+    selection.OPS,
+    suppression.OPS,
+    unique.OPS,
 )
 
 

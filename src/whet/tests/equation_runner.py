@@ -14,9 +14,8 @@ from whet.codegen.targets import resolve_target
 from whet.index import Dim, var
 from whet.kernel.tensor import Tensor
 from whet.lower.assemble import assemble
-from whet.lower.build import Equations
+from whet.lower.equations import Equations, collect_tensors
 from whet.lower.lower import lower_equations
-from whet.lower.uses import sources
 from whet.runtime.model import Parts, from_memory
 from whet.tests.fences import fenced
 
@@ -40,7 +39,7 @@ def run_compiled(
         cache: folder of the kernel cache.
         level: optimisation level.
     """
-    tensors = _all_tensors(outputs)
+    tensors = collect_tensors(outputs, known=())
     given = [t for t in tensors if t.definition is None and t.value is None]
     extents = [Tensor(f"dim.{name}", (var(Dim(name)),), "int8") for name in sorted(dims)]
     named = [(f"out{k}", t) for k, t in enumerate(outputs)]
@@ -59,19 +58,3 @@ def run_compiled(
     results = {n: fenced(np.zeros_like(a), at_end=True) for n, a in plain.items()}
     model.run(arrays, outputs=results)
     return [results[name] for name, _ in named]
-
-
-def _all_tensors(roots: Sequence[Tensor]) -> list[Tensor]:
-    """Return all tensors that the roots need, each after those it loads."""
-    found: dict[int, Tensor] = {}
-
-    def visit(tensor: Tensor) -> None:
-        if id(tensor) in found:
-            return
-        for source in sources(tensor.definition) if tensor.definition is not None else ():
-            visit(source)
-        found[id(tensor)] = tensor
-
-    for root in roots:
-        visit(root)
-    return list(found.values())

@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from whet.index import Dim, Poly, as_poly, var
 from whet.kernel.interpret import evaluate_tensor
 from whet.kernel.tensor import Tensor
+from whet.ops.late import DimNames, Late, ValueRead
 from whet.ops.node import Node, constant
 from whet.ops.table import op_table
 
@@ -56,14 +57,17 @@ def as_shape(shape: Shape) -> tuple[Poly, ...]:
     return tuple(as_poly(e) if isinstance(e, int) else var(Dim(e)) for e in shape)
 
 
-def lower_node(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    """Lower one node whose inputs are given by name."""
+def lower_node(
+    node: onnx.NodeProto, tensors: Mapping[str, Tensor], late: Late | None = None
+) -> list[Tensor]:
+    """Lower one node whose inputs are given by name; ``late`` takes sizes that data tell."""
     view = Node(
         name=node.name or "node",
         op=node.op_type,
         inputs=tuple(tensors[name] if name else None for name in node.input),
         attributes=attributes_of(node),
         outputs=tuple(node.output),
+        late=late,
     )
     domain = "" if node.domain == "ai.onnx" else node.domain
     return op_table()[(domain, node.op_type)].lower(view)
@@ -86,13 +90,18 @@ def run_node(
     node: onnx.NodeProto, arrays: Mapping[str, Array], shapes: Mapping[str, Shape] | None = None
 ) -> list[Array]:
     """Return the outputs of one node as its equations define them."""
-    outputs = lower_node(node, input_tensors(node, arrays, shapes))
+    late = Late(DimNames())
+    outputs = lower_node(node, input_tensors(node, arrays, shapes), late)
     dims = {
         extent: length
         for name, shape in (shapes or {}).items()
         for extent, length in zip(shape, arrays[name].shape, strict=True)
         if isinstance(extent, str)
     }
+    for event in late.events:
+        if isinstance(event, ValueRead):
+            found = evaluate_tensor(event.tensor, arrays, dims).reshape(-1)
+            dims |= {name: int(n) for name, n in zip(event.dims, found, strict=True)}
     return [evaluate_tensor(t, arrays, dims) for t in outputs]
 
 

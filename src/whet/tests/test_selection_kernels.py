@@ -19,7 +19,7 @@ from whet.kernel.sort import Sorted
 from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.kernel.text import kernel_spec_text
-from whet.lower.build import Equations
+from whet.lower.equations import Equations
 from whet.lower.lower import lower_equations
 from whet.ops.build import binary, cast, compare, const, unary
 from whet.tests.equation_runner import run_compiled
