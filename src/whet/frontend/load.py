@@ -18,11 +18,17 @@ from whet.errors import ModelError, WhetError
 from whet.frontend.check import check_external_data, check_proto
 from whet.frontend.extent import check_size
 from whet.frontend.inline import inline_functions, shares_opset
-from whet.frontend.normalize import lift_constants, name_nodes, release_initializer_inputs
+from whet.frontend.normalize import (
+    lift_constants,
+    name_nodes,
+    release_initializer_inputs,
+    split_wide_nodes,
+)
 from whet.frontend.operators import check_operators
 from whet.frontend.read import Parsed, parse_bytes, read_file
 from whet.frontend.specialize import bind_shapes
 from whet.frontend.split import LARGE_BYTES
+from whet.frontend.typing import check_types
 from whet.frontend.upgrade import upgrade_model
 from whet.graph.infer import infer_shapes
 from whet.graph.verify import find_fault
@@ -99,9 +105,11 @@ def _canonicalise(model: ir.Model, shapes: Mapping[str, tuple[int | str, ...]]) 
     inline_functions(model)
     release_initializer_inputs(model)
     lift_constants(model)
+    split_wide_nodes(model)
     name_nodes(model)
     bind_shapes(model, shapes)
     infer_shapes(model)
+    check_types(model)
 
 
 def _open(source: Source, base_dir: str | os.PathLike[str] | None, limits: Limits) -> ir.Model:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from whet.errors import UnsupportedError
@@ -15,6 +17,9 @@ from whet.ops.pointwise import element_type
 from whet.ops.shape_values import known_tensor
 
 Shape = tuple[Poly, ...]
+
+MOST_FIXED = 1 << 28
+"""Elements of a Range that becomes a constant."""
 
 
 # -- Gather ----------------------------------------------------------------------------------------
@@ -154,6 +159,9 @@ def _range(node: Node) -> list[Tensor]:
     fixed = [numpy_constant(t) for t in (start, limit, delta)]
     if all(v is not None for v in fixed):
         first, last, by = (np.asarray(v).reshape(-1)[0].item() for v in fixed)
+        count = (last - first) / by if by else math.nan
+        if not count < MOST_FIXED:
+            raise node.error(f"the range from {first} to {last} by {by} has no end or is too long")
         return [constant(node.outputs[0], np.arange(first, last, by).astype(start.dtype))]
     known = [known_values(t) for t in (start, limit, delta)]
     steps = known[2]

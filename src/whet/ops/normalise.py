@@ -228,7 +228,7 @@ def _per_channel(tensor: Tensor, axes: tuple[Axis, ...]) -> Expr:
 def _group_norm(node: Node) -> list[Tensor]:
     x, epsilon = node.input(0), attribute_float(node, "epsilon", 1e-5)
     groups = int(node.attribute("num_groups"))
-    if x.rank < 2 or x.shape[1] % groups != 0:
+    if x.rank < 2 or groups < 1 or x.shape[1] % groups != 0:
         raise node.error(f"{list(x.shape)} does not split into {groups} groups of channels")
     dtype = _stash_type(node, x)
     axes, size = axes_for(x.shape), x.shape[1] // groups
@@ -300,6 +300,8 @@ def _local_response(node: Node) -> list[Tensor]:
     x, size = node.input(0), int(node.attribute("size"))
     alpha, beta = attribute_float(node, "alpha", 1e-4), attribute_float(node, "beta", 0.75)
     axes, dtype = axes_for(x.shape), compute_type(x.dtype)
+    if size < 1:
+        raise node.error(f"size is {size}, not 1 or more")
     window = Axis("r", ONE * size)
     channel = var(axes[1]) + var(window) - (size - 1) // 2
     index = (var(axes[0]), channel, *map(var, axes[2:]))
