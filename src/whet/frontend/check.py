@@ -45,6 +45,10 @@ def check_proto(
     _check_text(proto, "model")
     _check_opsets(proto)
     check_extent(proto, limits)
+    for value in proto.graph.input:
+        untyped = value.type.HasField("tensor_type") and not value.type.tensor_type.elem_type
+        if untyped or value.type.WhichOneof("value") is None:
+            raise ModelError("it has no type", where=f"input {value.name!r}", hint=_EXPORT_HINT)
     for graph, place, _ in walk_graphs(proto):
         _check_names(graph, place)
     total = 0
@@ -315,8 +319,19 @@ def _safe_path(location: str, base_dir: Path, place: str) -> Path:
             where=place,
             hint="external data must lie beside or below the model file",
         )
+    try:
+        return _plain_path(location, base_dir, place)
+    except OSError as error:
+        raise ModelError(
+            f"external data at {location!r} cannot be looked at: {error.strerror}",
+            where=place,
+            hint="external data must lie beside or below the model file",
+        ) from error
+
+
+def _plain_path(location: str, base_dir: Path, place: str) -> Path:
     path = base_dir
-    for part in parts:
+    for part in Path(location).parts:
         path = path / part
         if path.is_symlink():
             raise ModelError(

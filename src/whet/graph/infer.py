@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx
 import onnx.shape_inference
 import onnx_ir as ir
@@ -13,6 +15,7 @@ SMALL_BYTES = 4096
 """Constants up to this size travel into inference, where they may decide shapes."""
 
 
+_EQUATION = re.compile(r"(?:[A-Za-z ]|\.\.\.|,)*(?:->(?:[A-Za-z ]|\.\.\.)*)?")
 _STEPS = 4
 _LONGEST_STEP = 1 << 30
 
@@ -49,9 +52,18 @@ def infer_shapes(model: ir.Model) -> int:
 def _refuse_traps(model: ir.Model) -> None:
     """Refuse what the inference of ``onnx`` does not survive: it counts through ``Slice``.
 
-    A step whose multiples leave 64 bits makes it read outside its memory or run for ever.
+    A step whose multiples leave 64 bits makes it read outside its memory or run for ever, and so
+    does an ``Einsum`` of other characters than letters.
     """
     for node in model.graph.all_nodes():
+        if node.op_type == "Einsum" and node.domain == "" and "equation" in node.attributes:
+            equation = node.attributes["equation"].as_string()
+            if not _EQUATION.fullmatch(equation):
+                raise ShapeError(
+                    f"Einsum has the equation {equation[:100]!r}",
+                    where=f"node {node.name!r}",
+                    hint="give letters, commas, an ellipsis and an arrow, such as bij,bjk->bik",
+                )
         if node.op_type != "Slice" or node.domain != "" or len(node.inputs) <= _STEPS:
             continue
         steps = constant_tensor(node.inputs[_STEPS])

@@ -108,6 +108,10 @@ def lower_conv_transpose(node: Node) -> list[Tensor]:
     if w.value is None:
         raise node.error("needs constant weights", hint="fold the weights into the model")
     group = node.attribute("group", 1)
+    if w.rank != x.rank or x.rank < 3 or group < 1 or x.shape[1] != w.value.shape[0]:
+        raise node.error(f"group {group} does not fit x {list(x.shape)} and w {list(w.shape)}")
+    if w.value.shape[0] % group:
+        raise node.error(f"{w.value.shape[0]} channels do not split into {group} groups")
     window = window_of(node, tuple(w.value.shape[2:]), x.shape[2:])
     full = _transposed_full(node, window, group)
     before, shape = _transposed_shape(node, window, full.shape[1])

@@ -73,6 +73,8 @@ def _even(front: np.ndarray, at: Shape) -> Poly | None:
 
 def _gather_elements(node: Node) -> list[Tensor]:
     x, indices = node.input(0), node.input(1)
+    if x.rank != indices.rank:
+        raise node.error(f"indices have rank {indices.rank}, data {x.rank}")
     k = normalise_axis(node, int(node.attribute("axis", 0)), x.rank)
     axes = axes_for(indices.shape)
     here = tuple(var(a) for a in axes)

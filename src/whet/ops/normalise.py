@@ -182,6 +182,9 @@ def _layer_norm(node: Node) -> list[Tensor]:
     rows = _rows(x, set(range(first, x.rank)), dtype)
     steps = rows.moments()
     given = (node.optional(1), node.optional(2))
+    for tensor in given:
+        if tensor is not None and tensor.rank > x.rank:
+            raise node.error(f"{list(tensor.shape)} does not broadcast to {list(x.shape)}")
     scale, bias = (None if t is None else operand(t, rows.axes) for t in given)
     plain = rows.over_deviation(rows.centred(rows.here), epsilon)
     body = _scaled(plain, dtype, scale, bias)
@@ -215,6 +218,8 @@ def _rms_norm(node: Node) -> list[Tensor]:
 
 def _instance_norm(node: Node) -> list[Tensor]:
     x, epsilon = node.input(0), attribute_float(node, "epsilon", 1e-5)
+    if x.rank < 3 or any(node.input(k).shape != (x.shape[1],) for k in (1, 2)):
+        raise node.error(f"x is {list(x.shape)}; scale and bias must have one value a channel")
     rows = _rows(x, set(range(2, x.rank)))
     scale, bias = (_per_channel(node.input(k), rows.axes) for k in (1, 2))
     plain = rows.over_deviation(rows.centred(rows.here), epsilon)
