@@ -72,20 +72,32 @@ def _check_form(node: ir.Node, version: int) -> None:
         fault = f"has {len(node.inputs)} inputs, not {schema.min_input} to {schema.max_input}"
     if not schema.min_output <= len(node.outputs) <= schema.max_output:
         fault = f"has {len(node.outputs)} outputs, not {schema.min_output} to {schema.max_output}"
-    for name, attribute in node.attributes.items():
-        if name not in schema.attributes:
-            fault = f"has no attribute {name!r}; {nearest(name, schema.attributes)}"
-        elif _type_name(schema.attributes[name]) != attribute.type.name:
-            fault = f"has the attribute {name!r} of type {attribute.type.name}"
-    for name, formal in schema.attributes.items():
-        if formal.required and name not in node.attributes:
-            fault = f"lacks the attribute {name!r}"
+    for position, formal in enumerate(schema.inputs[: len(node.inputs)]):
+        required = formal.option == onnx.defs.OpSchema.FormalParameterOption.Single
+        if required and node.inputs[position] is None:
+            fault = f"leaves out its input {position}, {formal.name!r}"
+    fault = fault or _attribute_fault(node, schema)
     if fault is not None:
         raise ModelError(
             f"{node.op_type} of opset {version} {fault}",
             where=f"node {node.name!r}",
             hint="export the model again",
         )
+
+
+def _attribute_fault(node: ir.Node, schema: onnx.defs.OpSchema) -> str | None:
+    fault = None
+    for name, attribute in node.attributes.items():
+        if name not in schema.attributes:
+            fault = f"has no attribute {name!r}; {nearest(name, schema.attributes)}"
+        elif _type_name(schema.attributes[name]) != attribute.type.name:
+            fault = f"has the attribute {name!r} of type {attribute.type.name}"
+        elif attribute.type.name == "STRING" and not isinstance(attribute.value, str):
+            fault = f"has the attribute {name!r}, which is not UTF-8"
+    for name, formal in schema.attributes.items():
+        if formal.required and name not in node.attributes:
+            fault = f"lacks the attribute {name!r}"
+    return fault
 
 
 def _type_name(formal: onnx.defs.OpSchema.Attribute) -> str:
