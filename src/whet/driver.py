@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def compile(  # noqa: A001 - the public name
     shapes: Shapes | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
+    expose: Collection[str] = (),
 ) -> CompiledModel:
     """Compile a model to native code.
 
@@ -55,6 +57,8 @@ def compile(  # noqa: A001 - the public name
         options: how to compile; see ``Options``.
         progress: called as ``progress(stage, done, total)``; the stages are load, optimise, lower,
             pack and compile.
+        expose: names of intermediate values that the program gives too, as far as they exist in
+            it: those that fusion or a rewrite removed are not among the outputs.
 
     Returns:
         The compiled model, ready to run; made for another machine, to be saved and inspected.
@@ -72,7 +76,7 @@ def compile(  # noqa: A001 - the public name
     facts = _facts(source, shapes, chosen)
     model = load_model(source, shapes=shapes)
     tell("load", 1, 1)
-    assembled, graph = _translate(model, chosen, target, tell, dump)
+    assembled, graph = _translate(model, chosen, target, _Observers(tell, dump, expose))
     image = _generate(assembled, target, chosen, settings, tell)
     parts = Parts(
         program=assembled.program,
@@ -86,6 +90,15 @@ def compile(  # noqa: A001 - the public name
     return from_memory(parts)
 
 
+@dataclass(frozen=True, slots=True)
+class _Observers:
+    """Who watches a compilation: progress, the dump folder, and values to be exposed."""
+
+    tell: Progress
+    dump: Dump | None
+    expose: Collection[str]
+
+
 def _checked(options: Options | None) -> Options:
     if options is None:
         return Options()
@@ -97,9 +110,10 @@ def _checked(options: Options | None) -> Options:
 
 
 def _translate(
-    model: ir.Model, options: Options, target: Target, tell: Progress, dump: Dump | None
+    model: ir.Model, options: Options, target: Target, observers: _Observers
 ) -> tuple[Assembled, bytes]:
     """Return the program of a model and its optimised graph; the model's weights are let go."""
+    tell, dump = observers.tell, observers.dump
     tell("optimise", 0, 1)
     if dump:
         dump.graph("loaded", model)
@@ -112,7 +126,8 @@ def _translate(
     tell("optimise", 1, 1)
     level, threads = options.opt_level, options.thread_count
     tell("lower", 0, 1)
-    lowered = lower(model, op_table(), target, level=level, threads=threads)
+    expose = frozenset(observers.expose)
+    lowered = lower(model, op_table(), target, level=level, threads=threads, expose=expose)
     tell("lower", 1, 1)
     graph = light_proto(model, GRAPH_WEIGHT_BYTES).SerializeToString(deterministic=True)
     tell("pack", 0, 1)

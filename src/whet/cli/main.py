@@ -20,6 +20,7 @@ _COMMANDS = {
     "run": "Run a model once and show or save its outputs.",
     "bench": "Measure a model, against other runtimes if asked.",
     "inspect": "Show what is inside an ONNX model or a .whet file.",
+    "verify": "Compare a compiled model with what the ONNX file means.",
     "demo": "Compile, check and time ResNet-50; needs no files and no network.",
     "doctor": "Show what this machine offers and what is missing.",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -32,8 +33,25 @@ class Lowered:
     outputs: tuple[tuple[str, Tensor, Root], ...]
 
 
-def lower(model: ir.Model, table: OpTable, target: Target, *, level: int, threads: int) -> Lowered:
+def lower(
+    model: ir.Model,
+    table: OpTable,
+    target: Target,
+    *,
+    level: int,
+    threads: int,
+    expose: Collection[str] = (),
+) -> Lowered:
     """Turn an optimised graph into kernels.
+
+    Args:
+        model: the graph.
+        table: what each operator becomes.
+        target: processor.
+        level: optimisation level.
+        threads: threads that chunks are cut for.
+        expose: names of values that become outputs too, as far as fusion leaves them in memory.
+            They are copied when all is done, so that the kernels are those of the plain program.
 
     Raises:
         UnsupportedError: the model uses operators or types without a lowering.
@@ -42,6 +60,7 @@ def lower(model: ir.Model, table: OpTable, target: Target, *, level: int, thread
     _embed_scalars(equations)
     equations = fuse(equations, level=level)
     _separate_outputs(equations)
+    _expose(equations, expose)
     layout = choose_layout(equations, share=level >= 1)
     for _ in range(MAX_LAYOUTS):
         if not legalise(equations, layout):
@@ -93,19 +112,29 @@ def _separate_outputs(equations: Equations) -> None:
             seen.add(id(tensor))
             outputs.append((name, tensor))
             continue
-        axes = axes_for(tensor.shape)
-        body = tensor.at(*(var(a) for a in axes))
-        copy = Tensor(
-            name,
-            tensor.shape,
-            tensor.dtype,
-            Definition(axes, body),
-            nodes=tensor.nodes[:1],
-            ops=("Copy",),
-        )
+        copy = _copy(name, tensor)
         equations.tensors.append(copy)
         outputs.append((name, copy))
     equations.outputs[:] = outputs
+
+
+def _copy(name: str, tensor: Tensor) -> Tensor:
+    axes = axes_for(tensor.shape)
+    body = tensor.at(*(var(a) for a in axes))
+    definition = Definition(axes, body)
+    return Tensor(
+        name, tensor.shape, tensor.dtype, definition, nodes=tensor.nodes[:1], ops=("Copy",)
+    )
+
+
+def _expose(equations: Equations, names: Collection[str]) -> None:
+    """Copy computed tensors of these names to outputs of their own."""
+    given = {name for name, _ in equations.outputs}
+    for tensor in list(equations.tensors):
+        if tensor.name in names and tensor.name not in given and tensor.definition is not None:
+            copy = _copy(tensor.name, tensor)
+            equations.tensors.append(copy)
+            equations.outputs.append((tensor.name, copy))
 
 
 def _moves(tensor: Tensor) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from whet.errors import CompileError, OptionError, WhetError, nearest
+from whet.graph.edit import RewriteBudget
 from whet.graph.infer import infer_shapes
 from whet.graph.verify import find_fault
 from whet.passes.eliminate_common_subexpressions import eliminate_common_subexpressions
@@ -110,7 +111,7 @@ def run_passes(
     model: ir.Model,
     *,
     opt_level: int,
-    switches: Mapping[str, bool] | None = None,
+    switches: Mapping[str, bool | int] | None = None,
     observe: Callable[[PassRecord], None] | None = None,
 ) -> list[PassRecord]:
     """Optimise a canonical model in place.
@@ -118,7 +119,8 @@ def run_passes(
     Args:
         model: as ``load_model`` returns it.
         opt_level: passes run from their own level on; see ``PassEntry``.
-        switches: passes by name that run, or do not, whatever the level.
+        switches: passes by name that run, or do not, whatever the level; a number lets a pass
+            make so many rewrites in all.
         observe: called after every pass, while the model is as the pass left it.
 
     Returns:
@@ -134,7 +136,8 @@ def run_passes(
             raise OptionError(
                 f"there is no pass {name!r}", where="passes", hint=nearest(name, pass_names())
             )
-    run = _Run(model, opt_level, chosen, observe, [])
+    limits = {name: n for name, n in chosen.items() if not isinstance(n, bool)}
+    run = _Run(model, opt_level, chosen, observe, [], limits)
     run.cleanup()
     if sum(run.once(entry) for entry in REWRITES):
         run.cleanup()
@@ -145,9 +148,10 @@ def run_passes(
 class _Run:
     model: ir.Model
     opt_level: int
-    switches: Mapping[str, bool]
+    switches: Mapping[str, bool | int]
     observe: Callable[[PassRecord], None] | None
     records: list[PassRecord]
+    left: dict[str, int]
 
     def cleanup(self) -> None:
         for _ in range(MAX_ROUNDS):
@@ -161,7 +165,7 @@ class _Run:
             return 0
         start = time.perf_counter()
         try:
-            rewrites = entry.run(self.model)
+            rewrites = self._limited(entry)
         except WhetError as error:
             error.where = f"{self._blame(entry)}{f', {error.where}' if error.where else ''}"
             raise
@@ -177,6 +181,16 @@ class _Run:
         if self.observe is not None:
             self.observe(record)
         return rewrites
+
+    def _limited(self, entry: PassEntry) -> int:
+        """Run a pass, with no more rewrites than it has left if they are limited."""
+        left = self.left.get(entry.name)
+        if left is None:
+            return entry.run(self.model)
+        with RewriteBudget(self.model, left) as budget:
+            entry.run(self.model)
+        self.left[entry.name] = left - budget.spent
+        return budget.spent
 
     def _verify(self, entry: PassEntry, rewrites: int) -> None:
         fault = find_fault(self.model, typed=True) if rewrites else None
