@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from whet.measure.accuracy.limits import Limits
     from whet.measure.accuracy.recipe import Recipe
+    from whet.measure.accuracy.reference import Golden
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -94,3 +95,16 @@ def read_case(path: Path, values: Mapping[str, Any]) -> Case:
         golden=golden,
         limits=limits,
     )
+
+
+def golden_of(case: Case) -> Golden:
+    """Return the right outputs: those of the file, or what the reference computes.
+
+    Raises:
+        UnsupportedError: the reference cannot run the model.
+    """
+    from whet.measure.accuracy.reference import Golden, run_golden
+
+    if case.golden is not None:
+        return Golden(source="a file", values=dict(case.golden))
+    return run_golden(case.model, case.feeds, case.reference)

@@ -21,6 +21,8 @@ _COMMANDS = {
     "bench": "Measure a model, against other runtimes if asked.",
     "inspect": "Show what is inside an ONNX model or a .whet file.",
     "verify": "Compare a compiled model with what the ONNX file means.",
+    "bisect": "Find the pass and the rewrite that make a model fail.",
+    "reduce": "Cut the smallest failing part out of a model.",
     "demo": "Compile, check and time ResNet-50; needs no files and no network.",
     "doctor": "Show what this machine offers and what is missing.",
 }

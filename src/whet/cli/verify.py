@@ -11,7 +11,7 @@ from rich.console import Console
 
 import whet
 from whet.cli import exits, output
-from whet.cli.accuracy import Case, accuracy_options, read_case
+from whet.cli.accuracy import Case, accuracy_options, golden_of, read_case
 from whet.cli.opening import Array, is_compiled
 from whet.cli.parameters import json_option
 from whet.cli.progress import ProgressBar
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from whet.measure.accuracy.layers import LayerReport, LayersReport
     from whet.measure.accuracy.limits import Breach
     from whet.measure.accuracy.metrics import Metrics
-    from whet.measure.accuracy.reference import Golden
     from whet.measure.accuracy.verify import OutputReport
 
 SCHEMA = "whet.verify.1"
@@ -51,7 +50,7 @@ def command(ctx: click.Context, /, model: Path, subject: Path | None, **values: 
         return
     from whet.measure.accuracy.verify import passed, verify_outputs
 
-    golden = _golden(case)
+    golden = golden_of(case)
     reports = verify_outputs(_run_subject(case, subject), golden, case.limits)
     right = passed(reports)
     if values["as_json"]:
@@ -70,14 +69,6 @@ def _facts(case: Case, subject: Path | None, reference: str) -> dict[str, Any]:
         "reference": reference,
         "options": case.recipe.options.as_dict(),
     }
-
-
-def _golden(case: Case) -> Golden:
-    from whet.measure.accuracy.reference import Golden, run_golden
-
-    if case.golden is not None:
-        return Golden(source="a file", values=dict(case.golden))
-    return run_golden(case.model, case.feeds, case.reference)
 
 
 def _run_subject(case: Case, subject: Path | None) -> dict[str, Array]:

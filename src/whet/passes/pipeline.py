@@ -102,6 +102,16 @@ def pass_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys(entry.name for entry in (*CLEANUP, infer_entry(), *REWRITES)))
 
 
+def optional_passes(opt_level: int, switches: Mapping[str, bool | int]) -> tuple[str, ...]:
+    """Return the passes that would run and that compilation does not need, in their order."""
+    entries = {entry.name: entry for entry in (*CLEANUP, *REWRITES)}
+    return tuple(
+        name
+        for name, entry in entries.items()
+        if entry.level > 0 and switches.get(name, opt_level >= entry.level) is not False
+    )
+
+
 def infer_entry() -> PassEntry:
     """Return the entry of shape inference, which follows every clean-up that changed something."""
     return PassEntry(infer_shapes, 0)
@@ -161,7 +171,7 @@ class _Run:
             self.once(infer_entry())
 
     def once(self, entry: PassEntry) -> int:
-        if not self.switches.get(entry.name, self.opt_level >= entry.level):
+        if self.switches.get(entry.name, self.opt_level >= entry.level) is False:
             return 0
         start = time.perf_counter()
         try:

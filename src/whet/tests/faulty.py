@@ -34,18 +34,18 @@ def plant_wrong_operator(patch: pytest.MonkeyPatch, op_type: str, factor: float 
 
 
 def plant_wrong_rewrite(
-    patch: pytest.MonkeyPatch, name: str, spoil: Callable[[ir.Model, ir.Node], None], number: int
+    patch: pytest.MonkeyPatch, name: str, spoil: Callable[[ir.Graph, ir.Node], None], number: int
 ) -> None:
     """Let the ``number``-th rewrite of a pass be wrong: ``spoil`` changes what it made."""
     entry = next(e for e in pipeline.REWRITES if e.name == name)
     seen: list[int] = []
 
     def wrong(old: Any, new: Any, old_values: Any, new_values: Any) -> None:
-        model_graph = old[-1].graph
+        graph = old[-1].graph
         replace_nodes(old, new, old_values, new_values)
         seen.append(1)
         if len(seen) == number:
-            spoil(model_graph, new[-1])
+            spoil(graph, new[-1])
 
     def run(model: ir.Model) -> int:
         seen.clear()

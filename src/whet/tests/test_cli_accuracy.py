@@ -11,9 +11,9 @@ import pytest
 
 from whet.cli import exits
 from whet.cli.main import run_command
-from whet.tests.faulty import plant_wrong_operator
+from whet.tests.faulty import plant_wrong_operator, plant_wrong_rewrite
 from whet.tests.small_models import run_layer, write_layer
-from whet.tests.test_measure_accuracy import chain
+from whet.tests.test_measure_accuracy import biased_chain, chain, spoil_gemm
 
 
 @pytest.fixture
@@ -81,3 +81,47 @@ def test_verify_refuses_what_it_cannot_read(folder: Path) -> None:
     assert run_command("verify missing.onnx".split()) == exits.MODEL
     assert run_command("verify m.onnx --limit cosin=1".split()) == exits.USAGE
     assert run_command("verify m.onnx --golden missing.npy".split()) == exits.INPUT
+
+
+def _repeat(folder: str, line: object) -> int:
+    """Run the line of a report in its folder."""
+    assert isinstance(line, str)
+    words = line.split()
+    assert words[0] == "whet"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return run_command(words[1:])
+
+
+def test_bisect_writes_a_reproduction(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(biased_chain(3), "b.onnx")
+    plant_wrong_rewrite(monkeypatch, "fold_scale", spoil_gemm, 2)
+    found = run_json("bisect b.onnx --threads 1 -o out", capsys, exits.NEGATIVE)
+    assert (found["stage"], found["name"], found["rewrite"]) == ("pass", "fold_scale", 2)
+    report = json.loads(Path("out/report.json").read_text())
+    assert report["schema"] == "whet.bisect.1"
+    assert "Gemm" in Path("out/change.diff").read_text()
+    assert report["reproduce"] in Path("out/reproduce.sh").read_text()
+    assert _repeat("out", found["reproduce"]) == exits.NEGATIVE
+    assert run_command("bisect b.onnx --threads 1".split()) == exits.NEGATIVE
+    assert "rewrite 2 of the pass fold_scale" in capsys.readouterr().out
+    assert run_command("bisect b.onnx --threads 1 -o out".split()) == exits.ARTIFACT
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert _repeat("out", found["reproduce"]) == exits.OK  # the fault is mended
+    assert run_command("bisect b.onnx --threads 1 -o none".split()) == exits.OK
+
+
+def test_reduce_writes_a_reproduction(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant_wrong_operator(monkeypatch, "Sigmoid")
+    found = run_json("reduce chain.onnx --threads 1 -o out", capsys, exits.NEGATIVE)
+    assert (found["nodes"], found["nodes_before"]) == (["act1"], 6)
+    assert len(onnx.load("out/model.onnx").graph.node) == 1
+    assert _repeat("out", found["reproduce"]) == exits.NEGATIVE
+    assert run_command("reduce m.onnx --threads 1 -o fine".split()) == exits.OK
+    assert "nothing to reduce" in capsys.readouterr().out
+    assert run_command("reduce m.onnx -o x --golden y.npz".split()) == exits.USAGE

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.helper
+import onnx.numpy_helper
 from google.protobuf.message import DecodeError
 
 from whet.errors import ModelError, UnsupportedError
@@ -189,7 +190,10 @@ def _rename_reads(node: onnx.NodeProto, fresh: Mapping[str, str]) -> None:
 
 
 def slice_nodes(
-    model: onnx.ModelProto, keep: Sequence[int], values: Mapping[str, Array]
+    model: onnx.ModelProto,
+    keep: Sequence[int],
+    values: Mapping[str, Array],
+    frozen: Collection[str] = (),
 ) -> onnx.ModelProto:
     """Return a model of some nodes alone.
 
@@ -200,6 +204,10 @@ def slice_nodes(
         model: the model.
         keep: positions of nodes in the main graph, ascending.
         values: arrays of the values of the model, which declare the new inputs and outputs.
+        frozen: values that become constants where they would become inputs.
+
+    Raises:
+        KeyError: a value that would become an input has no array.
     """
     graph = model.graph
     nodes = [graph.node[position] for position in keep]
@@ -227,6 +235,9 @@ def slice_nodes(
     result.graph.sparse_initializer.extend(
         t for t in graph.sparse_initializer if t.values.name in inner
     )
+    stored = [name for name in fed if name in frozen and name not in inputs]
+    result.graph.initializer.extend(onnx.numpy_helper.from_array(values[n], n) for n in stored)
+    fed = [name for name in fed if name not in stored]
     result.graph.input.extend(inputs.get(name) or declare(name, values[name]) for name in fed)
     result.graph.output.extend(declare(name, values[name], shaped=False) for name in wanted)
     return result

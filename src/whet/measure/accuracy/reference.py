@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -105,11 +104,6 @@ REFERENCES: dict[str, Callable[[onnx.ModelProto, Feeds], Golden]] = {
     "ort": _run_ort,
     "onnx": _run_reference,
 }
-
-
-def read_golden(path: Path, values: Mapping[str, Array]) -> Golden:
-    """Return golden outputs that were read from a file."""
-    return Golden(source=str(path), values=dict(values))
 
 
 def _serialised(model: onnx.ModelProto) -> bytes:
