@@ -23,6 +23,7 @@ _COMMANDS = {
     "verify": "Compare a compiled model with what the ONNX file means.",
     "bisect": "Find the pass and the rewrite that make a model fail.",
     "reduce": "Cut the smallest failing part out of a model.",
+    "profile": "Show where time and memory of a model go, and what would help.",
     "demo": "Compile, check and time ResNet-50; needs no files and no network.",
     "doctor": "Show what this machine offers and what is missing.",
 }

@@ -115,6 +115,29 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        ArtifactError: the file cannot be written.
+    """
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder for results, or take one that is there.
+
+    Raises:
+        ArtifactError: it cannot be created.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot create the folder: {error.strerror or error}", where=str(path)
+        ) from error
+
+
 def _forget(path: str) -> None:
     """Remove a temporary file that may exist."""
     if path:

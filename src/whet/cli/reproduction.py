@@ -5,9 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -51,14 +50,8 @@ def make_folder(path: Path) -> None:
     Raises:
         ArtifactError: it exists and is not empty, or cannot be created.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        used = any(path.iterdir())
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot create the folder: {error.strerror or error}", where=str(path)
-        ) from error
-    if used:
+    output.make_folder(path)
+    if any(path.iterdir()):
         raise ArtifactError("the folder is not empty", where=str(path), hint="name another with -o")
 
 
@@ -84,12 +77,8 @@ def write_folder(path: Path, content: Reproduction, schema: str) -> str:
     arrays.write_arrays(path / "inputs.npz", content.feeds)
     arrays.write_arrays(path / "golden.npz", content.golden)
     for name, text in texts.items():
-        output.write_whole(path / name, partial(_write_text, text))
+        output.write_text(path / name, text)
     return line
-
-
-def _write_text(text: str, file: IO[bytes]) -> None:
-    file.write(text.encode())
 
 
 def _line(content: Reproduction) -> str:

@@ -32,10 +32,8 @@ from whet.runtime.arrays import (
 )
 from whet.runtime.cpu import available_cpus, check_target, runs_here
 from whet.runtime.image import NativeCode, map_code, map_file_code
+from whet.runtime.profile import ProfiledRuns, record_runs
 from whet.runtime.state import Binding, Engine, State
-
-WARM_RUNS = 2
-"""Runs of a profile; the last one counts, when the arena's pages have been touched."""
 
 _BINDINGS_KEPT = 64
 _IDLE_STATES_KEPT = 8
@@ -160,18 +158,28 @@ class CompiledModel:
         Raises:
             TargetError: the code is for another machine.
         """
+        stamps: npt.NDArray[np.int64] = self.profile_runs(inputs, 1).stamps[0]
+        return stamps
+
+    def profile_runs(self, inputs: Mapping[str, Any], runs: int) -> ProfiledRuns:
+        """Run in turn without and with time stamps, ``runs`` times each, after warming up.
+
+        Raises:
+            InputError: an array does not fit; the error names it.
+            TargetError: the code is for another machine.
+        """
         engine = self._engine_here()
         arrays = collect_inputs(self._inputs, inputs)
         binding = self._bind(tuple([array.shape for array in arrays]))
         results = place_outputs(self._outputs, binding.output_shapes, None, arrays)
-        shape = (self._threads, len(self.program.launches), 2)
         state = State(engine)
-        stamps = state.profile(on=True)
-        if stamps is None or binding.empty:
-            return np.zeros(shape, np.int64)
-        for _ in range(WARM_RUNS):
-            self._run_state(state, binding, arrays, results)
-        return np.array(stamps, np.int64).reshape(shape)
+
+        def run() -> None:
+            if not binding.empty:
+                self._run_state(state, binding, arrays, results)
+
+        shape = (self._threads, len(self.program.launches), 2)
+        return record_runs(state, run, runs, shape)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a ``.whet`` file, whole or not at all.
