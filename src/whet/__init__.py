@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         UnsupportedError,
         WhetError,
     )
+    from whet.limits import Limits
     from whet.options import Options
     from whet.program.records import FusedGroup, Stats, TensorSpec
     from whet.runtime.model import load
@@ -35,6 +36,7 @@ __all__ = [
     "CompileError",
     "FusedGroup",
     "InputError",
+    "Limits",
     "ModelError",
     "OptionError",
     "Options",
@@ -51,6 +53,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "Limits": "whet.limits",
     "Options": "whet.options",
     "FusedGroup": "whet.program.records",
     "Stats": "whet.program.records",

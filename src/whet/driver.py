@@ -23,8 +23,10 @@ from whet.errors import OptionError
 from whet.frontend.load import load_model
 from whet.frontend.read import read_file
 from whet.graph.infer import light_proto
+from whet.limits import Budget
 from whet.lower.assemble import Assembled, assemble
-from whet.lower.lower import lower
+from whet.lower.assemble_script import assemble_script
+from whet.lower.lower import LoweredScript, lower_model
 from whet.ops.table import op_table
 from whet.options import Options
 from whet.passes.pipeline import run_passes
@@ -58,25 +60,29 @@ def compile(  # noqa: A001 - the public name
         progress: called as ``progress(stage, done, total)``; the stages are load, optimise, lower,
             pack and compile.
         expose: names of intermediate values that the program gives too, as far as they exist in
-            it: those that fusion or a rewrite removed are not among the outputs.
+            it: those that fusion or a rewrite removed, or that are inside a model which a script
+            runs, are not among the outputs.
 
     Returns:
         The compiled model, ready to run; made for another machine, to be saved and inspected.
 
     Raises:
-        WhetError: the model is damaged or unsupported, shapes do not fit, or options are invalid.
+        WhetError: the model is damaged or unsupported, shapes do not fit, options are invalid, or
+            a limit is exceeded.
     """
     chosen = _checked(options)
     settings = read_settings()
-    start = time.perf_counter()
+    start, budget = time.perf_counter(), Budget(chosen.limits)
     tell = progress or (lambda stage, done, total: None)
     dump = Dump(settings.dump_dir, source, shapes, chosen) if settings.dump_dir else None
     target = resolve_target(chosen.target)
     tell("load", 0, 1)
     facts = _facts(source, shapes, chosen)
-    model = load_model(source, shapes=shapes)
+    model = load_model(source, shapes=shapes, limits=chosen.limits)
     tell("load", 1, 1)
-    assembled, graph = _translate(model, chosen, target, _Observers(tell, dump, expose))
+    tell = _checking(tell, budget)
+    observers = _Observers(tell, dump, budget, expose)
+    assembled, graph = _translate(model, chosen, target, observers)
     image = _generate(assembled, target, chosen, settings, tell)
     parts = Parts(
         program=assembled.program,
@@ -92,10 +98,11 @@ def compile(  # noqa: A001 - the public name
 
 @dataclass(frozen=True, slots=True)
 class _Observers:
-    """Who watches a compilation: progress, the dump folder, and values to be exposed."""
+    """Who watches a compilation: progress, dump folder, budget, and values to be exposed."""
 
     tell: Progress
     dump: Dump | None
+    budget: Budget
     expose: Collection[str]
 
 
@@ -107,6 +114,16 @@ def _checked(options: Options | None) -> Options:
             f"options is a {type(options).__name__}", hint="give whet.Options(threads=2, ...)"
         )
     return options
+
+
+def _checking(tell: Progress, budget: Budget) -> Progress:
+    """Return a progress function that also looks at the budget, after every kernel too."""
+
+    def told(stage: str, done: int, total: int) -> None:
+        budget.check(f"stage {stage}")
+        tell(stage, done, total)
+
+    return told
 
 
 def _translate(
@@ -122,16 +139,20 @@ def _translate(
         opt_level=options.opt_level,
         switches=options.passes,
         observe=dump.observer(model) if dump else None,
+        budget=observers.budget,
     )
     tell("optimise", 1, 1)
     level, threads = options.opt_level, options.thread_count
     tell("lower", 0, 1)
     expose = frozenset(observers.expose)
-    lowered = lower(model, op_table(), target, level=level, threads=threads, expose=expose)
+    lowered = lower_model(model, op_table(), target, level=level, threads=threads, expose=expose)
     tell("lower", 1, 1)
     graph = light_proto(model, GRAPH_WEIGHT_BYTES).SerializeToString(deterministic=True)
     tell("pack", 0, 1)
-    assembled = assemble(lowered, target, threads=threads, reuse=level >= 1)
+    if isinstance(lowered, LoweredScript):
+        assembled = assemble_script(lowered, target, threads=threads, reuse=level >= 1)
+    else:
+        assembled = assemble(lowered, target, threads=threads, reuse=level >= 1)
     for value in model.graph.initializers.values():
         value.const_value = None  # nodes and values refer to each other: they are freed later
     tell("pack", 1, 1)

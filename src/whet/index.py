@@ -31,9 +31,16 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Dim:
-    """A dimension known only at run time; at least 1 wherever it is used in arithmetic."""
+    """A dimension known only at run time.
+
+    Attributes:
+        name: its name, unique in a model.
+        least: the smallest value that arithmetic may count on: 1 for a dimension of the model's
+            inputs, 0 for one that depends on data.
+    """
 
     name: str
+    least: int = 1
 
     @property
     def key(self) -> str:
@@ -252,7 +259,7 @@ def bounds(p: Poly) -> tuple[int | None, int | None]:
 
 
 def at_least(p: Poly, minimum: int) -> bool:
-    """Tell whether ``p >= minimum`` can be proved for all axes and all dimensions of 1 or more."""
+    """Tell whether ``p >= minimum`` can be proved for all axes and all values of the dimensions."""
     low = bounds(p)[0]
     if low is not None:
         return low >= minimum
@@ -270,7 +277,7 @@ def at_least(p: Poly, minimum: int) -> bool:
         if not falling and not rising:
             return False
         worst = worst.substitute({axis: axis.extent - 1 if falling else 0})
-    shifted = worst.substitute({a: var(a) + 1 for a in worst.atoms if isinstance(a, Dim)})
+    shifted = worst.substitute({a: var(a) + a.least for a in worst.atoms if isinstance(a, Dim)})
     constant = sum(c for m, c in shifted.terms if not m)
     return constant >= minimum and all(c >= 0 for m, c in shifted.terms if m)
 
@@ -325,7 +332,7 @@ def _atom_bounds(atom: Atom) -> tuple[int | None, int | None]:
         top = bounds(atom.extent)[1]
         return 0, None if top is None else max(top - 1, 0)
     if isinstance(atom, Dim):
-        return 1, None
+        return atom.least, None
     if isinstance(atom, Opaque):
         return atom.low, None if atom.high is None else bounds(atom.high - 1)[1]
     divisor = atom.denominator.constant

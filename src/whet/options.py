@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from whet.errors import OptionError, nearest
+from whet.limits import Limits, limits_from_dict
 
 OPT_LEVELS = (0, 1, 2, 3)
 
@@ -26,6 +28,8 @@ class Options:
         target: ``"host"`` or ``"<triple>:<cpu>"``, such as ``"aarch64-linux-gnu:neoverse-n1"``.
         cache_dir: where compiled kernels are kept; ``None`` takes the user's cache directory,
             ``""`` keeps nothing.
+        limits: how much a model and its compilation may take before they are refused; a mapping
+            of names to numbers becomes a ``Limits``.
     """
 
     threads: int = 0
@@ -35,6 +39,7 @@ class Options:
     )
     target: str = "host"
     cache_dir: str | os.PathLike[str] | None = None
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         """Reject values that no compilation could honour."""
@@ -51,6 +56,12 @@ class Options:
             )
         if not isinstance(self.target, str) or not self.target:
             raise OptionError(f"target is {self.target!r}", hint='give "host" or "<triple>:<cpu>"')
+        if isinstance(self.limits, Mapping):
+            object.__setattr__(self, "limits", limits_from_dict(self.limits))
+        if not isinstance(self.limits, Limits):
+            raise OptionError(
+                f"limits is a {type(self.limits).__name__}", hint="give whet.Limits(nodes=1000)"
+            )
         object.__setattr__(self, "passes", MappingProxyType(dict(self.passes)))
 
     @property
@@ -59,12 +70,17 @@ class Options:
         return self.threads or len(os.sched_getaffinity(0))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what decides the result, as plain values: all but where kernels are kept."""
+        """Return what decides the result, as plain values: all but where kernels are kept.
+
+        Of the limits only the one on folded constants does; it is there if it was changed.
+        """
+        folded = self.limits.changed().get("folded_bytes")
         return {
             "threads": self.threads,
             "opt_level": self.opt_level,
             "passes": dict(self.passes),
             "target": self.target,
+            **({} if folded is None else {"limits": {"folded_bytes": folded}}),
         }
 
 

@@ -30,7 +30,7 @@ _OPTIONS = (
     click.option("--reference", type=click.Choice(["auto", "ort", "onnx"]), default="auto",
                  show_default=True,
                  help="Who computes right outputs; auto takes ONNX Runtime where it can."),
-    click.option("--limit", "limits", multiple=True, metavar="METRIC=NUMBER",
+    click.option("--threshold", "thresholds", multiple=True, metavar="METRIC=NUMBER",
                  help="A limit instead of the defaults, or a set: ascend, exact; may be repeated."),
     dim_option,
     compiler_options,
@@ -78,7 +78,7 @@ def read_case(path: Path, values: Mapping[str, Any]) -> Case:
     from whet.measure.accuracy.recipe import Recipe
 
     shapes, options = read_options(values)
-    limits = parse_limits(values["limits"])
+    limits = parse_limits(values["thresholds"])
     model = read_proto(path)
     specs = input_specs(model, shapes)
     feeds = arrays.read_inputs(values["sources"], specs, parse_dims(values["dims"]))

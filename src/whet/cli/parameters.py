@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from whet.limits import limits_from_dict
 from whet.options import OPT_LEVELS, Options
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -70,6 +71,17 @@ def parse_dims(texts: Sequence[str]) -> dict[str, int]:
     return dims
 
 
+def parse_limits(texts: Sequence[str]) -> dict[str, int]:
+    """Read ``--limit nodes=1000`` values."""
+    limits: dict[str, int] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not name or not value.isdigit():
+            raise click.BadParameter(f"{text!r} is not NAME=NUMBER", param_hint="'--limit'")
+        limits[name] = int(value)
+    return limits
+
+
 _COMPILER_OPTIONS = (
     click.option("--shape", "shapes", multiple=True, metavar="NAME:DIMS",
                  help="Fix an input's shape, such as input:1,3,224,224; may be repeated."),
@@ -84,6 +96,8 @@ _COMPILER_OPTIONS = (
                  help="host, or an LLVM triple and CPU, such as aarch64-linux-gnu:neoverse-n1."),
     click.option("--cache-dir", default=None, metavar="DIR",
                  help="Where compiled kernels are kept; an empty text keeps none."),
+    click.option("--limit", "limits", multiple=True, metavar="NAME=N",
+                 help="Raise or lower a limit, such as nodes=500000; may be repeated."),
 )  # fmt: skip
 
 
@@ -102,6 +116,7 @@ def read_options(values: Mapping[str, Any]) -> tuple[Shapes | None, Options]:
         passes=parse_switches(values["passes"]),
         target=values["target"],
         cache_dir=values["cache_dir"],
+        limits=limits_from_dict(parse_limits(values["limits"])),
     )
     return parse_shapes(values["shapes"]), options
 

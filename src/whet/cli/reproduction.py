@@ -93,7 +93,7 @@ def _line(content: Reproduction) -> str:
         if name in present:
             words += ["--shape", f"{name}:{','.join(map(str, dims))}"]
     for name, limit in (content.limits or {}).items():
-        words += ["--limit", f"{name}={limit}"]
+        words += ["--threshold", f"{name}={limit}"]
     if options.target != "host":
         words += ["--target", options.target]
     return shlex.join(words)

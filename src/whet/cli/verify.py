@@ -42,7 +42,7 @@ def command(ctx: click.Context, /, model: Path, subject: Path | None, **values: 
     SUBJECT is a .whet file or another ONNX file; without it, MODEL is compiled. The exit code is 1
     if a limit is exceeded.
 
-    Example: whet verify m.onnx m.whet --per-layer --limit cosine=0.999
+    Example: whet verify m.onnx m.whet --per-layer --threshold cosine=0.999
     """
     case = read_case(model, values)
     if values["per_layer"]:

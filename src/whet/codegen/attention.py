@@ -234,7 +234,10 @@ class _Writer:
                 b.store(b.select(b.fcmp("ogt", score, top), score, top), tops[i], 64)
 
     def _softmax(self, rows: int, tops: list[Value]) -> list[Value]:
-        """Replace scores by exponentials; return 1 / each row's sum, NaN if all were masked."""
+        """Replace scores by exponentials; return 1 / each row's sum.
+
+        Where all scores were minus infinity that is NaN, or 1 if such rows are to give 0.
+        """
         b, width = self.b, self.width
         type_ = vector(F32, width)
         end = -(-_static(self.kernel.key) // width) * width
@@ -253,7 +256,8 @@ class _Writer:
                 b.store(raised, place, 64)
                 b.store(b.binary("fadd", b.load(type_, total, 64), raised), total, 64)
             whole = horizontal(b, "sum", b.load(type_, total, 64), "float32")
-            some = b.select(b.fcmp("ogt", whole, const(F32, 0.0)), whole, const(F32, float("nan")))
+            empty = const(F32, 1.0 if self.kernel.zero_empty else float("nan"))
+            some = b.select(b.fcmp("oeq", whole, const(F32, 0.0)), empty, whole)
             inverse.append(b.splat(b.binary("fdiv", const(F32, 1.0), some), width))
         return inverse
 

@@ -72,6 +72,12 @@ def _round_f32(number: float) -> float:
         return float("inf") if number > 0 else float("-inf")
 
 
+def _first_alone(mask: Value) -> bool:
+    """Whether a mask is known to have its first bit set and no other."""
+    bits = mask.text.strip("<>").split(", ")
+    return bits[0] == "i1 true" and bits.count("i1 false") == len(bits) - 1
+
+
 def const(type_: str, number: float | int | bool) -> Value:
     """Return a constant of a scalar type, or a splat of a vector type."""
     inner = element(type_)
@@ -256,7 +262,14 @@ class Builder:
         )
 
     def masked_store(self, value: Value, pointer: Value, mask: Value, align: int = 1) -> None:
-        """Store the lanes whose mask bit is set."""
+        """Store the lanes whose mask bit is set.
+
+        A single lane is stored as a scalar: LLVM 22 makes that of it too, but of the type that the
+        value had before a ``trunc``, and so writes behind the lane.
+        """
+        if _first_alone(mask):
+            self.store(self.extract(value, 0), pointer, align)
+            return
         name = f"llvm.masked.store.{_suffix(value.type)}.p0"
         self.module.declare(name, f"declare void @{name}({value.type}, ptr, {mask.type})")
         self.line(f"call void @{name}({value}, ptr align {align} {pointer.text}, {mask})")

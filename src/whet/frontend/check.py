@@ -15,40 +15,46 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from whet.errors import ModelError
-from whet.graph.opset import ONNX_DOMAINS, canonical_opset
+from whet.frontend.extent import check_extent
+from whet.graph.opset import canonical_opset
+from whet.limits import Limits
 
 OLDEST_OPSET = 6
-MAX_RANK = 32
-MAX_ELEMENTS = 1 << 40
-MAX_DEPTH = 32
-"""Sub-graphs and functions nested deeper than this are refused."""
+MAX_ELEMENTS = 1 << 48
+"""Shapes with more elements are damage; their bytes would not fit into 64 bits by much."""
 
 _EXPORT_HINT = "export the model again"
 
 
-def check_proto(proto: onnx.ModelProto, apart: Mapping[int, int] = MappingProxyType({})) -> None:
+def check_proto(
+    proto: onnx.ModelProto,
+    limits: Limits,
+    apart: Mapping[int, int] = MappingProxyType({}),
+) -> None:
     """Check versions, domains, functions, names and the size of every constant.
 
     Args:
         proto: the model.
+        limits: how large it may be.
         apart: bytes of data that is kept elsewhere, by position in ``graph.initializer``.
 
     Raises:
         ModelError: with the first fault found, its place and what to do.
+        ResourceError: a limit is exceeded.
     """
     _check_text(proto, "model")
     _check_opsets(proto)
-    _check_functions(proto)
-    for graph, place, depth in walk_graphs(proto):
-        if depth > MAX_DEPTH:
-            raise ModelError(
-                f"sub-graphs are nested more than {MAX_DEPTH} deep", where=place, hint=_EXPORT_HINT
-            )
+    check_extent(proto, limits)
+    for graph, place, _ in walk_graphs(proto):
         _check_names(graph, place)
+    total = 0
     for position, tensor in enumerate(proto.graph.initializer):
-        _check_tensor(tensor, f"initializer {tensor.name!r}", apart.get(position))
+        place = f"initializer {tensor.name!r}"
+        total += _check_tensor(tensor, place, apart.get(position), limits)
     for tensor, place in _walk_inner_tensors(proto):
-        _check_tensor(tensor, place, None)
+        total += _check_tensor(tensor, place, None, limits)
+    what = f"the constants have {total} bytes"
+    limits.require("total_bytes", total, what, f"graph {proto.graph.name!r}")
 
 
 def walk_graphs(proto: onnx.ModelProto) -> Iterator[tuple[onnx.GraphProto, str, int]]:
@@ -60,9 +66,8 @@ def walk_graphs(proto: onnx.ModelProto) -> Iterator[tuple[onnx.GraphProto, str, 
     while todo:
         graph, place, depth = todo.pop()
         yield graph, place, depth
-        if depth <= MAX_DEPTH:
-            for node in graph.node:
-                todo.extend(_graphs_in(node, depth + 1))
+        for node in graph.node:
+            todo.extend(_graphs_in(node, depth + 1))
 
 
 def _graphs_in(node: onnx.NodeProto, depth: int) -> Iterator[tuple[onnx.GraphProto, str, int]]:
@@ -123,49 +128,6 @@ def _check_opsets(proto: onnx.ModelProto) -> None:
         )
 
 
-def _check_functions(proto: onnx.ModelProto) -> None:
-    calls: dict[tuple[str, str, str], list[tuple[str, str, str]]] = {}
-    for function in proto.functions:
-        key = (_domain(function.domain), function.name, function.overload)
-        if key in calls:
-            raise ModelError(
-                f"function {key[0]}.{key[1]} is defined twice",
-                where=f"function {key[1]!r}",
-                hint=_EXPORT_HINT,
-            )
-        graphs = [g for n in function.node for g, _, _ in _graphs_in(n, 0)]
-        nodes = list(function.node)
-        while graphs:
-            graph = graphs.pop()
-            nodes.extend(graph.node)
-            graphs.extend(g for n in graph.node for g, _, _ in _graphs_in(n, 0))
-        calls[key] = [(_domain(n.domain), n.op_type, n.overload) for n in nodes]
-    for key in calls:
-        _refuse_recursion(key, calls)
-
-
-def _domain(domain: str) -> str:
-    return "" if domain in ONNX_DOMAINS else domain
-
-
-def _refuse_recursion(
-    start: tuple[str, str, str], calls: dict[tuple[str, str, str], list[tuple[str, str, str]]]
-) -> None:
-    seen: set[tuple[str, str, str]] = set()
-    todo = [c for c in calls[start] if c in calls]
-    while todo:
-        key = todo.pop()
-        if key == start:
-            raise ModelError(
-                f"function {key[0]}.{key[1]} calls itself",
-                where=f"function {key[1]!r}",
-                hint="ONNX functions must not be recursive; use Loop or Scan",
-            )
-        if key not in seen:
-            seen.add(key)
-            todo.extend(c for c in calls[key] if c in calls)
-
-
 def _check_text(message: Message, place: str) -> None:
     """Refuse text that is not UTF-8, which the parser hands over as bytes."""
     for field, value in message.ListFields():
@@ -216,16 +178,18 @@ def _refuse_repeats(kind: str, names: list[str], place: str) -> None:
         seen.add(name)
 
 
-def _check_tensor(tensor: onnx.TensorProto, place: str, apart: int | None) -> None:
+def _check_tensor(tensor: onnx.TensorProto, place: str, apart: int | None, limits: Limits) -> int:
+    """Check one constant and return its bytes."""
     if tensor.data_type not in {int(t) for t in ir.DataType} or tensor.data_type == 0:
         raise ModelError(
             f"the constant has unknown element type {tensor.data_type}",
             where=place,
             hint="upgrade the onnx package, or export with an older opset",
         )
-    if len(tensor.dims) > MAX_RANK or any(d < 0 for d in tensor.dims):
+    limits.require("rank", len(tensor.dims), f"the constant has rank {len(tensor.dims)}", place)
+    if any(d < 0 for d in tensor.dims):
         raise ModelError(
-            f"the constant has the shape {list(tensor.dims)[:MAX_RANK]}",
+            f"the constant has the shape {list(tensor.dims)}",
             where=place,
             hint=_EXPORT_HINT,
         )
@@ -236,9 +200,10 @@ def _check_tensor(tensor: onnx.TensorProto, place: str, apart: int | None) -> No
             where=place,
             hint=_EXPORT_HINT,
         )
-    expected = constant_bytes(tensor)
+    size = expected = constant_bytes(tensor)
+    limits.require("tensor_bytes", size, f"the constant has {size} bytes", place)
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        return
+        return size
     if apart is not None:
         found, unit = apart, "bytes"
     elif tensor.HasField("raw_data"):
@@ -251,6 +216,7 @@ def _check_tensor(tensor: onnx.TensorProto, place: str, apart: int | None) -> No
             where=place,
             hint="the file is damaged; export the model again",
         )
+    return size
 
 
 def constant_bytes(tensor: onnx.TensorProto) -> int:
@@ -280,19 +246,28 @@ def _typed_need(tensor: onnx.TensorProto) -> int:
     return elements
 
 
-def check_external_data(proto: onnx.ModelProto, base_dir: Path | None) -> None:
+def check_external_data(proto: onnx.ModelProto, base_dir: Path | None, limits: Limits) -> None:
     """Check that external data lies in plain files below ``base_dir`` and fits the constants.
 
     Raises:
+        ResourceError: the files together are larger than the limits allow.
         ModelError: a path is absolute, leaves the folder, goes through a link, is hard-linked
             elsewhere, or the file is missing or too short.
     """
+    sizes: dict[Path, int] = {}
     for tensor, place in walk_tensors(proto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            _check_external(tensor, place, base_dir)
+            path, size = _check_external(tensor, place, base_dir)
+            sizes[path] = size
+    total = sum(sizes.values())
+    what = f"the external data has {total} bytes"
+    limits.require("file_bytes", total, what, str(base_dir))
 
 
-def _check_external(tensor: onnx.TensorProto, place: str, base_dir: Path | None) -> None:
+def _check_external(
+    tensor: onnx.TensorProto, place: str, base_dir: Path | None
+) -> tuple[Path, int]:
+    """Check where one constant lies; return its file and the size of that."""
     entries = {e.key: e.value for e in tensor.external_data}
     location = entries.get("location", "")
     if base_dir is None:
@@ -321,6 +296,7 @@ def _check_external(tensor: onnx.TensorProto, place: str, base_dir: Path | None)
             where=place,
             hint="the data file is truncated or belongs to another model",
         )
+    return path, size
 
 
 def _safe_path(location: str, base_dir: Path, place: str) -> Path:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from whet.errors import ModelError, WhetError
 from whet.frontend.check import check_external_data, check_proto
+from whet.frontend.extent import check_size
 from whet.frontend.inline import inline_functions, shares_opset
 from whet.frontend.normalize import lift_constants, name_nodes, release_initializer_inputs
 from whet.frontend.operators import check_operators
@@ -25,6 +26,7 @@ from whet.frontend.split import LARGE_BYTES
 from whet.frontend.upgrade import upgrade_model
 from whet.graph.infer import infer_shapes
 from whet.graph.verify import find_fault
+from whet.limits import Limits
 
 _MALFORMED = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 """What libraries raise on nodes that are not what their operator asks for."""
@@ -37,6 +39,7 @@ def load_model(
     *,
     shapes: Mapping[str, tuple[int | str, ...]] | None = None,
     base_dir: str | os.PathLike[str] | None = None,
+    limits: Limits | None = None,
 ) -> ir.Model:
     """Load a model and bring it into canonical form; the caller's object is never changed.
 
@@ -45,16 +48,21 @@ def load_model(
         shapes: shapes of inputs: an integer fixes a dim, a string names a symbolic dim.
         base_dir: folder of external data; by default the folder of the file. Weights outside
             the model are refused when neither is known.
+        limits: how large the model may be.
 
     Raises:
         ModelError: the model is missing, damaged, hostile or not ONNX.
+        ResourceError: a limit is exceeded; the error names it.
         UnsupportedError: the model uses unknown operators; all are listed.
         ShapeError: shapes contradict each other or the model.
     """
-    model = _open(source, base_dir)
+    bounds = limits or Limits()
+    model = _open(source, base_dir, bounds)
     try:
+        check_size(model, bounds)
         _check(model)
         _canonicalise(model, shapes or {})
+        check_size(model, bounds)
     except WhetError:
         raise
     except (*_MALFORMED, ir.serde.SerdeError) as error:
@@ -96,25 +104,25 @@ def _canonicalise(model: ir.Model, shapes: Mapping[str, tuple[int | str, ...]]) 
     infer_shapes(model)
 
 
-def _open(source: Source, base_dir: str | os.PathLike[str] | None) -> ir.Model:
+def _open(source: Source, base_dir: str | os.PathLike[str] | None, limits: Limits) -> ir.Model:
     if isinstance(source, ir.Model):
         return _clone(source)
     where: str | None = None
     if isinstance(source, onnx.ModelProto):
         parsed = Parsed(source)
     elif isinstance(source, bytes):
-        parsed = parse_bytes(memoryview(source), where="the given bytes")
+        parsed = parse_bytes(memoryview(source), limits, where="the given bytes")
     elif isinstance(source, (str, os.PathLike)):
         where = os.fspath(source)
-        parsed = parse_bytes(read_file(Path(source)), where=where)
+        parsed = parse_bytes(read_file(Path(source)), limits, where=where)
         base_dir = base_dir if base_dir is not None else Path(source).resolve().parent
     else:
         raise ModelError(
             f"cannot load a model from {type(source).__name__}",
             hint="give a path, bytes, onnx.ModelProto or onnx_ir.Model",
         )
-    check_proto(parsed.proto, {k: len(data) for k, data in parsed.weights.items()})
-    check_external_data(parsed.proto, None if base_dir is None else Path(base_dir))
+    check_proto(parsed.proto, limits, {k: len(data) for k, data in parsed.weights.items()})
+    check_external_data(parsed.proto, None if base_dir is None else Path(base_dir), limits)
     return _deserialize(parsed, base_dir, where)
 
 

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from whet.errors import ModelError, ResourceError
 from whet.frontend.split import split_weights
+from whet.limits import Limits
 
 MAX_PROTO_BYTES = (1 << 31) - 1
 """Protocol buffers cannot be larger; bigger models keep their weights in external data."""
@@ -81,12 +82,14 @@ def _map(handle: int, path: Path) -> memoryview:
     return memoryview(mmap.mmap(handle, state.st_size, prot=mmap.PROT_READ))
 
 
-def parse_bytes(data: memoryview, *, where: str) -> Parsed:
+def parse_bytes(data: memoryview, limits: Limits, *, where: str) -> Parsed:
     """Parse the bytes of an ONNX model; they must not change while the model is in use.
 
     Raises:
         ModelError: the bytes are empty, truncated or not an ONNX model.
+        ResourceError: there are more than the limits allow.
     """
+    limits.require("file_bytes", data.nbytes, f"the model has {data.nbytes} bytes", where)
     if not data:
         raise ModelError("the model is empty", where=where, hint=_NOT_ONNX_HINT)
     split = split_weights(data)

@@ -28,6 +28,27 @@ _NOT_CONSTANT = frozenset(
     | {"RandomUniformLike", "ImageDecoder"}
 )
 
+_VECTORISED = frozenset({
+    "Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh",
+    "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Clip",
+    "Concat", "ConstantOfShape", "Cos", "Cosh", "CumSum", "DequantizeLinear", "Div", "Equal",
+    "Exp", "Expand", "EyeLike", "Flatten", "Floor", "Gather", "GatherElements", "Gemm", "Greater",
+    "GreaterOrEqual", "Identity", "IsInf", "IsNaN", "Less", "LessOrEqual", "Log", "MatMul", "Max",
+    "Mean", "Min", "Mod", "Mul", "Neg", "Not", "OneHot", "Or", "Pad", "Pow", "QuantizeLinear",
+    "Range", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax",
+    "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape",
+    "Round", "Shape", "Sigmoid", "Sign", "Sin", "Sinh", "Size", "Slice", "Softmax", "Split",
+    "Sqrt", "Squeeze", "Sub", "Sum", "Tan", "Tanh", "Tile", "Transpose", "Trilu", "Unsqueeze",
+    "Where", "Xor",
+})  # fmt: skip
+"""What the reference computes with whole arrays; of all else it loops over elements in Python."""
+
+_LOOPED_BYTES = 1 << 18
+"""Inputs and outputs of what it loops over: a second of compilation, at worst some."""
+
+_MOST_PRODUCTS = 1 << 36
+"""Multiplications of one matrix product: seconds."""
+
 Array = np.ndarray[Any, Any]
 
 
@@ -105,10 +126,24 @@ def _size_fault(proto: onnx.NodeProto, feeds: dict[str, Array]) -> Miss | None:
         )
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, KeyError) as error:
         return Miss(f"shapes of {proto.op_type} cannot be inferred: {error}")
-    for kind in inferred.values():
-        size = _bytes_of(kind)
-        if size > limit:
-            return Miss(f"folding {proto.op_type} would make {size} bytes, more than {limit}")
+    sizes = [_bytes_of(kind) for kind in inferred.values()]
+    if max(sizes, default=0) > limit:
+        return Miss(f"folding {proto.op_type} would make {max(sizes)} bytes, more than {limit}")
+    return _work_fault(proto, feeds, sum(sizes))
+
+
+def _work_fault(proto: onnx.NodeProto, feeds: dict[str, Array], made: int) -> Miss | None:
+    """Return why a node of acceptable size would still take too long."""
+    given = [a.nbytes for a in feeds.values()]
+    if proto.op_type not in _VECTORISED:
+        # Windows and sums of products: each output element may read the whole of an input.
+        if sum(given) + made > _LOOPED_BYTES:
+            return Miss(f"evaluating {proto.op_type} would loop over {sum(given) + made} bytes")
+        return None
+    if proto.op_type in ("MatMul", "Gemm"):
+        depth = max((a.shape[-1] for a in feeds.values() if a.ndim), default=1)
+        if made * depth > _MOST_PRODUCTS:
+            return Miss(f"{proto.op_type} would take {made * depth} multiplications")
     return None
 
 

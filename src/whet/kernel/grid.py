@@ -20,6 +20,7 @@ from whet.kernel.semantics import (
     convert,
     identity_of,
     register_dtype,
+    reinterpret,
 )
 from whet.kernel.spec import ACCUMULATOR, Step
 
@@ -74,6 +75,9 @@ class Grid:
         args = [self.value(a) for a in expr.args]
         if expr.op == "cast":
             return convert(args[0], expr.dtype, precise=self.precise)
+        if expr.op == "bitcast":
+            source = expr.args[0].dtype
+            return reinterpret(args[0], source, expr.dtype, precise=self.precise)
         return np.asarray(SEMANTICS[expr.op](*args))
 
     def _guard(self, expr: Guard) -> Array:
@@ -172,11 +176,14 @@ class Grid:
         """Return the sum over ``key`` of ``softmax over key (score) * v``."""
         inner = self.product(scores.q, scores.k, (scores.depth,))
         score = replace(self, names={ACCUMULATOR: inner}).value(scores.score)
+        top = self.reduce("max", (key,), score)
         with np.errstate(all="ignore"):
-            raised = np.exp(score - self.reduce("max", (key,), score))
+            raised = np.exp(score - top)
             share = raised / self.reduce("sum", (key,), raised)
         if scores.zero_nan:
             share = np.where(np.isnan(share), np.zeros_like(share), share)
+        if scores.zero_empty:
+            share = np.where(np.isneginf(top), np.zeros_like(share), share)
         with np.errstate(all="ignore"):
             return self.reduce("sum", (key,), share * self.value(v))
 
@@ -196,3 +203,4 @@ class Scores:
     depth: Axis
     score: Expr
     zero_nan: bool
+    zero_empty: bool

@@ -10,10 +10,15 @@ import numpy as np
 from whet.dtypes import DTYPES, numpy_dtype
 from whet.index import Axis, Dim
 from whet.kernel.expr import Expr, Load, Read, walk
+from whet.kernel.filter import Kept
 from whet.kernel.grid import Grid, Leaf, Scores
 from whet.kernel.interpret_recurrence import run_recurrence
+from whet.kernel.interpret_selection import run_filter, run_scan, run_sort, run_updates
 from whet.kernel.recurrence import Recur
+from whet.kernel.scan import Prefix
+from whet.kernel.scatter import Updates
 from whet.kernel.semantics import Array, register_dtype
+from whet.kernel.sort import Sorted
 from whet.kernel.spec import ACCUMULATOR, Attention, Contraction, Nest, Store
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
 
@@ -85,14 +90,17 @@ class _Evaluation:
         if tensor.definition is None:
             return self._stored(np.asarray(self.inputs[tensor.name]), tensor.dtype)
         definition = tensor.definition
-        if isinstance(definition.anchor, Recur):
-            grid = Grid((), self.dims, self._load, precise=self.precise)
-            return self._stored(run_recurrence(grid, tensor, definition.anchor), tensor.dtype)
         axes = _all_axes(definition)
         grid = Grid(axes, self.dims, self._load, precise=self.precise)
+        if isinstance(definition.anchor, Recur | Sorted | Kept):
+            return self._stored(_run_whole(grid, tensor, definition), tensor.dtype)
         grid = _run_anchor(grid, definition)
         outer, values = grid.without(definition.axes, grid.value(definition.body))
-        return self._place(tensor, outer, values)
+        result = self._place(tensor, outer, values)
+        if isinstance(definition.anchor, Updates):
+            result = result.copy()
+            run_updates(grid, result, definition.anchor)
+        return result
 
     def _stored(self, array: Array, dtype: str) -> Array:
         as_double = self.precise and DTYPES[dtype].is_float
@@ -136,20 +144,37 @@ def _all_axes(definition: Definition) -> tuple[Axis, ...]:
     return tuple(dict.fromkeys((*definition.axes, *inner)))
 
 
+def _run_whole(grid: Grid, tensor: Tensor, definition: Definition) -> Array:
+    """Return the elements of a tensor whose anchor gives all of them."""
+    anchor = definition.anchor
+    if isinstance(anchor, Recur):
+        return run_recurrence(grid, tensor, anchor)
+    if isinstance(anchor, Sorted):
+        return run_sort(grid, definition, anchor)
+    assert isinstance(anchor, Kept), f"{type(anchor).__name__} has no meaning"
+    return run_filter(grid, definition, anchor)
+
+
 def _run_anchor(grid: Grid, definition: Definition) -> Grid:
     """Return the grid with the values that the body reads as ``Var``."""
     anchor = definition.anchor
-    assert not isinstance(anchor, Recur), "recurrences run as a whole"
-    if anchor is None:
+    if anchor is None or isinstance(anchor, Updates):
         return grid
     if isinstance(anchor, Steps):
         return grid.run_steps(anchor.steps)
     if isinstance(anchor, Product):
         total = grid.product(anchor.a, anchor.b, (*anchor.taps, anchor.depth))
+    elif isinstance(anchor, Prefix):
+        total = run_scan(grid, anchor)
     else:
-        scores = Scores(anchor.q, anchor.k, anchor.depth, anchor.score, anchor.zero_nan)
+        assert isinstance(anchor, Attend), f"{type(anchor).__name__} has no meaning"
+        scores = _scores(anchor)
         total = grid.attend(scores, anchor.key, anchor.v)
     return replace(grid, names={ACCUMULATOR: total})
+
+
+def _scores(of: Attend | Attention) -> Scores:
+    return Scores(of.q, of.k, of.depth, of.score, of.zero_nan, of.zero_empty)
 
 
 # -- kernels ---------------------------------------------------------------------------------------
@@ -206,7 +231,7 @@ def run_attention(
     axes = (*outer_axes, kernel.key, kernel.depth)
     read = _reader(buffers, [p.dtype for p in kernel.params])
     grid = Grid(axes, dims or {}, read, precise=precise)
-    scores = Scores(kernel.q, kernel.k, kernel.depth, kernel.score, kernel.zero_nan)
+    scores = _scores(kernel)
     grid = replace(grid, names={ACCUMULATOR: grid.attend(scores, kernel.key, kernel.v)})
     _run_stores(grid, outer_axes, kernel.stores, buffers)
 

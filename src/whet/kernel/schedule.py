@@ -225,7 +225,8 @@ def _winograd_tile(work: Convolution, target: Target, threads: int, tiles: int, 
     """Return a schedule whose transformed tiles stay in the level-2 cache."""
     room = target.l2_bytes // 2 // (4 * span * (work.depth + work.filters))
     most = max(1, min(tiles, room))
-    blocks = max(-(-tiles // most), min(threads, tiles))
+    rounds = -(-tiles // (most * threads))
+    blocks = min(rounds * threads, tiles)
     share = -(-tiles // blocks)
     rows, vectors = _register_tile(
         Work(1, share, work.filters, work.depth, work.depth, False), target

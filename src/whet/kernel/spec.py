@@ -10,7 +10,11 @@ from dataclasses import dataclass
 
 from whet.index import Axis, Poly
 from whet.kernel.expr import Expr, Read, Within
+from whet.kernel.filter import Filter
 from whet.kernel.recurrence import Recurrence
+from whet.kernel.scan import Scan
+from whet.kernel.scatter import Scatter
+from whet.kernel.sort import Sort
 
 ACCUMULATOR = "acc"
 
@@ -177,6 +181,7 @@ class Attention:
         col_vectors: vectors of columns in a register tile of the result.
         tiles: row tiles in one chunk.
         zero_nan: whether rows whose softmax is not a number give 0.
+        zero_empty: whether rows whose scores are all minus infinity give 0.
     """
 
     params: tuple[Param, ...]
@@ -195,6 +200,7 @@ class Attention:
     col_vectors: int
     tiles: int
     zero_nan: bool = False
+    zero_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,4 +244,4 @@ class Winograd:
     tile: Tile
 
 
-Kernel = Nest | Contraction | Attention | Winograd | Recurrence
+Kernel = Nest | Contraction | Attention | Winograd | Recurrence | Scan | Scatter | Sort | Filter

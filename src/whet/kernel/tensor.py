@@ -9,7 +9,11 @@ import numpy as np
 
 from whet.index import Axis, Poly, as_poly, product, var
 from whet.kernel.expr import Expr, Load
+from whet.kernel.filter import Kept
 from whet.kernel.recurrence import Recur
+from whet.kernel.scan import Prefix
+from whet.kernel.scatter import Updates
+from whet.kernel.sort import Sorted
 from whet.kernel.spec import Step
 
 Rewrite = Callable[[Expr], Expr]
@@ -75,6 +79,7 @@ class Attend:
         depth: the axis that queries and keys are multiplied along.
         col: output axis of the values.
         zero_nan: whether rows whose softmax is not a number give 0.
+        zero_empty: whether rows whose scores are all minus infinity give 0.
     """
 
     q: Expr
@@ -86,6 +91,7 @@ class Attend:
     depth: Axis
     col: Axis
     zero_nan: bool = False
+    zero_empty: bool = False
 
     def expressions(self) -> list[Expr]:
         """Return the roots of all expressions."""
@@ -97,7 +103,10 @@ class Attend:
         return replace(self, q=q, k=k, v=v, score=score)
 
 
-Anchor = Steps | Product | Attend | Recur
+Whole = Recur | Updates | Sorted | Kept
+"""Anchors that work in the memory of their result, so that no epilogue can run on registers."""
+
+Anchor = Steps | Product | Attend | Prefix | Whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
 from whet.lower.loops import by_stride
 from whet.lower.storage import Params, Storage, Storages, address_of, magnitude, to_reads
 from whet.lower.uses import sources
-from whet.ops.normalise import softmax_body, softmax_raised
+from whet.ops.normalise import softmax_body, softmax_raised, softmax_unless_empty
 from whet.target import Target
 
 Single = Callable[[Tensor], bool]
@@ -35,7 +35,7 @@ def fuse_attention(tensor: Tensor, single: Single) -> bool:
     if scored is None:
         return False
     scores, score, rows, key = scored
-    zero_nan = soft.definition is not None and _is_nan_free(soft.definition.body)
+    body = None if soft.definition is None else soft.definition.body
     inner = scores.definition.anchor if scores.definition is not None else None
     if not isinstance(inner, Product) or outer.depth.extent.constant is None:
         return False
@@ -60,7 +60,8 @@ def fuse_attention(tensor: Tensor, single: Single) -> bool:
         key=outer.depth,
         depth=depth,
         col=outer.col,
-        zero_nan=zero_nan,
+        zero_nan=body is not None and _is_nan_free(body),
+        zero_empty=body is not None and _is_empty_free(body),
     )
     tensor.definition = Definition(definition.axes, definition.body, attend, definition.index)
     tensor.nodes = tuple(dict.fromkeys((*scores.nodes, *soft.nodes, *tensor.nodes)))
@@ -92,7 +93,10 @@ def _score(soft: Tensor, single: Single) -> tuple[Tensor, Expr, tuple[Axis, ...]
     here = top.body.substitute({met: var(key)})
     highest, whole = Var(top.name, here.dtype), Var(total.name, here.dtype)
     raised = total.body.substitute({met: var(key)}) == softmax_raised(here, highest)
-    shared = _without_nan_test(definition.body) == softmax_body(here, highest, whole)
+    plain = softmax_body(here, highest, whole)
+    shared = definition.body == softmax_unless_empty(here, highest, whole) or (
+        _without_nan_test(definition.body) == plain
+    )
     if not raised or not shared or here.dtype != "float32":
         return None
     return _product_read(definition, here, (rows, key), single)
@@ -118,6 +122,11 @@ def _is_nan_free(body: Expr) -> bool:
         return False
     test, zero, value = body.args
     return test == Call("ne", (value, value), "bool") and zero == Const(0.0, value.dtype)
+
+
+def _is_empty_free(body: Expr) -> bool:
+    """Whether a softmax gives 0 where it finds nothing but minus infinity."""
+    return isinstance(body, Call) and body.op == "select" and not _is_nan_free(body)
 
 
 def _product_read(
@@ -193,5 +202,6 @@ def build_attention(
         (store,),
         *tile,
         zero_nan=anchor.zero_nan,
+        zero_empty=anchor.zero_empty,
     )
     return kernel, params

@@ -8,8 +8,8 @@ from whet.index import Atom, Axis, IndexLike, Opaque, Poly, at_least, var
 from whet.kernel.expr import Const, Expr, Load, Within, guard
 from whet.kernel.recurrence import Phase, Recur
 from whet.kernel.tensor import Attend, Definition, Product, Tensor, axes_for
-from whet.lower.build import Equations
 from whet.lower.contractions import MIN_EDGE_DEPTH, Operand, operand_of, tiled_row
+from whet.lower.equations import Equations
 from whet.lower.layout import Layout
 from whet.lower.storage import address_of
 

@@ -7,7 +7,7 @@ import numpy as np
 from whet.index import Axis, Poly, as_poly, var
 from whet.kernel.expr import Const, Expr, Var, Within, guard
 from whet.kernel.spec import ACCUMULATOR, Step
-from whet.kernel.tensor import Definition, Product, Steps, Tensor
+from whet.kernel.tensor import Definition, Product, Steps, Tensor, axes_for
 from whet.ops.build import binary
 from whet.ops.node import Node, Op, constant
 from whet.ops.windows import Window, window_of
@@ -105,10 +105,11 @@ def lower_conv_transpose(node: Node) -> list[Tensor]:
     ``x[q - j]``: for each of the ``s`` remainders a plain convolution with ``J`` taps.
     """
     x, w = node.input(0), node.input(1)
-    if w.value is None:
-        raise node.error("needs constant weights", hint="fold the weights into the model")
+    if x.rank < 3 or w.rank != x.rank or x.shape[1] != w.shape[0]:
+        raise node.error(f"x {list(x.shape)} and w {list(w.shape)} do not fit")
     group = node.attribute("group", 1)
-    window = window_of(node, tuple(w.value.shape[2:]), x.shape[2:])
+    kernel = tuple(_static(node, n) for n in w.shape[2:])
+    window = window_of(node, kernel, x.shape[2:])
     full = _transposed_full(node, window, group)
     before, shape = _transposed_shape(node, window, full.shape[1])
 
@@ -150,10 +151,10 @@ def _transposed_shape(
 def _transposed_full(node: Node, window: Window, group: int) -> Tensor:
     """Return the uncropped result, of ``s * (D + J - 1)`` elements along each spatial axis."""
     x, w = node.input(0), node.input(1)
-    assert w.value is not None
     rank = len(window.kernel)
-    weights, counts = _phase_weights(w.value, window, group)
-    filters = w.value.shape[1]
+    counts = _taps_per_phase(window)
+    weights = _phase_weights(node, w, window, group)
+    filters = _static(node, w.shape[1])
     n, g, m = Axis("n", x.shape[0]), Axis("g", as_poly(group)), Axis("m", as_poly(filters))
     depth = x.shape[1] // group
     c = Axis("c", depth)
@@ -163,9 +164,7 @@ def _transposed_full(node: Node, window: Window, group: int) -> Tensor:
     indices = [var(places[k]) + var(taps[k]) - (counts[k] - 1) for k in range(rank)]
     bounds = tuple(Within(i, e) for i, e in zip(indices, x.shape[2:], strict=True))
     a = guard(bounds, x.at(var(n), var(g) * depth + var(c), *indices), Const(0, x.dtype))
-    b = constant(f"{w.name}.phases", weights).at(
-        var(g), *(var(r) for r in phases), *(var(t) for t in taps), var(c), var(m)
-    )
+    b = weights.at(var(g), *(var(r) for r in phases), *(var(t) for t in taps), var(c), var(m))
     index = [var(places[k]) * window.strides[k] + var(phases[k]) for k in range(rank)]
     rows = (n, g, *phases, *places)
     definition = Definition(
@@ -181,10 +180,33 @@ def _transposed_full(node: Node, window: Window, group: int) -> Tensor:
     return full
 
 
-def _phase_weights(w: np.ndarray, window: Window, group: int) -> tuple[np.ndarray, tuple[int, ...]]:
+def _taps_per_phase(window: Window) -> tuple[int, ...]:
+    return tuple(-(-window.extent(k) // s) for k, s in enumerate(window.strides))
+
+
+def _phase_weights(node: Node, w: Tensor, window: Window, group: int) -> Tensor:
     """Return weights as [group, phases..., taps..., C/group, M/group], taps reversed."""
+    if w.value is not None:
+        return constant(f"{w.name}.phases", _constant_phases(w.value, window, group))
+    counts, channels = _taps_per_phase(window), w.shape[0] // group
+    outer = (as_poly(n) for n in (group, *window.strides, *counts))
+    shape = (*outer, channels, w.shape[1])
+    axes = axes_for(shape)
     rank = len(window.kernel)
-    counts = tuple(-(-window.extent(k) // window.strides[k]) for k in range(rank))
+    index = [var(axes[0]) * channels + var(axes[-2]), var(axes[-1])]
+    bounds: list[Within] = []
+    for k, (count, stride) in enumerate(zip(counts, window.strides, strict=True)):
+        phase, tap = var(axes[1 + k]), var(axes[1 + rank + k])
+        place = (count - 1 - tap) * stride + phase
+        index.append(place // window.dilations[k])
+        bounds.append(Within(place % window.dilations[k], as_poly(1)))
+        bounds.append(Within(index[-1], w.shape[2 + k]))
+    body = guard(tuple(bounds), w.at(*index), Const(0, w.dtype))
+    return node.temporary("phases", shape, w.dtype, Definition(axes, body))
+
+
+def _constant_phases(w: np.ndarray, window: Window, group: int) -> np.ndarray:
+    rank, counts = len(window.kernel), _taps_per_phase(window)
     lengths = tuple(j * s for j, s in zip(counts, window.strides, strict=True))
     spread = np.zeros((*w.shape[:2], *lengths), w.dtype)
     places = tuple(slice(0, window.extent(k), window.dilations[k]) for k in range(rank))
@@ -198,7 +220,7 @@ def _phase_weights(w: np.ndarray, window: Window, group: int) -> tuple[np.ndarra
     taps = tuple(3 + 2 * k for k in range(rank))
     phases = tuple(4 + 2 * k for k in range(rank))
     flipped = np.flip(split, taps)
-    return np.ascontiguousarray(flipped.transpose(0, *phases, *taps, 1, 2)), counts
+    return np.ascontiguousarray(flipped.transpose(0, *phases, *taps, 1, 2))
 
 
 OPS: tuple[Op, ...] = (Op("Conv", lower_conv), Op("ConvTranspose", lower_conv_transpose))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from whet.dtypes import DTYPES
 from whet.index import Axis, IndexLike, Poly, as_poly, at_least
 from whet.kernel.expr import Const, Expr, IndexValue
 from whet.kernel.tensor import Tensor
@@ -27,7 +28,7 @@ def scalar_constant(tensor: Tensor) -> float | int | bool | None:
     found = value.reshape(-1)[0]
     if value.dtype.kind == "b":
         return bool(found)
-    return int(found) if value.dtype.kind in "iu" else float(found)
+    return int(found) if DTYPES[tensor.dtype].kind in "iu" else float(found)
 
 
 def number(p: IndexLike, dtype: str) -> Expr:

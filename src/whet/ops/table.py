@@ -10,8 +10,14 @@ from whet.errors import CompileError
 from whet.kernel.tensor import Tensor
 from whet.ops import (
     activation,
+    attention,
+    batch_normalise,
+    casts,
+    causal_conv,
     conv,
     gather,
+    grid_sample,
+    losses,
     matmul,
     movement,
     normalise,
@@ -20,6 +26,13 @@ from whet.ops import (
     recurrent,
     reduce,
     resize,
+    rotary,
+    scan,
+    scatter,
+    selection,
+    sort,
+    suppression,
+    unique,
     views,
 )
 from whet.ops.node import Lower, Node, Op
@@ -28,16 +41,29 @@ from whet.ops.shape_values import propagate
 FAMILIES: tuple[tuple[Op, ...], ...] = (
     pointwise.OPS,
     activation.OPS,
+    attention.OPS,
+    rotary.OPS,
+    losses.OPS,
+    casts.OPS,
     views.OPS,
     movement.OPS,
     gather.OPS,
     resize.OPS,
+    grid_sample.OPS,
     reduce.OPS,
     normalise.OPS,
+    batch_normalise.OPS,
     pool.OPS,
     conv.OPS,
+    causal_conv.OPS,
     matmul.OPS,
     recurrent.OPS,
+    scan.OPS,
+    scatter.OPS,
+    sort.OPS,
+    selection.OPS,
+    suppression.OPS,
+    unique.OPS,
 )
 
 

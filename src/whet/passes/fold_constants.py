@@ -18,31 +18,34 @@ from whet.graph.edit import (
 )
 from whet.graph.evaluate import Array, evaluate_node
 from whet.graph.match import Miss
-
-MAX_TOTAL_BYTES = 1 << 32
-"""All folded constants of one run of the pass together."""
+from whet.limits import Budget
 
 _KEPT = frozenset({"DequantizeLinear", "Constant"})
 """Quantised weights stay quantised: the kernels unpack them."""
 
 
-def fold_constants(model: ir.Model) -> int:
+def fold_constants(model: ir.Model, *, budget: Budget | None = None) -> int:
     """Replace nodes of the main graph whose inputs are constant by constants.
 
     ``Shape`` and ``Size`` count as constant where the dims they read are known. A folded graph
-    output keeps an ``Identity`` node. Returns how many nodes were folded.
+    output keeps an ``Identity`` node. What would exceed ``folded_bytes`` of the budget's limits
+    stays a node. Returns how many nodes were folded.
+
+    Raises:
+        ResourceError: the budget's time or memory is used up.
     """
     graph, names = model.graph, Names(model)
-    count = 0
-    budget = MAX_TOTAL_BYTES
+    spend = budget or Budget()
+    count, left = 0, spend.limits.folded_bytes
     for node in list(graph):
         arrays = fold_node(node)
         if isinstance(arrays, Miss):
             continue
+        spend.check(f"node {node.name!r} ({node.op_type})")
         size = sum(a.nbytes for a in arrays)
-        if size > budget:
+        if size > left:
             continue
-        budget -= size
+        left -= size
         begin_rewrite(graph)
         _substitute(graph, node, arrays, names)
         count += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -12,6 +12,7 @@ from whet.errors import CompileError, OptionError, WhetError, nearest
 from whet.graph.edit import RewriteBudget
 from whet.graph.infer import infer_shapes
 from whet.graph.verify import find_fault
+from whet.limits import Budget
 from whet.passes.eliminate_common_subexpressions import eliminate_common_subexpressions
 from whet.passes.eliminate_dead_code import eliminate_dead_code
 from whet.passes.eliminate_identity import eliminate_identity
@@ -30,8 +31,6 @@ from whet.passes.merge_matmuls import merge_matmuls
 from whet.passes.merge_reshapes import merge_reshapes
 from whet.passes.merge_transposes import merge_transposes
 
-Pass = Callable[[ir.Model], int]
-
 MAX_ROUNDS = 8
 """A clean-up that still changes something after this many rounds is left there."""
 
@@ -43,10 +42,12 @@ class PassEntry:
     Attributes:
         run: the pass.
         level: the lowest ``opt_level`` at which it runs unless a switch says otherwise.
+        budgeted: whether it takes the budget of the compilation, as ``budget``.
     """
 
-    run: Pass
+    run: Callable[..., int]
     level: int
+    budgeted: bool = False
 
     @property
     def name(self) -> str:
@@ -72,7 +73,7 @@ class PassRecord:
 
 
 CLEANUP = (
-    PassEntry(fold_constants, 0),
+    PassEntry(fold_constants, 0, budgeted=True),
     PassEntry(eliminate_shape_subgraphs, 0),
     PassEntry(eliminate_identity, 1),
     PassEntry(merge_reshapes, 1),
@@ -123,6 +124,7 @@ def run_passes(
     opt_level: int,
     switches: Mapping[str, bool | int] | None = None,
     observe: Callable[[PassRecord], None] | None = None,
+    budget: Budget | None = None,
 ) -> list[PassRecord]:
     """Optimise a canonical model in place.
 
@@ -132,12 +134,14 @@ def run_passes(
         switches: passes by name that run, or do not, whatever the level; a number lets a pass
             make so many rewrites in all.
         observe: called after every pass, while the model is as the pass left it.
+        budget: time and memory of the compilation, looked at before every pass.
 
     Returns:
         One record for each run of a pass, in order.
 
     Raises:
         OptionError: a switch names no pass.
+        ResourceError: the budget is used up.
         CompileError: a pass failed or left a broken graph; the message blames it.
     """
     chosen = dict(switches or {})
@@ -147,7 +151,7 @@ def run_passes(
                 f"there is no pass {name!r}", where="passes", hint=nearest(name, pass_names())
             )
     limits = {name: n for name, n in chosen.items() if not isinstance(n, bool)}
-    run = _Run(model, opt_level, chosen, observe, [], limits)
+    run = _Run(model, opt_level, chosen, observe, budget or Budget(), left=limits)
     run.cleanup()
     if sum(run.once(entry) for entry in REWRITES):
         run.cleanup()
@@ -160,8 +164,9 @@ class _Run:
     opt_level: int
     switches: Mapping[str, bool | int]
     observe: Callable[[PassRecord], None] | None
-    records: list[PassRecord]
-    left: dict[str, int]
+    budget: Budget
+    records: list[PassRecord] = field(default_factory=list)
+    left: dict[str, int] = field(default_factory=dict)
 
     def cleanup(self) -> None:
         for _ in range(MAX_ROUNDS):
@@ -175,6 +180,7 @@ class _Run:
             return 0
         start = time.perf_counter()
         try:
+            self.budget.check("optimisation")
             rewrites = self._limited(entry)
         except WhetError as error:
             error.where = f"{self._blame(entry)}{f', {error.where}' if error.where else ''}"
@@ -194,11 +200,12 @@ class _Run:
 
     def _limited(self, entry: PassEntry) -> int:
         """Run a pass, with no more rewrites than it has left if they are limited."""
+        extra = {"budget": self.budget} if entry.budgeted else {}
         left = self.left.get(entry.name)
         if left is None:
-            return entry.run(self.model)
+            return entry.run(self.model, **extra)
         with RewriteBudget(self.model, left) as budget:
-            entry.run(self.model)
+            entry.run(self.model, **extra)
         self.left[entry.name] = left - budget.spent
         return budget.spent
 

@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -24,16 +25,19 @@ from whet.runtime.arrays import (
     Port,
     address_of,
     bind_dims,
+    check_given,
     collect_inputs,
     dim_name,
     empty_aligned,
     make_port,
     place_outputs,
+    settle_outputs,
 )
 from whet.runtime.cpu import available_cpus, check_target, runs_here
 from whet.runtime.image import NativeCode, map_code, map_file_code
 from whet.runtime.profile import ProfiledRuns, record_runs
 from whet.runtime.state import Binding, Engine, State
+from whet.runtime.walk import ScriptPlan, Walk
 
 _BINDINGS_KEPT = 64
 _IDLE_STATES_KEPT = 8
@@ -73,9 +77,10 @@ class CompiledModel:
         program = parts.program
         self._parts = parts
         self._threads = threads
+        self._plan = ScriptPlan(program, parts.weights) if program.script is not None else None
         self._inputs = _make_ports(program, BufferKind.INPUT)
         self._outputs = _make_ports(program, BufferKind.OUTPUT)
-        _check_dims(program)
+        self._dims = _input_dims(program)
         self._liveness = find_liveness(program)
         self._engine = _make_engine(parts, code, threads) if code else None
         self._bindings: dict[tuple[tuple[int, ...], ...], Binding] = {}
@@ -112,8 +117,11 @@ class CompiledModel:
         """What the model costs."""
         program, parts = self._parts.program, self._parts
         ones = dict.fromkeys(program.dims, 1)
+        plan = self._plan
         return Stats(
-            arena_bytes=plan_memory(program, ones, self._liveness).arena_bytes,
+            arena_bytes=plan.arena_bytes(ones)
+            if plan
+            else plan_memory(program, ones, self._liveness).arena_bytes,
             weight_bytes=parts.weights.nbytes,
             code_bytes=len(parts.code),
             launches=len(program.launches),
@@ -138,11 +146,14 @@ class CompiledModel:
 
         Raises:
             InputError: an array does not fit; the error names it.
+            ShapeError: sizes that depend on data do not fit together.
             ResourceError: memory or threads ran out.
             TargetError: the code is for another machine.
         """
         engine = self._engine_here()
         arrays = collect_inputs(self._inputs, inputs)
+        if self._plan is not None:
+            return self._run_script(self._plan, engine, arrays, outputs)
         shapes = tuple([array.shape for array in arrays])
         binding = self._bindings.get(shapes) or self._bind(shapes)
         results = place_outputs(self._outputs, binding.output_shapes, outputs, arrays)
@@ -170,16 +181,43 @@ class CompiledModel:
         """
         engine = self._engine_here()
         arrays = collect_inputs(self._inputs, inputs)
+        state = State(engine)
+        work = (
+            partial(self._run_bound, state, arrays)
+            if self._plan is None
+            else partial(self._walk, self._plan, state, arrays, {})
+        )
+        shape = (self._threads, len(self.program.launches), 2)
+        return record_runs(state, work, runs, shape)
+
+    def _run_bound(self, state: State, arrays: list[Array]) -> None:
         binding = self._bind(tuple([array.shape for array in arrays]))
         results = place_outputs(self._outputs, binding.output_shapes, None, arrays)
-        state = State(engine)
+        if not binding.empty:
+            self._run_state(state, binding, arrays, results)
 
-        def run() -> None:
-            if not binding.empty:
-                self._run_state(state, binding, arrays, results)
+    def _walk(
+        self, plan: ScriptPlan, state: State, arrays: list[Array], own: Mapping[int, Array]
+    ) -> list[Array]:
+        dims = bind_dims(self._inputs, self._dims, [array.shape for array in arrays])
+        return Walk(plan, state, dims, own).run(arrays)
 
-        shape = (self._threads, len(self.program.launches), 2)
-        return record_runs(state, run, runs, shape)
+    def _run_script(
+        self,
+        plan: ScriptPlan,
+        engine: Engine,
+        arrays: list[Array],
+        outputs: Mapping[str, Any] | None,
+    ) -> dict[str, Array]:
+        given = check_given(self._outputs, outputs, arrays)
+        slots = zip(self._outputs, plan.script.main.outputs, strict=True)
+        own = {slot: given[port.name] for port, slot in slots if port.name in given}
+        state = self._take_state(engine)
+        try:
+            results = self._walk(plan, state, arrays, own)
+        finally:
+            self._return_state(state)
+        return settle_outputs(self._outputs, results, given, arrays)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a ``.whet`` file, whole or not at all.
@@ -209,17 +247,23 @@ class CompiledModel:
     def _execute(
         self, engine: Engine, binding: Binding, arrays: list[Array], results: list[Array]
     ) -> None:
-        if os.getpid() != self._pid:
-            self._states, self._pid = deque(), os.getpid()
-        try:
-            state = self._states.pop()
-        except IndexError:
-            state = State(engine)
+        state = self._take_state(engine)
         try:
             self._run_state(state, binding, arrays, results)
         finally:
-            if len(self._states) < _IDLE_STATES_KEPT:
-                self._states.append(state)
+            self._return_state(state)
+
+    def _take_state(self, engine: Engine) -> State:
+        if os.getpid() != self._pid:
+            self._states, self._pid = deque(), os.getpid()
+        try:
+            return self._states.pop()
+        except IndexError:
+            return State(engine)
+
+    def _return_state(self, state: State) -> None:
+        if len(self._states) < _IDLE_STATES_KEPT:
+            self._states.append(state)
 
     def _run_state(
         self, state: State, binding: Binding, arrays: list[Array], results: list[Array]
@@ -249,7 +293,7 @@ class CompiledModel:
                 f"dimension {zero[0]!r} is 0", hint="outputs would not be empty; give at least 1"
             )
         plan = plan_memory(program, {k: max(v, 1) for k, v in dims.items()}, self._liveness)
-        binding = Binding(tuple(dims.values()), outputs, plan, empty)
+        binding = Binding(tuple(enumerate(dims.values())), outputs, plan, empty)
         while len(self._bindings) >= _BINDINGS_KEPT:
             self._bindings.pop(next(iter(self._bindings)), None)
         self._bindings[shapes] = binding
@@ -361,7 +405,7 @@ def thread_count(program: Program, threads: int | None) -> int:
 
 def _make_ports(program: Program, kind: BufferKind) -> tuple[Port, ...]:
     slots: dict[str, int] = {}
-    for index, buffer in enumerate(program.buffers):
+    for index, buffer in enumerate(() if program.script else program.buffers):
         if buffer.kind is kind and slots.setdefault(buffer.name, index) != index:
             raise ArtifactError(f"two buffers of {kind} {buffer.name!r}")
     specs, shapes = (
@@ -370,7 +414,7 @@ def _make_ports(program: Program, kind: BufferKind) -> tuple[Port, ...]:
         else (program.outputs, program.output_shapes)
     )
     missing = [s.name for s in specs if s.name not in slots and kind is BufferKind.OUTPUT]
-    if missing:
+    if missing and program.script is None:
         raise ArtifactError(f"outputs without a buffer: {', '.join(missing)}")
     return tuple(
         make_port(spec, axes, slots.get(spec.name, -1))
@@ -378,8 +422,10 @@ def _make_ports(program: Program, kind: BufferKind) -> tuple[Port, ...]:
     )
 
 
-def _check_dims(program: Program) -> None:
+def _input_dims(program: Program) -> tuple[str, ...]:
+    """Return the dimensions that inputs give, which are all unless there is a script."""
     bound = {dim_name(axis) for axes in program.input_shapes for axis in axes}
     free = [name for name in program.dims if name not in bound]
-    if free:
+    if free and program.script is None:
         raise ArtifactError(f"dimensions that no input gives: {', '.join(free)}")
+    return tuple(name for name in program.dims if name in bound)

@@ -34,7 +34,7 @@ class ProfiledRuns:
 
 
 def record_runs(
-    state: State, run: Callable[[], None], runs: int, shape: tuple[int, int, int]
+    state: State, run: Callable[[], object], runs: int, shape: tuple[int, int, int]
 ) -> ProfiledRuns:
     """Run ``2 * runs`` times and return the stamps of every second run.
 
@@ -59,7 +59,7 @@ def record_runs(
     return ProfiledRuns(stamps=recorded, wall_ns=walls[1], plain_ns=walls[0])
 
 
-def _timed(run: Callable[[], None]) -> int:
+def _timed(run: Callable[[], object]) -> int:
     begin = time.perf_counter_ns()
     run()
     return time.perf_counter_ns() - begin

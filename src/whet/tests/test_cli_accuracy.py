@@ -54,7 +54,7 @@ def test_verify_against_a_file(folder: Path, capsys: pytest.CaptureFixture[str])
     text = capsys.readouterr().out
     assert "relative_euclidean is 0.0099" in text
     assert "the largest error is at" in text
-    assert run_command([*line.split(), "wrong.npy", "--limit", "ascend"]) == exits.OK
+    assert run_command([*line.split(), "wrong.npy", "--threshold", "ascend"]) == exits.OK
 
 
 def test_verify_names_the_wrong_node(
@@ -79,7 +79,7 @@ def test_verify_layers_of_a_compiled_file(folder: Path, capsys: pytest.CaptureFi
 
 def test_verify_refuses_what_it_cannot_read(folder: Path) -> None:
     assert run_command("verify missing.onnx".split()) == exits.MODEL
-    assert run_command("verify m.onnx --limit cosin=1".split()) == exits.USAGE
+    assert run_command("verify m.onnx --threshold cosin=1".split()) == exits.USAGE
     assert run_command("verify m.onnx --golden missing.npy".split()) == exits.INPUT
 
 

@@ -331,25 +331,3 @@ def test_sequences_are_refused() -> None:
         node("SequenceConstruct", ["x"], ["s"]), node("ConcatFromSequence", ["s"], ["y"], axis=0),
     ]  # fmt: skip
     refused(graph_of(nodes, {"x": (3,)}), "SequenceConstruct", "ConcatFromSequence")
-
-
-def test_control_flow_is_refused() -> None:
-    branch = helper.make_graph(
-        [node("Relu", ["x"], ["b"])], "branch", [],
-        [helper.make_tensor_value_info("b", TensorProto.FLOAT, None)],
-    )  # fmt: skip
-    nodes = [
-        node("ReduceMax", ["x"], ["m"], keepdims=0),
-        node("Cast", ["m"], ["c"], to=TensorProto.BOOL),
-        node("If", ["c"], ["y"], then_branch=branch, else_branch=branch),
-    ]  # fmt: skip
-    refused(graph_of(nodes, {"x": (3,)}), "If")
-
-
-def test_shapes_from_data_are_refused_all_at_once() -> None:
-    nodes = [
-        node("Cast", ["x"], ["s"], to=TensorProto.INT64),
-        node("Expand", ["x", "s"], ["y"], name="grow"),
-        node("ConstantOfShape", ["s"], ["z"], name="fill"),
-    ]
-    refused(graph_of(nodes, {"x": (2,)}, outputs=("y", "z")), "grow", "fill")

@@ -93,13 +93,13 @@ def profile_model(model: CompiledModel, feeds: Mapping[str, Array], runs: int = 
 
 
 def dims_of(program: Program, feeds: Mapping[str, Array]) -> dict[str, int]:
-    """Return the values of the run-time dimensions for a feed."""
+    """Return the values of the run-time dimensions for a feed; 1 for those that data decide."""
     values: dict[str, int] = {}
     for spec in program.inputs:
         for dim, size in zip(spec.shape, np.shape(feeds[spec.name]), strict=True):
             if isinstance(dim, str) and dim in program.dims:
                 values.setdefault(dim, int(size))
-    return values
+    return {name: values.get(name, 1) for name in program.dims}
 
 
 def summarise_runs(program: Program, recorded: ProfiledRuns, dims: Mapping[str, int]) -> RunTimes:
