@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -32,12 +33,10 @@ from whet.runtime.arrays import (
 )
 from whet.runtime.cpu import available_cpus, check_target, runs_here
 from whet.runtime.image import NativeCode, map_code
+from whet.runtime.profile import ProfiledRuns, record_runs
 from whet.runtime.source import SourceFile, map_unread
 from whet.runtime.state import Binding, Engine, State
 from whet.runtime.walk import ScriptPlan, Walk
-
-WARM_RUNS = 2
-"""Runs of a profile; the last one counts, when the arena's pages have been touched."""
 
 _BINDINGS_KEPT = 64
 _IDLE_STATES_KEPT = 8
@@ -175,20 +174,38 @@ class CompiledModel:
         Raises:
             TargetError: the code is for another machine.
         """
+        stamps: npt.NDArray[np.int64] = self.profile_runs(inputs, 1).stamps[0]
+        return stamps
+
+    def profile_runs(self, inputs: Mapping[str, Any], runs: int) -> ProfiledRuns:
+        """Run in turn without and with time stamps, ``runs`` times each, after warming up.
+
+        Raises:
+            InputError: an array does not fit; the error names it.
+            TargetError: the code is for another machine.
+        """
         engine = self._engine_here()
         arrays = collect_inputs(self._inputs, inputs)
-        if self._plan is not None:
-            return self._profile_script(self._plan, engine, arrays)
+        state = State(engine)
+        work = (
+            partial(self._run_bound, state, arrays)
+            if self._plan is None
+            else partial(self._walk, self._plan, state, arrays, {})
+        )
+        shape = (self._threads, len(self.program.launches), 2)
+        return record_runs(state, work, runs, shape)
+
+    def _run_bound(self, state: State, arrays: list[Array]) -> None:
         binding = self._bind(tuple([array.shape for array in arrays]))
         results = place_outputs(self._outputs, binding.output_shapes, None, arrays)
-        shape = (self._threads, len(self.program.launches), 2)
-        state = State(engine)
-        stamps = state.profile(on=True)
-        if stamps is None or binding.empty:
-            return np.zeros(shape, np.int64)
-        for _ in range(WARM_RUNS):
+        if not binding.empty:
             self._run_state(state, binding, arrays, results)
-        return np.array(stamps, np.int64).reshape(shape)
+
+    def _walk(
+        self, plan: ScriptPlan, state: State, arrays: list[Array], own: Mapping[int, Array]
+    ) -> list[Array]:
+        dims = bind_dims(self._inputs, self._dims, [array.shape for array in arrays])
+        return Walk(plan, state, dims, own).run(arrays)
 
     def _run_script(
         self,
@@ -197,27 +214,15 @@ class CompiledModel:
         arrays: list[Array],
         outputs: Mapping[str, Any] | None,
     ) -> dict[str, Array]:
-        dims = bind_dims(self._inputs, self._dims, [array.shape for array in arrays])
         given = check_given(self._outputs, outputs, arrays)
         slots = zip(self._outputs, plan.script.main.outputs, strict=True)
         own = {slot: given[port.name] for port, slot in slots if port.name in given}
         state = self._take_state(engine)
         try:
-            results = Walk(plan, state, dims, own).run(arrays)
+            results = self._walk(plan, state, arrays, own)
         finally:
             self._return_state(state)
         return settle_outputs(self._outputs, results, given, arrays)
-
-    def _profile_script(
-        self, plan: ScriptPlan, engine: Engine, arrays: list[Array]
-    ) -> npt.NDArray[np.int64]:
-        state = State(engine)
-        stamps = state.profile(on=True)
-        for _ in range(WARM_RUNS if stamps is not None else 0):
-            dims = bind_dims(self._inputs, self._dims, [array.shape for array in arrays])
-            Walk(plan, state, dims, {}).run(arrays)
-        shape = (self._threads, len(self.program.launches), 2)
-        return np.zeros(shape, np.int64) if stamps is None else np.array(stamps).reshape(shape)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a ``.whet`` file, whole or not at all.
