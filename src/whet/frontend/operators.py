@@ -6,7 +6,7 @@ import onnx.defs
 import onnx_ir as ir
 
 from whet.errors import ModelError, UnsupportedError, nearest
-from whet.graph.opset import ONNX_DOMAINS, WHET_DOMAIN, has_operator
+from whet.graph.opset import ONNX_DOMAINS, TRAINING_DOMAIN, WHET_DOMAIN, has_operator
 
 _DEPRECATED_BUT_KNOWN = frozenset({"GroupNormalization", "Scatter", "Upsample"})
 
@@ -43,6 +43,8 @@ def check_operators(model: ir.Model) -> None:
 def _is_known(node: ir.Node, imports: dict[str, int]) -> bool:
     if node.domain == WHET_DOMAIN:
         return True
+    if node.domain == TRAINING_DOMAIN and TRAINING_DOMAIN in imports:
+        return has_operator(node.op_type, imports[TRAINING_DOMAIN], TRAINING_DOMAIN)
     if node.domain not in ONNX_DOMAINS:
         if node.domain not in imports:
             raise ModelError(
