@@ -30,7 +30,10 @@ from whet.target import Target
 MIN_EDGE_DEPTH = 12
 
 SPARE_REGISTERS = {"vnni": 0, "i8mm": 0, "pairs": 5, "": 12}
-"""Registers of operands of 8-bit integers taken apart, beyond those of a plain product."""
+"""Registers of operands of 8-bit integers taken apart, beyond those of a plain product.
+
+Where there are any, LLVM spills sums of products as soon as two depth steps stand together.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +174,8 @@ def _tile(
     if anchor.quad is not None:
         room = target.registers - SPARE_REGISTERS[target.dot]
         target = replace(target, registers=room, lane_fma=False)
+        if SPARE_REGISTERS[target.dot]:
+            work = replace(work, unroll=1)
     return choose_tile(work, target, threads)
 
 
