@@ -103,6 +103,24 @@ def compute_fixed_axes(cache: Path, arrays: dict[str, Array], dtype: str) -> Arr
     return whet.compile(model, options=options)({"x": arrays["x"]})["y"].astype(np.float64)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(("rows", "share"), [(1, 1.0), (64, 2.0)])
+def test_large_weights_of_few_rows_stay_half(
+    dtype: str, rows: int, share: float, tmp_path: Path
+) -> None:
+    a, b = draw(dtype, rows, 1031), draw(dtype, 1031, 1023)
+    node = helper.make_node("MatMul", ["a", "b"], ["y"])
+    model = model_of(node, {"a": a}, dtype)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(b, "b"))
+    calls, _ = kernels_of(model)
+    (root,) = [r for c in calls for r in c.roots if r.make is not None]
+    assert root.size_bytes.constant == pytest.approx(share * b.nbytes, rel=0.1)
+    options = whet.Options(cache_dir=str(tmp_path), threads=2)
+    found = whet.compile(model, options=options)({"a": a})["y"].astype(np.float64)
+    expected = wide(a) @ wide(b)
+    close(found, expected, expected, dtype)
+
+
 def test_float16_is_converted_by_instructions() -> None:
     host = host_target()
     if not host.triple.startswith("x86_64"):
