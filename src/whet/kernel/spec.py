@@ -14,7 +14,7 @@ from whet.kernel.filter import Filter
 from whet.kernel.recurrence import Recurrence
 from whet.kernel.scan import Scan
 from whet.kernel.scatter import Scatter
-from whet.kernel.sort import Sort
+from whet.kernel.sort import RadixSort, Sort
 
 ACCUMULATOR = "acc"
 
@@ -184,8 +184,8 @@ class Contraction:
 class Attention:
     """Softmax of a product of queries and keys, times values, without the scores in memory.
 
-    A chunk packs the keys of one outer point, then for every tile of rows computes scores into
-    scratch, takes their softmax there and multiplies by the values.
+    A chunk packs a block of the keys of one outer point, then for every tile of rows computes
+    scores into scratch, takes their softmax there and multiplies by the values.
 
     Attributes:
         params: pointer parameters.
@@ -203,6 +203,7 @@ class Attention:
         key_vectors: vectors of keys in a register tile of scores.
         col_vectors: vectors of columns in a register tile of the result.
         tiles: row tiles in one chunk.
+        keys: keys of a block.
         zero_nan: whether rows whose softmax is not a number give 0.
         zero_empty: whether rows whose scores are all minus infinity give 0.
     """
@@ -222,6 +223,7 @@ class Attention:
     key_vectors: int
     col_vectors: int
     tiles: int
+    keys: int
     zero_nan: bool = False
     zero_empty: bool = False
 
@@ -267,4 +269,15 @@ class Winograd:
     tile: Tile
 
 
-Kernel = Nest | Contraction | Attention | Winograd | Recurrence | Scan | Scatter | Sort | Filter
+Kernel = (
+    Nest
+    | Contraction
+    | Attention
+    | Winograd
+    | Recurrence
+    | Scan
+    | Scatter
+    | Sort
+    | RadixSort
+    | Filter
+)
