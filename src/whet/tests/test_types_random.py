@@ -93,7 +93,7 @@ def test_the_like_forms_take_shape_and_type(tmp_path: Path) -> None:
     assert draw(tmp_path, "RandomNormalLike", {"x": x})["y"].shape == (3, 0, 5)
     y = draw(tmp_path, "RandomUniformLike", {"x": np.zeros((7, 3), np.int32)}, dtype=1)["y"]
     assert y.shape == (7, 3) and y.dtype == np.float32 and len(np.unique(y)) == 21
-    with pytest.raises(whet.WhetError, match="float"):
+    with pytest.raises(whet.WhetError, match=r"float|does not take"):
         draw(tmp_path, "RandomUniformLike", {"x": np.zeros((7, 3), np.int32)})
 
 
