@@ -9,7 +9,6 @@ from whet.codegen.builder import Builder, Value, const, lanes, vector
 from whet.target import Target
 
 Factors = tuple[Value, ...]
-LOW_BYTES = 0x00FF00FF
 BYTE = 8
 BYTES = 4
 
@@ -62,10 +61,9 @@ class _Pairs:
     name: str
 
     def scalars(self, b: Builder, value: Value, width: int) -> Factors:
-        mask = const("i32", LOW_BYTES)
-        odd = b.binary("and", b.binary("lshr", value, const("i32", BYTE)), mask)
-        parts = (b.binary("and", value, mask), odd)
-        return tuple(_halves(b, b.splat(p, width)) for p in parts)
+        halves = _halves(b, b.splat(value, width))
+        even = b.binary("and", halves, const(halves.type, (1 << BYTE) - 1))
+        return even, b.binary("lshr", halves, const(halves.type, BYTE))
 
     def vectors(self, b: Builder, value: Value) -> Factors:
         halves = _halves(b, value)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from whet.codegen.builder import F32, F64, I1, Builder, Value, const, element, lanes, vector
+from whet.codegen.philox import random_bits
 from whet.codegen.small_floats import decode, encode
 from whet.codegen.vmath import FUNCTIONS
 from whet.dtypes import BITS_PER_BYTE, DTYPES, DType, numpy_dtype
@@ -348,6 +349,7 @@ OPERATIONS: MappingProxyType[str, Emit] = MappingProxyType(
         "shr": _shift(False),
         "select": _select,
         "fma": _fma,
+        "random_bits": lambda b, args, _: random_bits(b, *args),
     }
 )
 

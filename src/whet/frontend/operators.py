@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from whet.errors import ModelError, UnsupportedError, nearest
 from whet.frontend.translate import foreign_operators
-from whet.graph.opset import ONNX_DOMAINS, WHET_DOMAIN, has_operator
+from whet.graph.opset import ONNX_DOMAINS, TRAINING_DOMAIN, WHET_DOMAIN, has_operator
 
 _DEPRECATED_BUT_KNOWN = frozenset({"GroupNormalization", "Scatter", "Upsample"})
 
@@ -47,6 +47,8 @@ def check_operators(model: ir.Model) -> None:
 def _is_known(node: ir.Node, imports: dict[str, int], foreign: Container[tuple[str, str]]) -> bool:
     if node.domain == WHET_DOMAIN:
         return True
+    if node.domain == TRAINING_DOMAIN and TRAINING_DOMAIN in imports:
+        return has_operator(node.op_type, imports[TRAINING_DOMAIN], TRAINING_DOMAIN)
     if node.domain not in ONNX_DOMAINS:
         if node.domain not in imports:
             raise ModelError(

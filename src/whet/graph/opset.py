@@ -10,16 +10,19 @@ WHET_DOMAIN = "whet"
 ONNX_DOMAINS = ("", "ai.onnx")
 """The two spellings of the standard domain."""
 
+TRAINING_DOMAIN = "ai.onnx.preview.training"
+"""Domain of the optimisers that ONNX defines."""
+
 
 def canonical_opset() -> int:
     """Return the opset version that every graph has between load and lowering."""
     return onnx.defs.onnx_opset_version()
 
 
-def has_operator(op_type: str, version: int) -> bool:
-    """Tell whether the standard domain has ``op_type`` at ``version``."""
+def has_operator(op_type: str, version: int, domain: str = "") -> bool:
+    """Tell whether a domain of ONNX, the standard one by default, has ``op_type``."""
     try:
-        schema = onnx.defs.get_schema(op_type, version, "")
+        schema = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
         return False
     return not schema.deprecated

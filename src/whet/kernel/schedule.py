@@ -37,6 +37,7 @@ class Work:
         reduction: product of taps and depth.
         depth: extent of the depth axis.
         edges: whether rows may lie outside the operand.
+        unroll: depth steps unrolled, 0 for as many as suit a plain product.
     """
 
     outer: int
@@ -45,12 +46,14 @@ class Work:
     reduction: int
     depth: int
     edges: bool
+    unroll: int = 0
 
 
 def choose_tile(work: Work, target: Target, threads: int) -> Tile:
     """Return the register tile and chunks with the least estimated time."""
     rows, vectors = _register_tile(work, target)
-    unroll = EDGE_UNROLL if work.edges and not target.lane_fma else UNROLL
+    plain = EDGE_UNROLL if work.edges and not target.lane_fma else UNROLL
+    unroll = work.unroll or plain
     row_items, panels = _chunks(work, target, threads, rows, vectors)
     prefetch = _prefetch(work, target, row_items, vectors, unroll)
     return Tile(rows, vectors, unroll, row_items, panels, prefetch)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from whet.dtypes import BITS_PER_BYTE, DTYPES, DType, numpy_dtype
+from whet.kernel.philox import random_bits
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Operation = Callable[..., Array]
@@ -202,5 +203,6 @@ SEMANTICS: MappingProxyType[str, Operation] = MappingProxyType(
         "round": np.round,
         "trunc": np.trunc,
         "sign": np.sign,
+        "random_bits": random_bits,
     }
 )

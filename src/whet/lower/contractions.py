@@ -29,8 +29,14 @@ from whet.target import Target
 
 MIN_EDGE_DEPTH = 12
 
+FEW_ROWS = 8
+"""Up to so many rows the multiply-adds of large weights wait for memory."""
+
 SPARE_REGISTERS = {"vnni": 0, "i8mm": 0, "pairs": 5, "": 12}
-"""Registers of operands of 8-bit integers taken apart, beyond those of a plain product."""
+"""Registers of operands of 8-bit integers taken apart, beyond those of a plain product.
+
+Where there are any, LLVM spills sums of products as soon as two depth steps stand together.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +107,7 @@ def build_contraction(
     bounds = tuple(c for c in conditions if c not in edges)
     tile = _tile(anchor, rows, row, bool(edges), target, threads)
     zeros = params.number(_zeros(anchor.depth, a.dtype)) if edges else -1
-    panels = _panels(anchor, storages, params, tile, target.lanes, substitution)
+    panels = _panels(anchor, storages, params, tile, target, substitution)
     kernel = Contraction(
         params.records(),
         rows,
@@ -171,6 +177,8 @@ def _tile(
     if anchor.quad is not None:
         room = target.registers - SPARE_REGISTERS[target.dot]
         target = replace(target, registers=room, lane_fma=False)
+        if SPARE_REGISTERS[target.dot]:
+            work = replace(work, unroll=1)
     return choose_tile(work, target, threads)
 
 
@@ -179,7 +187,7 @@ def _panels(
     storages: Storages,
     params: Params,
     tile: Tile,
-    lanes: int,
+    target: Target,
     substitution: dict[Atom, IndexLike],
 ) -> Panels:
     """Return how the second operand lies.
@@ -188,7 +196,7 @@ def _panels(
     """
     assert isinstance(anchor.b, Load)
     source = anchor.b.source
-    width = tile.vectors * lanes
+    width = tile.vectors * target.lanes
     quad = () if anchor.quad is None else (anchor.quad.axis,)
     step = 1 if anchor.quad is None else QUAD
     address = _b_address(anchor, storages)
@@ -216,7 +224,7 @@ def _panels(
         )
         return np.swapaxes(panels, -1, -2) if quad else panels
 
-    kind = product_type(value).name
+    kind = _packed_type(anchor, value, target)
     root = Root(f"{source.name}.packed", BufferKind.CONSTANT, kind, product(shape), pack)
     strides = row_major(shape)
     count = len(batch)
@@ -231,3 +239,14 @@ def _panels(
         strides[count + 1 : count + 1 + len(anchor.taps)],
         padded=True,
     )
+
+
+def _packed_type(anchor: Product, value: np.ndarray, target: Target) -> str:
+    """Return the type of packed weights: half precision stays where memory sets the time.
+
+    Each weight is then converted once for a few rows, and read from memory at half the cost.
+    """
+    rows = product(x.extent for x in anchor.rows if not anchor.b.depends_on(x)).constant
+    if rows is not None and rows <= FEW_ROWS and value.nbytes > target.l2_bytes:
+        return value.dtype.name
+    return product_type(value).name

@@ -9,7 +9,7 @@ import numpy as np
 
 from whet.errors import ShapeError, UnsupportedError
 from whet.index import ONE, ZERO, Axis, Poly, as_poly, product, var
-from whet.kernel.expr import Const, Expr
+from whet.kernel.expr import Expr
 from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.ops.late_shapes import expand_target, reshape_target, squeezed, unsqueezed
 from whet.ops.node import Node, Op, broadcast_shapes, constant, known_values, normalise_axis
@@ -81,15 +81,6 @@ def moved(node: Node, x: Tensor, shape: Shape, index: Shape, *, output: int = 0)
 def _identity(node: Node) -> list[Tensor]:
     x = node.input(0)
     return [reshaped(node, x, x.shape)]
-
-
-def _dropout(node: Node) -> list[Tensor]:
-    training = node.optional(2)
-    if training is not None and (training.value is None or bool(training.value.any())):
-        raise UnsupportedError("Dropout in training mode", where=node.name)
-    x = node.input(0)
-    mask = node.pointwise(x.shape, "bool", lambda *_: Const(True, "bool"), output=1)
-    return [*_identity(node), mask]
 
 
 def _reshape(node: Node) -> list[Tensor]:
@@ -292,7 +283,6 @@ def _constant_of_shape(node: Node) -> list[Tensor]:
 
 OPS: tuple[Op, ...] = (
     Op("Identity", _identity),
-    Op("Dropout", _dropout),
     Op("Reshape", _reshape),
     Op("Flatten", _flatten),
     Op("Squeeze", _squeeze),

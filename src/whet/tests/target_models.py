@@ -139,6 +139,25 @@ def rows_and_windows() -> onnx.ModelProto:
     return g.finish(pooled, channels, lines, spread, norm, turned)
 
 
+def small_types() -> onnx.ModelProto:
+    """Return products of 8-bit integers, and casts to small floats and back."""
+    g = Sketch(5)
+    x = g.given("x", (2, 7, 9, 8))
+    scale, zero = g.constant(np.array(0.02, np.float32)), g.constant(np.array(131, np.uint8))
+    q = g.op("QuantizeLinear", x, scale, zero)
+    signed = g.op("QuantizeLinear", x, scale, g.constant(np.array(-3, np.int8)))
+    w = g.constant(np.arange(-105, 105, dtype=np.int8).reshape(5, 7, 3, 2)[:, ::-1].copy())
+    first = g.op("ConvInteger", q, w, zero, pads=[1, 1, 1, 0])
+    flat = g.op("Reshape", signed, g.constant(np.array([2, 72, 7])))
+    dense = g.constant((np.arange(7 * 37, dtype=np.int32) % 251).astype(np.uint8).reshape(7, 37))
+    second = g.op("MatMulInteger", flat, dense, "", g.constant(np.array(7, np.uint8)))
+    casts = []
+    for kind in (TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2):
+        casts.append(g.op("Cast", g.op("Cast", x, to=kind), to=TensorProto.FLOAT))
+    sums = (g.op("Cast", y, to=TensorProto.FLOAT) for y in (first, second))
+    return g.finish(*sums, *casts)
+
+
 def _pixels(shape: tuple[int, ...]) -> Callable[[np.random.Generator], dict[str, Array]]:
     return lambda rng: {"x": rng.standard_normal(shape).astype(np.float32)}
 
@@ -156,6 +175,7 @@ CASES: MappingProxyType[str, Case] = MappingProxyType(
         "convolutions": (convolutions, _pixels((1, 3, 37, 33))),
         "perceptron": (perceptron, _pixels((7, 29))),
         "transformer": (transformer, _tokens),
+        "small_types": (small_types, _pixels((2, 7, 9, 8))),
         "rows_and_windows": (rows_and_windows, _pixels((1, 11, 17, 15))),
     }
 )

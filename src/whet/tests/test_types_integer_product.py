@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from onnx import helper, numpy_helper
 
 import whet
 from whet.codegen.kernels import kernel_text
+from whet.codegen.object_code import assembly_of
 from whet.codegen.targets import host_target, resolve_target
 from whet.kernel.spec import Contraction
 from whet.program.records import TargetInfo
 from whet.runtime.cpu import runs_here
 from whet.target import Target
 from whet.tests.kernel_runner import execute, interpret, kernels_of, trial_of
+from whet.tests.test_conform_assembly import inner_loops
 from whet.tests.test_types_small import CODES
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -298,3 +301,22 @@ def test_one_instruction_multiplies_where_there_is_one() -> None:
     (kernel,) = [c.kernel for c in calls if isinstance(c.kernel, Contraction)]
     text = kernel_text("k", kernel, ("n",), host)
     assert ("vpdpbusd" in text) == (host.dot == "vnni")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_sums_of_integers_stay_in_registers(name: str) -> None:
+    inputs = [helper.make_tensor_value_info("a", CODES["uint8"], [64, 768])]
+    weights = [numpy_helper.from_array(np.ones((768, 3072), np.int8), "b")]
+    node = helper.make_node("MatMulInteger", ["a", "b"], ["y"])
+    graph = helper.make_graph([node], "wide", inputs, [onnx.ValueInfoProto(name="y")], weights)
+    model = onnx.shape_inference.infer_shapes(helper.make_model(graph))
+    calls, target = kernels_of(model, target=name)
+    if target.dot not in ("vnni", "pairs"):
+        pytest.skip("looks for instructions of x86-64")
+    (kernel,) = [c.kernel for c in calls if isinstance(c.kernel, Contraction)]
+    assembly = assembly_of(kernel_text("k", kernel, (), target), target)
+    word = "vpdpbusd" if target.dot == "vnni" else "vpmaddwd"
+    loops = [loop for loop in inner_loops(assembly) if any(word in line for line in loop)]
+    assert loops
+    moved = re.compile(r"vmov\w+\s+%[xyz]mm\d+, -?\d*\(%rsp\)")
+    assert not [line for loop in loops for line in loop if moved.search(line)]
