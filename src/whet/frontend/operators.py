@@ -14,6 +14,10 @@ from whet.graph.opset import ONNX_DOMAINS, TRAINING_DOMAIN, WHET_DOMAIN, has_ope
 _DEPRECATED_BUT_KNOWN = frozenset({"GroupNormalization", "Scatter", "Upsample"})
 
 
+_LEAST = {("GatherND", "batch_dims"): 0}
+"""Attributes below which ONNX's shape inference reads outside its memory."""
+
+
 def check_operators(model: ir.Model) -> None:
     """Check that every node is standard, has a translation, or is a function of the model.
 
@@ -96,6 +100,10 @@ def _attribute_fault(node: ir.Node, schema: onnx.defs.OpSchema) -> str | None:
             fault = f"has the attribute {name!r} of type {attribute.type.name}"
         elif attribute.type.name == "STRING" and not isinstance(attribute.value, str):
             fault = f"has the attribute {name!r}, which is not UTF-8"
+        elif attribute.type.name == "INT" and attribute.value < _LEAST.get(
+            (node.op_type, name), attribute.value
+        ):
+            fault = f"has the attribute {name!r} of {attribute.value}"
     for name, formal in schema.attributes.items():
         if formal.required and name not in node.attributes:
             fault = f"lacks the attribute {name!r}"

@@ -10,11 +10,13 @@ from whet.kernel.spec import Step
 from whet.kernel.tensor import Definition, Steps, Tensor, axes_for
 from whet.ops.build import binary, cast, compute_type, unary
 from whet.ops.node import Node, Op, constant
-from whet.ops.operand import attribute_flag, attribute_float, number
+from whet.ops.operand import agree, attribute_flag, attribute_float, number
 
 
 def lower_batch_norm(node: Node) -> list[Tensor]:
     """Lower ``BatchNormalization``: ``(x - mean) / sqrt(var + eps) * scale + bias``."""
+    for position in range(1, 5):
+        agree(node, node.input(position).shape, node.input(0).shape[1:2], "a value a channel")
     epsilon = attribute_float(node, "epsilon", 1e-5)
     if attribute_flag(node, "training_mode"):
         return _training(node, epsilon)

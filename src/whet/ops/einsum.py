@@ -13,6 +13,7 @@ from whet.kernel.spec import ACCUMULATOR, Step
 from whet.kernel.tensor import Definition, Product, Steps, Tensor
 from whet.ops.build import binary, cast, compute_type
 from whet.ops.node import Node, Op
+from whet.ops.operand import agree
 
 Labels = tuple[str, ...]
 
@@ -80,8 +81,8 @@ def _extents(node: Node, terms: list[Term]) -> dict[str, Poly]:
     for term in terms:
         for name, extent in zip(term.labels, term.x.shape, strict=True):
             known = found.get(name, ONE)
-            if ONE not in (known, extent) and (known - extent).constant not in (None, 0):
-                raise node.error(f"{name!r} is both {known} and {extent}")
+            if ONE not in (known, extent):
+                agree(node, (known,), (extent,), f"extents of {name!r}")
             found[name] = extent if known == 1 else known
     return found
 

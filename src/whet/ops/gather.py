@@ -106,6 +106,7 @@ def _gather_nd(node: Node) -> list[Tensor]:
 
 def _one_hot(node: Node) -> list[Tensor]:
     indices, values = node.input(0), node.input(2)
+    agree(node, values.shape, (as_poly(2),), "the value where it is cold, and where hot")
     depth = _depth(node)
     k = normalise_axis(node, int(node.attribute("axis", -1)), indices.rank + 1)
     shape = (*indices.shape[:k], depth, *indices.shape[k:])

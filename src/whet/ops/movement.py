@@ -12,7 +12,7 @@ from whet.ops.build import binary, const
 from whet.ops.late import vector
 from whet.ops.late_shapes import elements_of, index_number, known_number, sizes_from, slice_of
 from whet.ops.node import Node, Op, known_values, normalise_axis
-from whet.ops.operand import operand
+from whet.ops.operand import agree, operand
 
 Shape = tuple[Poly, ...]
 FAR = 1 << 30
@@ -91,9 +91,8 @@ def _concat(node: Node) -> list[Tensor]:
     for other in inputs[1:]:
         if other.rank != inputs[0].rank or other.dtype != inputs[0].dtype:
             raise node.error("inputs differ in rank or type")
-        for k, (a, b) in enumerate(zip(inputs[0].shape, other.shape, strict=True)):
-            if k != axis and (a - b).constant not in (None, 0):
-                raise node.error(f"inputs differ in dimension {k}: {a} and {b}")
+        rest = [(*t.shape[:axis], *t.shape[axis + 1 :]) for t in (inputs[0], other)]
+        agree(node, rest[0], rest[1], f"dimensions but {axis}")
     parts = [t for t in inputs if t.shape[axis] != 0] or inputs[:1]
     return [joined(node, parts, axis)]
 

@@ -16,7 +16,7 @@ from whet.kernel.spec import Step
 from whet.kernel.tensor import Definition, Steps, Tensor, axes_for
 from whet.ops.build import binary, cast, compare, compute_type, const, select, unary
 from whet.ops.node import Node, Op, normalise_axis
-from whet.ops.operand import attribute_float, number, operand
+from whet.ops.operand import agree_to_broadcast, attribute_float, number, operand
 from whet.ops.pointwise import element_type
 
 Index = tuple[Poly, ...]
@@ -189,8 +189,8 @@ def _layer_norm(node: Node) -> list[Tensor]:
     steps = rows.moments()
     given = (node.optional(1), node.optional(2))
     for tensor in given:
-        if tensor is not None and tensor.rank > x.rank:
-            raise node.error(f"{list(tensor.shape)} does not broadcast to {list(x.shape)}")
+        if tensor is not None:
+            agree_to_broadcast(node, tensor, x.shape)
     scale, bias = (None if t is None else operand(t, rows.axes) for t in given)
     plain = rows.over_deviation(rows.centred(rows.here), epsilon)
     body = _scaled(plain, dtype, scale, bias)
@@ -217,6 +217,7 @@ def _rms_norm(node: Node) -> list[Tensor]:
     first = normalise_axis(node, int(node.attribute("axis", -1)), x.rank)
     dtype = _stash_type(node, x)
     rows = _rows(x, set(range(first, x.rank)), dtype)
+    agree_to_broadcast(node, node.input(1), x.shape)
     step = rows.step("squares", "sum", binary("mul", rows.there, rows.there))
     plain = rows.over_deviation(rows.here, epsilon)
     return [rows.result(node, _scaled(plain, dtype, operand(node.input(1), rows.axes), None), step)]

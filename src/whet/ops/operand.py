@@ -100,3 +100,17 @@ def agree(node: Node, left: tuple[Poly, ...], right: tuple[Poly, ...], what: str
         raise node.error(f"{what}: {list(left)} is not {list(right)}")
     for a, b in zip(left, right, strict=True):
         node.agree(a, b)
+
+
+def agree_to_broadcast(node: Node, x: Tensor, shape: tuple[Poly, ...]) -> None:
+    """Ask that a tensor broadcasts to a shape, now and when the model runs.
+
+    Raises:
+        ShapeError: it is known not to.
+    """
+    what = "the shape to broadcast to"
+    if x.rank > len(shape):
+        raise node.error(f"{what}: {list(shape)} is not {list(x.shape)}")
+    aligned = zip(x.shape, shape[len(shape) - x.rank :], strict=True)
+    wide = [(extent, goal) for extent, goal in aligned if extent != 1]
+    agree(node, tuple(e for e, _ in wide), tuple(g for _, g in wide), what)

@@ -7,7 +7,7 @@ calls that an error, and a compiled program must not write outside its memory.
 from __future__ import annotations
 
 from whet.errors import UnsupportedError
-from whet.index import Poly, var
+from whet.index import Poly, as_poly, var
 from whet.kernel.expr import Expr, IndexValue, index_of
 from whet.kernel.scatter import Updates
 from whet.kernel.tensor import Definition, Tensor, axes_for
@@ -61,9 +61,10 @@ def _scatter_elements(node: Node) -> list[Tensor]:
 
 def _scatter_nd(node: Node) -> list[Tensor]:
     x, indices, updates = node.input(0), node.input(1), node.input(2)
-    depth = indices.shape[-1].constant if indices.rank else None
-    if depth is None or depth > x.rank:
-        raise node.error(f"indices {list(indices.shape)} do not fit data of rank {x.rank}")
+    depth = x.rank + indices.rank - 1 - updates.rank
+    if not indices.rank or not 0 <= depth <= x.rank:
+        raise node.error(f"updates {list(updates.shape)} do not fit {list(indices.shape)}")
+    agree(node, indices.shape[-1:], (as_poly(depth),), "positions looked up")
     agree(node, updates.shape, (*indices.shape[:-1], *x.shape[depth:]), "updates")
     here = tuple(var(a) for a in axes_for(updates.shape, "u"))
     outer, inner = here[: indices.rank - 1], here[indices.rank - 1 :]

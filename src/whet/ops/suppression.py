@@ -21,9 +21,9 @@ from whet.ops.selection import kept_positions, unravelled
 
 def _non_max_suppression(node: Node) -> list[Tensor]:
     boxes, scores = node.input(0), node.input(1)
-    if boxes.rank != 3 or scores.rank != 3 or boxes.shape[2] != 4:
+    if boxes.rank != 3 or scores.rank != 3:
         raise node.error(f"boxes {list(boxes.shape)} and scores {list(scores.shape)} do not fit")
-    agree(node, boxes.shape[:2], (scores.shape[0], scores.shape[2]), "boxes and scores")
+    agree(node, boxes.shape, (scores.shape[0], scores.shape[2], as_poly(4)), "boxes")
     order = _by_score(node, scores)
     taken = _taken(node, boxes, order)
     batches, classes, ranks = taken.shape

@@ -41,10 +41,11 @@ class Sketch:
         self._weights.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
-    def op(self, op: str, *inputs: str, **attributes: Any) -> str:
+    def op(self, op: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
         """Add a node and return its first output."""
         name = f"v{len(self._nodes)}"
-        self._nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
+        names = [name, *(f"{name}.{k}" for k in range(1, outputs))]
+        self._nodes.append(helper.make_node(op, list(inputs), names, name=name, **attributes))
         return name
 
     def finish(self, *outputs: str) -> onnx.ModelProto:
@@ -158,6 +159,21 @@ def small_types() -> onnx.ModelProto:
     return g.finish(*sums, *casts)
 
 
+def selections() -> onnx.ModelProto:
+    """Return running totals, elements put to other places, and the largest of a few and of all."""
+    g = Sketch(5)
+    x = g.given("x", (3, 7, 203))
+    rows = [g.op("CumSum", x, g.constant(np.array(k)), reverse=k % 2) for k in (1, 2)]
+    indices = g.constant(np.arange(3 * 5 * 203).reshape(3, 5, 203) * 11 % 13 - 6)
+    changed = g.op("ScatterElements", x, indices, g.weight(3, 5, 203), axis=1)
+    places = g.constant(np.array([[0, 3], [2, -1], [0, 3]]))
+    added = g.op("ScatterND", changed, places, g.weight(3, 203), reduction="add")
+    some, every = (
+        g.op("TopK", g.op("Neg", x), g.constant(np.array([k])), axis=2, outputs=2) for k in (9, 203)
+    )
+    return g.finish(*rows, added, some, every)
+
+
 def _pixels(shape: tuple[int, ...]) -> Callable[[np.random.Generator], dict[str, Array]]:
     return lambda rng: {"x": rng.standard_normal(shape).astype(np.float32)}
 
@@ -176,6 +192,7 @@ CASES: MappingProxyType[str, Case] = MappingProxyType(
         "perceptron": (perceptron, _pixels((7, 29))),
         "transformer": (transformer, _tokens),
         "small_types": (small_types, _pixels((2, 7, 9, 8))),
+        "selections": (selections, _pixels((3, 7, 203))),
         "rows_and_windows": (rows_and_windows, _pixels((1, 11, 17, 15))),
     }
 )

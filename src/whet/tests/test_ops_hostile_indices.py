@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import whet
-from whet.errors import WhetError
+from whet.errors import ModelError, WhetError
 from whet.tests.fences import fenced
 from whet.tests.node_models import NodeModel, numbers
 from whet.tests.ops_harness import OPSET, Shape
@@ -92,11 +92,18 @@ def mismatched(op: str) -> tuple[list[Array], dict[int, Shape]]:
         "ScatterND": [(4, 3), (2, 1), (2, 2)],
         "TensorScatter": [(4, 3, 2), (4, 1, 2), (2,)],
         "NonMaxSuppression": [(1, 3, 4), (1, 2, 9), (1,)],
+        "OneHot": [(3,), (1,), (1,)],
     }
     shapes = all_shapes[op]
-    whole = {"ReverseSequence": {1}, "TensorScatter": {2}, "NonMaxSuppression": {2}}.get(op, {1})
+    whole = {
+        "ReverseSequence": {1},
+        "TensorScatter": {2},
+        "NonMaxSuppression": {2},
+        "OneHot": {0, 1},
+    }.get(op, {1})
     arrays = [np.ones(s, np.int64 if k in whole else np.float32) for k, s in enumerate(shapes)]
     fixed = {("ScatterND", 1, 1), ("NonMaxSuppression", 0, 2), ("NonMaxSuppression", 2, 0)}
+    fixed |= {("OneHot", 1, 0)}
     symbols: dict[int, Shape] = {
         k: tuple(e if (op, k, d) in fixed else f"d{k}{d}" for d, e in enumerate(s))
         for k, s in enumerate(shapes)
@@ -106,7 +113,14 @@ def mismatched(op: str) -> tuple[list[Array], dict[int, Shape]]:
 
 @pytest.mark.parametrize(
     "op",
-    ["ReverseSequence", "ScatterElements", "ScatterND", "TensorScatter", "NonMaxSuppression"],
+    [
+        "ReverseSequence",
+        "ScatterElements",
+        "ScatterND",
+        "TensorScatter",
+        "NonMaxSuppression",
+        "OneHot",
+    ],
 )
 def test_extents_that_do_not_go_together(op: str) -> None:
     arrays, symbols = mismatched(op)
@@ -115,3 +129,9 @@ def test_extents_that_do_not_go_together(op: str) -> None:
     model = NodeModel(op, arrays, symbols=symbols).compiled()
     with pytest.raises(WhetError):
         model({f"x{k}": a for k, a in enumerate(arrays)})
+
+
+def test_fewer_than_no_batch_dimensions() -> None:
+    x, indices = np.zeros((5, 2), np.float32), np.zeros((2, 1), np.int64)
+    with pytest.raises(ModelError, match="batch_dims"):
+        NodeModel("GatherND", (x, indices), {"batch_dims": -2}).compiled()
