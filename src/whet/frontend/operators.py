@@ -6,7 +6,8 @@ import onnx.defs
 import onnx_ir as ir
 
 from whet.errors import ModelError, UnsupportedError, nearest
-from whet.graph.opset import ONNX_DOMAINS, WHET_DOMAIN, has_operator
+from whet.frontend.expand import EXPANDED
+from whet.graph.opset import ONNX_DOMAINS, PREVIEW_DOMAIN, WHET_DOMAIN, has_operator
 
 _DEPRECATED_BUT_KNOWN = frozenset({"GroupNormalization", "Scatter", "Upsample"})
 
@@ -42,6 +43,8 @@ def check_operators(model: ir.Model) -> None:
 
 def _is_known(node: ir.Node, imports: dict[str, int]) -> bool:
     if node.domain == WHET_DOMAIN:
+        return True
+    if node.domain == PREVIEW_DOMAIN and (node.domain, node.op_type) in EXPANDED:
         return True
     if node.domain not in ONNX_DOMAINS:
         if node.domain not in imports:
