@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from whet.codegen.link import Image
 from whet.codegen.targets import resolve_target
 from whet.dump import Dump
 from whet.errors import OptionError
-from whet.frontend.load import load_model
+from whet.frontend.load import check_files, load_model
 from whet.frontend.read import read_file
 from whet.graph.infer import light_proto
 from whet.limits import Budget
@@ -48,6 +49,7 @@ def compile(  # noqa: A001 - the public name
     shapes: Shapes | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
+    expose: Collection[str] = (),
 ) -> CompiledModel:
     """Compile a model to native code.
 
@@ -57,6 +59,9 @@ def compile(  # noqa: A001 - the public name
         options: how to compile; see ``Options``.
         progress: called as ``progress(stage, done, total)``; the stages are load, optimise, lower,
             pack and compile.
+        expose: names of intermediate values that the program gives too, as far as they exist in
+            it: those that fusion or a rewrite removed, or that are inside a model which a script
+            runs, are not among the outputs.
 
     Returns:
         The compiled model, ready to run; made for another machine, to be saved and inspected.
@@ -76,7 +81,8 @@ def compile(  # noqa: A001 - the public name
     model = load_model(source, shapes=shapes, limits=chosen.limits)
     tell("load", 1, 1)
     tell = _checking(tell, budget)
-    assembled, graph = _translate(model, chosen, target, tell, dump, budget)
+    observers = _Observers(tell, dump, budget, expose)
+    assembled, graph = _translate(model, chosen, target, observers)
     image = _generate(assembled, target, chosen, settings, tell)
     parts = Parts(
         program=assembled.program,
@@ -88,6 +94,16 @@ def compile(  # noqa: A001 - the public name
         compile_s=time.perf_counter() - start,
     )
     return from_memory(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Observers:
+    """Who watches a compilation: progress, dump folder, budget, and values to be exposed."""
+
+    tell: Progress
+    dump: Dump | None
+    budget: Budget
+    expose: Collection[str]
 
 
 def _checked(options: Options | None) -> Options:
@@ -111,14 +127,10 @@ def _checking(tell: Progress, budget: Budget) -> Progress:
 
 
 def _translate(
-    model: ir.Model,
-    options: Options,
-    target: Target,
-    tell: Progress,
-    dump: Dump | None,
-    budget: Budget,
+    model: ir.Model, options: Options, target: Target, observers: _Observers
 ) -> tuple[Assembled, bytes]:
     """Return the program of a model and its optimised graph; the model's weights are let go."""
+    tell, dump = observers.tell, observers.dump
     tell("optimise", 0, 1)
     if dump:
         dump.graph("loaded", model)
@@ -127,12 +139,13 @@ def _translate(
         opt_level=options.opt_level,
         switches=options.passes,
         observe=dump.observer(model) if dump else None,
-        budget=budget,
+        budget=observers.budget,
     )
     tell("optimise", 1, 1)
     level, threads = options.opt_level, options.thread_count
     tell("lower", 0, 1)
-    lowered = lower_model(model, op_table(), target, level=level, threads=threads)
+    expose = frozenset(observers.expose)
+    lowered = lower_model(model, op_table(), target, level=level, threads=threads, expose=expose)
     tell("lower", 1, 1)
     graph = light_proto(model, GRAPH_WEIGHT_BYTES).SerializeToString(deterministic=True)
     tell("pack", 0, 1)
@@ -140,6 +153,7 @@ def _translate(
         assembled = assemble_script(lowered, target, threads=threads, reuse=level >= 1)
     else:
         assembled = assemble(lowered, target, threads=threads, reuse=level >= 1)
+    check_files(model)
     for value in model.graph.initializers.values():
         value.const_value = None  # nodes and values refer to each other: they are freed later
     tell("pack", 1, 1)
@@ -179,5 +193,7 @@ def _facts(source: Source, shapes: Shapes | None, options: Options) -> dict[str,
         facts |= {"source_digest": digest(memoryview(source))}
     elif isinstance(source, str | os.PathLike):
         path = Path(source)
-        facts |= {"source": path.name, "source_digest": digest(read_file(path))}
+        file = read_file(path)
+        data = memoryview(b"") if file is None else file.view
+        facts |= {"source": path.name, "source_digest": digest(data)}
     return facts
