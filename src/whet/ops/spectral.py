@@ -72,6 +72,7 @@ def _mirrored(node: Node, x: Tensor, known: Poly) -> Tensor:
     *outer, k, m, c = map(var, axes)
     mirrored = x.at(*outer, x.shape[-3] - k, m, c)
     body = guard((Within(c, ONE),), mirrored, unary("neg", mirrored))
+    body = guard((Within(k - known, x.shape[-3] - known),), body, Const(0.0, x.dtype))
     body = guard((Within(k, known),), x.at(*outer, k, m, c), body)
     return node.temporary("whole", x.shape, x.dtype, Definition(axes, body))
 
