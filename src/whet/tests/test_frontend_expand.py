@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+import whet
 from whet.frontend.expand import EXPANDED
 from whet.frontend.load import load_model
 from whet.graph.opset import PREVIEW_DOMAIN
@@ -72,3 +73,25 @@ def test_nothing_of_the_operator_is_left() -> None:
     assert not model.functions
     assert not any((n.domain, n.op_type) in EXPANDED for n in model.graph.all_nodes())
     assert "Scan" in {n.op_type for n in model.graph.all_nodes()}
+
+
+def test_a_branch_that_reads_what_cannot_be_lowered_is_not_blamed() -> None:
+    result = helper.make_tensor_value_info("r", TensorProto.FLOAT, [])
+    branches = [
+        helper.make_graph([helper.make_node("Identity", ["d"], ["r"])], name, [], [result])
+        for name in ("then", "else")
+    ]
+    nodes = [
+        helper.make_node("Det", ["x"], ["d"], name="det"),
+        helper.make_node("If", ["c"], ["y"], then_branch=branches[0], else_branch=branches[1]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [100, 100]),
+        helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+    ]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])]
+    graph = helper.make_graph(nodes, "behind", inputs, outputs)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+    with pytest.raises(whet.UnsupportedError, match="Det") as caught:
+        whet.compile(proto)
+    assert caught.value.where == "det"
