@@ -181,14 +181,13 @@ def _range(node: Node) -> list[Tensor]:
     return [node.define((count,), start.dtype, Definition(axes, body))]
 
 
-def _only(tensor: Tensor) -> Expr:
-    """Return the element of a tensor of one element, which some write with a dimension."""
-    return tensor.at(*(ZERO,) * tensor.rank) if tensor.value is None else operand(tensor, ())
+def _first_element(x: Tensor) -> Expr:
+    return x.at(*(ZERO,) * x.rank) if x.rank else operand(x, ())
 
 
 def _late_range(node: Node) -> Tensor:
     """Return ``start + i * delta`` for as many ``i`` as fit before the limit."""
-    start, limit, delta = (_only(node.input(k)) for k in range(3))
+    start, limit, delta = (_first_element(node.input(k)) for k in range(3))
     dtype = start.dtype
     if DTYPES[dtype].is_float:
         wide = [cast(e, "float64") for e in (start, limit, delta)]
