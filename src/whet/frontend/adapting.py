@@ -10,9 +10,14 @@ import numpy as np
 import onnx_ir as ir
 
 from whet.graph.edit import Names
+from whet.graph.infer import infer_node
 
 ANY_OPSET = 1 << 30
 """As ``below`` of an adapter: it applies to every opset."""
+
+
+INFERRED_FROM = 7
+"""Nodes of older opsets have no shape inference of their own: it is made up for, one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,8 @@ class Rewriter:
         value = ir.Value(name=name)
         made = ir.node(op_type, inputs, attributes, outputs=[value], name=name)
         self.graph.insert_before(node, made)
+        if self.version < INFERRED_FROM:
+            infer_node(made)
         return value
 
 

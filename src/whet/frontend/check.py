@@ -19,7 +19,7 @@ from whet.frontend.extent import check_extent
 from whet.graph.opset import canonical_opset
 from whet.limits import Limits
 
-OLDEST_OPSET = 6
+OLDEST_OPSET = 1
 MAX_ELEMENTS = 1 << 48
 """Shapes with more elements are damage; their bytes would not fit into 64 bits by much."""
 

@@ -8,8 +8,15 @@ import onnx.defs
 import onnx_ir as ir
 
 from whet.errors import ModelError, UnsupportedError, nearest
+from whet.frontend.expand import EXPANDED
 from whet.frontend.translate import foreign_operators
-from whet.graph.opset import ONNX_DOMAINS, TRAINING_DOMAIN, WHET_DOMAIN, has_operator
+from whet.graph.opset import (
+    ONNX_DOMAINS,
+    PREVIEW_DOMAIN,
+    TRAINING_DOMAIN,
+    WHET_DOMAIN,
+    has_operator,
+)
 
 _DEPRECATED_BUT_KNOWN = frozenset({"GroupNormalization", "Scatter", "Upsample"})
 
@@ -53,6 +60,8 @@ def _is_known(node: ir.Node, imports: dict[str, int], foreign: Container[tuple[s
         return True
     if node.domain == TRAINING_DOMAIN and TRAINING_DOMAIN in imports:
         return has_operator(node.op_type, imports[TRAINING_DOMAIN], TRAINING_DOMAIN)
+    if node.domain == PREVIEW_DOMAIN and (node.domain, node.op_type) in EXPANDED:
+        return True
     if node.domain not in ONNX_DOMAINS:
         if node.domain not in imports:
             raise ModelError(

@@ -13,12 +13,13 @@ import onnx_ir as ir
 
 from whet.errors import ModelError, ShapeError
 from whet.frontend.adapters_axes import AXES_ADAPTERS
+from whet.frontend.adapters_first import FIRST_ADAPTERS
 from whet.frontend.adapters_forms import FORM_ADAPTERS
 from whet.frontend.adapters_legacy import LEGACY_ADAPTERS
 from whet.frontend.adapters_resize import RESIZE_ADAPTERS
-from whet.frontend.adapting import Adapter, Rewriter
+from whet.frontend.adapting import INFERRED_FROM, Adapter, Rewriter
 from whet.graph.edit import Names
-from whet.graph.infer import infer_shapes
+from whet.graph.infer import infer_node, infer_shapes
 from whet.graph.opset import ONNX_DOMAINS, canonical_opset
 
 _NEEDS_RANKS_BELOW = 21
@@ -28,7 +29,8 @@ _NEEDS_RANKS_BELOW = 21
 def adapters() -> dict[str, tuple[Adapter, ...]]:
     """Return the adapters by operator, in the order in which they apply."""
     table: dict[str, list[Adapter]] = {}
-    for adapter in (*LEGACY_ADAPTERS, *AXES_ADAPTERS, *FORM_ADAPTERS, *RESIZE_ADAPTERS):
+    families = (FIRST_ADAPTERS, LEGACY_ADAPTERS, AXES_ADAPTERS, FORM_ADAPTERS, RESIZE_ADAPTERS)
+    for adapter in (a for family in families for a in family):
         for op_type in adapter.op_types:
             table.setdefault(op_type, []).append(adapter)
     return {op: tuple(sorted(rows, key=lambda a: a.below)) for op, rows in table.items()}
@@ -91,6 +93,8 @@ def _upgrade_graph(
             node.version = None
             if node.domain == "":
                 count += _upgrade_node(node, version, table, Rewriter(body, names, version))
+                if version < INFERRED_FROM and node.graph is not None:
+                    infer_node(node)
     return count
 
 

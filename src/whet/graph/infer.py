@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from whet.errors import ShapeError
 from whet.graph.edit import constant_tensor
+from whet.graph.opset import canonical_opset, has_operator
 
 SMALL_BYTES = 4096
 """Constants up to this size travel into inference, where they may decide shapes."""
@@ -47,6 +48,43 @@ def infer_shapes(model: ir.Model) -> int:
             hint="check the model with onnx.checker, and the shapes given for its inputs",
         ) from error
     return _merge(model.graph, inferred.graph)
+
+
+def infer_node(node: ir.Node) -> None:
+    """Describe the outputs of a node of the canonical opset, where they follow from its inputs.
+
+    Nothing is said about outputs that do not, or that contradict their description.
+    """
+    given = [v for v in node.inputs if v is not None]
+    if any(v.type is None or v.shape is None for v in given) or not has_operator(
+        node.op_type, canonical_opset()
+    ):
+        return
+    proto = ir.to_proto(node)
+    types = {str(v.name): _type_proto(v) for v in given}
+    data = {str(v.name): _small_data(v) for v in given}
+    schema = onnx.defs.get_schema(node.op_type, canonical_opset(), "")
+    imports = [onnx.helper.make_opsetid("", canonical_opset())]
+    try:
+        found = onnx.shape_inference.infer_node_outputs(
+            schema, proto, types, {n: d for n, d in data.items() if d}, opset_imports=imports
+        )
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, KeyError):
+        return
+    for value in node.outputs:
+        if value.name in found:
+            _refine(value, found[value.name])
+
+
+def _type_proto(value: ir.Value) -> onnx.TypeProto:
+    return ir.serde.serialize_value(value).type
+
+
+def _small_data(value: ir.Value) -> onnx.TensorProto | None:
+    tensor = constant_tensor(value)
+    if tensor is None or tensor.nbytes > SMALL_BYTES:
+        return None
+    return ir.serde.serialize_tensor(tensor)
 
 
 def _refuse_traps(model: ir.Model) -> None:

@@ -7,6 +7,9 @@ import onnx.defs
 WHET_DOMAIN = "whet"
 """Domain of the fused operators that ONNX has no name for."""
 
+PREVIEW_DOMAIN = "ai.onnx.preview"
+"""Domain of standard operators that may still change."""
+
 ONNX_DOMAINS = ("", "ai.onnx")
 """The two spellings of the standard domain."""
 

@@ -99,7 +99,7 @@ def lower_nodes(graph: ir.Graph, scope: Scope) -> None:
     """
     problems: list[UnsupportedError] = []
     for node in graph:
-        missing = [v for v in node.inputs if v is not None and not scope.knows(v)]
+        missing = [v for v in _read(node, graph) if not scope.knows(v)]
         if missing:
             problems.extend(_absent(v) for v in missing if v.producer() is None)
             continue
@@ -120,6 +120,21 @@ def lower_nodes(graph: ir.Graph, scope: Scope) -> None:
             where=graph.name,
             hint=problems[0].hint,
         )
+
+
+def _read(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
+    """Return what a node reads: its inputs, and what its sub-graphs read of the graph around."""
+    found = [v for v in node.inputs if v is not None]
+    for attribute in node.attributes.values():
+        if attribute.type != ir.AttributeType.GRAPH:
+            continue
+        body = attribute.as_graph()
+        inner = [v for n in body.all_nodes() for v in n.inputs if v is not None]
+        for value in (*inner, *body.outputs):
+            producer = value.producer()
+            if producer is not None and producer.graph is graph:
+                found.append(value)
+    return found
 
 
 def _absent(value: ir.Value) -> UnsupportedError:

@@ -15,7 +15,7 @@ from whet.index import ONE, Axis, Poly, as_poly, var
 from whet.kernel.expr import Const, Expr, IndexValue, Var, Within, guard
 from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Product, Tensor, axes_for
-from whet.ops.build import binary, unary
+from whet.ops.build import binary, cast, unary
 from whet.ops.node import Node, constant
 from whet.ops.operand import number
 
@@ -112,12 +112,14 @@ def _runtime(node: Node, x: Tensor, sign: int, name: str) -> Tensor:
     axes = axes_for((*x.shape[:-1], PAIR))
     outer, m = axes[:-3], axes[-2]
     n, part, col = Axis("n", length), Axis("c", x.shape[-1]), Axis("col", length * 2)
-    turns = IndexValue(var(n) * (var(col) // 2) % length, dtype)
-    angle = binary("div", binary("mul", turns, sign * 2 * math.pi), number(length, dtype))
-    same = guard((Within(var(part) - var(col) % 2, ONE),), unary("cos", angle), _zero(dtype))
-    up = guard((Within(var(col) % 2 - var(part) - 1, ONE),), unary("sin", angle), _zero(dtype))
-    down = guard((Within(var(part) - var(col) % 2 - 1, ONE),), unary("sin", angle), _zero(dtype))
-    weights = binary("sub", binary("add", same, up), down)
+    turns = IndexValue(var(n) * (var(col) // 2) % length, "float64")
+    angle = binary("div", binary("mul", turns, sign * 2 * math.pi), number(length, "float64"))
+    real, imaginary, zero = unary("cos", angle), unary("sin", angle), Const(0.0, "float64")
+    ahead = var(col) % 2 - var(part)  # 1 from real to imaginary, -1 back
+    same = guard((Within(ahead, ONE),), real, zero)
+    up = guard((Within(ahead - 1, ONE),), imaginary, zero)
+    down = guard((Within(-1 - ahead, ONE),), imaginary, zero)
+    weights = cast(binary("sub", binary("add", same, up), down), dtype)
     matrix = node.temporary(
         f"{name}.matrix",
         (x.shape[-1], length, length * 2),
@@ -132,10 +134,6 @@ def _runtime(node: Node, x: Tensor, sign: int, name: str) -> Tensor:
     body = Var(ACCUMULATOR, dtype)
     flat = node.temporary(f"{name}.product", shape, dtype, Definition((*rows, col), body, product))
     return _view(node, name, x, flat)
-
-
-def _zero(dtype: str) -> Const:
-    return Const(0.0, dtype)
 
 
 # -- longer ones -----------------------------------------------------------------------------------

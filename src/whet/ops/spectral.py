@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from whet.errors import UnsupportedError
 from whet.index import ONE, Axis, Poly, as_poly, at_least, product, var
 from whet.kernel.expr import Const, Expr, Within, guard
 from whet.kernel.tensor import Definition, Tensor, axes_for
@@ -18,7 +17,7 @@ def lower_dft(node: Node) -> list[Tensor]:
     One-sided, a forward transform gives the first half of the spectrum, and an inverse one takes
     that and gives a real signal.
     """
-    x, wanted, given = node.input(0), node.extents(1), node.ints(2)
+    x, wanted, given = node.input(0), node.sizes(1), node.ints(2)
     axis = normalise_axis(node, given[0] if given else -2, x.rank)
     if axis == x.rank - 1:
         raise node.error("the last axis holds real and imaginary parts")
@@ -73,6 +72,7 @@ def _mirrored(node: Node, x: Tensor, known: Poly) -> Tensor:
     *outer, k, m, c = map(var, axes)
     mirrored = x.at(*outer, x.shape[-3] - k, m, c)
     body = guard((Within(c, ONE),), mirrored, unary("neg", mirrored))
+    body = guard((Within(k - known, x.shape[-3] - known),), body, Const(0.0, x.dtype))
     body = guard((Within(k, known),), x.at(*outer, k, m, c), body)
     return node.temporary("whole", x.shape, x.dtype, Definition(axes, body))
 
@@ -80,21 +80,18 @@ def _mirrored(node: Node, x: Tensor, known: Poly) -> Tensor:
 def lower_stft(node: Node) -> list[Tensor]:
     """Lower ``STFT``: spectra of overlapping frames of a signal ``[batch, length, 1 or 2]``."""
     x, window = node.input(0), node.optional(2)
-    step, lengths = node.extents(1) or (), node.extents(3)
+    step, lengths = node.sizes(1) or (), node.sizes(3)
     if x.rank != 3 or len(step) != 1 or step[0].constant == 0:
         raise node.error(f"signal {list(x.shape)} and frame_step {list(step)} do not fit")
     default = x.shape[1] if window is None else window.shape[0]
     length = lengths[0] if lengths else default
-    stride = step[0].constant
-    if stride is None:
-        raise UnsupportedError("STFT with a run-time frame_step", where=node.name)
-    frames = (x.shape[1] - length) // stride + 1
+    frames = (x.shape[1] - length) // step[0] + 1
     if not at_least(x.shape[1] - length, 0) and frames.constant is not None:
         raise node.error(f"a frame of {length} does not fit into {x.shape[1]}")
     dtype = compute_type(x.dtype)
     axes = axes_for((x.shape[0], frames, length, ONE, x.shape[2]))
     b, f, n, _, c = map(var, axes)
-    value = cast(x.at(b, f * stride + n, c), dtype)
+    value = cast(x.at(b, f * step[0] + n, c), dtype)
     if window is not None:
         value = binary("mul", value, cast(window.at(n), dtype))
     shape = tuple(a.extent for a in axes)

@@ -196,7 +196,10 @@ class Walk:
             self._dims[name] = int(value)
 
     def _require(self, step: Require) -> None:
-        left, right = step.left.evaluate(self._dims), step.right.evaluate(self._dims)
+        try:
+            left, right = step.left.evaluate(self._dims), step.right.evaluate(self._dims)
+        except ZeroDivisionError:
+            raise ShapeError("a size that must not be 0 is", where=step.where) from None
         if left != right:
             raise ShapeError(f"sizes do not fit: {left} and {right}", where=step.where)
 

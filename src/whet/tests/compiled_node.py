@@ -13,13 +13,17 @@ from onnx.reference import ReferenceEvaluator
 
 import whet
 from whet.dtypes import numpy_dtype
-from whet.tests.ops_harness import OPSET, parameters_of
+from whet.tests.ops_harness import OPSET, parameters_of, run_node
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shapes = Sequence[Any]
 """Declared shapes: sequences of integers and names, ``None`` for an array's own."""
 
 BOUNDS = {"float64": 1e-10, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+
+
+LOADED = frozenset({"LinearAttention", "FlexAttention"})
+"""Operators that loading replaces."""
 
 
 def node_model(
@@ -82,7 +86,9 @@ def check_node(
     expected: Callable[..., Sequence[Array]] | None = None,
     **settings: Any,
 ) -> None:
-    """Compile one node for every element type and compare its outputs.
+    """Compile one node for every element type and compare its outputs, and its equations'.
+
+    The equations are interpreted, which finds reads outside of tensors.
 
     Args:
         op: operator.
@@ -98,6 +104,11 @@ def check_node(
             wanted: Sequence[Array] = reference_outputs(op, given, **settings)
         else:
             wanted = expected(*(_wide(a) for a in given))
+        if not {"domain", "fixed"} & set(settings) and op not in LOADED:
+            feeds = {f"x{k}": a for k, a in enumerate(given) if a is not None}
+            equations = run_node(node_model(op, given, **settings).graph.node[0], feeds)
+            for value, defined in zip(wanted, equations, strict=False):
+                _compare(defined, np.asarray(value), dtype)
         for declared in [(), shapes] if shapes else [()]:
             model = node_model(op, given, declared, **settings)
             compiled = whet.compile(model, options=whet.Options(threads=1))

@@ -198,8 +198,8 @@ def test_broken_graphs(body: str, words: str) -> None:
 
 def test_versions_and_domains() -> None:
     proto = parse(TEXT)
-    proto.opset_import[0].version = 5
-    assert "opset 5" in str(refusal(proto))
+    proto.opset_import[0].version = 0
+    assert "opset 0" in str(refusal(proto))
     proto.opset_import[0].version = 999
     assert "opset 999" in str(refusal(proto))
     del proto.opset_import[:]

@@ -188,3 +188,55 @@ def test_forms_without_equivalent(opset: int, signature: str, body: str, words: 
     with pytest.raises(ModelError, match=words) as caught:
         load_model(old(opset, signature, body))
     assert f"opset {opset}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("opset", "output", "body", "newer"),
+    [
+        (1, "[2,3,4]", "y = Relu<consumed_inputs=[0]>(x)", "y = Relu(x)"),
+        (
+            1,
+            "[2,12]",
+            "y = Reshape<shape=[0,-1]>(x)",
+            "s = Constant<value_ints=[2,12]>() y = Reshape(x, s)",
+        ),
+        (1, "[2,3,4]", 'c = Cast<to="DOUBLE">(x) y = Cast<to="FLOAT">(c)', "y = Identity(x)"),
+        (3, "[2,6,4]", "y = Concat(x, x)", "y = Concat<axis=1>(x, x)"),
+        (
+            1,
+            "[2,3,6]",
+            "y = Pad<paddings=[0,0,1,0,0,1]>(x)",
+            "p = Constant<value_ints=[0,0,1,0,0,1]>() y = Pad(x, p)",
+        ),
+        (
+            1,
+            "[2,3,3]",
+            "y = LpPool<p=2.0, kernel_shape=[2]>(x)",
+            "y = LpPool<p=2, kernel_shape=[2]>(x)",
+        ),
+        (5, "[2,3,4]", "y = Selu(x)", "y = Selu<alpha=1.6732, gamma=1.0507>(x)"),
+        (1, "[2,3,4]", "r = Relu(x) y = Softmax<axis=2>(r)", "r = Relu(x) y = Softmax<axis=2>(r)"),
+        (
+            1,
+            "[2,3,4]",
+            "s = Relu(x) y = Add<broadcast=1, axis=1>(s, b)",
+            "u = Constant<value_ints=[1]>() s = Relu(x) c = Unsqueeze(b, u) y = Add(s, c)",
+        ),
+        (
+            5,
+            "[2,9,4]",
+            "n = Constant<value_float=3.0>() a = Constant<value_float=1.0>() y = Tile(x, n, a)",
+            "n = Constant<value_ints=[1,3,1]>() y = Tile(x, n)",
+        ),
+    ],
+)
+def test_first_opsets(opset: int, output: str, body: str, newer: str) -> None:
+    signature = f"(float[2,3,4] x, float[3] b) => (float{output} y)"
+    if "Constant" in body:
+        body = body.replace("value_float=3.0", "value = float {3.0}")
+        body = body.replace("value_float=1.0", "value = float {1.0}")
+    model = upgraded(old(opset, signature, body))
+    inputs = feeds(model)
+    plain = old(13, signature, newer)
+    expected = np.asarray(next(iter(ReferenceEvaluator(plain).run(None, inputs))))
+    np.testing.assert_allclose(evaluate(model, inputs)[0], expected, rtol=1e-6, atol=1e-6)

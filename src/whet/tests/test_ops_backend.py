@@ -39,6 +39,7 @@ def examples() -> dict[str, list[Any]]:
     for case in cases:
         graph = case.model.graph if case.model is not None else onnx.GraphProto()
         is_single = len(graph.node) == 1 and case.name not in REFUSED
+        is_single = is_single and "opset19" not in case.name  # forms that loading upgrades
         if is_single and _has_supported_types(graph):
             found.setdefault(graph.node[0].op_type, []).append(case)
     return found

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whet.errors import UnsupportedError
-from whet.tests.compiled_node import Array, check_node
+import whet
+from whet.errors import ShapeError, UnsupportedError
+from whet.tests.compiled_node import Array, check_node, node_model
 
 
 def _normal(*shape: int) -> Array:
@@ -115,6 +116,18 @@ def test_col2im(image: tuple[int, ...], block: tuple[int, ...], form: dict[str, 
     shape, sizes = np.array(image), np.array(block)
     runtime: Any = [["N", *x.shape[1:]]]
     check_node("Col2Im", x, shape, sizes, shapes=runtime, dtypes=("float32", "float64"), **form)
+    check_node("Col2Im", x, shape, sizes, fixed=set(), **form)
+
+
+def test_blocks_that_do_not_fit_an_image() -> None:
+    x, good = np.ones((1, 4, 4), np.float32), np.array([2, 2])
+    for image, block in (((3, 4), (2, 2)), ((3, 3), (3, 3)), ((1, 1), (2, 2)), ((3, 3), (0, 2))):
+        sizes = [np.array(image), np.array(block)]
+        with pytest.raises(ShapeError):
+            whet.compile(node_model("Col2Im", [x, *sizes]))
+        model = whet.compile(node_model("Col2Im", [x, good + 1, good], fixed=set()))
+        with pytest.raises(ShapeError):
+            model({"x0": x, "x1": sizes[0], "x2": sizes[1]})
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
@@ -126,3 +139,32 @@ def test_determinants(size: int) -> None:
         x[2, 1, 1] = x[2, 1, 0]
     check_node("Det", x, shapes=[["N", 2, size, size]], dtypes=("float32", "float64"))
     check_node("Det", x[0, 1])
+
+
+@pytest.mark.parametrize("pads", [(0, 0, 0, 0), (1, 0, 0, 1)])
+def test_unpooling_gives_back_what_pooling_found(pads: tuple[int, ...]) -> None:
+    torch = pytest.importorskip("torch")
+    top, left, low, right = pads
+    x = _normal(2, 3, 6, 8)[:, :, top:, : 8 - right]
+    padded = torch.nn.functional.pad(torch.tensor(x), (left, right, top, low), value=-np.inf)
+    pooled, places = torch.nn.functional.max_pool2d(padded, 2, return_indices=True)
+    rows, columns = np.unravel_index(places.numpy(), (6, 8))
+    entry = np.arange(6).reshape(2, 3, 1, 1)
+    flat = (entry * x.shape[2] + rows - top) * x.shape[3] + columns - left
+    values = pooled.numpy()
+
+    def expected(values: Array, _: Array) -> list[Array]:
+        return [np.where(np.isin(x.astype(np.float32), values), x, 0.0)]
+
+    form: Any = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": list(pads)}
+    runtime: Any = [["N", 3, "H", "W"], ["N", 3, "H", "W"]]
+    check_node("MaxUnpool", values, flat, shapes=runtime, expected=expected, **form)
+
+
+def test_unpooling_into_a_larger_image() -> None:
+    x, places = np.array([[[[5.0, 6.0], [7.0, 8.0]]]]), np.array([[[[5, 7], [13, 99]]]])
+    wanted = np.zeros((1, 1, 5, 5))
+    wanted[0, 0, [1, 1, 3], [1, 3, 1]] = [5.0, 6.0, 7.0]
+    form: Any = {"kernel_shape": [2, 2], "strides": [2, 2], "expected": lambda *_: [wanted]}
+    for fixed in (set(), {2}):
+        check_node("MaxUnpool", x, places, np.array([1, 1, 5, 5]), fixed=fixed, **form)

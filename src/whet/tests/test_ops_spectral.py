@@ -101,6 +101,18 @@ def test_windows(op: str, periodic: int) -> None:
         check_node(op, np.array(size), periodic=periodic)
 
 
-def test_mel_weights_of_constants() -> None:
-    given = [np.array(v) for v in (8, 16, 8192, 0.0, 4096.0)]
-    check_node("MelWeightMatrix", *given)
+@pytest.mark.parametrize("known", [set(), {0, 1}, {0, 1, 2, 3, 4}])
+def test_mel_weights(known: set[int]) -> None:
+    for numbers in ((8, 16, 8192, 0.0, 4096.0), (5, 128, 16000, 20.0, 7600.0)):
+        check_node("MelWeightMatrix", *map(np.array, numbers), fixed=known)
+
+
+def test_sizes_from_data() -> None:
+    check_node("HannWindow", np.array(9), fixed=set())
+
+    def expected(x: Array, *_: Array) -> list[Array]:
+        frames = np.lib.stride_tricks.sliding_window_view(x[..., 0], 6, axis=1)[:, ::4]
+        return [_pairs(np.fft.rfft(frames))]
+
+    given = (_signal(2, 21, 1), np.array(4), None, np.array(6))
+    check_node("STFT", *given, fixed=set(), expected=expected)
