@@ -18,7 +18,7 @@ from whet.codegen.compile import compile_program
 from whet.codegen.link import Image
 from whet.codegen.targets import resolve_target
 from whet.dump import Dump
-from whet.errors import OptionError
+from whet.errors import OptionError, UnsupportedError
 from whet.frontend.load import load_model
 from whet.frontend.read import read_file
 from whet.graph.infer import light_proto
@@ -30,6 +30,7 @@ from whet.ops.table import op_table
 from whet.options import Options
 from whet.passes.pipeline import run_passes
 from whet.program.container import digest
+from whet.program.placement import Place, script_placements
 from whet.runtime.model import CompiledModel, Parts, from_memory
 from whet.settings import Settings, read_settings
 from whet.target import Target
@@ -134,6 +135,8 @@ def _translate(
     tell("lower", 0, 1)
     lowered = lower_model(model, op_table(), target, level=level, threads=threads)
     tell("lower", 1, 1)
+    if not options.host_ops and isinstance(lowered, LoweredScript):
+        _refuse_host(lowered)
     graph = light_proto(model, GRAPH_WEIGHT_BYTES).SerializeToString(deterministic=True)
     tell("pack", 0, 1)
     if isinstance(lowered, LoweredScript):
@@ -146,6 +149,17 @@ def _translate(
     if dump:
         dump.program(assembled.program, assembled.kernels, target, graph)
     return assembled, graph
+
+
+def _refuse_host(lowered: LoweredScript) -> None:
+    rows = [p for p in script_placements(lowered.cut.main) if p.place is Place.HOST]
+    if rows:
+        listed = ", ".join(f"{row.ops[0]} at {row.nodes[0]}" for row in rows)
+        raise UnsupportedError(
+            f"the model needs functions of the host: {listed}",
+            where="host_ops",
+            hint="allow them, or compute these parts before or after the model",
+        )
 
 
 def _generate(

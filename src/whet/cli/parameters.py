@@ -94,6 +94,8 @@ _COMPILER_OPTIONS = (
                  help="host, or an LLVM triple and CPU, such as aarch64-linux-gnu:neoverse-n1."),
     click.option("--cache-dir", default=None, metavar="DIR",
                  help="Where compiled kernels are kept; an empty text keeps none."),
+    click.option("--host-ops/--no-host-ops", default=True, show_default=True,
+                 help="Whether operators such as those on texts may run outside native code."),
     click.option("--limit", "limits", multiple=True, metavar="NAME=N",
                  help="Raise or lower a limit, such as nodes=500000; may be repeated."),
 )  # fmt: skip
@@ -114,6 +116,7 @@ def read_options(values: Mapping[str, Any]) -> tuple[Shapes | None, Options]:
         passes=parse_switches(values["passes"]),
         target=values["target"],
         cache_dir=values["cache_dir"],
+        host_ops=values["host_ops"],
         limits=limits_from_dict(parse_limits(values["limits"])),
     )
     return parse_shapes(values["shapes"]), options

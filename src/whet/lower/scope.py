@@ -63,8 +63,12 @@ class Scope:
         """
         if value in self.items or self.parent is None:
             return self.items[value]
-        outer = self.parent.item(value)
-        self.items[value] = inner = _seen_inside(outer)
+        self.items[value] = inner = self.enter(self.parent.item(value))
+        return inner
+
+    def enter(self, outer: Item) -> Item:
+        """Return what a value of the scope around is called here."""
+        inner = _seen_inside(outer)
         if inner is not outer or not _constant(outer):
             self.captured.append((outer, inner))
         return inner
@@ -188,7 +192,7 @@ def bound_in(outline: Outline) -> set[str]:
 
 
 def merged(site: Site, one: Form | Held | None, other: Form | Held | None) -> Form | Held | None:
-    """Return what is true of both of two values.
+    """Return what is true of both of two values; an optional and its element are an optional.
 
     Raises:
         UnsupportedError: they are of different kinds or element types.
@@ -197,6 +201,9 @@ def merged(site: Site, one: Form | Held | None, other: Form | Held | None) -> Fo
         return one or other
     if isinstance(one, Held) and isinstance(other, Held) and one.kind == other.kind:
         return Held(one.name, one.kind, merged(site, one.element, other.element))
+    for some, rest in ((one, other), (other, one)):
+        if isinstance(some, Held) and some.kind == "optional":  # it may always hold something
+            return Held(some.name, some.kind, merged(site, some.element, rest))
     if isinstance(one, Held) or isinstance(other, Held) or one.dtype != other.dtype:
         raise site.refusal("with values of different types in one place")
     if one.shape is None or other.shape is None or len(one.shape) != len(other.shape):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -34,6 +34,7 @@ from whet.runtime.arrays import (
 )
 from whet.runtime.cpu import available_cpus, check_target, runs_here
 from whet.runtime.image import NativeCode, map_code, map_file_code
+from whet.runtime.items import collect_items
 from whet.runtime.state import Binding, Engine, State
 from whet.runtime.walk import ScriptPlan, Walk
 
@@ -152,9 +153,9 @@ class CompiledModel:
             TargetError: the code is for another machine.
         """
         engine = self._engine_here()
-        arrays = collect_inputs(self._inputs, inputs)
         if self._plan is not None:
-            return self._run_script(self._plan, engine, arrays, outputs)
+            return self._run_script(self._plan, engine, inputs, outputs)
+        arrays = collect_inputs(self._inputs, inputs)
         shapes = tuple([array.shape for array in arrays])
         binding = self._bindings.get(shapes) or self._bind(shapes)
         results = place_outputs(self._outputs, binding.output_shapes, outputs, arrays)
@@ -171,9 +172,9 @@ class CompiledModel:
             TargetError: the code is for another machine.
         """
         engine = self._engine_here()
-        arrays = collect_inputs(self._inputs, inputs)
         if self._plan is not None:
-            return self._profile_script(self._plan, engine, arrays)
+            return self._profile_script(self._plan, engine, inputs)
+        arrays = collect_inputs(self._inputs, inputs)
         binding = self._bind(tuple([array.shape for array in arrays]))
         results = place_outputs(self._outputs, binding.output_shapes, None, arrays)
         shape = (self._threads, len(self.program.launches), 2)
@@ -189,28 +190,35 @@ class CompiledModel:
         self,
         plan: ScriptPlan,
         engine: Engine,
-        arrays: list[Array],
+        inputs: Mapping[str, Any],
         outputs: Mapping[str, Any] | None,
     ) -> dict[str, Array]:
-        dims = bind_dims(self._inputs, self._dims, [array.shape for array in arrays])
-        given = check_given(self._outputs, outputs, arrays)
+        items = collect_items(self._inputs, inputs)
+        dims = self._script_dims(items)
+        given = check_given(self._outputs, outputs, [a for a in items if isinstance(a, np.ndarray)])
         slots = zip(self._outputs, plan.script.main.outputs, strict=True)
         own = {slot: given[port.name] for port, slot in slots if port.name in given}
         state = self._take_state(engine)
         try:
-            results = Walk(plan, state, dims, own).run(arrays)
+            results = Walk(plan, state, dims, own).run(items)
         finally:
             self._return_state(state)
-        return settle_outputs(self._outputs, results, given, arrays)
+        return settle_outputs(self._outputs, results, given, items)
+
+    def _script_dims(self, items: Sequence[Any]) -> dict[str, int]:
+        """Return the dimensions that the arrays among the inputs give."""
+        pairs = [(p, a) for p, a in zip(self._inputs, items, strict=True) if p.dtype != object]
+        ports, shapes = [p for p, _ in pairs], [a.shape for _, a in pairs]
+        return bind_dims(ports, self._dims, shapes)
 
     def _profile_script(
-        self, plan: ScriptPlan, engine: Engine, arrays: list[Array]
+        self, plan: ScriptPlan, engine: Engine, inputs: Mapping[str, Any]
     ) -> npt.NDArray[np.int64]:
+        items = collect_items(self._inputs, inputs)
         state = State(engine)
         stamps = state.profile(on=True)
         for _ in range(WARM_RUNS if stamps is not None else 0):
-            dims = bind_dims(self._inputs, self._dims, [array.shape for array in arrays])
-            Walk(plan, state, dims, {}).run(arrays)
+            Walk(plan, state, self._script_dims(items), {}).run(items)
         shape = (self._threads, len(self.program.launches), 2)
         return np.zeros(shape, np.int64) if stamps is None else np.array(stamps).reshape(shape)
 
