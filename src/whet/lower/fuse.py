@@ -299,7 +299,9 @@ def _is_window(definition: Definition) -> bool:
 def _absorb_anchor(tensor: Tensor, readers: _Readers) -> None:
     """Let a pointwise tensor run in the epilogue of the last product or reduction it reads."""
     definition = tensor.definition
-    if definition is None or definition.anchor is not None or concat_parts(tensor) is not None:
+    if definition is None or definition.anchor is not None or definition.index:
+        return
+    if concat_parts(tensor) is not None:
         return
     for source in reversed(sources(definition)):
         if _may_absorb(source, tensor, readers):

@@ -13,6 +13,7 @@ from whet.kernel.recurrence import Recur
 from whet.kernel.tensor import Definition, Product, Tensor, axes_for
 from whet.lower.build import build_equations, build_outline, plain_equations
 from whet.lower.equations import Equations
+from whet.lower.fold import fold_equations
 from whet.lower.fuse import fuse
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
@@ -84,6 +85,7 @@ def lower_model(
 
 def lower_equations(equations: Equations, target: Target, *, level: int, threads: int) -> Lowered:
     """Turn equations into kernels; the equations are changed on the way."""
+    fold_equations(equations)
     _embed_scalars(equations)
     equations = fuse(equations, level=level)
     _separate_outputs(equations)

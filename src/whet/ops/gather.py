@@ -11,7 +11,7 @@ from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.ops.build import binary, cast, compare, compute_type, const, select, unary
 from whet.ops.late_shapes import elements_of, sizes_from, slice_count
 from whet.ops.node import Node, Op, constant, known_values, normalise_axis
-from whet.ops.operand import attribute_flag, numpy_constant, operand, wrapped
+from whet.ops.operand import agree, attribute_flag, looked_up, numpy_constant, operand, wrapped
 from whet.ops.pointwise import element_type
 from whet.ops.shape_values import known_tensor
 
@@ -29,7 +29,7 @@ def _gather(node: Node) -> list[Tensor]:
     middle = tuple(var(a) for a in axes[k : k + indices.rank])
     place = positions(node, indices, x.shape[k], middle)
     index = (*map(var, axes[:k]), place, *map(var, axes[k + indices.rank :]))
-    return [node.define(shape, x.dtype, Definition(axes, x.at(*index)))]
+    return [node.define(shape, x.dtype, Definition(axes, looked_up(x, index)))]
 
 
 def positions(node: Node, indices: Tensor, extent: Poly, at: Shape) -> Poly:
@@ -74,7 +74,7 @@ def _gather_elements(node: Node) -> list[Tensor]:
     here = tuple(var(a) for a in axes)
     place = positions(node, indices, x.shape[k], here)
     index = (*here[:k], place, *here[k + 1 :])
-    return [node.define(indices.shape, x.dtype, Definition(axes, x.at(*index)))]
+    return [node.define(indices.shape, x.dtype, Definition(axes, looked_up(x, index)))]
 
 
 def _gather_nd(node: Node) -> list[Tensor]:
@@ -86,12 +86,12 @@ def _gather_nd(node: Node) -> list[Tensor]:
     shape = (*indices.shape[:-1], *x.shape[batch + depth :])
     axes = axes_for(shape)
     outer = tuple(var(a) for a in axes[: indices.rank - 1])
-    looked_up = tuple(
+    found = tuple(
         index_of(wrapped(indices.at(*outer, d), x.shape[batch + d]), 0, x.shape[batch + d])
         for d in range(depth)
     )
-    index = (*outer[:batch], *looked_up, *map(var, axes[indices.rank - 1 :]))
-    return [node.define(shape, x.dtype, Definition(axes, x.at(*index)))]
+    index = (*outer[:batch], *found, *map(var, axes[indices.rank - 1 :]))
+    return [node.define(shape, x.dtype, Definition(axes, looked_up(x, index)))]
 
 
 # -- values from positions -------------------------------------------------------------------------
@@ -210,6 +210,7 @@ def _reverse_sequence(node: Node) -> list[Tensor]:
     """Reverse the first ``lengths[b]`` elements of every batch entry."""
     x, lengths = node.input(0), node.input(1)
     time, batch = int(node.attribute("time_axis", 0)), int(node.attribute("batch_axis", 1))
+    agree(node, lengths.shape, (x.shape[batch],), "a length for every sequence")
     axes = axes_for(x.shape)
     here = IndexValue(var(axes[time]), "int64")
     length = cast(lengths.at(var(axes[batch])), "int64")

@@ -11,12 +11,14 @@ import onnx
 from onnx import helper, numpy_helper
 
 import whet
-from whet.dtypes import numpy_dtype
+from whet.dtypes import DTYPES, numpy_dtype
 from whet.runtime.model import CompiledModel
 from whet.tests.fences import fenced
 from whet.tests.ops_harness import OPSET, Shape, run_node
 
 Array = np.ndarray[Any, np.dtype[Any]]
+COMPUTED = sorted(n for n, d in DTYPES.items() if d.kind != "e" and not d.is_packed)
+"""Types that are computed with."""
 
 
 @dataclass(frozen=True)
