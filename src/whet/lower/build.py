@@ -16,7 +16,7 @@ from whet.kernel.tensor import Tensor
 from whet.lower.control import CONTROLS
 from whet.lower.equations import Equations, collect_tensors
 from whet.lower.outline import Form, Held, Item, Outline
-from whet.lower.scope import OpTable, Scope, Site
+from whet.lower.scope import OpTable, Scope, Site, UnloweredError
 from whet.lower.sequences import SEQUENCES, held_form, shape_of
 from whet.lower.texts import TEXT_FORMS, TEXTS, is_text, text_constant
 from whet.ops.late import DimNames
@@ -115,6 +115,8 @@ def lower_nodes(graph: ir.Graph, scope: Scope) -> None:
             continue
         try:
             made = _lower(node, scope)
+        except UnloweredError:
+            continue
         except UnsupportedError as error:
             problems.append(error)
             continue

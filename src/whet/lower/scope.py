@@ -18,6 +18,10 @@ OpTable = Mapping[tuple[str, str], Op]
 LowerBody = Callable[[ir.Graph, "Scope", Sequence[Item]], list[tuple[str, Item]]]
 
 
+class UnloweredError(UnsupportedError):
+    """A value comes from a node that could not be lowered; the fault of that node is told apart."""
+
+
 @dataclass(slots=True)
 class Scope:
     """The values of one graph.
@@ -59,10 +63,12 @@ class Scope:
         """Return what a value stands for.
 
         Raises:
-            KeyError: nothing is known about it.
+            UnloweredError: it comes from a node that could not be lowered.
         """
-        if value in self.items or self.parent is None:
+        if value in self.items:
             return self.items[value]
+        if self.parent is None:
+            raise UnloweredError(f"nothing is known about {value.name!r}", where=str(value.name))
         self.items[value] = inner = self.enter(self.parent.item(value))
         return inner
 

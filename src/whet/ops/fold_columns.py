@@ -16,7 +16,7 @@ def lower_col2im(node: Node) -> list[Tensor]:
 
     Every element sums what the blocks over it hold there, one tap of the block after another.
     """
-    x, image, block = node.input(0), node.extents(1) or (), node.ints(2) or ()
+    x, image, block = node.input(0), node.sizes(1) or (), node.ints(2) or ()
     if x.rank != 3 or len(image) != len(block) or min(block, default=0) < 1:
         raise node.error(f"blocks {list(block)} do not fit an image {list(image)}")
     window = window_of(node, block, image)

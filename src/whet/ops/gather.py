@@ -171,9 +171,14 @@ def _range(node: Node) -> list[Tensor]:
     return [node.define((count,), start.dtype, Definition(axes, body))]
 
 
+def _only(tensor: Tensor) -> Expr:
+    """Return the only element of a tensor, which some exporters give as a vector."""
+    return operand(tensor, ()) if tensor.rank == 0 else tensor.at(*[0] * tensor.rank)
+
+
 def _late_range(node: Node) -> Tensor:
     """Return ``start + i * delta`` for as many ``i`` as fit before the limit."""
-    start, limit, delta = (operand(node.input(k), ()) for k in range(3))
+    start, limit, delta = (_only(node.input(k)) for k in range(3))
     dtype = start.dtype
     if DTYPES[dtype].is_float:
         wide = [cast(e, "float64") for e in (start, limit, delta)]

@@ -22,7 +22,7 @@ def lower_affine_grid(node: Node) -> list[Tensor]:
 
     Coordinates go from -1 to 1, the last dimension of the image first.
     """
-    theta, size = node.input(0), node.extents(1) or ()
+    theta, size = node.input(0), node.sizes(1) or ()
     rank = len(size) - 2
     if theta.rank != 3 or theta.shape[1:] != (as_poly(rank), as_poly(rank + 1)):
         raise node.error(f"theta {list(theta.shape)} does not fit size {list(size)}")

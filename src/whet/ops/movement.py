@@ -328,7 +328,7 @@ _BORDERS = {"edge": _edge, "reflect": _reflect, "wrap": _wrap}
 
 def _center_crop_pad(node: Node) -> list[Tensor]:
     """Cut off, or put zeros, evenly on both sides; the odd one on the right."""
-    x, wanted = node.input(0), node.extents(1) or ()
+    x, wanted = node.input(0), node.sizes(1) or ()
     given = node.attribute("axes")
     axes = [normalise_axis(node, a, x.rank) for a in (range(x.rank) if given is None else given)]
     if len(axes) != len(wanted):

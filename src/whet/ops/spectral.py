@@ -18,7 +18,7 @@ def lower_dft(node: Node) -> list[Tensor]:
     One-sided, a forward transform gives the first half of the spectrum, and an inverse one takes
     that and gives a real signal.
     """
-    x, wanted, given = node.input(0), node.extents(1), node.ints(2)
+    x, wanted, given = node.input(0), node.sizes(1), node.ints(2)
     axis = normalise_axis(node, given[0] if given else -2, x.rank)
     if axis == x.rank - 1:
         raise node.error("the last axis holds real and imaginary parts")
@@ -80,7 +80,7 @@ def _mirrored(node: Node, x: Tensor, known: Poly) -> Tensor:
 def lower_stft(node: Node) -> list[Tensor]:
     """Lower ``STFT``: spectra of overlapping frames of a signal ``[batch, length, 1 or 2]``."""
     x, window = node.input(0), node.optional(2)
-    step, lengths = node.extents(1) or (), node.extents(3)
+    step, lengths = node.sizes(1) or (), node.sizes(3)
     if x.rank != 3 or len(step) != 1 or step[0].constant == 0:
         raise node.error(f"signal {list(x.shape)} and frame_step {list(step)} do not fit")
     default = x.shape[1] if window is None else window.shape[0]

@@ -22,7 +22,7 @@ COEFFICIENTS = {
 
 def _window(coefficients: tuple[float, ...]) -> Lower:
     def lower(node: Node) -> list[Tensor]:
-        (size,) = node.extents(0) or ()
+        (size,) = node.sizes(0) or ()
         goal = element_type(node, node.attribute("output_datatype", 1))
         dtype = "float64" if goal == "float64" else "float32"
         period = size if attribute_flag(node, "periodic", 1) else size - 1
