@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,13 +19,15 @@ from whet.codegen.link import Image
 from whet.codegen.targets import resolve_target
 from whet.dump import Dump
 from whet.errors import OptionError, UnsupportedError
+from whet.frontend.buckets import split_buckets
 from whet.frontend.load import load_model
 from whet.frontend.read import read_file
 from whet.graph.infer import light_proto
 from whet.limits import Budget
 from whet.lower.assemble import Assembled, assemble
 from whet.lower.assemble_script import assemble_script
-from whet.lower.lower import LoweredScript, lower_model
+from whet.lower.assemble_variants import Build, assemble_variants
+from whet.lower.lower import Lowered, LoweredScript, lower_model
 from whet.ops.table import op_table
 from whet.options import Options
 from whet.passes.pipeline import run_passes
@@ -36,7 +38,8 @@ from whet.settings import Settings, read_settings
 from whet.target import Target
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
-Shapes = Mapping[str, tuple[int | str, ...]]
+Shape = Sequence[int | str]
+Shapes = Mapping[str, Shape | Sequence[Shape]]
 Progress = Callable[[str, int, int], None]
 
 GRAPH_WEIGHT_BYTES = 1024
@@ -54,7 +57,9 @@ def compile(  # noqa: A001 - the public name
 
     Args:
         source: path of an ONNX file, its bytes, a ``ModelProto`` or an ``onnx_ir.Model``.
-        shapes: shapes by input name; integers fix a dimension, names leave it to run time.
+        shapes: shapes by input name; integers fix a dimension, names leave it to run time. A list
+            of shapes gives each a program of its own, which runs inputs of just that shape;
+            others take the program for any shape. All share one copy of equal weights.
         options: how to compile; see ``Options``.
         progress: called as ``progress(stage, done, total)``; the stages are load, optimise, lower,
             pack and compile.
@@ -74,10 +79,12 @@ def compile(  # noqa: A001 - the public name
     target = resolve_target(chosen.target)
     tell("load", 0, 1)
     facts = _facts(source, shapes, chosen)
-    model = load_model(source, shapes=shapes, limits=chosen.limits)
+    base, buckets = split_buckets(shapes)
+    model = load_model(source, shapes=base, limits=chosen.limits)
     tell("load", 1, 1)
+    others = [load_model(source, shapes=bucket, limits=chosen.limits) for bucket in buckets]
     tell = _checking(tell, budget)
-    assembled, graph = _translate(model, chosen, target, tell, dump, budget)
+    assembled, graph = _translate([model, *others], chosen, target, tell, dump, budget)
     image = _generate(assembled, target, chosen, settings, tell)
     parts = Parts(
         program=assembled.program,
@@ -112,43 +119,66 @@ def _checking(tell: Progress, budget: Budget) -> Progress:
 
 
 def _translate(
-    model: ir.Model,
+    models: list[ir.Model],
     options: Options,
     target: Target,
     tell: Progress,
     dump: Dump | None,
     budget: Budget,
 ) -> tuple[Assembled, bytes]:
-    """Return the program of a model and its optimised graph; the model's weights are let go."""
-    tell("optimise", 0, 1)
-    if dump:
-        dump.graph("loaded", model)
-    run_passes(
-        model,
-        opt_level=options.opt_level,
-        switches=options.passes,
-        observe=dump.observer(model) if dump else None,
-        budget=budget,
-    )
-    tell("optimise", 1, 1)
-    level, threads = options.opt_level, options.thread_count
-    tell("lower", 0, 1)
-    lowered = lower_model(model, op_table(), target, level=level, threads=threads)
-    tell("lower", 1, 1)
-    if not options.host_ops and isinstance(lowered, LoweredScript):
-        _refuse_host(lowered)
-    graph = light_proto(model, GRAPH_WEIGHT_BYTES).SerializeToString(deterministic=True)
+    """Return the program of a model and its optimised graph; the model's weights are let go.
+
+    All but the first of the models are the same one with other shapes.
+    """
+    count = len(models)
+    lowered: list[Lowered | LoweredScript] = []
+    for done, model in enumerate(models):
+        tell("optimise", done, count)
+        observed = dump if done == 0 else None
+        if observed:
+            observed.graph("loaded", model)
+        run_passes(
+            model,
+            opt_level=options.opt_level,
+            switches=options.passes,
+            observe=observed.observer(model) if observed else None,
+            budget=budget,
+        )
+        tell("optimise", done + 1, count)
+        tell("lower", done, count)
+        level, threads = options.opt_level, options.thread_count
+        lowered.append(lower_model(model, op_table(), target, level=level, threads=threads))
+        tell("lower", done + 1, count)
+    graph = light_proto(models[0], GRAPH_WEIGHT_BYTES).SerializeToString(deterministic=True)
     tell("pack", 0, 1)
-    if isinstance(lowered, LoweredScript):
-        assembled = assemble_script(lowered, target, threads=threads, reuse=level >= 1)
-    else:
-        assembled = assemble(lowered, target, threads=threads, reuse=level >= 1)
-    for value in model.graph.initializers.values():
+    assembled = _assembled(lowered, options, target)
+    for value in (v for model in models for v in model.graph.initializers.values()):
         value.const_value = None  # nodes and values refer to each other: they are freed later
     tell("pack", 1, 1)
     if dump:
         dump.program(assembled.program, assembled.kernels, target, graph)
     return assembled, graph
+
+
+def _assembled(
+    lowered: list[Lowered | LoweredScript], options: Options, target: Target
+) -> Assembled:
+    threads, reuse = options.thread_count, options.opt_level >= 1
+    first = lowered[0]
+    if isinstance(first, LoweredScript):
+        if not options.host_ops:
+            _refuse_host(first)
+        if len(lowered) > 1:
+            raise UnsupportedError(
+                "a model with control flow or sizes from data has no buckets",
+                where="shapes",
+                hint="give one shape for each input",
+            )
+        return assemble_script(first, target, threads=threads, reuse=reuse)
+    if len(lowered) == 1:
+        return assemble(first, target, threads=threads, reuse=reuse)
+    others = [other for other in lowered[1:] if isinstance(other, Lowered)]
+    return assemble_variants(first, others, Build(target, threads, reuse))
 
 
 def _refuse_host(lowered: LoweredScript) -> None:

@@ -27,6 +27,7 @@ def stats_as_json(stats: Stats) -> dict[str, Any]:
         "arena_bytes": stats.arena_bytes,
         "weight_bytes": stats.weight_bytes,
         "code_bytes": stats.code_bytes,
+        "programs": list(stats.programs),
         "compile_s": round(stats.compile_s, 3),
         "groups": [
             {"kernel": g.kernel, "ops": list(g.ops), "nodes": list(g.nodes)} for g in stats.groups
@@ -78,6 +79,8 @@ def print_model(console: Console, model: CompiledModel) -> None:
         "intermediate results": output.format_bytes(stats.arena_bytes),
         "machine code": output.format_bytes(stats.code_bytes),
     }
+    if len(stats.programs) > 1:
+        figures["programs"] = "; ".join(stats.programs)
     if stats.compile_s:
         figures["compiled in"] = f"{stats.compile_s:.2f} s"
     for name, value in figures.items():

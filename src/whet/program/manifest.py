@@ -64,6 +64,7 @@ class PartRow(_Row, frozen=True):
     shapes: list[list[Any]]
     dtypes: list[str]
     dims: list[str]
+    when: list[list[int]]
 
 
 class TargetRow(_Row, frozen=True):
@@ -249,6 +250,7 @@ def _part_row(part: Part) -> PartRow:
         shapes=[[to_json(axis) for axis in axes] for axes in part.output_shapes],
         dtypes=list(part.output_dtypes),
         dims=list(part.dims),
+        when=[list(shape) for shape in part.when],
     )
 
 
@@ -261,6 +263,7 @@ def _part(row: PartRow) -> Part:
         output_shapes=tuple(tuple(from_json(axis) for axis in axes) for axes in row.shapes),
         output_dtypes=tuple(row.dtypes),
         dims=tuple(row.dims),
+        when=tuple(tuple(shape) for shape in row.when),
     )
 
 

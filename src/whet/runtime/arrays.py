@@ -29,7 +29,6 @@ class Port:
         shape: the shape if it is static, else ``None``.
         axes: the shape as polynomials.
         spec: what the caller sees.
-        slot: index of its buffer, or -1 if the program does not use it.
     """
 
     name: str
@@ -37,11 +36,10 @@ class Port:
     shape: tuple[int, ...] | None
     axes: tuple[Poly, ...]
     spec: TensorSpec
-    slot: int
 
 
-def make_port(spec: TensorSpec, axes: Sequence[Poly], slot: int) -> Port:
-    """Return the port of a tensor whose buffer has the index ``slot``.
+def make_port(spec: TensorSpec, axes: Sequence[Poly]) -> Port:
+    """Return the port of an input or output.
 
     A value that is no array, such as a sequence, gets a port whose ``dtype`` is ``object``.
     """
@@ -49,7 +47,7 @@ def make_port(spec: TensorSpec, axes: Sequence[Poly], slot: int) -> Port:
     static = tuple(s for s in sizes if s is not None)
     shape = static if len(static) == len(sizes) else None
     dtype = numpy_dtype(spec.dtype) if spec.dtype in DTYPES else np.dtype(object)
-    return Port(spec.name, dtype, shape, tuple(axes), spec, slot)
+    return Port(spec.name, dtype, shape, tuple(axes), spec)
 
 
 def collect_inputs(ports: Sequence[Port], inputs: Mapping[str, Any]) -> list[Array]:
