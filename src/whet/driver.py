@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from whet.codegen.targets import resolve_target
 from whet.dump import Dump
 from whet.errors import OptionError, UnsupportedError
 from whet.frontend.buckets import split_buckets
-from whet.frontend.load import load_model
+from whet.frontend.load import check_files, load_model
 from whet.frontend.read import read_file
 from whet.graph.infer import light_proto
 from whet.limits import Budget
@@ -52,6 +53,7 @@ def compile(  # noqa: A001 - the public name
     shapes: Shapes | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
+    expose: Collection[str] = (),
 ) -> CompiledModel:
     """Compile a model to native code.
 
@@ -63,6 +65,9 @@ def compile(  # noqa: A001 - the public name
         options: how to compile; see ``Options``.
         progress: called as ``progress(stage, done, total)``; the stages are load, optimise, lower,
             pack and compile.
+        expose: names of intermediate values that the program gives too, as far as they exist in
+            it: those that fusion or a rewrite removed, or that are inside a model which a script
+            runs, are not among the outputs.
 
     Returns:
         The compiled model, ready to run; made for another machine, to be saved and inspected.
@@ -84,7 +89,8 @@ def compile(  # noqa: A001 - the public name
     tell("load", 1, 1)
     others = [load_model(source, shapes=bucket, limits=chosen.limits) for bucket in buckets]
     tell = _checking(tell, budget)
-    assembled, graph = _translate([model, *others], chosen, target, tell, dump, budget)
+    observers = _Observers(tell, dump, budget, expose)
+    assembled, graph = _translate([model, *others], chosen, target, observers)
     image = _generate(assembled, target, chosen, settings, tell)
     parts = Parts(
         program=assembled.program,
@@ -96,6 +102,16 @@ def compile(  # noqa: A001 - the public name
         compile_s=time.perf_counter() - start,
     )
     return from_memory(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Observers:
+    """Who watches a compilation: progress, dump folder, budget, and values to be exposed."""
+
+    tell: Progress
+    dump: Dump | None
+    budget: Budget
+    expose: Collection[str]
 
 
 def _checked(options: Options | None) -> Options:
@@ -119,18 +135,13 @@ def _checking(tell: Progress, budget: Budget) -> Progress:
 
 
 def _translate(
-    models: list[ir.Model],
-    options: Options,
-    target: Target,
-    tell: Progress,
-    dump: Dump | None,
-    budget: Budget,
+    models: list[ir.Model], options: Options, target: Target, observers: _Observers
 ) -> tuple[Assembled, bytes]:
     """Return the program of a model and its optimised graph; the model's weights are let go.
 
     All but the first of the models are the same one with other shapes.
     """
-    count = len(models)
+    tell, dump, count = observers.tell, observers.dump, len(models)
     lowered: list[Lowered | LoweredScript] = []
     for done, model in enumerate(models):
         tell("optimise", done, count)
@@ -142,22 +153,30 @@ def _translate(
             opt_level=options.opt_level,
             switches=options.passes,
             observe=observed.observer(model) if observed else None,
-            budget=budget,
+            budget=observers.budget,
         )
         tell("optimise", done + 1, count)
         tell("lower", done, count)
-        level, threads = options.opt_level, options.thread_count
-        lowered.append(lower_model(model, op_table(), target, level=level, threads=threads))
+        lowered.append(_lowered(model, options, target, frozenset(observers.expose)))
         tell("lower", done + 1, count)
     graph = light_proto(models[0], GRAPH_WEIGHT_BYTES).SerializeToString(deterministic=True)
     tell("pack", 0, 1)
     assembled = _assembled(lowered, options, target)
+    for model in models:
+        check_files(model)
     for value in (v for model in models for v in model.graph.initializers.values()):
         value.const_value = None  # nodes and values refer to each other: they are freed later
     tell("pack", 1, 1)
     if dump:
         dump.program(assembled.program, assembled.kernels, target, graph)
     return assembled, graph
+
+
+def _lowered(
+    model: ir.Model, options: Options, target: Target, expose: frozenset[str]
+) -> Lowered | LoweredScript:
+    level, threads = options.opt_level, options.thread_count
+    return lower_model(model, op_table(), target, level=level, threads=threads, expose=expose)
 
 
 def _assembled(
@@ -223,5 +242,7 @@ def _facts(source: Source, shapes: Shapes | None, options: Options) -> dict[str,
         facts |= {"source_digest": digest(memoryview(source))}
     elif isinstance(source, str | os.PathLike):
         path = Path(source)
-        facts |= {"source": path.name, "source_digest": digest(read_file(path))}
+        file = read_file(path)
+        data = memoryview(b"") if file is None else file.view
+        facts |= {"source": path.name, "source_digest": digest(data)}
     return facts

@@ -24,7 +24,7 @@ class Options:
             clean-up and memory reuse; 2 adds fusion; 3 adds algorithms that change the
             order of floating-point operations, such as Winograd convolution.
         passes: switches by pass name, ``{"fold_batchnorm": False}``; unnamed passes follow
-            ``opt_level``.
+            ``opt_level``. A number stops a pass after so many rewrites, to find a wrong one.
         target: ``"host"`` or ``"<triple>:<cpu>"``, such as ``"aarch64-linux-gnu:neoverse-n1"``.
         cache_dir: where compiled kernels are kept; ``None`` takes the user's cache directory,
             ``""`` keeps nothing.
@@ -36,7 +36,7 @@ class Options:
 
     threads: int = 0
     opt_level: int = 3
-    passes: MappingProxyType[str, bool] | dict[str, bool] = field(
+    passes: MappingProxyType[str, bool | int] | dict[str, bool | int] = field(
         default_factory=lambda: MappingProxyType({})
     )
     target: str = "host"
@@ -52,8 +52,11 @@ class Options:
             raise OptionError(f"threads is {self.threads}", hint="give at most 1024")
         if self.opt_level not in OPT_LEVELS or isinstance(self.opt_level, bool):
             raise OptionError(f"opt_level is {self.opt_level!r}", hint="give 0, 1, 2 or 3")
-        if not all(isinstance(v, bool) for v in self.passes.values()):
-            raise OptionError(f"passes is {dict(self.passes)!r}", hint="give true or false by name")
+        if not all(isinstance(v, int) and v >= 0 for v in self.passes.values()):
+            raise OptionError(
+                f"passes is {dict(self.passes)!r}",
+                hint="give true, false or a number of rewrites by name",
+            )
         if not isinstance(self.target, str) or not self.target:
             raise OptionError(f"target is {self.target!r}", hint='give "host" or "<triple>:<cpu>"')
         if not isinstance(self.host_ops, bool):

@@ -12,8 +12,8 @@ import numpy as np
 
 from whet.cli.opening import Array
 from whet.cli.output import write_whole
-from whet.dtypes import numpy_dtype
 from whet.errors import InputError, nearest
+from whet.measure.feeds import random_inputs
 from whet.program.records import TensorSpec
 
 RANDOM = "random"
@@ -53,7 +53,7 @@ def _read_source(
         if seed and not seed.isdigit():
             raise InputError(f"the seed {seed!r} is not a number", hint="such as random:42")
         return random_inputs(specs, dims, seed=int(seed or 0))
-    loaded = _load_arrays(Path(source))
+    loaded = load_arrays(Path(source))
     if isinstance(loaded, dict):
         return loaded
     if len(specs) != 1:
@@ -66,7 +66,7 @@ def _read_source(
     return {specs[0].name: loaded}
 
 
-def _load_arrays(path: Path) -> Array | dict[str, Array]:
+def load_arrays(path: Path) -> Array | dict[str, Array]:
     """Load a ``.npy`` or ``.npz`` file; nothing in it is ever executed."""
     hint = "give a .npy or .npz file that numpy.save or numpy.savez wrote, or random"
     try:
@@ -81,39 +81,6 @@ def _load_arrays(path: Path) -> Array | dict[str, Array]:
         ) from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"not an array file: {error}", where=str(path), hint=hint) from error
-
-
-def random_inputs(
-    specs: Sequence[TensorSpec], dims: Mapping[str, int], *, seed: int
-) -> dict[str, Array]:
-    """Make inputs from a seed: normal floats, and integers of 0 or 1, which are valid anywhere.
-
-    Raises:
-        InputError: a dimension is known at run time only and ``dims`` does not give it.
-    """
-    generator = np.random.default_rng(seed)
-    arrays: dict[str, Array] = {}
-    for spec in specs:
-        shape = tuple(_resolve(dim, spec, dims) for dim in spec.shape)
-        dtype = numpy_dtype(spec.dtype)
-        values: Array = (
-            generator.integers(0, 2, shape)
-            if dtype.kind in "biu"
-            else generator.standard_normal(shape, dtype=np.float32)
-        )
-        arrays[spec.name] = np.asarray(values).astype(dtype)
-    return arrays
-
-
-def _resolve(dim: int | str, spec: TensorSpec, dims: Mapping[str, int]) -> int:
-    """Return a dimension as a number."""
-    if isinstance(dim, int):
-        return dim
-    if dim not in dims:
-        raise InputError(
-            f"the dimension {dim!r} has no value", where=spec.name, hint=f"give --dim {dim}=1"
-        )
-    return dims[dim]
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from whet.measure.runner import Inputs, Runner
 from whet.measure.statistics import Comparison, compare, noise_of, summarise
 
 OURS = "whet"
+SCHEMA = "whet.bench.1"
 
 
 @click.command("bench")
@@ -66,9 +66,9 @@ def command(ctx: click.Context, /, model: Path, **values: Any) -> None:
     if json_file != "-":
         _print(output.stdout(), found)
     if json_file == "-":
-        output.print_json(found)
+        output.print_json(found, schema=SCHEMA)
     elif json_file:
-        text = json.dumps(found, indent=2) + "\n"
+        text = output.json_text(found, SCHEMA) + "\n"
         output.write_whole(Path(json_file), lambda file: file.write(text.encode()))
     required = values["require"]
     if required is not None and any(c["ratio"] < required for c in found["comparisons"]):

@@ -51,7 +51,7 @@ def command(model: Path, target_file: Path | None, as_json: bool, **compiler: An
     size = destination.stat().st_size
     if as_json:
         facts = {"output": str(destination), "file_bytes": size}
-        output.print_json(facts | report.model_as_json(compiled))
+        output.print_json(facts | report.model_as_json(compiled), schema="whet.compile.1")
         return
     console = output.stdout()
     report.print_model(console, compiled)

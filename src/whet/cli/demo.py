@@ -58,7 +58,7 @@ def command(
     output.check_writable(file)
     found = demonstrate(file, whet.Options(threads=threads), seed=seed, seconds=seconds)
     if as_json:
-        output.print_json(demo_report.as_json(found))
+        output.print_json(demo_report.as_json(found), schema="whet.demo.1")
     else:
         demo_report.print_findings(output.stdout(), found)
     if not found.correct:

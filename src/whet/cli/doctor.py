@@ -31,7 +31,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
     """Show what this machine offers and what is missing; exit code 1 if models cannot compile."""
     facts = examine()
     if as_json:
-        output.print_json(facts)
+        output.print_json(facts, schema="whet.doctor.1")
     else:
         _print(output.stdout(), facts)
     if facts["problems"]:

@@ -38,7 +38,8 @@ def command(model: Path, compiled: bool, as_json: bool, **compiler: Any) -> None
             report.print_groups(console, opened.stats.groups)
             report.print_placement(console, opened.program)
     if as_json:
-        output.print_json(facts | {"file_bytes": model.stat().st_size})
+        facts |= {"file_bytes": model.stat().st_size}
+        output.print_json(facts, schema="whet.inspect.1")
 
 
 def print_graph(console: Console, graph: GraphFacts) -> None:

@@ -17,9 +17,14 @@ from whet.errors import WhetError
 # Name, and what the menu says; the module of the same name is imported when the command is used.
 _COMMANDS = {
     "compile": "Compile an ONNX model to a .whet file.",
+    "optimize": "Optimise the graph of an ONNX model, for any runtime.",
     "run": "Run a model once and show or save its outputs.",
     "bench": "Measure a model, against other runtimes if asked.",
     "inspect": "Show what is inside an ONNX model or a .whet file.",
+    "verify": "Compare a compiled model with what the ONNX file means.",
+    "bisect": "Find the pass and the rewrite that make a model fail.",
+    "reduce": "Cut the smallest failing part out of a model.",
+    "profile": "Show where time and memory of a model go, and what would help.",
     "demo": "Compile, check and time ResNet-50; needs no files and no network.",
     "doctor": "Show what this machine offers and what is missing.",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -29,9 +29,20 @@ def note(message: str) -> None:
     click.echo(message, err=True)
 
 
-def print_json(value: Mapping[str, Any]) -> None:
-    """Print one JSON document to stdout."""
-    click.echo(json.dumps(value, indent=2))
+def json_text(value: Mapping[str, Any], schema: str) -> str:
+    """Return one JSON document; numbers that are not finite, which JSON lacks, become null.
+
+    Args:
+        value: the content.
+        schema: name and version of its form, such as ``whet.run.1``; the version changes when a
+            field changes its meaning or goes, not when one is added.
+    """
+    return msgspec.json.format(msgspec.json.encode({"schema": schema, **value}), indent=2).decode()
+
+
+def print_json(value: Mapping[str, Any], schema: str) -> None:
+    """Print one JSON document to stdout; see ``json_text``."""
+    click.echo(json_text(value, schema))
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> Table:
@@ -102,6 +113,29 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except BaseException:
         _forget(temporary)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        ArtifactError: the file cannot be written.
+    """
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder for results, or take one that is there.
+
+    Raises:
+        ArtifactError: it cannot be created.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot create the folder: {error.strerror or error}", where=str(path)
+        ) from error
 
 
 def _forget(path: str) -> None:

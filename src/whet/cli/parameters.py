@@ -13,7 +13,7 @@ from whet.options import OPT_LEVELS, Options
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Shapes = dict[str, tuple[int | str, ...]]
 
-_SWITCHES = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+_SWITCHES = {"on": True, "true": True, "off": False, "false": False}
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int | str, ...]]:
@@ -47,14 +47,16 @@ def parse_shapes(texts: Sequence[str]) -> Shapes | None:
     return shapes or None
 
 
-def parse_switches(texts: Sequence[str]) -> dict[str, bool]:
-    """Read ``--pass name=off`` values."""
-    switches: dict[str, bool] = {}
+def parse_switches(texts: Sequence[str]) -> dict[str, bool | int]:
+    """Read ``--pass name=off`` values; a number limits the rewrites of a pass."""
+    switches: dict[str, bool | int] = {}
     for text in texts:
         name, _, value = text.partition("=")
-        if not name or value.lower() not in _SWITCHES:
-            raise click.BadParameter(f"{text!r} is not NAME=on or NAME=off", param_hint="'--pass'")
-        switches[name] = _SWITCHES[value.lower()]
+        if not name or (value.lower() not in _SWITCHES and not value.isdigit()):
+            raise click.BadParameter(
+                f"{text!r} is not NAME=on, NAME=off or NAME=NUMBER", param_hint="'--pass'"
+            )
+        switches[name] = int(value) if value.isdigit() else _SWITCHES[value.lower()]
     return switches
 
 
@@ -88,8 +90,8 @@ _COMPILER_OPTIONS = (
     click.option("-O", "opt_level", type=click.IntRange(OPT_LEVELS[0], OPT_LEVELS[-1]),
                  default=OPT_LEVELS[-1], show_default=True,
                  help="Optimisation level: 0 none, 1 clean-up, 2 fusion, 3 everything."),
-    click.option("--pass", "passes", multiple=True, metavar="NAME=on|off",
-                 help="Switch one pass; may be repeated."),
+    click.option("--pass", "passes", multiple=True, metavar="NAME=on|off|N",
+                 help="Switch one pass, or stop it after N rewrites; may be repeated."),
     click.option("--target", default="host", show_default=True,
                  help="host, or an LLVM triple and CPU, such as aarch64-linux-gnu:neoverse-n1."),
     click.option("--cache-dir", default=None, metavar="DIR",

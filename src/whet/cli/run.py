@@ -63,7 +63,8 @@ def command(
     facts = [arrays.describe_array(name, array) for name, array in results.items()]
     if as_json:
         saved = str(target_file) if target_file else None
-        output.print_json({"outputs": facts, "seconds": seconds, "saved": saved})
+        found = {"outputs": facts, "seconds": seconds, "saved": saved}
+        output.print_json(found, schema="whet.run.1")
         return
     _print(facts, seconds, target_file)
 

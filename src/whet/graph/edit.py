@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import onnx_ir as ir
@@ -11,12 +12,69 @@ import onnx_ir as ir
 SOURCES_KEY = "whet.sources"
 """Metadata key of a node: the names of the source nodes it stands for, one a line."""
 
+_BUDGET_KEY = "whet.rewrites"
+
+
+class _BudgetSpent(Exception):
+    """Ends a pass in front of the first rewrite that its budget does not allow."""
+
+
+class RewriteBudget:
+    """Limits how many rewrites passes may make in a model, inside a ``with`` block.
+
+    Every edit of a pass asks for its permission with ``begin_rewrite``, in front of the first
+    change, so that a pass that is cut short leaves a sound graph.
+
+    Args:
+        model: the model; the budget holds for its main graph.
+        limit: rewrites allowed.
+
+    Attributes:
+        spent: rewrites made.
+    """
+
+    def __init__(self, model: ir.Model, limit: int) -> None:
+        self.spent = 0
+        self._limit = limit
+        self._graph = model.graph
+
+    def __enter__(self) -> Self:
+        self._graph.meta[_BUDGET_KEY] = self
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        del self._graph.meta[_BUDGET_KEY]
+        return isinstance(error, _BudgetSpent)
+
+    def spend(self) -> None:
+        """Count one rewrite, or end the pass."""
+        if self.spent >= self._limit:
+            raise _BudgetSpent
+        self.spent += 1
+
+
+def begin_rewrite(graph: ir.Graph | None) -> None:
+    """Announce a rewrite of a graph; it is counted where a ``RewriteBudget`` limits them.
+
+    ``replace_nodes`` and ``bypass`` do so themselves; a pass that edits by other means calls this
+    in front of its first change.
+    """
+    budget = None if graph is None else graph.meta.get(_BUDGET_KEY)
+    if isinstance(budget, RewriteBudget):
+        budget.spend()
+
 
 class Names:
     """Hands out value and node names that are unused in one model."""
 
     def __init__(self, model: ir.Model) -> None:
         self._taken: set[str] = set()
+        self._counts: dict[str, int] = {}
         for graph in model.graphs():
             self._taken.update(v.name for v in graph.inputs if v.name)
             self._taken.update(graph.initializers)
@@ -26,10 +84,11 @@ class Names:
 
     def fresh(self, base: str) -> str:
         """Return ``base``, or ``base_2``, ``base_3``… if it is taken, and reserve it."""
-        name, count = base, 1
+        name, count = base, self._counts.get(base, 1)
         while name in self._taken:
             count += 1
             name = f"{base}_{count}"
+        self._counts[base] = count
         self._taken.add(name)
         return name
 
@@ -161,6 +220,7 @@ def replace_nodes(
     Nodes of ``old`` must have no other uses.
     """
     graph = owner(old[-1])
+    begin_rewrite(graph)
     for node in new:
         inherit_sources(node, old)
     ir.convenience.replace_nodes_and_values(graph, old[-1], old, new, old_values, new_values)
@@ -175,6 +235,7 @@ def bypass(node: ir.Node, output: ir.Value, source: ir.Value) -> bool:
     """
     if output.is_graph_output() and not _can_rename(output, source):
         return False
+    begin_rewrite(node.graph)
     if output.is_graph_output():
         name = output.name
         output.replace_all_uses_with(source, replace_graph_outputs=True)
@@ -202,11 +263,13 @@ def remove_dead(model: ir.Model) -> int:
     for graph in model.graphs():
         for node in reversed(graph):
             if not any(v.uses() or v.is_graph_output() for v in node.outputs):
+                begin_rewrite(model.graph)
                 graph.remove(node, safe=True)
                 count += 1
     for graph in model.graphs():
         for value in list(graph.initializers.values()):
             if not (value.uses() or value.is_graph_output() or value.is_graph_input()):
+                begin_rewrite(model.graph)
                 del graph.initializers[value.name or ""]
                 count += 1
     return count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -65,9 +66,25 @@ def lower(model: ir.Model, table: OpTable, target: Target, *, level: int, thread
 
 
 def lower_model(
-    model: ir.Model, table: OpTable, target: Target, *, level: int, threads: int
+    model: ir.Model,
+    table: OpTable,
+    target: Target,
+    *,
+    level: int,
+    threads: int,
+    expose: Collection[str] = (),
 ) -> Lowered | LoweredScript:
     """Turn an optimised graph into kernels, and a script around them where it needs one.
+
+    Args:
+        model: the graph.
+        table: what each operator becomes.
+        target: processor.
+        level: optimisation level.
+        threads: threads that chunks are cut for.
+        expose: names of values that become outputs too, as far as fusion leaves them in memory.
+            They are copied when all is done, so that the kernels are those of the plain program;
+            nothing is exposed where a script is needed.
 
     Raises:
         UnsupportedError: the model uses operators or types without a lowering.
@@ -75,7 +92,7 @@ def lower_model(
     outline = build_outline(model, table)
     equations = plain_equations(outline)
     if equations is not None:
-        return lower_equations(equations, target, level=level, threads=threads)
+        return lower_equations(equations, target, level=level, threads=threads, expose=expose)
     cut = cut_outline(outline)
     parts = tuple(
         lower_equations(p.equations, target, level=level, threads=threads) for p in cut.parts
@@ -83,12 +100,20 @@ def lower_model(
     return LoweredScript(parts, cut, tuple(outline.inputs), tuple(outline.outputs))
 
 
-def lower_equations(equations: Equations, target: Target, *, level: int, threads: int) -> Lowered:
-    """Turn equations into kernels; the equations are changed on the way."""
+def lower_equations(
+    equations: Equations,
+    target: Target,
+    *,
+    level: int,
+    threads: int,
+    expose: Collection[str] = (),
+) -> Lowered:
+    """Turn equations into kernels; the equations are changed on the way. See ``lower_model``."""
     fold_equations(equations)
     _embed_scalars(equations)
     equations = fuse(equations, level=level)
     _separate_outputs(equations)
+    _expose(equations, expose)
     layout = choose_layout(equations, share=level >= 1)
     for _ in range(MAX_LAYOUTS):
         if not legalise(equations, layout):
@@ -140,19 +165,29 @@ def _separate_outputs(equations: Equations) -> None:
             seen.add(id(tensor))
             outputs.append((name, tensor))
             continue
-        axes = axes_for(tensor.shape)
-        body = tensor.at(*(var(a) for a in axes))
-        copy = Tensor(
-            name,
-            tensor.shape,
-            tensor.dtype,
-            Definition(axes, body),
-            nodes=tensor.nodes[:1],
-            ops=("Copy",),
-        )
+        copy = _copy(name, tensor)
         equations.tensors.append(copy)
         outputs.append((name, copy))
     equations.outputs[:] = outputs
+
+
+def _copy(name: str, tensor: Tensor) -> Tensor:
+    axes = axes_for(tensor.shape)
+    body = tensor.at(*(var(a) for a in axes))
+    definition = Definition(axes, body)
+    return Tensor(
+        name, tensor.shape, tensor.dtype, definition, nodes=tensor.nodes[:1], ops=("Copy",)
+    )
+
+
+def _expose(equations: Equations, names: Collection[str]) -> None:
+    """Copy computed tensors of these names to outputs of their own."""
+    given = {name for name, _ in equations.outputs}
+    for tensor in list(equations.tensors):
+        if tensor.name in names and tensor.name not in given and tensor.definition is not None:
+            copy = _copy(tensor.name, tensor)
+            equations.tensors.append(copy)
+            equations.outputs.append((tensor.name, copy))
 
 
 def _moves(tensor: Tensor) -> bool:

@@ -111,6 +111,8 @@ def lower_conv_transpose(node: Node) -> list[Tensor]:
     if x.rank < 3 or w.rank != x.rank or x.shape[1] != w.shape[0]:
         raise node.error(f"x {list(x.shape)} and w {list(w.shape)} do not fit")
     group = node.attribute("group", 1)
+    if group < 1 or (x.shape[1].constant or group) % group:
+        raise node.error(f"{x.shape[1]} channels do not split into {group} groups")
     kernel = tuple(_static(node, n) for n in w.shape[2:])
     window = window_of(node, kernel, x.shape[2:])
     full = _transposed_full(node, window, group)

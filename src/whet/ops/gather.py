@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from whet.dtypes import DTYPES
@@ -16,6 +18,9 @@ from whet.ops.pointwise import element_type
 from whet.ops.shape_values import known_tensor
 
 Shape = tuple[Poly, ...]
+
+MOST_FIXED = 1 << 28
+"""Elements of a Range that becomes a constant."""
 
 
 # -- Gather ----------------------------------------------------------------------------------------
@@ -69,6 +74,8 @@ def _even(front: np.ndarray, at: Shape) -> Poly | None:
 
 def _gather_elements(node: Node) -> list[Tensor]:
     x, indices = node.input(0), node.input(1)
+    if x.rank != indices.rank:
+        raise node.error(f"indices have rank {indices.rank}, data {x.rank}")
     k = normalise_axis(node, int(node.attribute("axis", 0)), x.rank)
     axes = axes_for(indices.shape)
     here = tuple(var(a) for a in axes)
@@ -158,6 +165,9 @@ def _range(node: Node) -> list[Tensor]:
     fixed = [numpy_constant(t) for t in (start, limit, delta)]
     if all(v is not None for v in fixed):
         first, last, by = (np.asarray(v).reshape(-1)[0].item() for v in fixed)
+        count = (last - first) / by if by else math.nan
+        if not count < MOST_FIXED:
+            raise node.error(f"the range from {first} to {last} by {by} has no end or is too long")
         return [constant(node.outputs[0], np.arange(first, last, by).astype(start.dtype))]
     known = [known_values(t) for t in (start, limit, delta)]
     steps = known[2]
@@ -171,14 +181,13 @@ def _range(node: Node) -> list[Tensor]:
     return [node.define((count,), start.dtype, Definition(axes, body))]
 
 
-def _only(tensor: Tensor) -> Expr:
-    """Return the only element of a tensor, which some exporters give as a vector."""
-    return operand(tensor, ()) if tensor.rank == 0 else tensor.at(*[0] * tensor.rank)
+def _first_element(x: Tensor) -> Expr:
+    return x.at(*(ZERO,) * x.rank) if x.rank else operand(x, ())
 
 
 def _late_range(node: Node) -> Tensor:
     """Return ``start + i * delta`` for as many ``i`` as fit before the limit."""
-    start, limit, delta = (_only(node.input(k)) for k in range(3))
+    start, limit, delta = (_first_element(node.input(k)) for k in range(3))
     dtype = start.dtype
     if DTYPES[dtype].is_float:
         wide = [cast(e, "float64") for e in (start, limit, delta)]

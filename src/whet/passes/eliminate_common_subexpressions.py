@@ -6,7 +6,7 @@ from collections.abc import Hashable
 
 import onnx_ir as ir
 
-from whet.graph.edit import bypass, constant_tensor
+from whet.graph.edit import begin_rewrite, bypass, constant_tensor
 
 _RANDOM = frozenset(
     {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike"}
@@ -42,6 +42,7 @@ def _merge_constants(graph: ir.Graph) -> int:
         key = (tensor.dtype, tuple(tensor.shape.numpy()), tensor.tobytes())
         first = seen.setdefault(key, value)
         if first is not value:
+            begin_rewrite(graph)
             value.replace_all_uses_with(first)
             del graph.initializers[value.name or ""]
             count += 1

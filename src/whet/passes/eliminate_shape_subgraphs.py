@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from whet.graph.edit import Names, add_initializer, ints, rank, scalar
+from whet.graph.edit import Names, add_initializer, begin_rewrite, ints, rank, scalar
 from whet.graph.match import Miss
 from whet.passes.fold_constants import shape_slice
 
@@ -75,6 +75,7 @@ def _dims_of(value: ir.Value | None) -> Dims:
 
 
 def _set_target(graph: ir.Graph, node: ir.Node, target: tuple[int, ...], names: Names) -> bool:
+    begin_rewrite(graph)
     name = names.fresh(f"{node.name}_target")
     node.replace_input_with(1, add_initializer(graph, np.array(target, np.int64), name))
     return True
@@ -91,6 +92,7 @@ def _to_constant(graph: ir.Graph, node: ir.Node, dims: Dims, names: Names) -> in
         array = array.reshape(())
     elif rank(output) != 1:
         return 0
+    begin_rewrite(graph)
     output.replace_all_uses_with(add_initializer(graph, array, names.fresh(f"{output.name}_dims")))
     return 1
 

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from whet.graph.edit import (
     Names,
     add_initializer,
+    begin_rewrite,
     constant,
     constant_tensor,
     inherit_sources,
@@ -45,6 +46,7 @@ def fold_constants(model: ir.Model, *, budget: Budget | None = None) -> int:
         if size > left:
             continue
         left -= size
+        begin_rewrite(graph)
         _substitute(graph, node, arrays, names)
         count += 1
     return count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from whet.graph.edit import constant, inherit_sources, ints, rank, single_user
+from whet.graph.edit import begin_rewrite, constant, inherit_sources, ints, rank, single_user
 from whet.graph.match import Miss
 
 
@@ -19,6 +19,7 @@ def fold_pad(model: ir.Model) -> int:
         if isinstance(found, Miss):
             continue
         reader, pads = found
+        begin_rewrite(model.graph)
         inherit_sources(reader, [pad, reader])
         reader.replace_input_with(0, pad.inputs[0])
         reader.attributes["pads"] = ir.AttrInt64s("pads", pads)

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from whet.graph.edit import (
     Names,
     add_initializer,
+    begin_rewrite,
     constant_array,
     constant_tensor,
     inherit_sources,
@@ -125,6 +126,7 @@ def _values(graph: ir.Graph) -> list[ir.Value]:
 
 
 def _merge(graph: ir.Graph, value: ir.Value, group: list[Product], names: Names) -> None:
+    begin_rewrite(graph)
     order = {node: i for i, node in enumerate(graph)}
     group = sorted(group, key=lambda p: order[p.nodes[0]])
     stem = group[0].nodes[0].name or "merged"

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from whet.graph.edit import Names, add_initializer, inherit_sources, make_node, owner, value_like
+from whet.graph.edit import (
+    Names,
+    add_initializer,
+    begin_rewrite,
+    inherit_sources,
+    make_node,
+    owner,
+    value_like,
+)
 from whet.graph.match import Miss
 
 _RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
@@ -47,6 +55,7 @@ def merged_target(node: ir.Node) -> tuple[ir.Value, tuple[int, ...]] | Miss:
 
 def _rewrite(node: ir.Node, source: ir.Value, target: tuple[int, ...], names: Names) -> None:
     graph, inner = owner(node), node.predecessors()[0]
+    begin_rewrite(graph)
     shape = add_initializer(graph, np.array(target, np.int64), names.fresh(f"{node.name}_target"))
     output = node.outputs[0]
     value = value_like(output, names.fresh(f"{output.name}_reshaped"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from whet.graph.edit import bypass, rank
+from whet.graph.edit import begin_rewrite, bypass, rank
 from whet.graph.match import Miss
 
 
@@ -19,6 +19,7 @@ def merge_transposes(model: ir.Model) -> int:
         if order == tuple(range(len(order))):
             count += bypass(node, node.outputs[0], source)
             continue
+        begin_rewrite(model.graph)
         node.replace_input_with(0, source)
         node.attributes["perm"] = ir.AttrInt64s("perm", order)
         count += 1

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from whet.errors import CompileError, OptionError, WhetError, nearest
+from whet.graph.edit import RewriteBudget
 from whet.graph.infer import infer_shapes
 from whet.graph.verify import find_fault
 from whet.limits import Budget
@@ -102,6 +103,16 @@ def pass_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys(entry.name for entry in (*CLEANUP, infer_entry(), *REWRITES)))
 
 
+def optional_passes(opt_level: int, switches: Mapping[str, bool | int]) -> tuple[str, ...]:
+    """Return the passes that would run and that compilation does not need, in their order."""
+    entries = {entry.name: entry for entry in (*CLEANUP, *REWRITES)}
+    return tuple(
+        name
+        for name, entry in entries.items()
+        if entry.level > 0 and switches.get(name, opt_level >= entry.level) is not False
+    )
+
+
 def infer_entry() -> PassEntry:
     """Return the entry of shape inference, which follows every clean-up that changed something."""
     return PassEntry(infer_shapes, 0)
@@ -111,7 +122,7 @@ def run_passes(
     model: ir.Model,
     *,
     opt_level: int,
-    switches: Mapping[str, bool] | None = None,
+    switches: Mapping[str, bool | int] | None = None,
     observe: Callable[[PassRecord], None] | None = None,
     budget: Budget | None = None,
 ) -> list[PassRecord]:
@@ -120,7 +131,8 @@ def run_passes(
     Args:
         model: as ``load_model`` returns it.
         opt_level: passes run from their own level on; see ``PassEntry``.
-        switches: passes by name that run, or do not, whatever the level.
+        switches: passes by name that run, or do not, whatever the level; a number lets a pass
+            make so many rewrites in all.
         observe: called after every pass, while the model is as the pass left it.
         budget: time and memory of the compilation, looked at before every pass.
 
@@ -138,7 +150,8 @@ def run_passes(
             raise OptionError(
                 f"there is no pass {name!r}", where="passes", hint=nearest(name, pass_names())
             )
-    run = _Run(model, opt_level, chosen, observe, budget or Budget())
+    limits = {name: n for name, n in chosen.items() if not isinstance(n, bool)}
+    run = _Run(model, opt_level, chosen, observe, budget or Budget(), left=limits)
     run.cleanup()
     if sum(run.once(entry) for entry in REWRITES):
         run.cleanup()
@@ -149,10 +162,11 @@ def run_passes(
 class _Run:
     model: ir.Model
     opt_level: int
-    switches: Mapping[str, bool]
+    switches: Mapping[str, bool | int]
     observe: Callable[[PassRecord], None] | None
     budget: Budget
     records: list[PassRecord] = field(default_factory=list)
+    left: dict[str, int] = field(default_factory=dict)
 
     def cleanup(self) -> None:
         for _ in range(MAX_ROUNDS):
@@ -162,13 +176,12 @@ class _Run:
             self.once(infer_entry())
 
     def once(self, entry: PassEntry) -> int:
-        if not self.switches.get(entry.name, self.opt_level >= entry.level):
+        if self.switches.get(entry.name, self.opt_level >= entry.level) is False:
             return 0
         start = time.perf_counter()
         try:
             self.budget.check("optimisation")
-            extra = {"budget": self.budget} if entry.budgeted else {}
-            rewrites = entry.run(self.model, **extra)
+            rewrites = self._limited(entry)
         except WhetError as error:
             error.where = f"{self._blame(entry)}{f', {error.where}' if error.where else ''}"
             raise
@@ -184,6 +197,17 @@ class _Run:
         if self.observe is not None:
             self.observe(record)
         return rewrites
+
+    def _limited(self, entry: PassEntry) -> int:
+        """Run a pass, with no more rewrites than it has left if they are limited."""
+        extra = {"budget": self.budget} if entry.budgeted else {}
+        left = self.left.get(entry.name)
+        if left is None:
+            return entry.run(self.model, **extra)
+        with RewriteBudget(self.model, left) as budget:
+            entry.run(self.model, **extra)
+        self.left[entry.name] = left - budget.spent
+        return budget.spent
 
     def _verify(self, entry: PassEntry, rewrites: int) -> None:
         fault = find_fault(self.model, typed=True) if rewrites else None

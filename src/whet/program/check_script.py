@@ -27,6 +27,17 @@ _MOST_SLOTS = 1 << 24
 _MOST_DEPTH = 64
 
 
+def is_held_type(kind: str) -> bool:
+    """Tell whether a type is that of a value that a script keeps, such as ``sequence(float32)``."""
+    inner = kind
+    for _ in range(_MOST_DEPTH):
+        outer, bracket, rest = inner.partition("(")
+        if not bracket or outer not in ("sequence", "optional") or not rest.endswith(")"):
+            break
+        inner = rest[:-1]
+    return inner in ("string", "?") or (inner != kind and inner in DTYPES)
+
+
 def script_problem(program: Program, weights: int) -> str:
     """Return what is wrong with the parts and the script of a program, or an empty text."""
     script = program.script

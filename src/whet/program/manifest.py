@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
+from whet.dtypes import numpy_dtype
 from whet.errors import ArtifactError
 from whet.index import Poly
-from whet.program.check_script import script_problem
+from whet.program.check_script import is_held_type, script_problem
 from whet.program.polynomials import from_json, to_json
 from whet.program.records import Buffer, BufferKind, Launch, Part, Program, TargetInfo, TensorSpec
 from whet.program.script import Script
@@ -290,7 +291,17 @@ def _name_problem(program: Program) -> str:
     ):
         if len(spec.shape) != len(axes):
             return f"the shape of {spec.name!r} has two ranks"
+        held = program.script is not None and is_held_type(spec.dtype)
+        if not held and not _is_type(spec.dtype):
+            return f"{spec.name!r} has the unknown type {spec.dtype!r}"
     return ""
+
+
+def _is_type(name: str) -> bool:
+    try:
+        return numpy_dtype(name).name == name
+    except (TypeError, AttributeError):
+        return False
 
 
 def _launch_problem(program: Program) -> str:

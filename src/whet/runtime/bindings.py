@@ -83,6 +83,9 @@ class Bindings:
         outputs = tuple(
             tuple(axis.evaluate(dims) for axis in axes) for axes in variant.output_shapes
         )
+        negative = [s for s in outputs if min(s, default=0) < 0]
+        if negative:
+            raise InputError(f"an output would have the shape {negative[0]}", hint="give more")
         zero = [name for name, value in dims.items() if value == 0]
         empty = bool(zero) and all(0 in shape for shape in outputs)
         if zero and not empty:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -15,9 +15,8 @@ import numpy.typing as npt
 
 from whet.errors import ArtifactError, InputError
 from whet.index import Poly
-from whet.program.container import Container, map_section, open_container, write_container
+from whet.program.container import open_container, read_section, write_container
 from whet.program.context import layout_of
-from whet.program.manifest import SectionRow
 from whet.program.records import (
     BufferKind,
     FusedGroup,
@@ -41,13 +40,12 @@ from whet.runtime.arrays import (
 )
 from whet.runtime.bindings import Bindings
 from whet.runtime.cpu import available_cpus, check_target, runs_here
-from whet.runtime.image import NativeCode, map_code, map_file_code
+from whet.runtime.image import NativeCode, map_code
 from whet.runtime.items import collect_items
+from whet.runtime.profile import ProfiledRuns, record_runs
+from whet.runtime.source import SourceFile, map_unread
 from whet.runtime.state import Binding, Engine, State
 from whet.runtime.walk import ScriptPlan, Walk
-
-WARM_RUNS = 2
-"""Runs of a profile; the last one counts, when the arena's pages have been touched."""
 
 _IDLE_STATES_KEPT = 8
 
@@ -82,8 +80,11 @@ class CompiledModel:
     be called: it can be inspected and saved, and running it is a ``TargetError``.
     """
 
-    def __init__(self, parts: Parts, code: NativeCode | None, threads: int) -> None:
+    def __init__(
+        self, parts: Parts, code: NativeCode | None, threads: int, source: SourceFile | None = None
+    ) -> None:
         program = parts.program
+        self._source = source
         self._parts = parts
         self._threads = threads
         self._plan = ScriptPlan(program, parts.weights) if program.script is not None else None
@@ -176,6 +177,7 @@ class CompiledModel:
             InputError: an array does not fit; the error names it.
             ShapeError: sizes that depend on data do not fit together.
             ResourceError: memory or threads ran out.
+            ArtifactError: the file that the model was loaded from was changed.
             TargetError: the code is for another machine.
         """
         engine = self._engine_here()
@@ -187,6 +189,8 @@ class CompiledModel:
         results = place_outputs(self._outputs, binding.output_shapes, outputs, arrays)
         if not binding.empty:
             self._execute(engine, binding, arrays, results)
+        if self._source is not None:
+            self._source.check()
         return {port.name: result for port, result in zip(self._outputs, results, strict=True)}
 
     def profile_run(self, inputs: Mapping[str, Any]) -> npt.NDArray[np.int64]:
@@ -197,20 +201,37 @@ class CompiledModel:
         Raises:
             TargetError: the code is for another machine.
         """
+        stamps: npt.NDArray[np.int64] = self.profile_runs(inputs, 1).stamps[0]
+        return stamps
+
+    def profile_runs(self, inputs: Mapping[str, Any], runs: int) -> ProfiledRuns:
+        """Run in turn without and with time stamps, ``runs`` times each, after warming up.
+
+        Raises:
+            InputError: an array does not fit; the error names it.
+            TargetError: the code is for another machine.
+        """
         engine = self._engine_here()
-        if self._plan is not None:
-            return self._profile_script(self._plan, engine, inputs)
-        arrays = collect_inputs(self._inputs, inputs)
+        state = State(engine)
+        work: Callable[[], object]
+        if self._plan is None:
+            work = partial(self._run_bound, state, collect_inputs(self._inputs, inputs))
+        else:
+            items = collect_items(self._inputs, inputs)
+            work = partial(self._walk, self._plan, state, items, {})
+        shape = (self._threads, len(self.program.launches), 2)
+        return record_runs(state, work, runs, shape)
+
+    def _run_bound(self, state: State, arrays: list[Array]) -> None:
         binding = self._whole().bind(tuple([array.shape for array in arrays]))
         results = place_outputs(self._outputs, binding.output_shapes, None, arrays)
-        shape = (self._threads, len(self.program.launches), 2)
-        state = State(engine)
-        stamps = state.profile(on=True)
-        if stamps is None or binding.empty:
-            return np.zeros(shape, np.int64)
-        for _ in range(WARM_RUNS):
+        if not binding.empty:
             self._run_state(state, binding, arrays, results)
-        return np.array(stamps, np.int64).reshape(shape)
+
+    def _walk(
+        self, plan: ScriptPlan, state: State, items: list[Any], own: Mapping[int, Array]
+    ) -> list[Any]:
+        return Walk(plan, state, self._script_dims(items), own).run(items)
 
     def _run_script(
         self,
@@ -220,13 +241,12 @@ class CompiledModel:
         outputs: Mapping[str, Any] | None,
     ) -> dict[str, Array]:
         items = collect_items(self._inputs, inputs)
-        dims = self._script_dims(items)
         given = check_given(self._outputs, outputs, [a for a in items if isinstance(a, np.ndarray)])
         slots = zip(self._outputs, plan.script.main.outputs, strict=True)
         own = {slot: given[port.name] for port, slot in slots if port.name in given}
         state = self._take_state(engine)
         try:
-            results = Walk(plan, state, dims, own).run(items)
+            results = self._walk(plan, state, items, own)
         finally:
             self._return_state(state)
         return settle_outputs(self._outputs, results, given, items)
@@ -237,23 +257,14 @@ class CompiledModel:
         ports, shapes = [p for p, _ in pairs], [a.shape for _, a in pairs]
         return bind_dims(ports, self._dims, shapes)
 
-    def _profile_script(
-        self, plan: ScriptPlan, engine: Engine, inputs: Mapping[str, Any]
-    ) -> npt.NDArray[np.int64]:
-        items = collect_items(self._inputs, inputs)
-        state = State(engine)
-        stamps = state.profile(on=True)
-        for _ in range(WARM_RUNS if stamps is not None else 0):
-            Walk(plan, state, self._script_dims(items), {}).run(items)
-        shape = (self._threads, len(self.program.launches), 2)
-        return np.zeros(shape, np.int64) if stamps is None else np.array(stamps).reshape(shape)
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a ``.whet`` file, whole or not at all.
 
         Raises:
-            ArtifactError: the file cannot be written.
+            ArtifactError: the file cannot be written, or the one loaded was changed.
         """
+        if self._source is not None:
+            self._source.check()
         parts = self._parts
         write_container(
             path,
@@ -326,7 +337,8 @@ def load(
 ) -> CompiledModel:
     """Load a ``.whet`` file. It holds machine code: load only what you trust.
 
-    Code and weights are mapped from the file, not copied.
+    Weights are mapped from the file, not copied. A file that is cut or overwritten while the model
+    is in use makes its next run an error.
 
     Args:
         path: the file.
@@ -342,19 +354,21 @@ def load(
         if not runs and not foreign:
             check_target(container.program.target)
         symbols = container.manifest.symbols
-        weights = _map_unread(container, container.sections["weights"])
-        graph = _map_graph(container)
-        _, image = map_section(container, container.sections["code"])
-        code = _map_from_file(container, container.sections["code"], symbols) if runs else None
+        mapped = [map_unread(container, row) for row in container.sections.values()
+                  if row.name != "code"]  # fmt: skip
+        image = read_section(container, container.sections["code"])
+        code = map_code(image, symbols) if runs else None
+    views = {section.row.name: section.view for section in mapped}
     parts = Parts(
         program=container.program,
         code=code.view if code else image,
         symbols=symbols,
-        weights=np.frombuffer(weights, np.uint8),
-        graph=graph,
+        weights=np.frombuffer(views["weights"], np.uint8),
+        graph=views.get("graph"),
         metadata=container.manifest.metadata,
     )
-    return CompiledModel(parts, code, thread_count(parts.program, threads))
+    source = SourceFile(os.fspath(path), tuple(mapped))
+    return CompiledModel(parts, code, thread_count(parts.program, threads), source)
 
 
 def _make_engine(parts: Parts, code: NativeCode, threads: int) -> Engine:
@@ -370,29 +384,6 @@ def _make_engine(parts: Parts, code: NativeCode, threads: int) -> Engine:
         scratch_bytes=program.scratch_bytes,
         threads=threads,
     )
-
-
-def _map_graph(container: Container) -> memoryview | None:
-    row = container.sections.get("graph")
-    return None if row is None else _map_unread(container, row)
-
-
-def _map_unread(container: Container, row: SectionRow) -> memoryview:
-    """Return a section's checked bytes; they leave memory until somebody reads them.
-
-    What a run never touches, such as most rows of an embedding, then takes no memory.
-    """
-    mapping, view = map_section(container, row)
-    if mapping is not None:
-        mapping.madvise(mmap.MADV_DONTNEED)
-    return view
-
-
-def _map_from_file(container: Container, row: SectionRow, symbols: Mapping[str, int]) -> NativeCode:
-    try:
-        return map_file_code(container.handle, row.offset, row.size, symbols)
-    except PermissionError:  # a file system mounted noexec: the same bytes from memory
-        return map_code(os.pread(container.handle, row.size, row.offset), symbols)
 
 
 def _aligned(weights: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -123,13 +123,17 @@ class State:
         """Switch time stamps on or off; return where they appear: begin and end in ns.
 
         The order is thread, launch, (begin, end); zeros mean that a thread had no part in a launch.
+        The memory stays where it is once it is there, as a thread may still be writing.
         """
         slots = profile_slots(self._engine.layout.launches, self._engine.threads)
-        self._profile = allocate(slots * context.SLOT) if on and slots else None
-        address = buffer_address(self._profile) if self._profile else 0
-        self.slots[context.PROFILE // context.SLOT] = address
-        if self._profile is None:
+        wanted = on and slots > 0
+        if wanted and self._profile is None:
+            self._profile = allocate(slots * context.SLOT)
+        if not wanted or self._profile is None:
+            self.slots[context.PROFILE // context.SLOT] = 0
             return None
+        self._profile[:] = bytes(len(self._profile))
+        self.slots[context.PROFILE // context.SLOT] = buffer_address(self._profile)
         return memoryview(self._profile).cast("q")[:slots]
 
     def _start_helpers(self) -> None:

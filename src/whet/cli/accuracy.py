@@ -1,0 +1,110 @@
+"""What the commands about accuracy share: the model, its inputs, golden outputs and limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from whet.cli import arrays
+from whet.cli.opening import Array
+from whet.cli.parameters import compiler_options, dim_option, parse_dims, read_options
+
+if TYPE_CHECKING:
+    import onnx
+
+    from whet.measure.accuracy.limits import Limits
+    from whet.measure.accuracy.recipe import Recipe
+    from whet.measure.accuracy.reference import Golden
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--input", "sources", multiple=True, default=("random",), metavar="SOURCE",
+                 help="As for whet run; random if not given."),
+    click.option("--golden", type=click.Path(path_type=Path), metavar="F",
+                 help="A .npz or .npy file of right outputs, instead of a reference."),
+    click.option("--reference", type=click.Choice(["auto", "ort", "onnx"]), default="auto",
+                 show_default=True,
+                 help="Who computes right outputs; auto takes ONNX Runtime where it can."),
+    click.option("--threshold", "thresholds", multiple=True, metavar="METRIC=NUMBER",
+                 help="A limit instead of the defaults, or a set: ascend, exact; may be repeated."),
+    dim_option,
+    compiler_options,
+)  # fmt: skip
+
+
+def accuracy_options(function: Decorated) -> Decorated:
+    """Add the options that say what is compared with what; ``read_case`` takes them."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model, inputs, and what is right.
+
+    Attributes:
+        path: the ONNX file.
+        model: its content.
+        feeds: an array for each input.
+        recipe: how to compile.
+        reference: who computes golden values.
+        golden: golden outputs from a file, if given.
+        limits: limits by metric, if given.
+    """
+
+    path: Path
+    model: onnx.ModelProto
+    feeds: Mapping[str, Array]
+    recipe: Recipe
+    reference: str
+    golden: Mapping[str, Array] | None
+    limits: Limits | None
+
+
+def read_case(path: Path, values: Mapping[str, Any]) -> Case:
+    """Read a model and what the options of ``accuracy_options`` name.
+
+    Raises:
+        WhetError: a file cannot be read, or an option is not valid.
+    """
+    from whet.measure.accuracy.graphs import input_specs, read_proto
+    from whet.measure.accuracy.limits import parse_limits
+    from whet.measure.accuracy.recipe import Recipe
+
+    shapes, options = read_options(values)
+    limits = parse_limits(values["thresholds"])
+    model = read_proto(path)
+    specs = input_specs(model, shapes)
+    feeds = arrays.read_inputs(values["sources"], specs, parse_dims(values["dims"]))
+    golden = None
+    if values["golden"] is not None:
+        loaded = arrays.load_arrays(values["golden"])
+        golden = loaded if isinstance(loaded, dict) else {model.graph.output[0].name: loaded}
+    return Case(
+        path=path,
+        model=model,
+        feeds=feeds,
+        recipe=Recipe(options, shapes),
+        reference=values["reference"],
+        golden=golden,
+        limits=limits,
+    )
+
+
+def golden_of(case: Case) -> Golden:
+    """Return the right outputs: those of the file, or what the reference computes.
+
+    Raises:
+        UnsupportedError: the reference cannot run the model.
+    """
+    from whet.measure.accuracy.reference import Golden, run_golden
+
+    if case.golden is not None:
+        return Golden(source="a file", values=dict(case.golden))
+    return run_golden(case.model, case.feeds, case.reference)

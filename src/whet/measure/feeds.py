@@ -1,0 +1,47 @@
+"""Inputs to measure with: random arrays that fit what a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from whet.dtypes import numpy_dtype
+from whet.errors import InputError
+from whet.program.records import TensorSpec
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def random_inputs(
+    specs: Sequence[TensorSpec], dims: Mapping[str, int], *, seed: int
+) -> dict[str, Array]:
+    """Make inputs from a seed: normal floats, and integers of 0 or 1, which are valid anywhere.
+
+    Raises:
+        InputError: a dimension is known at run time only and ``dims`` does not give it.
+    """
+    generator = np.random.default_rng(seed)
+    arrays: dict[str, Array] = {}
+    for spec in specs:
+        shape = tuple(_resolve(dim, spec, dims) for dim in spec.shape)
+        dtype = numpy_dtype(spec.dtype)
+        values: Array = (
+            generator.integers(0, 2, shape)
+            if dtype.kind in "biu"
+            else generator.standard_normal(shape, dtype=np.float32)
+        )
+        arrays[spec.name] = np.asarray(values).astype(dtype)
+    return arrays
+
+
+def _resolve(dim: int | str, spec: TensorSpec, dims: Mapping[str, int]) -> int:
+    """Return a dimension as a number."""
+    if isinstance(dim, int):
+        return dim
+    if dim not in dims:
+        raise InputError(
+            f"the dimension {dim!r} has no value", where=spec.name, hint=f"give --dim {dim}=1"
+        )
+    return dims[dim]
