@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,24 +19,28 @@ from whet.codegen.compile import compile_program
 from whet.codegen.link import Image
 from whet.codegen.targets import resolve_target
 from whet.dump import Dump
-from whet.errors import OptionError
+from whet.errors import OptionError, UnsupportedError
+from whet.frontend.buckets import split_buckets
 from whet.frontend.load import check_files, load_model
 from whet.frontend.read import read_file
 from whet.graph.infer import light_proto
 from whet.limits import Budget
 from whet.lower.assemble import Assembled, assemble
 from whet.lower.assemble_script import assemble_script
-from whet.lower.lower import LoweredScript, lower_model
+from whet.lower.assemble_variants import Build, assemble_variants
+from whet.lower.lower import Lowered, LoweredScript, lower_model
 from whet.ops.table import op_table
 from whet.options import Options
 from whet.passes.pipeline import run_passes
 from whet.program.container import digest
+from whet.program.placement import Place, script_placements
 from whet.runtime.model import CompiledModel, Parts, from_memory
 from whet.settings import Settings, read_settings
 from whet.target import Target
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
-Shapes = Mapping[str, tuple[int | str, ...]]
+Shape = Sequence[int | str]
+Shapes = Mapping[str, Shape | Sequence[Shape]]
 Progress = Callable[[str, int, int], None]
 
 GRAPH_WEIGHT_BYTES = 1024
@@ -55,7 +59,9 @@ def compile(  # noqa: A001 - the public name
 
     Args:
         source: path of an ONNX file, its bytes, a ``ModelProto`` or an ``onnx_ir.Model``.
-        shapes: shapes by input name; integers fix a dimension, names leave it to run time.
+        shapes: shapes by input name; integers fix a dimension, names leave it to run time. A list
+            of shapes gives each a program of its own, which runs inputs of just that shape;
+            others take the program for any shape. All share one copy of equal weights.
         options: how to compile; see ``Options``.
         progress: called as ``progress(stage, done, total)``; the stages are load, optimise, lower,
             pack and compile.
@@ -78,11 +84,13 @@ def compile(  # noqa: A001 - the public name
     target = resolve_target(chosen.target)
     tell("load", 0, 1)
     facts = _facts(source, shapes, chosen)
-    model = load_model(source, shapes=shapes, limits=chosen.limits)
+    base, buckets = split_buckets(shapes)
+    model = load_model(source, shapes=base, limits=chosen.limits)
     tell("load", 1, 1)
+    others = [load_model(source, shapes=bucket, limits=chosen.limits) for bucket in buckets]
     tell = _checking(tell, budget)
     observers = _Observers(tell, dump, budget, expose)
-    assembled, graph = _translate(model, chosen, target, observers)
+    assembled, graph = _translate([model, *others], chosen, target, observers)
     image = _generate(assembled, target, chosen, settings, tell)
     parts = Parts(
         program=assembled.program,
@@ -127,39 +135,80 @@ def _checking(tell: Progress, budget: Budget) -> Progress:
 
 
 def _translate(
-    model: ir.Model, options: Options, target: Target, observers: _Observers
+    models: list[ir.Model], options: Options, target: Target, observers: _Observers
 ) -> tuple[Assembled, bytes]:
-    """Return the program of a model and its optimised graph; the model's weights are let go."""
-    tell, dump = observers.tell, observers.dump
-    tell("optimise", 0, 1)
-    if dump:
-        dump.graph("loaded", model)
-    run_passes(
-        model,
-        opt_level=options.opt_level,
-        switches=options.passes,
-        observe=dump.observer(model) if dump else None,
-        budget=observers.budget,
-    )
-    tell("optimise", 1, 1)
-    level, threads = options.opt_level, options.thread_count
-    tell("lower", 0, 1)
-    expose = frozenset(observers.expose)
-    lowered = lower_model(model, op_table(), target, level=level, threads=threads, expose=expose)
-    tell("lower", 1, 1)
-    graph = light_proto(model, GRAPH_WEIGHT_BYTES).SerializeToString(deterministic=True)
+    """Return the program of a model and its optimised graph; the model's weights are let go.
+
+    All but the first of the models are the same one with other shapes.
+    """
+    tell, dump, count = observers.tell, observers.dump, len(models)
+    lowered: list[Lowered | LoweredScript] = []
+    for done, model in enumerate(models):
+        tell("optimise", done, count)
+        observed = dump if done == 0 else None
+        if observed:
+            observed.graph("loaded", model)
+        run_passes(
+            model,
+            opt_level=options.opt_level,
+            switches=options.passes,
+            observe=observed.observer(model) if observed else None,
+            budget=observers.budget,
+        )
+        tell("optimise", done + 1, count)
+        tell("lower", done, count)
+        lowered.append(_lowered(model, options, target, frozenset(observers.expose)))
+        tell("lower", done + 1, count)
+    graph = light_proto(models[0], GRAPH_WEIGHT_BYTES).SerializeToString(deterministic=True)
     tell("pack", 0, 1)
-    if isinstance(lowered, LoweredScript):
-        assembled = assemble_script(lowered, target, threads=threads, reuse=level >= 1)
-    else:
-        assembled = assemble(lowered, target, threads=threads, reuse=level >= 1)
-    check_files(model)
-    for value in model.graph.initializers.values():
+    assembled = _assembled(lowered, options, target)
+    for model in models:
+        check_files(model)
+    for value in (v for model in models for v in model.graph.initializers.values()):
         value.const_value = None  # nodes and values refer to each other: they are freed later
     tell("pack", 1, 1)
     if dump:
         dump.program(assembled.program, assembled.kernels, target, graph)
     return assembled, graph
+
+
+def _lowered(
+    model: ir.Model, options: Options, target: Target, expose: frozenset[str]
+) -> Lowered | LoweredScript:
+    level, threads = options.opt_level, options.thread_count
+    return lower_model(model, op_table(), target, level=level, threads=threads, expose=expose)
+
+
+def _assembled(
+    lowered: list[Lowered | LoweredScript], options: Options, target: Target
+) -> Assembled:
+    threads, reuse = options.thread_count, options.opt_level >= 1
+    first = lowered[0]
+    if isinstance(first, LoweredScript):
+        if not options.host_ops:
+            _refuse_host(first)
+        if len(lowered) > 1:
+            raise UnsupportedError(
+                "a model with control flow or sizes from data has no buckets",
+                where="shapes",
+                hint="give one shape for each input",
+            )
+        return assemble_script(first, target, threads=threads, reuse=reuse)
+    if len(lowered) == 1:
+        return assemble(first, target, threads=threads, reuse=reuse)
+    others = [other for other in lowered[1:] if isinstance(other, Lowered)]
+    return assemble_variants(first, others, Build(target, threads, reuse))
+
+
+def _refuse_host(lowered: LoweredScript) -> None:
+    rows = [p for p in script_placements(lowered.cut.main) if p.place is Place.HOST]
+    if rows:
+        listed = ", ".join(f"{row.ops[0]} at {row.nodes[0]}" for row in rows)
+        raise UnsupportedError(
+            f"the model needs functions of the host: {listed}",
+            where="host_ops",
+            hint="allow them, or compute these parts before or after the model",
+        )
 
 
 def _generate(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pprint import pformat
+from typing import Any
 
 import msgspec
 import onnx
@@ -60,7 +61,7 @@ class Dump:
         self,
         parent: Path,
         source: str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model,
-        shapes: Mapping[str, tuple[int | str, ...]] | None,
+        shapes: Mapping[str, Any] | None,
         options: Options,
     ) -> None:
         with _writing(parent):

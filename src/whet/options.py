@@ -28,6 +28,8 @@ class Options:
         target: ``"host"`` or ``"<triple>:<cpu>"``, such as ``"aarch64-linux-gnu:neoverse-n1"``.
         cache_dir: where compiled kernels are kept; ``None`` takes the user's cache directory,
             ``""`` keeps nothing.
+        host_ops: whether operators that are no arithmetic, such as those on texts, may run as
+            functions of the runtime; else a model with any is refused.
         limits: how much a model and its compilation may take before they are refused; a mapping
             of names to numbers becomes a ``Limits``.
     """
@@ -40,6 +42,7 @@ class Options:
     target: str = "host"
     cache_dir: str | os.PathLike[str] | None = None
     limits: Limits = field(default_factory=Limits)
+    host_ops: bool = True
 
     def __post_init__(self) -> None:
         """Reject values that no compilation could honour."""
@@ -56,6 +59,8 @@ class Options:
             )
         if not isinstance(self.target, str) or not self.target:
             raise OptionError(f"target is {self.target!r}", hint='give "host" or "<triple>:<cpu>"')
+        if not isinstance(self.host_ops, bool):
+            raise OptionError(f"host_ops is {self.host_ops!r}", hint="give true or false")
         if isinstance(self.limits, Mapping):
             object.__setattr__(self, "limits", limits_from_dict(self.limits))
         if not isinstance(self.limits, Limits):

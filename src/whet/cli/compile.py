@@ -8,8 +8,17 @@ from typing import Any
 import click
 
 from whet.cli import output, report
+from whet.cli.buckets import bucket_shapes
+from whet.cli.graph_facts import read_graph_facts
 from whet.cli.opening import COMPILED_SUFFIX, compile_file
-from whet.cli.parameters import compiler_options, json_option, read_options
+from whet.cli.parameters import (
+    bucket_options,
+    compiler_options,
+    json_option,
+    parse_batches,
+    parse_images,
+    read_options,
+)
 
 
 @click.command("compile")
@@ -21,6 +30,8 @@ from whet.cli.parameters import compiler_options, json_option, read_options
     type=click.Path(path_type=Path),
     help="Compiled file; MODEL's name with .whet, in the current folder, if not given.",
 )
+@bucket_options[0]
+@bucket_options[1]
 @compiler_options
 @json_option
 def command(model: Path, target_file: Path | None, as_json: bool, **compiler: Any) -> None:
@@ -28,7 +39,11 @@ def command(model: Path, target_file: Path | None, as_json: bool, **compiler: An
 
     Example: whet compile m.onnx -o m.whet --shape input:1,3,224,224 --threads 2
     """
-    shapes, options = read_options(compiler)
+    given, options = read_options(compiler)
+    batches = parse_batches(compiler["dynamic_batch"])
+    images = parse_images(compiler["dynamic_image"])
+    inputs = read_graph_facts(model).inputs if batches or images else ()
+    shapes = bucket_shapes(inputs, given, batches, images)
     destination = target_file or Path(model.stem + COMPILED_SUFFIX)
     output.check_writable(destination)
     compiled = compile_file(model, shapes, options)

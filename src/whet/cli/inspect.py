@@ -36,6 +36,7 @@ def command(model: Path, compiled: bool, as_json: bool, **compiler: Any) -> None
             report.print_origin(console, opened.metadata)
             console.print()
             report.print_groups(console, opened.stats.groups)
+            report.print_placement(console, opened.program)
     if as_json:
         facts |= {"file_bytes": model.stat().st_size}
         output.print_json(facts, schema="whet.inspect.1")

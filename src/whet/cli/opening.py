@@ -54,7 +54,7 @@ def is_compiled(path: Path) -> bool:
     return path.suffix == COMPILED_SUFFIX
 
 
-def compile_file(path: Path, shapes: Shapes | None, options: Options) -> CompiledModel:
+def compile_file(path: Path, shapes: Mapping[str, Any] | None, options: Options) -> CompiledModel:
     """Compile an ONNX file, with a progress bar."""
     with ProgressBar() as progress:
         compiled: CompiledModel = whet.compile(

@@ -96,6 +96,8 @@ _COMPILER_OPTIONS = (
                  help="host, or an LLVM triple and CPU, such as aarch64-linux-gnu:neoverse-n1."),
     click.option("--cache-dir", default=None, metavar="DIR",
                  help="Where compiled kernels are kept; an empty text keeps none."),
+    click.option("--host-ops/--no-host-ops", default=True, show_default=True,
+                 help="Whether operators such as those on texts may run outside native code."),
     click.option("--limit", "limits", multiple=True, metavar="NAME=N",
                  help="Raise or lower a limit, such as nodes=500000; may be repeated."),
 )  # fmt: skip
@@ -116,11 +118,34 @@ def read_options(values: Mapping[str, Any]) -> tuple[Shapes | None, Options]:
         passes=parse_switches(values["passes"]),
         target=values["target"],
         cache_dir=values["cache_dir"],
+        host_ops=values["host_ops"],
         limits=limits_from_dict(parse_limits(values["limits"])),
     )
     return parse_shapes(values["shapes"]), options
 
 
+def parse_batches(text: str | None) -> tuple[int, ...]:
+    """Read ``--dynamic-batch 1,8,16``."""
+    parts = [part.strip() for part in text.split(",")] if text else []
+    if not all(part.isdigit() and int(part) for part in parts):
+        raise click.BadParameter(f"{text!r} is not N,N,…", param_hint="'--dynamic-batch'")
+    return tuple(int(part) for part in parts)
+
+
+def parse_images(text: str | None) -> tuple[tuple[int, int], ...]:
+    """Read ``--dynamic-image 224x224,448x448``: heights and widths."""
+    sizes = [part.strip().partition("x") for part in text.split(",")] if text else []
+    if not all(height.isdigit() and width.isdigit() for height, _, width in sizes):
+        raise click.BadParameter(f"{text!r} is not HxW,HxW,…", param_hint="'--dynamic-image'")
+    return tuple((int(height), int(width)) for height, _, width in sizes)
+
+
+bucket_options = (
+    click.option("--dynamic-batch", default=None, metavar="N,N,…",
+                 help="Make a program of its own for each of these batch sizes."),
+    click.option("--dynamic-image", default=None, metavar="HxW,HxW,…",
+                 help="Make a program of its own for each of these image sizes."),
+)  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
 dim_option = click.option("--dim", "dims", multiple=True, metavar="NAME=N",
                           help="Value of a dimension known at run time only.")  # fmt: skip

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from whet.cli import output
 from whet.cli.opening import CompiledModel
-from whet.program.records import FusedGroup, Stats, TensorSpec
+from whet.program.placement import Place, placements
+from whet.program.records import FusedGroup, Program, Stats, TensorSpec
 
 
 def specs_as_json(specs: Iterable[TensorSpec]) -> list[dict[str, Any]]:
@@ -26,6 +27,7 @@ def stats_as_json(stats: Stats) -> dict[str, Any]:
         "arena_bytes": stats.arena_bytes,
         "weight_bytes": stats.weight_bytes,
         "code_bytes": stats.code_bytes,
+        "programs": list(stats.programs),
         "compile_s": round(stats.compile_s, 3),
         "groups": [
             {"kernel": g.kernel, "ops": list(g.ops), "nodes": list(g.nodes)} for g in stats.groups
@@ -47,6 +49,10 @@ def model_as_json(model: CompiledModel) -> dict[str, Any]:
         "outputs": specs_as_json(model.outputs),
         "stats": stats_as_json(model.stats),
         "metadata": dict(model.metadata),
+        "placement": [
+            {"place": str(p.place), "ops": list(p.ops), "nodes": list(p.nodes)}
+            for p in placements(model.program)
+        ],
     }
 
 
@@ -73,6 +79,8 @@ def print_model(console: Console, model: CompiledModel) -> None:
         "intermediate results": output.format_bytes(stats.arena_bytes),
         "machine code": output.format_bytes(stats.code_bytes),
     }
+    if len(stats.programs) > 1:
+        figures["programs"] = "; ".join(stats.programs)
     if stats.compile_s:
         figures["compiled in"] = f"{stats.compile_s:.2f} s"
     for name, value in figures.items():
@@ -99,6 +107,22 @@ def print_groups(console: Console, groups: Iterable[FusedGroup]) -> None:
     for group in groups:
         ops, nodes = " + ".join(group.ops), ", ".join(group.nodes)
         console.print(f"{group.kernel:<28}{ops:<44}{nodes}", markup=False, soft_wrap=True)
+
+
+def print_placement(console: Console, program: Program) -> None:
+    """Print what runs in native code, in the script and on the host, if not all is native."""
+    if program.script is None:
+        return
+    counts: dict[Place, dict[str, list[str]]] = {place: {} for place in Place}
+    for row in placements(program):
+        for op in row.ops:
+            counts[row.place].setdefault(op, []).extend(row.nodes)
+    rows = (
+        (str(place), op, ", ".join(dict.fromkeys(nodes)))
+        for place, ops in counts.items()
+        for op, nodes in sorted(ops.items())
+    )
+    console.print(output.table(("runs in", "operator", "nodes"), rows))
 
 
 def summarise_groups(groups: Iterable[FusedGroup]) -> list[tuple[str, int]]:

@@ -50,6 +50,8 @@ def bind_shapes(model: ir.Model, shapes: Mapping[str, tuple[Dim, ...]]) -> None:
 def _name_open_dims(model: ir.Model) -> None:
     """Name the open dims of inputs that have no name; some exporters write -1 for them."""
     for value in model.graph.inputs:
+        if isinstance(value.type, ir.SequenceType | ir.OptionalType):
+            continue
         if value.shape is None:
             raise ShapeError(
                 "the shape is unknown",

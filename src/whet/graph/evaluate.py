@@ -25,7 +25,7 @@ _SMALL_INPUT_BYTES = 1 << 16
 
 _NOT_CONSTANT = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
-    | {"RandomUniformLike", "ImageDecoder"}
+    | {"RandomUniformLike", "ImageDecoder", "SequenceConstruct", "SplitToSequence", "Optional"}
 )
 
 _VECTORISED = frozenset({

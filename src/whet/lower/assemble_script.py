@@ -102,7 +102,10 @@ def _type_name(item: Form | Held | None) -> str:
     """Return a type such as ``sequence(float32)``."""
     if item is None:
         return "?"
-    return item.dtype if isinstance(item, Form) else f"{item.kind}({_type_name(item.element)})"
+    if isinstance(item, Form):
+        return item.dtype
+    inner = _type_name(item.element)
+    return inner if item.kind == "text" else f"{item.kind}({inner})"
 
 
 def _shape(item: Item) -> tuple[Poly, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,15 @@ from whet.index import Dim, Poly, as_poly, var
 from whet.kernel.tensor import Tensor
 from whet.lower.control import CONTROLS
 from whet.lower.equations import Equations, collect_tensors
-from whet.lower.outline import Held, Item, Outline
-from whet.lower.scope import OpTable, Scope, Site
+from whet.lower.outline import Form, Held, Item, Outline
+from whet.lower.scope import OpTable, Scope, Site, UnloweredError
+from whet.lower.sequences import SEQUENCES, held_form, shape_of
+from whet.lower.texts import TEXT_FORMS, TEXTS, is_text, text_constant
 from whet.ops.late import DimNames
 from whet.ops.node import Node, constant
+
+STEPS = MappingProxyType({**CONTROLS, **SEQUENCES, **TEXTS})
+"""Operators that are steps of the script, by name."""
 
 
 def build_equations(model: ir.Model, table: OpTable) -> Equations:
@@ -72,7 +78,11 @@ def _initializers(graph: ir.Graph, scope: Scope) -> set[ir.Value]:
     found: set[ir.Value] = set()
     for name, value in graph.initializers.items():
         if value.const_value is not None:
-            scope.items[value] = constant(name, _array(value.const_value))
+            array = _array(value.const_value)
+            texts = value.const_value.dtype == ir.DataType.STRING
+            scope.items[value] = (
+                text_constant(scope, name, array) if texts else constant(name, array)
+            )
             found.add(value)
     return found
 
@@ -105,6 +115,8 @@ def lower_nodes(graph: ir.Graph, scope: Scope) -> None:
             continue
         try:
             made = _lower(node, scope)
+        except UnloweredError:
+            continue
         except UnsupportedError as error:
             problems.append(error)
             continue
@@ -145,9 +157,14 @@ def _absent(value: ir.Value) -> UnsupportedError:
 
 
 def _lower(node: ir.Node, scope: Scope) -> Sequence[Item]:
-    control = CONTROLS.get(node.op_type) if _domain(node) == "" else None
+    control = STEPS.get(node.op_type) if _domain(node) == "" else None
     items = tuple(None if v is None else scope.item(v) for v in node.inputs)
     name = node.name or f"{node.op_type}:{node.outputs[0].name}"
+    if _domain(node) == "" and isinstance(items[0] if items else None, Held):
+        if node.op_type == "Identity":
+            return [scope.item(v) for v in node.inputs if v is not None]
+        if is_text(items[0]):
+            control = TEXT_FORMS.get(node.op_type, control)
     if control is not None:
         return control(Site(node, name, items, scope, lower_body))
     view = Node(
@@ -200,7 +217,13 @@ def _array(tensor: Any) -> np.ndarray:
     return np.asarray(tensor.numpy())
 
 
-def _input(value: ir.Value) -> Tensor:
+def _input(value: ir.Value) -> Item:
+    if isinstance(value.type, ir.SequenceType | ir.OptionalType):
+        held = held_form(value.type, value.shape)
+        assert isinstance(held, Held), "a sequence or an optional is held"
+        return Held(str(value.name), held.kind, held.element)
+    if value.dtype == ir.DataType.STRING:
+        return Held(str(value.name), "text", Form("string", shape_of(value.shape)))
     assert value.dtype is not None and value.shape is not None, "inputs are typed by the frontend"
     return Tensor(str(value.name), _shape(value.shape), _dtype_name(value.dtype))
 
@@ -219,22 +242,9 @@ def check_supported(model: ir.Model, table: OpTable) -> None:
     Raises:
         UnsupportedError: some have none; all are listed.
     """
-    problems: dict[str, int] = {}
-    for node in model.graph.all_nodes():
-        if _domain(node) == "" and node.op_type in CONTROLS:
-            continue
-        if (_domain(node), node.op_type) not in table:
-            label = f"operator {node.op_type}" + (f" of {node.domain}" if node.domain else "")
-            problems[label] = problems.get(label, 0) + 1
-        for value in node.outputs:
-            if value.dtype is not None and _dtype_name(value.dtype) not in DTYPES:
-                label = f"type {value.dtype.name.lower()} of {node.op_type}"
-                problems[label] = problems.get(label, 0) + 1
-    for value in model.graph.inputs:
-        if value.dtype is None or value.shape is None:
-            problems[f"input {value.name} of unknown type"] = 1
-        elif _dtype_name(value.dtype) not in DTYPES:
-            problems[f"type {value.dtype.name.lower()} of input {value.name}"] = 1
+    labels = [label for node in model.graph.all_nodes() for label in _node_problems(node, table)]
+    problems = {label: labels.count(label) for label in sorted(set(labels))}
+    problems |= {label: 1 for value in model.graph.inputs for label in _input_problems(value)}
     if problems:
         listed = ", ".join(f"{label} ({count}x)" for label, count in sorted(problems.items()))
         raise UnsupportedError(
@@ -242,3 +252,27 @@ def check_supported(model: ir.Model, table: OpTable) -> None:
             where=model.graph.name,
             hint="export the model without these parts, and compute them before or after it",
         )
+
+
+def _node_problems(node: ir.Node, table: OpTable) -> Iterator[str]:
+    own = _domain(node) == ""
+    if own and node.op_type in STEPS:
+        return
+    if (_domain(node), node.op_type) not in table:
+        yield f"operator {node.op_type}" + (f" of {node.domain}" if node.domain else "")
+    texts = own and (node.op_type in TEXT_FORMS or node.op_type == "Identity")
+    for value in node.outputs:
+        kind = value.dtype if isinstance(value.type, ir.TensorType) else None
+        if kind is None or (texts and kind == ir.DataType.STRING):
+            continue
+        if _dtype_name(kind) not in DTYPES:
+            yield f"type {kind.name.lower()} of {node.op_type}"
+
+
+def _input_problems(value: ir.Value) -> Iterator[str]:
+    if isinstance(value.type, ir.SequenceType | ir.OptionalType):
+        return
+    if value.dtype is None or value.shape is None:
+        yield f"input {value.name} of unknown type"
+    elif value.dtype != ir.DataType.STRING and _dtype_name(value.dtype) not in DTYPES:
+        yield f"type {value.dtype.name.lower()} of input {value.name}"

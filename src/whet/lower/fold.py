@@ -6,6 +6,7 @@ from whet.index import product
 from whet.kernel.interpret import evaluate_tensor
 from whet.kernel.tensor import Definition, Product, Steps, Tensor
 from whet.lower.equations import Equations
+from whet.lower.outline import dims_in
 from whet.lower.uses import sources
 from whet.ops.movement import concat_parts
 
@@ -30,7 +31,7 @@ def fold_equations(equations: Equations) -> None:
 def is_constant(tensor: Tensor) -> bool:
     """Whether an equation reads constants alone and is small enough to evaluate."""
     definition = tensor.definition
-    if definition is None or concat_parts(tensor) is not None:
+    if definition is None or concat_parts(tensor) is not None or dims_in(tensor):
         return False
     points = _points(definition)
     return points is not None and points <= MAX_POINTS and reads_constants(definition)

@@ -19,9 +19,9 @@ def strided_view(value: np.ndarray, address: Poly, axes: Sequence[Axis]) -> np.n
     steps = [address.coefficient(x).constant for x in axes]
     assert start is not None and None not in shape and None not in steps, "constants are static"
     if 0 in shape:
-        return np.empty([n or 0 for n in shape], value.dtype)
-    last = start + sum((s or 0) * ((n or 0) - 1) for s, n in zip(steps, shape, strict=True))
-    if not 0 <= start <= last < max(len(flat), 1):
+        return np.zeros([n or 0 for n in shape], flat.dtype)
+    last = start + sum((s or 0) * max((n or 0) - 1, 0) for s, n in zip(steps, shape, strict=True))
+    if not 0 <= start <= last < len(flat):
         raise CompileError(f"elements {start} to {last} of a constant of {len(flat)} are read")
     return np.lib.stride_tricks.as_strided(
         flat[start:],

@@ -18,6 +18,10 @@ OpTable = Mapping[tuple[str, str], Op]
 LowerBody = Callable[[ir.Graph, "Scope", Sequence[Item]], list[tuple[str, Item]]]
 
 
+class UnloweredError(UnsupportedError):
+    """A value comes from a node that could not be lowered; the fault of that node is told apart."""
+
+
 @dataclass(slots=True)
 class Scope:
     """The values of one graph.
@@ -59,12 +63,18 @@ class Scope:
         """Return what a value stands for.
 
         Raises:
-            KeyError: nothing is known about it.
+            UnloweredError: it comes from a node that could not be lowered.
         """
-        if value in self.items or self.parent is None:
+        if value in self.items:
             return self.items[value]
-        outer = self.parent.item(value)
-        self.items[value] = inner = _seen_inside(outer)
+        if self.parent is None:
+            raise UnloweredError(f"nothing is known about {value.name!r}", where=str(value.name))
+        self.items[value] = inner = self.enter(self.parent.item(value))
+        return inner
+
+    def enter(self, outer: Item) -> Item:
+        """Return what a value of the scope around is called here."""
+        inner = _seen_inside(outer)
         if inner is not outer or not _constant(outer):
             self.captured.append((outer, inner))
         return inner
@@ -188,7 +198,7 @@ def bound_in(outline: Outline) -> set[str]:
 
 
 def merged(site: Site, one: Form | Held | None, other: Form | Held | None) -> Form | Held | None:
-    """Return what is true of both of two values.
+    """Return what is true of both of two values; an optional and its element are an optional.
 
     Raises:
         UnsupportedError: they are of different kinds or element types.
@@ -197,6 +207,9 @@ def merged(site: Site, one: Form | Held | None, other: Form | Held | None) -> Fo
         return one or other
     if isinstance(one, Held) and isinstance(other, Held) and one.kind == other.kind:
         return Held(one.name, one.kind, merged(site, one.element, other.element))
+    for some, rest in ((one, other), (other, one)):
+        if isinstance(some, Held) and some.kind == "optional":  # it may always hold something
+            return Held(some.name, some.kind, merged(site, some.element, rest))
     if isinstance(one, Held) or isinstance(other, Held) or one.dtype != other.dtype:
         raise site.refusal("with values of different types in one place")
     if one.shape is None or other.shape is None or len(one.shape) != len(other.shape):

@@ -9,8 +9,8 @@ from whet.index import ZERO, Axis, Poly, as_poly, at_least, var
 from whet.kernel.expr import Const, Expr, Guard, IndexValue, Load, Within, guard, index_of
 from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.ops.build import binary, const
-from whet.ops.late import vector
-from whet.ops.late_shapes import elements_of, index_number, known_number, sizes_from, slice_of
+from whet.ops.late_movement import late_pad, late_slice
+from whet.ops.late_shapes import index_number, sizes_from
 from whet.ops.node import Node, Op, known_values, normalise_axis
 from whet.ops.operand import agree, operand
 
@@ -148,14 +148,12 @@ def _slice_range(node: Node, start: Poly, end: Poly, step: int, extent: Poly) ->
 
 def _slice(node: Node) -> list[Tensor]:
     x = node.input(0)
-    given = node.ints(3)
-    count = node.input(1).size.constant
-    if count is None:
-        raise node.depends_on_data(1)
-    axes = [normalise_axis(node, a, x.rank) for a in (range(count) if given is None else given)]
     if node.late is not None and not _slices_known(node):
-        return [_late_slice(node, x, axes)]
+        return [late_slice(node, x)]
+    given = node.ints(3)
     starts, ends = node.extents(1) or (), node.extents(2) or ()
+    named = range(len(starts)) if given is None else given
+    axes = [normalise_axis(node, a, x.rank) for a in named]
     steps = node.ints(4) or (1,) * len(starts)
     if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
         raise node.error("starts, ends, axes and steps do not go together")
@@ -168,45 +166,15 @@ def _slice(node: Node) -> list[Tensor]:
     except UnsupportedError:
         if node.late is None:
             raise
-        return [_late_slice(node, x, axes)]
+        return [late_slice(node, x)]
     points = axes_for(tuple(shape))
     index = tuple(f + var(a) * s for f, a, s in zip(firsts, points, strides, strict=True))
     return [_part(node, x, tuple(shape), index)]
 
 
 def _slices_known(node: Node) -> bool:
-    inputs = (node.optional(k) for k in (1, 2, 4))
+    inputs = (node.optional(k) for k in (1, 2, 3, 4))
     return all(t is None or known_values(t) is not None for t in inputs)
-
-
-def _late_slice(node: Node, x: Tensor, axes: list[int]) -> Tensor:
-    """Return a slice whose first positions are read where it is copied, and whose sizes are late.
-
-    Its positions lie inside by their making, so that nothing has to be guarded.
-    """
-    given = node.optional(4)
-    starts, ends = elements_of(node, node.input(1)), elements_of(node, node.input(2))
-    steps = elements_of(node, given) if given is not None else [const(1, "int64")] * len(starts)
-    if not len(starts) == len(ends) == len(axes) == len(steps):
-        raise node.error("starts, ends, axes and steps do not go together")
-    parts = [
-        slice_of(start, end, step, x.shape[k])
-        for start, end, step, k in zip(starts, ends, steps, axes, strict=True)
-    ]
-    counts = sizes_from(node, "counts", [count for _, count in parts])
-    origin = (node.name,), (node.op,)
-    firsts = vector(f"{node.name}.firsts", [first for first, _ in parts], *origin)
-    strides = vector(f"{node.name}.steps", steps, *origin)
-    shape = list(x.shape)
-    for k, count in zip(axes, counts, strict=True):
-        shape[k] = count
-    points = axes_for(tuple(shape))
-    index = [var(a) for a in points]
-    for j, k in enumerate(axes):
-        step = known_number(steps[j])
-        stride = step if step is not None else index_of(strides.at(j), None, None)
-        index[k] = index_of(firsts.at(j), 0, x.shape[k]) + index[k] * stride
-    return node.define(tuple(shape), x.dtype, Definition(points, x.at(*index)))
 
 
 def _part(node: Node, x: Tensor, shape: Shape, index: Shape, output: int = 0) -> Tensor:
@@ -278,8 +246,8 @@ def _paddings(node: Node, rank: int) -> list[tuple[int, Poly, Poly]]:
 def _pad(node: Node) -> list[Tensor]:
     x = node.input(0)
     mode = node.attribute("mode", "constant")
-    if mode == "constant" and node.late is not None and known_values(node.input(1)) is None:
-        return [_late_pad(node, x)]
+    if mode == "constant" and node.late is not None and not _pads_known(node):
+        return [late_pad(node, x)]
     paddings = _paddings(node, x.rank)
     if mode == "constant":
         return [_pad_constant(node, x, paddings)]
@@ -300,6 +268,10 @@ def _pad(node: Node) -> list[Tensor]:
     return [_part(node, x, x.shape, tuple(var(a) for a in axes_for(x.shape)))]
 
 
+def _pads_known(node: Node) -> bool:
+    return all(t is None or known_values(t) is not None for t in (node.input(1), node.optional(3)))
+
+
 def _pad_constant(node: Node, x: Tensor, paddings: list[tuple[int, Poly, Poly]]) -> Tensor:
     value = node.optional(2)
     fill = const(0, x.dtype) if value is None else operand(value, ())
@@ -316,33 +288,6 @@ def _pad_constant(node: Node, x: Tensor, paddings: list[tuple[int, Poly, Poly]])
 def _padded_axes(node: Node, rank: int) -> list[int]:
     given = node.ints(3)
     return [normalise_axis(node, a, rank) for a in (range(rank) if given is None else given)]
-
-
-def _late_pad(node: Node, x: Tensor) -> Tensor:
-    """Pad with a constant, by amounts that are read where the result is made; some may be < 0."""
-    pads = elements_of(node, node.input(1))
-    axes = _padded_axes(node, x.rank)
-    half = len(axes)
-    if len(pads) != 2 * half:
-        raise node.error(f"{len(pads)} paddings for {half} dimensions")
-    sums = [
-        binary("add", binary("add", pads[j], pads[half + j]), index_number(x.shape[k]))
-        for j, k in enumerate(axes)
-    ]
-    sizes = sizes_from(node, "shape", sums)
-    lows = vector(f"{node.name}.lows", pads[:half], (node.name,), (node.op,))
-    shape = list(x.shape)
-    for k, size in zip(axes, sizes, strict=True):
-        shape[k] = size
-    points = axes_for(tuple(shape))
-    index = [var(a) for a in points]
-    for j, k in enumerate(axes):
-        index[k] = index[k] - index_of(lows.at(j), None, None)
-    conditions = tuple(Within(index[k], x.shape[k]) for k in axes)
-    value = node.optional(2)
-    fill = const(0, x.dtype) if value is None else operand(value, ())
-    body = guard(conditions, x.at(*index), fill)
-    return node.define(tuple(shape), x.dtype, Definition(points, body))
 
 
 Border = Iterator[tuple[Within, Poly]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,20 @@ from whet.kernel.expr import Expr, Var, index_of
 from whet.kernel.spec import Step
 from whet.kernel.tensor import Definition, Steps, Tensor, axes_for
 from whet.ops.build import binary, cast, const, select
+from whet.ops.late_resize import (
+    WIDE,
+    Filter,
+    LateSide,
+    interpolation_tables,
+    is_outside,
+    late_sides,
+    nearest_table,
+    real,
+)
 from whet.ops.movement import replaced
 from whet.ops.node import Node, Op, constant, normalise_axis
-from whet.ops.operand import attribute_flag, attribute_float, numpy_constant
-from whet.ops.resize_taps import COORDINATES, ROUNDINGS, Array, Sampling, interpolation, nearest
+from whet.ops.operand import attribute_flag, attribute_float, number, numpy_constant
+from whet.ops.resize_taps import COORDINATES, ROUNDINGS, Sampling, interpolation, nearest
 
 MAX_UNROLLED_TAPS = 4
 
@@ -65,7 +76,12 @@ def _resize(node: Node) -> list[Tensor]:
         node.attribute("coordinate_transformation_mode", "half_pixel"),
         node.attribute("nearest_mode", "round_prefer_floor"),
     )
-    return [_resized(node, mode, _sides(node))]
+    try:
+        return [_resized(node, mode, _sides(node))]
+    except UnsupportedError:
+        if node.late is None:
+            raise
+        return [_resized(node, mode, late_sides(node))]
 
 
 def _upsample(node: Node) -> list[Tensor]:
@@ -167,16 +183,30 @@ def _ratio(node: Node, before: Poly, after: Poly) -> float:
 # -- values ----------------------------------------------------------------------------------------
 
 
-def _resized(node: Node, mode: _Mode, sides: list[_Side]) -> Tensor:
+AnySide = _Side | LateSide
+
+
+def _moves(x: Tensor, side: AnySide) -> bool:
+    if isinstance(side, LateSide):
+        same = side.extent == x.shape[side.position] and side.scale in (real(1), _itself(side))
+        return not same or side.region != (real(0), real(1))
+    return side.extent != x.shape[side.position] or side.scale != 1 or side.region != (0.0, 1.0)
+
+
+def _itself(side: LateSide) -> Expr:
+    """Return the scale of a dimension that is resized to its own extent."""
+    length = number(side.length, WIDE)
+    return binary("div", cast(number(side.length, "int64"), WIDE), length)
+
+
+def _resized(node: Node, mode: _Mode, sides: Sequence[AnySide]) -> Tensor:
     x = node.input(0)
-    whole = (0.0, 1.0)
-    moved = [s for s in sides if s.extent != x.shape[s.position] or s.scale != 1]
-    moved += [s for s in sides if s not in moved and s.region != whole]
+    moved = [s for s in sides if _moves(x, s)]
     if mode.mode == "nearest":
         return _copied(node, mode, moved)
     result = x
-    for number, side in enumerate(moved):
-        last = number == len(moved) - 1
+    for count, side in enumerate(moved, start=1):
+        last = count == len(moved)
         result = _interpolated(node, mode, (result, side), last=last)
     return result if moved else _copied(node, mode, [])
 
@@ -188,7 +218,7 @@ def _sampling(node: Node, mode: _Mode, x: Tensor, side: _Side) -> Sampling:
     return Sampling(length, count, side.scale, mode.coordinates, side.region)
 
 
-def _copied(node: Node, mode: _Mode, sides: list[_Side]) -> Tensor:
+def _copied(node: Node, mode: _Mode, sides: Sequence[AnySide]) -> Tensor:
     """Copy the nearest element along all dimensions at once."""
     x = node.input(0)
     shape = list(x.shape)
@@ -204,10 +234,13 @@ def _copied(node: Node, mode: _Mode, sides: list[_Side]) -> Tensor:
     return node.define(tuple(shape), x.dtype, Definition(axes, body))
 
 
-def _nearest_index(node: Node, mode: _Mode, side: _Side, axis: Axis) -> Poly:
+def _nearest_index(node: Node, mode: _Mode, side: AnySide, axis: Axis) -> Poly:
     """Return the copied index: a quotient or a multiple where it is one, else from a table."""
     x = node.input(0)
     extent = x.shape[side.position]
+    if isinstance(side, LateSide):
+        late = nearest_table(node, side, mode.coordinates, mode.rounding)
+        return index_of(late.at(var(axis)), 0, extent)
     factor = int(side.scale)
     repeats = factor == side.scale and extent * factor == side.extent
     if extent.constant is None or side.extent.constant is None:
@@ -227,12 +260,15 @@ def _nearest_index(node: Node, mode: _Mode, side: _Side, axis: Axis) -> Poly:
 
 
 def _extrapolated(
-    node: Node, mode: _Mode, source: tuple[Tensor, _Side], axis: Axis, body: Expr
+    node: Node, mode: _Mode, source: tuple[Tensor, AnySide], axis: Axis, body: Expr
 ) -> Expr:
     """Replace what lies outside of the input, where the coordinate mode asks for it."""
     x, side = source
     if mode.coordinates != "tf_crop_and_resize":
         return body
+    if isinstance(side, LateSide):
+        late = is_outside(side, mode.coordinates, axis)
+        return select(late, const(mode.outside, body.dtype), body)
     sampling = _sampling(node, mode, x, side)
     place = sampling.positions()
     outside = (place < 0) | (place > sampling.length - 1)
@@ -242,14 +278,12 @@ def _extrapolated(
     return select(table.at(var(axis)), const(mode.outside, body.dtype), body)
 
 
-def _interpolated(node: Node, mode: _Mode, source: tuple[Tensor, _Side], *, last: bool) -> Tensor:
+def _interpolated(node: Node, mode: _Mode, source: tuple[Tensor, AnySide], *, last: bool) -> Tensor:
     """Interpolate along one dimension, in floats; the last one has the type of the output."""
     x, side = source
-    k, sampling = side.position, _sampling(node, mode, x, side)
-    cubic = mode.cubic if mode.mode == "cubic" else None
-    index, weight = interpolation(sampling, cubic, antialias=mode.antialias, inside=mode.inside)
+    k = side.position
     dtype = "float64" if x.dtype == "float64" else "float32"
-    tables = _tables(node, k, index, weight.astype(dtype))
+    tables = _tables(node, mode, source, dtype)
     axes = axes_for((*x.shape[:k], side.extent, *x.shape[k + 1 :]))
     body, anchor = _weighted(x, tables, (axes, k), dtype)
     body = _extrapolated(node, mode, source, axes[k], body)
@@ -261,10 +295,20 @@ def _interpolated(node: Node, mode: _Mode, source: tuple[Tensor, _Side], *, last
     return node.define(shape, goal, definition)
 
 
-def _tables(node: Node, k: int, index: Array, weight: Array) -> tuple[Tensor, Tensor]:
+def _tables(
+    node: Node, mode: _Mode, source: tuple[Tensor, AnySide], dtype: str
+) -> tuple[Tensor, Tensor]:
+    """Return indices and weights of the taps of every output position."""
+    x, side = source
+    cubic = mode.cubic if mode.mode == "cubic" else None
+    if isinstance(side, LateSide):
+        how = Filter(mode.coordinates, cubic, mode.antialias, mode.inside)
+        return interpolation_tables(node, side, how, dtype)
+    sampling = _sampling(node, mode, x, side)
+    index, weight = interpolation(sampling, cubic, antialias=mode.antialias, inside=mode.inside)
     return (
-        constant(f"{node.name}.taps{k}", index.astype(np.int64)),
-        constant(f"{node.name}.weights{k}", weight),
+        constant(f"{node.name}.taps{side.position}", index.astype(np.int64)),
+        constant(f"{node.name}.weights{side.position}", weight.astype(dtype)),
     )
 
 
@@ -280,8 +324,8 @@ def _weighted(
         value = cast(x.at(*replaced(axes, k, place)), dtype)
         return binary("mul", value, weight.at(here, tap))
 
-    count = index.shape[1].constant or 0
-    if count > MAX_UNROLLED_TAPS:
+    count = index.shape[1].constant
+    if count is None or count > MAX_UNROLLED_TAPS:
         r = Axis("r", index.shape[1])
         return Var("total", dtype), Steps((Step("total", "sum", (r,), term(var(r)), dtype),))
     total = term(as_poly(0))

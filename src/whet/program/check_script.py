@@ -27,11 +27,22 @@ _MOST_SLOTS = 1 << 24
 _MOST_DEPTH = 64
 
 
+def is_held_type(kind: str) -> bool:
+    """Tell whether a type is that of a value that a script keeps, such as ``sequence(float32)``."""
+    inner = kind
+    for _ in range(_MOST_DEPTH):
+        outer, bracket, rest = inner.partition("(")
+        if not bracket or outer not in ("sequence", "optional") or not rest.endswith(")"):
+            break
+        inner = rest[:-1]
+    return inner in ("string", "?") or (inner != kind and inner in DTYPES)
+
+
 def script_problem(program: Program, weights: int) -> str:
     """Return what is wrong with the parts and the script of a program, or an empty text."""
     script = program.script
     if script is None:
-        return "parts without a script" if len(program.parts) else ""
+        return _variant_problem(program) if program.parts else ""
     if not 0 <= script.slots <= _MOST_SLOTS:
         return f"a script with {script.slots} slots"
     if _depth(script.main) > _MOST_DEPTH:
@@ -51,6 +62,19 @@ def _depth(block: Block) -> int:
         deepest = max(deepest, depth)
         todo.extend((b, depth + 1) for step in current.steps for b in inner_blocks(step))
     return deepest
+
+
+def _variant_problem(program: Program) -> str:
+    """Return what is wrong with parts that each do all of the work."""
+    for number, part in enumerate(program.parts):
+        if len(part.inputs) != len(program.inputs) or len(part.outputs) != len(program.outputs):
+            return f"part {number} does not take and give what the model does"
+        if part.output_dtypes != tuple(spec.dtype for spec in program.outputs):
+            return f"part {number} gives other types than the model"
+        ranks = [len(shape) for shape in part.when]
+        if ranks != ([len(axes) for axes in program.input_shapes] if number else []):
+            return f"part {number} is for shapes that the model does not have"
+    return _part_problem(program)
 
 
 def _part_problem(program: Program) -> str:

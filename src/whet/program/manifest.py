@@ -10,7 +10,7 @@ import msgspec
 from whet.dtypes import numpy_dtype
 from whet.errors import ArtifactError
 from whet.index import Poly
-from whet.program.check_script import script_problem
+from whet.program.check_script import is_held_type, script_problem
 from whet.program.polynomials import from_json, to_json
 from whet.program.records import Buffer, BufferKind, Launch, Part, Program, TargetInfo, TensorSpec
 from whet.program.script import Script
@@ -65,6 +65,7 @@ class PartRow(_Row, frozen=True):
     shapes: list[list[Any]]
     dtypes: list[str]
     dims: list[str]
+    when: list[list[int]]
 
 
 class TargetRow(_Row, frozen=True):
@@ -250,6 +251,7 @@ def _part_row(part: Part) -> PartRow:
         shapes=[[to_json(axis) for axis in axes] for axes in part.output_shapes],
         dtypes=list(part.output_dtypes),
         dims=list(part.dims),
+        when=[list(shape) for shape in part.when],
     )
 
 
@@ -262,6 +264,7 @@ def _part(row: PartRow) -> Part:
         output_shapes=tuple(tuple(from_json(axis) for axis in axes) for axes in row.shapes),
         output_dtypes=tuple(row.dtypes),
         dims=tuple(row.dims),
+        when=tuple(tuple(shape) for shape in row.when),
     )
 
 
@@ -288,7 +291,8 @@ def _name_problem(program: Program) -> str:
     ):
         if len(spec.shape) != len(axes):
             return f"the shape of {spec.name!r} has two ranks"
-        if not _is_type(spec.dtype):
+        held = program.script is not None and is_held_type(spec.dtype)
+        if not held and not _is_type(spec.dtype):
             return f"{spec.name!r} has the unknown type {spec.dtype!r}"
     return ""
 

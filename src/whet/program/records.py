@@ -113,6 +113,8 @@ class Part:
         output_shapes: shapes of what it makes.
         output_dtypes: element types of what it makes.
         dims: names of the run-time dimensions that its launches and sizes depend on.
+        when: without a script, the shapes of the model's inputs that it is made for, -1 for any
+            extent; none for any shapes.
     """
 
     begin: int
@@ -122,6 +124,7 @@ class Part:
     output_shapes: tuple[tuple[Poly, ...], ...]
     output_dtypes: tuple[str, ...]
     dims: tuple[str, ...]
+    when: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +144,9 @@ class Program:
         threads: default number of threads.
         target: what the code runs on.
         reuse: whether temporaries may share memory.
-        parts: how the launches are cut, if a script runs them; none if they run in one go.
-        script: what runs the parts; ``None`` if there are none.
+        parts: stretches of launches that run on their own; none if all run in one go. Without a
+            script each does all of the work: the first for any shapes, others for given ones.
+        script: what runs the parts, if each does some of the work.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -182,6 +186,7 @@ class Stats:
         compile_s: seconds that compilation took; 0 for a loaded file.
         target: triple and CPU.
         threads: threads of one run.
+        programs: what a run may take, by the shapes of inputs that it is made for.
     """
 
     arena_bytes: int
@@ -192,3 +197,17 @@ class Stats:
     compile_s: float
     target: str
     threads: int
+    programs: tuple[str, ...] = ("any shape",)
+
+
+def variant_name(program: Program, number: int) -> str:
+    """Return what a part that does all of the work is called: the shapes that it is for."""
+    when = program.parts[number].when if program.parts else ()
+    if not when:
+        return "any shape"
+    pairs = zip(program.inputs, when, strict=True)
+    return ", ".join(f"{i.name}: {'x'.join(_extent(n) for n in shape)}" for i, shape in pairs)
+
+
+def _extent(extent: int) -> str:
+    return "?" if extent < 0 else str(extent)

@@ -20,6 +20,12 @@ from whet.index import Poly
 ABSENT = -1
 """In place of a slot: an optional value that is left out."""
 
+HOST_FUNCTIONS = frozenset(
+    {"StringConcat", "StringNormalizer", "StringSplit", "RegexFullMatch", "TfIdfVectorizer"}
+    | {"TextConcat", "TextEqual", "TextGather", "TextReshape"}
+)
+"""Functions that compute on the host; all others only pass values on."""
+
 Setting = int | float | str | tuple[int | float | str, ...]
 
 

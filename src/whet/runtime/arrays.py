@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from whet.dtypes import numpy_dtype
+from whet.dtypes import DTYPES, numpy_dtype
 from whet.errors import InputError, ResourceError, nearest
 from whet.index import Dim, Poly
 from whet.program.records import TensorSpec
@@ -29,7 +29,6 @@ class Port:
         shape: the shape if it is static, else ``None``.
         axes: the shape as polynomials.
         spec: what the caller sees.
-        slot: index of its buffer, or -1 if the program does not use it.
     """
 
     name: str
@@ -37,15 +36,18 @@ class Port:
     shape: tuple[int, ...] | None
     axes: tuple[Poly, ...]
     spec: TensorSpec
-    slot: int
 
 
-def make_port(spec: TensorSpec, axes: Sequence[Poly], slot: int) -> Port:
-    """Return the port of a tensor whose buffer has the index ``slot``."""
+def make_port(spec: TensorSpec, axes: Sequence[Poly]) -> Port:
+    """Return the port of an input or output.
+
+    A value that is no array, such as a sequence, gets a port whose ``dtype`` is ``object``.
+    """
     sizes = [axis.constant for axis in axes]
     static = tuple(s for s in sizes if s is not None)
     shape = static if len(static) == len(sizes) else None
-    return Port(spec.name, numpy_dtype(spec.dtype), shape, tuple(axes), spec, slot)
+    dtype = numpy_dtype(spec.dtype) if spec.dtype in DTYPES else np.dtype(object)
+    return Port(spec.name, dtype, shape, tuple(axes), spec)
 
 
 def collect_inputs(ports: Sequence[Port], inputs: Mapping[str, Any]) -> list[Array]:
@@ -64,10 +66,29 @@ def collect_inputs(ports: Sequence[Port], inputs: Mapping[str, Any]) -> list[Arr
         raise _missing(ports, inputs) from error
     if len(inputs) != len(ports):
         raise _unknown(inputs, ports, "input")
-    return [_checked(value, port) for value, port in zip(values, ports, strict=True)]
+    return [check_port(value, port) for value, port in zip(values, ports, strict=True)]
 
 
-def _checked(value: Any, port: Port) -> Array:
+def check_names(ports: Sequence[Port], inputs: Mapping[str, Any]) -> None:
+    """Check that there is one input for every port.
+
+    Raises:
+        InputError: a name is missing or unknown.
+    """
+    if not isinstance(inputs, Mapping):
+        raise _not_mapping(inputs, ports, "inputs")
+    if any(port.name not in inputs for port in ports):
+        raise _missing(ports, inputs)
+    if len(inputs) != len(ports):
+        raise _unknown(inputs, ports, "input")
+
+
+def check_port(value: Any, port: Port) -> Array:
+    """Return an array contiguous, aligned and in native byte order.
+
+    Raises:
+        InputError: its type or static shape differs.
+    """
     if type(value) is not np.ndarray:
         value = _as_array(value, port)
     if value.dtype != port.dtype:
@@ -234,9 +255,12 @@ def settle_outputs(
     """
     found: dict[str, Array] = {}
     for port, result in zip(ports, results, strict=True):
+        if port.dtype == object:
+            found[port.name] = result
+            continue
         own = given.get(port.name)
         if own is None:
-            others = (*inputs, *found.values())
+            others = [o for o in (*inputs, *found.values()) if isinstance(o, np.ndarray)]
             shared = not result.flags.writeable or any(_overlap(result, o) for o in others)
             found[port.name] = np.array(result, order="C") if shared else result
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
@@ -14,10 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from whet.errors import ArtifactError, InputError
+from whet.index import Poly
 from whet.program.container import open_container, read_section, write_container
 from whet.program.context import layout_of
-from whet.program.plan import find_liveness, plan_memory
-from whet.program.records import BufferKind, FusedGroup, Program, Stats, TensorSpec
+from whet.program.records import (
+    BufferKind,
+    FusedGroup,
+    Program,
+    Stats,
+    TensorSpec,
+    variant_name,
+)
 from whet.runtime.arrays import (
     Array,
     Port,
@@ -31,14 +38,15 @@ from whet.runtime.arrays import (
     place_outputs,
     settle_outputs,
 )
+from whet.runtime.bindings import Bindings
 from whet.runtime.cpu import available_cpus, check_target, runs_here
 from whet.runtime.image import NativeCode, map_code
+from whet.runtime.items import collect_items
 from whet.runtime.profile import ProfiledRuns, record_runs
 from whet.runtime.source import SourceFile, map_unread
 from whet.runtime.state import Binding, Engine, State
 from whet.runtime.walk import ScriptPlan, Walk
 
-_BINDINGS_KEPT = 64
 _IDLE_STATES_KEPT = 8
 
 
@@ -80,12 +88,12 @@ class CompiledModel:
         self._parts = parts
         self._threads = threads
         self._plan = ScriptPlan(program, parts.weights) if program.script is not None else None
-        self._inputs = _make_ports(program, BufferKind.INPUT)
-        self._outputs = _make_ports(program, BufferKind.OUTPUT)
+        self._inputs = _make_ports(program.inputs, program.input_shapes)
+        self._outputs = _make_ports(program.outputs, program.output_shapes)
         self._dims = _input_dims(program)
-        self._liveness = find_liveness(program)
+        self._bindings = Bindings(program, self._inputs) if self._plan is None else None
+        self._known = self._bindings.known if self._bindings is not None else {}
         self._engine = _make_engine(parts, code, threads) if code else None
-        self._bindings: dict[tuple[tuple[int, ...], ...], Binding] = {}
         self._states: deque[State] = deque()
         self._pid = os.getpid()
 
@@ -121,9 +129,7 @@ class CompiledModel:
         ones = dict.fromkeys(program.dims, 1)
         plan = self._plan
         return Stats(
-            arena_bytes=plan.arena_bytes(ones)
-            if plan
-            else plan_memory(program, ones, self._liveness).arena_bytes,
+            arena_bytes=plan.arena_bytes(ones) if plan else self._whole().arena_bytes(),
             weight_bytes=parts.weights.nbytes,
             code_bytes=len(parts.code),
             launches=len(program.launches),
@@ -131,7 +137,28 @@ class CompiledModel:
             compile_s=parts.compile_s,
             target=f"{program.target.triple}:{program.target.cpu}",
             threads=self._threads,
+            programs=tuple(variant_name(program, k) for k in range(max(len(program.parts), 1)))
+            if plan is None
+            else ("script",),
         )
+
+    def program_for(self, shapes: Mapping[str, Sequence[int]]) -> str:
+        """Return which of ``stats.programs`` runs inputs of given shapes.
+
+        Raises:
+            InputError: a shape is missing.
+        """
+        if self._plan is not None:
+            return "script"
+        missing = [spec.name for spec in self.inputs if spec.name not in shapes]
+        if missing:
+            raise InputError(f"missing shapes: {', '.join(missing)}")
+        wanted = tuple(tuple(shapes[spec.name]) for spec in self.inputs)
+        return variant_name(self.program, self._whole().variant_for(wanted).number)
+
+    def _whole(self) -> Bindings:
+        assert self._bindings is not None, "a script has plans of its own"
+        return self._bindings
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Run the model; the same as ``run``."""
@@ -154,11 +181,11 @@ class CompiledModel:
             TargetError: the code is for another machine.
         """
         engine = self._engine_here()
-        arrays = collect_inputs(self._inputs, inputs)
         if self._plan is not None:
-            return self._run_script(self._plan, engine, arrays, outputs)
+            return self._run_script(self._plan, engine, inputs, outputs)
+        arrays = collect_inputs(self._inputs, inputs)
         shapes = tuple([array.shape for array in arrays])
-        binding = self._bindings.get(shapes) or self._bind(shapes)
+        binding = self._known.get(shapes) or self._whole().bind(shapes)
         results = place_outputs(self._outputs, binding.output_shapes, outputs, arrays)
         if not binding.empty:
             self._execute(engine, binding, arrays, results)
@@ -185,44 +212,50 @@ class CompiledModel:
             TargetError: the code is for another machine.
         """
         engine = self._engine_here()
-        arrays = collect_inputs(self._inputs, inputs)
         state = State(engine)
-        work = (
-            partial(self._run_bound, state, arrays)
-            if self._plan is None
-            else partial(self._walk, self._plan, state, arrays, {})
-        )
+        work: Callable[[], object]
+        if self._plan is None:
+            work = partial(self._run_bound, state, collect_inputs(self._inputs, inputs))
+        else:
+            items = collect_items(self._inputs, inputs)
+            work = partial(self._walk, self._plan, state, items, {})
         shape = (self._threads, len(self.program.launches), 2)
         return record_runs(state, work, runs, shape)
 
     def _run_bound(self, state: State, arrays: list[Array]) -> None:
-        binding = self._bind(tuple([array.shape for array in arrays]))
+        binding = self._whole().bind(tuple([array.shape for array in arrays]))
         results = place_outputs(self._outputs, binding.output_shapes, None, arrays)
         if not binding.empty:
             self._run_state(state, binding, arrays, results)
 
     def _walk(
-        self, plan: ScriptPlan, state: State, arrays: list[Array], own: Mapping[int, Array]
-    ) -> list[Array]:
-        dims = bind_dims(self._inputs, self._dims, [array.shape for array in arrays])
-        return Walk(plan, state, dims, own).run(arrays)
+        self, plan: ScriptPlan, state: State, items: list[Any], own: Mapping[int, Array]
+    ) -> list[Any]:
+        return Walk(plan, state, self._script_dims(items), own).run(items)
 
     def _run_script(
         self,
         plan: ScriptPlan,
         engine: Engine,
-        arrays: list[Array],
+        inputs: Mapping[str, Any],
         outputs: Mapping[str, Any] | None,
     ) -> dict[str, Array]:
-        given = check_given(self._outputs, outputs, arrays)
+        items = collect_items(self._inputs, inputs)
+        given = check_given(self._outputs, outputs, [a for a in items if isinstance(a, np.ndarray)])
         slots = zip(self._outputs, plan.script.main.outputs, strict=True)
         own = {slot: given[port.name] for port, slot in slots if port.name in given}
         state = self._take_state(engine)
         try:
-            results = self._walk(plan, state, arrays, own)
+            results = self._walk(plan, state, items, own)
         finally:
             self._return_state(state)
-        return settle_outputs(self._outputs, results, given, arrays)
+        return settle_outputs(self._outputs, results, given, items)
+
+    def _script_dims(self, items: Sequence[Any]) -> dict[str, int]:
+        """Return the dimensions that the arrays among the inputs give."""
+        pairs = [(p, a) for p, a in zip(self._inputs, items, strict=True) if p.dtype != object]
+        ports, shapes = [p for p, _ in pairs], [a.shape for _, a in pairs]
+        return bind_dims(ports, self._dims, shapes)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a ``.whet`` file, whole or not at all.
@@ -277,37 +310,12 @@ class CompiledModel:
     ) -> None:
         state.bind(binding)
         slots, first = state.slots, state.buffer_slot
-        for port, array in zip(self._inputs, arrays, strict=True):
-            if port.slot >= 0:
-                slots[first + port.slot] = address_of(array)
-        for port, array in zip(self._outputs, results, strict=True):
-            slots[first + port.slot] = address_of(array)
+        for buffer, array in zip(binding.inputs, arrays, strict=True):
+            if buffer >= 0:
+                slots[first + buffer] = address_of(array)
+        for buffer, array in zip(binding.outputs, results, strict=True):
+            slots[first + buffer] = address_of(array)
         state.run()
-
-    def _bind(self, shapes: tuple[tuple[int, ...], ...]) -> Binding:
-        known = self._bindings.get(shapes)
-        if known is not None:
-            return known
-        program = self._parts.program
-        dims = bind_dims(self._inputs, program.dims, shapes)
-        outputs = tuple(
-            tuple(axis.evaluate(dims) for axis in axes) for axes in program.output_shapes
-        )
-        negative = [s for s in outputs if min(s, default=0) < 0]
-        if negative:
-            raise InputError(f"an output would have the shape {negative[0]}", hint="give more")
-        zero = [name for name, value in dims.items() if value == 0]
-        empty = bool(zero) and all(0 in shape for shape in outputs)
-        if zero and not empty:
-            raise InputError(
-                f"dimension {zero[0]!r} is 0", hint="outputs would not be empty; give at least 1"
-            )
-        plan = plan_memory(program, {k: max(v, 1) for k, v in dims.items()}, self._liveness)
-        binding = Binding(tuple(enumerate(dims.values())), outputs, plan, empty)
-        while len(self._bindings) >= _BINDINGS_KEPT:
-            self._bindings.pop(next(iter(self._bindings)), None)
-        self._bindings[shapes] = binding
-        return binding
 
 
 def from_memory(parts: Parts, threads: int | None = None) -> CompiledModel:
@@ -393,23 +401,10 @@ def thread_count(program: Program, threads: int | None) -> int:
     return wanted or available_cpus()
 
 
-def _make_ports(program: Program, kind: BufferKind) -> tuple[Port, ...]:
-    slots: dict[str, int] = {}
-    for index, buffer in enumerate(() if program.script else program.buffers):
-        if buffer.kind is kind and slots.setdefault(buffer.name, index) != index:
-            raise ArtifactError(f"two buffers of {kind} {buffer.name!r}")
-    specs, shapes = (
-        (program.inputs, program.input_shapes)
-        if kind is BufferKind.INPUT
-        else (program.outputs, program.output_shapes)
-    )
-    missing = [s.name for s in specs if s.name not in slots and kind is BufferKind.OUTPUT]
-    if missing and program.script is None:
-        raise ArtifactError(f"outputs without a buffer: {', '.join(missing)}")
-    return tuple(
-        make_port(spec, axes, slots.get(spec.name, -1))
-        for spec, axes in zip(specs, shapes, strict=True)
-    )
+def _make_ports(
+    specs: Sequence[TensorSpec], shapes: Sequence[tuple[Poly, ...]]
+) -> tuple[Port, ...]:
+    return tuple(make_port(spec, axes) for spec, axes in zip(specs, shapes, strict=True))
 
 
 def _input_dims(program: Program) -> tuple[str, ...]:

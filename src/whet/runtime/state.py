@@ -32,6 +32,8 @@ class Binding:
         plan: where temporaries lie.
         empty: whether there is nothing to compute because all outputs are empty.
         part: which part of the program it is for.
+        inputs: buffers of the inputs, -1 where one is not used; not for parts of a script.
+        outputs: buffers of the outputs; not for parts of a script.
     """
 
     dims: tuple[tuple[int, int], ...]
@@ -39,6 +41,8 @@ class Binding:
     plan: MemoryPlan
     empty: bool
     part: int = 0
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -160,14 +160,26 @@ def run_case(name: str, cache: str, level: int = 3) -> tuple[str, str] | None:
     return ("wrong", "; ".join(wrong)) if wrong else (PASSED, "")
 
 
-def _difference(found: np.ndarray[Any, Any], expected: Any, case: Case) -> str:
+def _difference(found: Any, expected: Any, case: Case) -> str:
+    if expected is None or found is None:
+        return "" if found is expected else f"{found!r} is not {expected!r}"
+    if isinstance(expected, list | tuple):
+        if not isinstance(found, list) or len(found) != len(expected):
+            return f"{type(found).__name__} is not a list of {len(expected)}"
+        pairs = zip(found, expected, strict=True)
+        return "; ".join(filter(None, (_difference(a, _array(b), case) for a, b in pairs)))
     if not isinstance(expected, np.ndarray | np.generic):
         return f"expected {type(expected).__name__}"
-    expected = np.asarray(expected)
+    return _array_difference(found, np.asarray(expected), case)
+
+
+def _array_difference(
+    found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], case: Case
+) -> str:
     if found.dtype != expected.dtype or found.shape != expected.shape:
         return f"{found.dtype}{list(found.shape)} is not {expected.dtype}{list(expected.shape)}"
-    if found.dtype.kind in "biu":
-        return "" if np.array_equal(found, expected) else _shown(found, np.asarray(expected))
+    if found.dtype.kind in "biuO":
+        return "" if np.array_equal(found, expected) else _shown(found, expected)
     a, b = found.astype(np.float64), np.asarray(expected, np.float64)
     bound = tolerance("pointwise", found.dtype.name)  # halves: ONNX rounds every intermediate
     rtol, atol = max(case.rtol, bound.rtol), max(case.atol, bound.atol)

@@ -87,7 +87,7 @@ def _lay_out(
     program = container.program
     layout = layout_of(program)
     ports = tuple(
-        make_port(spec, axes, 0)
+        make_port(spec, axes)
         for spec, axes in zip(program.inputs, program.input_shapes, strict=True)
     )
     dims = bind_dims(ports, program.dims, tuple(inputs[s.name].shape for s in program.inputs))

@@ -75,17 +75,16 @@ def test_everything_unsupported_is_listed_at_once() -> None:
     with pytest.raises(whet.UnsupportedError, match=r"(?s)Foo.*mine::Bar"):
         whet.compile(_model(nodes, [_info("x", [2])], [_info("b", [2])]))
     nodes = [
-        helper.make_node("NonZero", ["x"], ["a"]),
-        helper.make_node("Unique", ["x"], ["b"]),
-        helper.make_node("Identity", ["s"], ["c"]),
+        helper.make_node("Tile", ["s", "n"], ["a"]),
+        helper.make_node("Where", ["m", "s", "s"], ["b"]),
     ]
-    inputs = [_info("x", [2]), _info("s", [2], TensorProto.STRING)]
-    outputs = [
-        _info("a", None, TensorProto.INT64),
-        _info("b", None),
-        _info("c", None, TensorProto.STRING),
+    inputs = [
+        _info("s", [2], TensorProto.STRING),
+        _info("n", [1], TensorProto.INT64),
+        _info("m", [2], TensorProto.BOOL),
     ]
-    with pytest.raises(whet.UnsupportedError, match=r"(?s)NonZero.*Unique.*type string"):
+    outputs = [_info(name, None, TensorProto.STRING) for name in ("a", "b")]
+    with pytest.raises(whet.UnsupportedError, match=r"(?s)string of Tile.*string of Where"):
         whet.compile(_model(nodes, inputs, outputs))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import whet
 from whet.errors import InputError, ShapeError
-from whet.tests.flow_models import check, compiled
+from whet.tests.flow_models import check, compiled, parse
 
 X = np.random.default_rng(7).standard_normal((2, 3, 4)).astype(np.float32)
 
@@ -200,3 +200,43 @@ def test_many_shapes_leave_memory_flat() -> None:
         check(model, {"x": np.ones(n, np.float32), "s": ints(1, n)}, np.ones((1, n), np.float32))
     assert model._plan is not None
     assert all(len(known) <= 64 for known in model._plan._bindings)
+
+
+RESIZE = """g (float[1,2,h,w] x, float[1,2,u,v] like) => (float[1,2,p,q] y) {{
+    s = Shape(like) y = Resize<{}>(x, , , s) }}"""
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        'mode="linear"',
+        'mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"',
+        'mode="cubic", coordinate_transformation_mode="align_corners"',
+        'mode="linear", antialias=1',
+    ],
+)
+def test_resize_to_the_size_of_another(how: str) -> None:
+    model = compiled(RESIZE.format(how))
+    rng = np.random.default_rng(11)
+    for before, after in (
+        ((5, 7), (10, 14)),
+        ((5, 7), (3, 11)),
+        ((4, 4), (4, 4)),
+        ((1, 3), (2, 1)),
+    ):
+        x = rng.standard_normal((1, 2, *before)).astype(np.float32)
+        like = np.zeros((1, 2, *after), np.float32)
+        fixed = whet.compile(
+            parse(RESIZE.format(how)),
+            shapes={"x": x.shape, "like": like.shape},
+            options=whet.Options(threads=1),
+        )
+        feeds = {"x": x, "like": like}
+        check(model, feeds, fixed(feeds)["y"])
+
+
+def test_resize_by_scales_from_data() -> None:
+    model = compiled("g (float[a,b] x, float[2] s) => (float[p,q] y) { y = Resize(x, , s) }")
+    x = X[0]
+    check(model, {"x": x, "s": np.array([2, 3], np.float32)}, x.repeat(2, 0).repeat(3, 1))
+    check(model, {"x": x, "s": np.array([1, 0.5], np.float32)}, x[:, ::2])

@@ -99,7 +99,7 @@ def test_layouts(model: CompiledModel) -> None:
 
 def test_contiguous_inputs_are_used_in_place() -> None:
     port = Port(
-        "x", np.dtype("i4"), (2, 3), (as_poly(2), as_poly(3)), TensorSpec("x", "int32", (2, 3)), 0
+        "x", np.dtype("i4"), (2, 3), (as_poly(2), as_poly(3)), TensorSpec("x", "int32", (2, 3))
     )
     array = np.zeros((2, 3), np.int32)
     assert collect_inputs([port], {"x": array})[0] is array
@@ -171,13 +171,13 @@ def test_many_shapes_keep_few_bindings(flexible: CompiledModel) -> None:
     for n in range(1, 200):
         x = np.full((n, CHUNK), n)
         assert flexible({"x": x, "y": x})["o2"][-1, -1] == 4 * n
-    assert len(flexible._bindings) <= 64
+    assert len(flexible._known) <= 64
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "int4", "float16", "bool"])
 def test_small_dtypes(name: str) -> None:
     dtype = numpy_dtype(name)
-    port = make_port(TensorSpec("x", name, (2,)), [as_poly(2)], 0)
+    port = make_port(TensorSpec("x", name, (2,)), [as_poly(2)])
     array = np.ones(2, dtype)
     assert collect_inputs([port], {"x": array})[0] is array
     if name == "bfloat16":

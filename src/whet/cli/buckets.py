@@ -1,0 +1,61 @@
+"""Batch and image sizes that get a program of their own, as shapes of a model's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+import whet
+from whet.program.records import TensorSpec
+
+Shape = tuple[int | str, ...]
+
+IMAGE_RANK = 4
+
+
+def bucket_shapes(
+    inputs: Sequence[TensorSpec],
+    given: Mapping[str, Shape] | None,
+    batches: Sequence[int],
+    images: Sequence[tuple[int, int]],
+) -> dict[str, Shape | list[Shape]] | None:
+    """Return shapes with one bucket for each batch size, image size, or pair of both.
+
+    The batch is the first dimension of every input, height and width are the last two of inputs of
+    rank 4; only those that the model leaves open change.
+
+    Raises:
+        OptionError: no input has such an open dimension.
+    """
+    fixed: dict[str, Shape | list[Shape]] = dict(given or {})
+    if not batches and not images:
+        return fixed or None
+    changed = False
+    for spec in inputs:
+        own = tuple((given or {}).get(spec.name) or _named(spec))
+        shapes: list[Shape] = []
+        for batch, image in product(batches or (None,), images or (None,)):
+            shape = list(own)
+            if batch is not None and shape:
+                shape[0] = _filled(shape[0], batch)
+            if image is not None and len(shape) == IMAGE_RANK:
+                shape[2:] = [_filled(d, n) for d, n in zip(shape[2:], image, strict=True)]
+            shapes.append(tuple(shape))
+        changed = changed or any(shape != own for shape in shapes)
+        fixed[spec.name] = shapes
+    if not changed:
+        raise whet.OptionError(
+            "the model leaves no batch or image size open",
+            where="--dynamic-batch, --dynamic-image",
+            hint="export it with dynamic axes",
+        )
+    return fixed
+
+
+def _named(spec: TensorSpec) -> Shape:
+    """Return a shape in which open dimensions without a name have the one that loading gives."""
+    return tuple(f"{spec.name}_{k}" if d == "?" else d for k, d in enumerate(spec.shape))
+
+
+def _filled(dim: int | str, value: int) -> int | str:
+    return value if isinstance(dim, str) else dim

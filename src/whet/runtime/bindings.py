@@ -1,0 +1,134 @@
+"""From the shapes of a call's inputs to the part that runs it, its dimensions and its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from whet.errors import ArtifactError, InputError
+from whet.index import Poly
+from whet.program.plan import Liveness, find_liveness, part_liveness, plan_memory
+from whet.program.records import BufferKind, Part, Program
+from whet.runtime.arrays import Port, bind_dims
+from whet.runtime.state import Binding
+
+BINDINGS_KEPT = 64
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A way to run a model: for any shapes, or for those that it was made for.
+
+    Attributes:
+        number: which part of the program it is.
+        when: the shapes of inputs that it is for, -1 for any extent; empty for any shapes.
+        inputs: buffer of each input, or -1.
+        outputs: buffer of each output.
+        output_shapes: shapes of the outputs.
+        live: when its temporaries are needed.
+    """
+
+    number: int
+    when: Shapes
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    output_shapes: tuple[tuple[Poly, ...], ...]
+    live: Liveness
+
+    def fits(self, shapes: Shapes) -> bool:
+        """Tell whether it is for given shapes."""
+        return all(
+            len(wanted) == len(shape)
+            and all(w in (-1, n) for w, n in zip(wanted, shape, strict=True))
+            for wanted, shape in zip(self.when, shapes, strict=False)
+        )
+
+
+class Bindings:
+    """The variants of a program, and memory plans for the shapes seen last.
+
+    Args:
+        program: a program without a script.
+        ports: its inputs.
+    """
+
+    def __init__(self, program: Program, ports: Sequence[Port]) -> None:
+        self.known: dict[Shapes, Binding] = {}
+        self._program = program
+        self._ports = ports
+        self._variants = _variants(program)
+
+    def variant_for(self, shapes: Shapes) -> Variant:
+        """Return the first variant made for given shapes, else the one for any."""
+        return next((v for v in self._variants[1:] if v.fits(shapes)), self._variants[0])
+
+    def arena_bytes(self) -> int:
+        """Return the arena that the largest variant needs where open dimensions are 1."""
+        ones = dict.fromkeys(self._program.dims, 1)
+        return max(plan_memory(self._program, ones, v.live).arena_bytes for v in self._variants)
+
+    def bind(self, shapes: Shapes) -> Binding:
+        """Return what follows from given shapes; it is kept for a while.
+
+        Raises:
+            InputError: the shapes do not fit the model.
+        """
+        known = self.known.get(shapes)
+        if known is not None:
+            return known
+        program, variant = self._program, self.variant_for(shapes)
+        dims = bind_dims(self._ports, program.dims, shapes)
+        outputs = tuple(
+            tuple(axis.evaluate(dims) for axis in axes) for axes in variant.output_shapes
+        )
+        negative = [s for s in outputs if min(s, default=0) < 0]
+        if negative:
+            raise InputError(f"an output would have the shape {negative[0]}", hint="give more")
+        zero = [name for name, value in dims.items() if value == 0]
+        empty = bool(zero) and all(0 in shape for shape in outputs)
+        if zero and not empty:
+            raise InputError(
+                f"dimension {zero[0]!r} is 0", hint="outputs would not be empty; give at least 1"
+            )
+        plan = plan_memory(program, {k: max(v, 1) for k, v in dims.items()}, variant.live)
+        values = tuple(enumerate(dims.values()))
+        buffers = variant.inputs, variant.outputs
+        binding = Binding(values, outputs, plan, empty, variant.number, *buffers)
+        while len(self.known) >= BINDINGS_KEPT:
+            self.known.pop(next(iter(self.known)), None)
+        self.known[shapes] = binding
+        return binding
+
+
+def _variants(program: Program) -> tuple[Variant, ...]:
+    if program.parts:
+        return tuple(_variant(program, n, part) for n, part in enumerate(program.parts))
+    inputs = _buffers_by_name(program, BufferKind.INPUT)
+    outputs = _buffers_by_name(program, BufferKind.OUTPUT)
+    missing = [spec.name for spec in program.outputs if spec.name not in outputs]
+    if missing:
+        raise ArtifactError(f"outputs without a buffer: {', '.join(missing)}")
+    whole = Variant(
+        number=0,
+        when=(),
+        inputs=tuple(inputs.get(spec.name, -1) for spec in program.inputs),
+        outputs=tuple(outputs[spec.name] for spec in program.outputs),
+        output_shapes=program.output_shapes,
+        live=find_liveness(program),
+    )
+    return (whole,)
+
+
+def _variant(program: Program, number: int, part: Part) -> Variant:
+    live = part_liveness(program, part)
+    return Variant(number, part.when, part.inputs, part.outputs, part.output_shapes, live)
+
+
+def _buffers_by_name(program: Program, kind: BufferKind) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for index, buffer in enumerate(program.buffers):
+        if buffer.kind is kind and found.setdefault(buffer.name, index) != index:
+            raise ArtifactError(f"two buffers of {kind} {buffer.name!r}")
+    return found
