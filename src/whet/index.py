@@ -346,14 +346,14 @@ def _atom_bounds(atom: Atom) -> tuple[int | None, int | None]:
 
 def _divide(p: Poly, d: Poly) -> tuple[Poly, Poly]:
     """Return quotient and remainder, simplified as far as the ranges allow."""
-    if d == 1:
+    if d == 1 or p == ZERO:
         return p, ZERO
     if p.constant is not None and d.constant is not None:
         return as_poly(p.constant // d.constant), as_poly(p.constant % d.constant)
     if p == d:
         return ONE, ZERO
     whole, rest = _split_multiples(p, d)
-    if at_least(rest, 0) and less_than(rest, d):
+    if rest == ZERO or (at_least(rest, 0) and less_than(rest, d)):
         return whole, rest
     exact = _exact_quotient(rest, d)
     if exact is not None:

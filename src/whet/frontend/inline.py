@@ -18,6 +18,7 @@ def inline_functions(model: ir.Model) -> None:
     """
     if not model.functions:
         return
+    _complete_calls(model)
     try:
         common.InlinePass()(model)
     except (ValueError, KeyError, ir.passes.PassError, ir.passes.InvariantError) as error:
@@ -28,6 +29,15 @@ def inline_functions(model: ir.Model) -> None:
             f"a function of the model cannot be inlined: {root}", hint="export the model again"
         ) from error
     model.functions.clear()
+
+
+def _complete_calls(model: ir.Model) -> None:
+    """Give every call all outputs of its function; the last ones may be left out."""
+    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for node in (node for body in bodies for node in body.all_nodes()):
+        function = model.functions.get(node.op_identifier())
+        if function is not None and len(node.outputs) < len(function.outputs):
+            node.resize_outputs(len(function.outputs))
 
 
 def shares_opset(model: ir.Model) -> bool:

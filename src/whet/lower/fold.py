@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from whet.index import product
+from whet.index import Dim, product
+from whet.kernel.expr import all_atoms, walk
 from whet.kernel.interpret import evaluate_tensor
 from whet.kernel.tensor import Definition, Product, Steps, Tensor
 from whet.lower.equations import Equations
@@ -41,7 +42,14 @@ def reads_constants(definition: Definition) -> bool:
     """Whether an equation of known size reads constants, and nothing else."""
     read = sources(definition)
     static = all(a.extent.constant is not None for a in definition.axes)
-    return static and bool(read) and all(s.value is not None for s in read)
+    constant = static and bool(read) and all(s.value is not None for s in read)
+    return constant and not _mentions_dims(definition)
+
+
+def _mentions_dims(definition: Definition) -> bool:
+    """Whether any value or condition depends on a run-time dimension."""
+    parts = (part for e in definition.expressions() for part in walk(e))
+    return any(isinstance(a, Dim) for part in parts for p in part.indices() for a in all_atoms(p))
 
 
 def _points(definition: Definition) -> int | None:

@@ -60,20 +60,19 @@ def matrices(node: Node, a: Tensor, b: Tensor) -> MatrixProduct:
         raise node.error("operands must not be scalars")
     a_shape = (as_poly(1), *a.shape) if a.rank == 1 else a.shape
     b_shape = (*b.shape, as_poly(1)) if b.rank == 1 else b.shape
-    if a_shape[-1] != b_shape[-2]:
-        raise node.error(f"inner extents differ: {list(a.shape)} and {list(b.shape)}")
+    depth = _inner(node, a_shape[-1], b_shape[-2])
     batch = (
         broadcast_shapes(node, [a_shape[:-2], b_shape[:-2]])
         if len(a_shape) + len(b_shape) > 4
         else ()
     )
     full = (*batch, a_shape[-2], b_shape[-1])
-    axes, k = axes_for(full), Axis("k", a_shape[-1])
+    axes, k = axes_for(full), Axis("k", depth)
     left = (*_aligned(a_shape[:-2], axes[:-2]), var(axes[-2]), var(k))
     right = (*_aligned(b_shape[:-2], axes[:-2]), var(k), var(axes[-1]))
     a_load = a.at(var(k)) if a.rank == 1 else a.at(*left)
     b_load = b.at(var(k)) if b.rank == 1 else b.at(*right)
-    definition = matrix_product(full, a_shape[-1], a_load, b_load)
+    definition = matrix_product(full, depth, a_load, b_load)
     return MatrixProduct(full, definition, a.rank == 1, b.rank == 1)
 
 
@@ -82,6 +81,16 @@ def lower_matmul(node: Node) -> list[Tensor]:
     a = node.input(0)
     product = matrices(node, a, node.input(1))
     return product.outputs(node, product.definition, a.dtype)
+
+
+def _inner(node: Node, left: Poly, right: Poly) -> Poly:
+    """Return the extent that is summed along; where it depends on the run, the run checks it."""
+    if left == right:
+        return left
+    if node.late is None or (left - right).constant is not None:
+        raise node.error(f"inner extents differ: {left} and {right}")
+    node.agree(left, right)
+    return right if right.constant is not None else left
 
 
 def _aligned(shape: tuple[Poly, ...], axes: tuple[Axis, ...]) -> tuple[Poly, ...]:
@@ -109,8 +118,7 @@ def lower_gemm(node: Node) -> list[Tensor]:
     flip_a, flip_b = node.attribute("transA", 0), node.attribute("transB", 0)
     rows, depth = (a.shape[1], a.shape[0]) if flip_a else a.shape
     inner, cols = (b.shape[1], b.shape[0]) if flip_b else b.shape
-    if depth != inner:
-        raise node.error(f"inner extents differ: {depth} and {inner}")
+    depth = _inner(node, depth, inner)
     shape = (rows, cols)
     i, j = axes_for(shape)
     k = Axis("k", depth)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ class Case:
     """
 
     op: str
-    inputs: list[Array | None]
+    inputs: Sequence[Array | None]
     outputs: int | list[str] = 1
     attributes: dict[str, Any] = field(default_factory=dict)
     constants: tuple[int, ...] = ()
@@ -196,6 +196,78 @@ def grouped() -> Iterator[Case]:
         yield Case("GroupQueryAttention", [*step, *past, *ends, *caches], 3, given)
 
 
+def number(value: float, kind: Any = np.float32) -> Array:
+    return np.array(value, kind)
+
+
+def quantised() -> Iterator[Case]:
+    for kind in (np.uint8, np.int8):
+        zero = [number(z, kind) for z in range(8)]
+        lowest = number(np.iinfo(kind).min, kind)
+        a, b = bytes_of(2, 3, 4, dtype=kind), bytes_of(4, seed=1, dtype=kind)
+        x = [a, number(0.03), zero[5]]
+        for op, scale in (("QLinearAdd", 0.07), ("QLinearMul", 0.1)):
+            inputs = [*x, b, number(0.05), zero[3], number(scale), zero[7]]
+            yield Case(op, inputs, steps=1)
+        fine = [number(1 / 256), lowest]
+        yield Case("QLinearLeakyRelu", [*x, number(0.03), zero[3]], 1, {"alpha": 0.2}, steps=1)
+        yield Case("QLinearSigmoid", [*x, *fine], steps=1)
+        yield Case("QLinearSoftmax", [*x, *fine], 1, {"opset": 13, "axis": -1}, steps=1)
+        yield Case("QLinearSoftmax", [*x, *fine], 1, {"opset": 11, "axis": 1}, steps=1)
+        inputs = [number(0.04), zero[3], *x, a, number(0.05), zero[1]]
+        yield Case("QLinearConcat", inputs, 1, {"axis": 1}, steps=1)
+        image = [bytes_of(1, 3, 6, 5, dtype=kind), number(0.03), zero[5], number(0.03), zero[4]]
+        pool: dict[str, Any] = {"kernel_shape": [2, 2]}
+        yield Case("QLinearAveragePool", [*image], 1, {**pool, "pads": [1, 0, 0, 1]}, steps=1)
+        for last in (0, 1):
+            place = {"channels_last": last}
+            yield Case("QLinearAveragePool", [*image], 1, {**pool, **place}, steps=1)
+            yield Case("QLinearGlobalAveragePool", [*image], 1, place, steps=1)
+        where = rng().integers(0, 2, (2, 3, 4)).astype(bool)
+        inputs = [where, *x, a[::-1].copy(), number(0.05), zero[4], number(0.05), zero[7]]
+        yield Case("QLinearWhere", inputs, steps=1)
+        yield Case("QuantizeLinear", [normal(3, 4), number(0.02), zero[3]])
+        yield Case("DequantizeLinear", [*x])
+        inputs = [a, normal(3), bytes_of(3, dtype=kind)]
+        yield Case("DequantizeLinear", inputs, 1, {"axis": 1})
+
+
+def quantised_products() -> Iterator[Case]:
+    a, b = bytes_of(3, 5), bytes_of(5, 4, dtype=np.int8)
+    low, one = number(5, np.uint8), number(1, np.int8)
+    shift = rng().integers(-99, 99, 4).astype(np.int32)
+    inputs = [a, number(0.03), low, b, number(0.02), one, shift, number(0.5), number(100, np.uint8)]
+    yield Case("QGemm", [*inputs], 1, {"alpha": 1.0}, steps=1)
+    columns = [b.T.copy(), np.abs(normal(4)) / 10, np.zeros(4, np.int8), shift]
+    inputs = [a, number(0.03), low, *columns]
+    yield Case("QGemm", [*inputs], 1, {"alpha": 1.0, "transB": 1}, length=5, scale=10)
+    x = normal(2, 3, 5)
+    yield Case("DynamicQuantizeMatMul", [x, b, number(0.02)], length=5, scale=4)
+    more = [np.abs(normal(4)), bytes_of(4, dtype=np.int8), normal(4)]
+    yield Case("DynamicQuantizeMatMul", [x, b, *more], length=5, scale=100)
+    scales = [number(0.02), np.abs(normal(4))]
+    for rest in ([], [low], [low, one, normal(4)]):
+        yield Case("MatMulIntegerToFloat", [a, b, *scales, *rest], length=5, scale=30)
+    weights = [bytes_of(8, 24, dtype=np.int8), normal(24), number(0.01), number(0.01)]
+    zeros = [number(128, np.uint8), number(0, np.int8)]
+    given = {"num_heads": 2}
+    yield Case("QAttention", [bytes_of(2, 5, 8), *weights, None, *zeros], 1, given)
+    ends = np.array([3, 5], np.int32)
+    given = {"num_heads": 2, "unidirectional": 1}
+    yield Case("QAttention", [bytes_of(2, 5, 8), *weights, ends, *zeros], 1, given)
+    tables = [bytes_of(11, 8), bytes_of(7, 8), bytes_of(2, 8), bytes_of(8), bytes_of(8)]
+    quants = [number(0.01)] * 5 + [number(128, np.uint8)] * 5
+    inputs_ = [IDS, KINDS, *tables, None, *quants]
+    yield Case("QEmbedLayerNormalization", inputs_, 2, {"epsilon": 1e-5})
+    pair = [bytes_of(3, 4, dtype=np.int16), bytes_of(4, 2, dtype=np.int16)]
+    yield Case("MatMulInteger16", [*pair])
+    inputs = [bytes_of(1, 6, 6, 4), number(0.03), low, bytes_of(8, 4, 3, 3, dtype=np.int8)]
+    inputs += [np.abs(normal(8)) / 50, np.zeros(8, np.int8), number(0.5), number(100, np.uint8)]
+    inputs += [rng().integers(-99, 99, 8).astype(np.int32)]
+    given = {"channels_last": 1}
+    yield Case("QLinearConv", [*inputs], 1, given, tuple(range(1, 9)), steps=1)
+
+
 CASES = [
     case
     for family in (
@@ -208,6 +280,8 @@ CASES = [
         attention,
         rotations,
         grouped,
+        quantised,
+        quantised_products,
     )
     for case in family()
 ]

@@ -23,6 +23,7 @@ from whet.tests.contrib_harness import (
     feeds_of,
     model_of,
     normal,
+    rng,
 )
 from whet.tests.tolerance import assert_close
 
@@ -120,6 +121,21 @@ def test_is_all_finite(number: float) -> None:
     model = model_of("IsAllFinite", [first, second])
     (found,) = by_whet(model, {"x0": first, "x1": second})
     assert bool(found) == np.isfinite(number)
+
+
+def test_lstm_with_quantised_weights_is_that_of_their_numbers() -> None:
+    weights = [rng(k).integers(-128, 128, (1, n, 16)).astype(np.int8) for k, n in ((1, 3), (2, 4))]
+    scale, zero = np.array([0.01], np.float32), np.array([2], np.int8)
+    scales: list[Array | None] = [scale, zero]
+    x, shift = normal(5, 2, 3), normal(1, 32)
+    inputs: list[Array | None] = [x, *weights, shift, None, None, None, None, *scales, *scales]
+    model = model_of("DynamicQuantizeLSTM", inputs, 3, hidden_size=4)
+    found = by_whet(model, feeds_of(model, inputs))
+    plain = [((w.astype(np.float32) - 2) * scale).transpose(0, 2, 1) for w in weights]
+    inputs = [x, *plain, shift]
+    model = model_of("LSTM", inputs, 3, domain="", hidden_size=4)
+    for a, b in zip(found, by_peer(model, feeds_of(model, inputs)), strict=True):
+        assert_close(a, b, "graph", length=5)
 
 
 def test_packed_heads_are_those_apart() -> None:
