@@ -198,6 +198,8 @@ def _reverse_sequence(node: Node) -> list[Tensor]:
     """Reverse the first ``lengths[b]`` elements of every batch entry."""
     x, lengths = node.input(0), node.input(1)
     time, batch = int(node.attribute("time_axis", 0)), int(node.attribute("batch_axis", 1))
+    if x.rank < 2 or {time, batch} != {0, 1} or lengths.shape != (x.shape[batch],):
+        raise node.error(f"lengths {list(lengths.shape)} do not fit x {list(x.shape)}")
     axes = axes_for(x.shape)
     here = IndexValue(var(axes[time]), "int64")
     length = cast(lengths.at(var(axes[batch])), "int64")

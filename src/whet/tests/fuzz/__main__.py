@@ -23,6 +23,10 @@ def trial_of(kind: str, cache: str) -> Trial:
         from whet.tests.fuzz import onnx_files
 
         return lambda seed: onnx_files.compile_and_run(onnx_files.damaged(seed), cache)
+    if kind == "models":
+        from whet.tests.fuzz import models
+
+        return lambda seed: models.judge(models.sample(seed), cache)
     from whet.tests.fuzz import whet_files
 
     def whet_trial(seed: int) -> tuple[str, str]:
