@@ -24,7 +24,8 @@ from whet.frontend.read import read_file
 from whet.graph.infer import light_proto
 from whet.limits import Budget
 from whet.lower.assemble import Assembled, assemble
-from whet.lower.lower import lower
+from whet.lower.assemble_script import assemble_script
+from whet.lower.lower import LoweredScript, lower_model
 from whet.ops.table import op_table
 from whet.options import Options
 from whet.passes.pipeline import run_passes
@@ -131,11 +132,14 @@ def _translate(
     tell("optimise", 1, 1)
     level, threads = options.opt_level, options.thread_count
     tell("lower", 0, 1)
-    lowered = lower(model, op_table(), target, level=level, threads=threads)
+    lowered = lower_model(model, op_table(), target, level=level, threads=threads)
     tell("lower", 1, 1)
     graph = light_proto(model, GRAPH_WEIGHT_BYTES).SerializeToString(deterministic=True)
     tell("pack", 0, 1)
-    assembled = assemble(lowered, target, threads=threads, reuse=level >= 1)
+    if isinstance(lowered, LoweredScript):
+        assembled = assemble_script(lowered, target, threads=threads, reuse=level >= 1)
+    else:
+        assembled = assemble(lowered, target, threads=threads, reuse=level >= 1)
     check_files(model)
     for value in model.graph.initializers.values():
         value.const_value = None  # nodes and values refer to each other: they are freed later

@@ -31,9 +31,16 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Dim:
-    """A dimension known only at run time; at least 1 wherever it is used in arithmetic."""
+    """A dimension known only at run time.
+
+    Attributes:
+        name: its name, unique in a model.
+        least: the smallest value that arithmetic may count on: 1 for a dimension of the model's
+            inputs, 0 for one that depends on data.
+    """
 
     name: str
+    least: int = 1
 
     @property
     def key(self) -> str:
@@ -252,7 +259,7 @@ def bounds(p: Poly) -> tuple[int | None, int | None]:
 
 
 def at_least(p: Poly, minimum: int) -> bool:
-    """Tell whether ``p >= minimum`` can be proved for all axes and all dimensions of 1 or more."""
+    """Tell whether ``p >= minimum`` can be proved for all axes and all values of the dimensions."""
     low = bounds(p)[0]
     if low is not None:
         return low >= minimum
@@ -270,7 +277,7 @@ def at_least(p: Poly, minimum: int) -> bool:
         if not falling and not rising:
             return False
         worst = worst.substitute({axis: axis.extent - 1 if falling else 0})
-    shifted = worst.substitute({a: var(a) + 1 for a in worst.atoms if isinstance(a, Dim)})
+    shifted = worst.substitute({a: var(a) + a.least for a in worst.atoms if isinstance(a, Dim)})
     constant = sum(c for m, c in shifted.terms if not m)
     return constant >= minimum and all(c >= 0 for m, c in shifted.terms if m)
 
@@ -289,7 +296,7 @@ def recombine(p: Poly) -> Poly:
             rest = list(monomial)
             rest.remove(atom)
             factor = product([c, *(var(a) for a in rest)])
-            quotient = var(Div(atom.numerator, atom.denominator)) * atom.denominator * factor
+            quotient = _quotient(atom.numerator, atom.denominator) * atom.denominator * factor
             if all(p_term in p.terms for p_term in quotient.terms):
                 return recombine(p - quotient - factor * var(atom) + factor * atom.numerator)
     return p
@@ -325,7 +332,7 @@ def _atom_bounds(atom: Atom) -> tuple[int | None, int | None]:
         top = bounds(atom.extent)[1]
         return 0, None if top is None else max(top - 1, 0)
     if isinstance(atom, Dim):
-        return 1, None
+        return atom.least, None
     if isinstance(atom, Opaque):
         return atom.low, None if atom.high is None else bounds(atom.high - 1)[1]
     divisor = atom.denominator.constant
@@ -348,7 +355,47 @@ def _divide(p: Poly, d: Poly) -> tuple[Poly, Poly]:
     whole, rest = _split_multiples(p, d)
     if at_least(rest, 0) and less_than(rest, d):
         return whole, rest
-    return whole + var(Div(rest, d)), var(Mod(rest, d))
+    exact = _exact_quotient(rest, d)
+    if exact is not None:
+        return whole + exact, ZERO
+    return whole + _quotient(rest, d), var(Mod(rest, d))
+
+
+def _quotient(p: Poly, d: Poly) -> Poly:
+    """Return a quotient that stays one; ``(n // a + c) // b = (n + a c) // (a b)``."""
+    by = d.constant
+    inner = [m[0] for m, c in p.terms if len(m) == 1 and c == 1 and isinstance(m[0], Div)]
+    if by is None or by <= 0 or len(inner) != 1:
+        return var(Div(p, d))
+    own, shift = inner[0], (p - var(inner[0])).constant
+    divisor = own.denominator.constant
+    if shift is None or divisor is None or divisor <= 0:
+        return var(Div(p, d))
+    return (own.numerator + shift * divisor) // (divisor * by)
+
+
+def _exact_quotient(p: Poly, d: Poly) -> Poly | None:
+    """Return ``p / d`` where polynomial division by several terms leaves nothing."""
+    if len(d.terms) < 2:
+        return None
+    atoms, factor = max(d.terms, key=lambda term: (len(term[0]), [a.key for a in term[0]]))
+    whole, rest = ZERO, p
+    for _ in p.terms:
+        step = next((s for s in (_over(t, atoms, factor) for t in rest.terms) if s), None)
+        if step is None:
+            break
+        whole, rest = whole + step, rest - step * d
+    return whole if rest == ZERO else None
+
+
+def _over(term: tuple[Monomial, int], atoms: Monomial, factor: int) -> Poly | None:
+    """Return one term divided by another, if that is a term."""
+    left = list(term[0])
+    for atom in atoms:
+        if atom not in left:
+            return None
+        left.remove(atom)
+    return None if term[1] % factor else Poly({tuple(left): term[1] // factor})
 
 
 def _split_multiples(p: Poly, d: Poly) -> tuple[Poly, Poly]:

@@ -6,7 +6,7 @@ Text is quick to write, easy to read in a dump, and the same for every llvmlite 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -70,6 +70,12 @@ def _round_f32(number: float) -> float:
         return float(struct.unpack("<f", struct.pack("<f", number))[0])
     except OverflowError:
         return float("inf") if number > 0 else float("-inf")
+
+
+def _first_alone(mask: Value) -> bool:
+    """Whether a mask is known to have its first bit set and no other."""
+    bits = mask.text.strip("<>").split(", ")
+    return bits[0] == "i1 true" and bits.count("i1 false") == len(bits) - 1
 
 
 def const(type_: str, number: float | int | bool) -> Value:
@@ -206,6 +212,16 @@ class Builder:
         self.jump(done)
         self.start(done)
 
+    def either(self, condition: Value, yes: Callable[[], None], no: Callable[[], None]) -> None:
+        """Run one of two bodies."""
+        labels, done = (self.label("yes"), self.label("no")), self.label("both")
+        self.branch(condition, *labels)
+        for label, body in zip(labels, (yes, no), strict=True):
+            self.start(label)
+            body()
+            self.jump(done)
+        self.start(done)
+
     def finish(self, result: Value | None = None) -> None:
         """Return from the function and hand its text to the module."""
         self.line(f"ret {result}" if result else "ret void")
@@ -256,7 +272,14 @@ class Builder:
         )
 
     def masked_store(self, value: Value, pointer: Value, mask: Value, align: int = 1) -> None:
-        """Store the lanes whose mask bit is set."""
+        """Store the lanes whose mask bit is set.
+
+        A single lane is stored as a scalar: LLVM 22 makes that of it too, but of the type that the
+        value had before a ``trunc``, and so writes behind the lane.
+        """
+        if _first_alone(mask):
+            self.store(self.extract(value, 0), pointer, align)
+            return
         name = f"llvm.masked.store.{_suffix(value.type)}.p0"
         self.module.declare(name, f"declare void @{name}({value.type}, ptr, {mask.type})")
         self.line(f"call void @{name}({value}, ptr align {align} {pointer.text}, {mask})")
@@ -296,6 +319,12 @@ class Builder:
         if a.text == "1":
             return b
         return a if b.text == "1" else self.binary("mul nsw", a, b)
+
+    def divide(self, a: Value, by: int) -> tuple[Value, Value]:
+        """Return quotient and rest of a 64-bit integer that is not negative, folding constants."""
+        if a.known is not None:
+            return i64(a.known // by), i64(a.known % by)
+        return self.binary("udiv", a, i64(by)), self.binary("urem", a, i64(by))
 
     def min(self, a: Value, b: Value) -> Value:
         """Return the smaller of two signed integers."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from whet.codegen.builder import I1, PTR, Builder, Value, const, i64, lanes, vector
 from whet.codegen.frame import Frame
 from whet.codegen.index_value import index_value
-from whet.codegen.operations import apply, from_storage, register_type, storage_type, to_storage
+from whet.codegen.operations import apply, from_storage, literal, storage_type, to_storage
 from whet.index import Atom, Axis, Dim, Opaque, Poly
 from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Read, Var, Within, all_atoms
 from whet.kernel.spec import Store
@@ -71,7 +71,7 @@ class Point:
 
     def _write(self, expr: Expr) -> Value:
         if isinstance(expr, Const):
-            return const(register_type(expr.dtype), expr.value)
+            return literal(expr.dtype, expr.value)
         if isinstance(expr, Var):
             return self.names[expr.name]
         if isinstance(expr, IndexValue):

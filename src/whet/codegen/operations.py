@@ -6,16 +6,25 @@ import re
 from collections.abc import Callable
 from types import MappingProxyType
 
+import numpy as np
+
 from whet.codegen.builder import F32, F64, I1, Builder, Value, const, element, lanes, vector
+from whet.codegen.small_floats import decode, encode
 from whet.codegen.vmath import FUNCTIONS
-from whet.dtypes import DTYPES, DType
+from whet.dtypes import BITS_PER_BYTE, DTYPES, DType, numpy_dtype
 from whet.errors import CompileError
+
+UPPER = 16
+"""Bits of a float that bfloat16 leaves out."""
+
+QUIET = 1 << 22
+"""The bit of a float that keeps NaN a NaN when the lower half is cut off."""
 
 _INTEGER_BITS = {1: "i8", 2: "i16", 4: "i32", 8: "i64"}
 
 
 def register_type(dtype: str) -> str:
-    """Return the LLVM type in which values of an element type are computed."""
+    """Return the LLVM type in which values of an element type are computed, or moved as bits."""
     d = DTYPES[dtype]
     if d.kind == "b":
         return I1
@@ -25,14 +34,18 @@ def register_type(dtype: str) -> str:
 
 
 def storage_type(dtype: str) -> str:
-    """Return the LLVM type in which values of an element type lie in memory."""
+    """Return the LLVM type in which values of an element type lie in memory.
+
+    bfloat16 lies there as an integer: where a CPU has no instructions for it, LLVM would call a
+    library for every masked load of ``bfloat``.
+    """
     d = DTYPES[dtype]
     if d.kind == "b":
         return "i8"
     if dtype == "float16":
         return "half"
     if dtype == "bfloat16":
-        return "bfloat"
+        return "i16"
     return register_type(dtype)
 
 
@@ -41,9 +54,13 @@ def from_storage(b: Builder, value: Value, dtype: str) -> Value:
     count = lanes(value.type)
     if dtype == "bool":
         return b.icmp("ne", value, const(value.type, 0))
-    if dtype in ("float16", "bfloat16"):
+    if dtype == "float16":
         return b.cast("fpext", value, vector(F32, count))
-    return value
+    if dtype == "bfloat16":
+        wide = b.cast("zext", value, vector("i32", count))
+        moved = b.binary("shl", wide, const(wide.type, UPPER))
+        return b.cast("bitcast", moved, vector(F32, count))
+    return _low_bits(b, value, DTYPES[dtype])
 
 
 def to_storage(b: Builder, value: Value, dtype: str) -> Value:
@@ -54,8 +71,46 @@ def to_storage(b: Builder, value: Value, dtype: str) -> Value:
     if dtype in ("float16", "bfloat16"):
         if element(value.type) == F64:
             value = _round_to_odd(b, value)
-        return b.cast("fptrunc", value, vector(storage_type(dtype), count))
+        if dtype == "bfloat16":
+            return _upper_half(b, value)
+        return b.cast("fptrunc", value, vector("half", count))
+    if DTYPES[dtype].is_packed:
+        return b.binary("and", value, const(value.type, (1 << DTYPES[dtype].bits) - 1))
     return value
+
+
+def _upper_half(b: Builder, value: Value) -> Value:
+    """Round floats to the bits of bfloat16, ties to even.
+
+    AVX512-BF16's instruction would make subnormal numbers 0, and copies would change them.
+    """
+    count = lanes(value.type)
+    bits = b.cast("bitcast", value, vector("i32", count))
+    last = b.binary("lshr", bits, const(bits.type, UPPER))
+    odd = b.binary("and", last, const(bits.type, 1))
+    half = const(bits.type, (1 << (UPPER - 1)) - 1)
+    rounded = b.binary("add", b.binary("add", bits, half), odd)
+    quiet = b.binary("or", bits, const(bits.type, QUIET))
+    chosen = b.select(b.fcmp("uno", value, value), quiet, rounded)
+    return b.cast("trunc", b.binary("lshr", chosen, const(bits.type, UPPER)), vector("i16", count))
+
+
+def _low_bits(b: Builder, value: Value, dtype: DType) -> Value:
+    """Return an integer of less than a byte without what stands in the rest of its byte."""
+    if not dtype.is_packed:
+        return value
+    spare = const(value.type, BITS_PER_BYTE - dtype.bits)
+    shifted = b.binary("shl", value, spare)
+    return b.binary("ashr" if dtype.kind == "i" else "lshr", shifted, spare)
+
+
+def literal(dtype: str, number: float | int | bool) -> Value:
+    """Return a number as a register holds it."""
+    if DTYPES[dtype].small is None:
+        return const(register_type(dtype), number)
+    with np.errstate(all="ignore"):
+        code = np.asarray(number, np.float32).astype(numpy_dtype(dtype)).view(np.uint8)
+    return const(register_type(dtype), int(code))
 
 
 def _round_to_odd(b: Builder, value: Value) -> Value:
@@ -77,18 +132,31 @@ def _round_to_odd(b: Builder, value: Value) -> Value:
 
 
 def convert(b: Builder, value: Value, source: str, target: str) -> Value:
-    """Convert between element types; floats saturate when they become integers."""
+    """Convert between element types.
+
+    Floats saturate when they become integers; those of less than a byte then wrap, as all do that
+    come from wider integers.
+    """
     s, t = DTYPES[source], DTYPES[target]
-    goal = vector(register_type(target), lanes(value.type))
+    if source == target:
+        return value
+    if s.small is not None:
+        return convert(b, decode(b, value, s.small), "float32", target)
+    if t.small is not None:
+        return encode(b, _to_single(b, value, s), t.small)
     if t.kind == "b":
         return _to_bool(b, value, s)
-    if not s.is_float:
-        return _convert_integer(b, value, s, t, goal)
-    if not t.is_float:
-        return _float_to_int(b, value, goal, signed=t.kind == "i")
-    if target in ("float16", "bfloat16"):
-        return from_storage(b, to_storage(b, value, target), target)
-    return b.cast("fpext" if element(goal) == F64 else "fptrunc", value, goal)
+    goal = vector(register_type(target), lanes(value.type))
+    if s.is_float:
+        return _convert_float(b, value, t, goal)
+    return _convert_integer(b, value, s, t, goal)
+
+
+def _to_single(b: Builder, value: Value, source: DType) -> Value:
+    """Return a number as ``float``, so that rounding that to a smaller type rounds only once."""
+    if source.is_float:
+        return _round_to_odd(b, value) if element(value.type) == F64 else value
+    return convert(b, value, source.name, "float32")
 
 
 def _to_bool(b: Builder, value: Value, source: DType) -> Value:
@@ -102,10 +170,22 @@ def _convert_integer(b: Builder, value: Value, source: DType, target: DType, goa
     """Convert an integer or boolean, whose register is narrower than any integer's."""
     signed = source.kind == "i"
     if target.is_float:
-        return b.cast("sitofp" if signed else "uitofp", value, goal)
+        number = b.cast("sitofp" if signed else "uitofp", value, goal)
+        return from_storage(b, to_storage(b, number, target.name), target.name)
     if target.size < source.size:
-        return b.cast("trunc", value, goal)
-    return b.cast("sext" if signed else "zext", value, goal)
+        return _low_bits(b, b.cast("trunc", value, goal), target)
+    return _low_bits(b, b.cast("sext" if signed else "zext", value, goal), target)
+
+
+def _convert_float(b: Builder, value: Value, target: DType, goal: str) -> Value:
+    if target.size == 2 and target.is_float:
+        return from_storage(b, to_storage(b, value, target.name), target.name)
+    if target.is_float:
+        return b.cast("fpext" if element(goal) == F64 else "fptrunc", value, goal)
+    if target.is_packed:
+        whole = _float_to_int(b, value, vector("i32", lanes(goal)), signed=True)
+        return _low_bits(b, b.cast("trunc", whole, goal), target)
+    return _float_to_int(b, value, goal, signed=target.kind == "i")
 
 
 def _float_to_int(b: Builder, value: Value, goal: str, *, signed: bool) -> Value:
@@ -271,6 +351,13 @@ OPERATIONS: MappingProxyType[str, Emit] = MappingProxyType(
     }
 )
 
+
+def _reinterpret(b: Builder, value: Value, source: str, target: str) -> Value:
+    """Return the value of another type of the same width that has the same bits."""
+    goal = vector(storage_type(target), lanes(value.type))
+    return from_storage(b, b.cast("bitcast", to_storage(b, value, source), goal), target)
+
+
 COMPARISONS: MappingProxyType[str, tuple[str, str, str]] = MappingProxyType(
     {
         "lt": ("olt", "slt", "ult"),
@@ -291,6 +378,8 @@ def apply(b: Builder, op: str, args: list[Value], arg_dtypes: list[str], dtype: 
     """
     if op == "cast":
         return convert(b, args[0], arg_dtypes[0], dtype)
+    if op == "bitcast":
+        return _reinterpret(b, args[0], arg_dtypes[0], dtype)
     if op in COMPARISONS:
         kind = DTYPES[arg_dtypes[0]].kind
         names = COMPARISONS[op]

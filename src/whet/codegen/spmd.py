@@ -2,13 +2,14 @@
 
 ``whet_start(ctx)`` runs the program once; ``whet_worker(ctx, thread)`` is what a helper thread
 does for its whole life; ``whet_run(ctx, thread)`` is one walk by one thread; ``whet_stop(ctx)``
-sends the helpers home. With one thread the walk is a plain sequence of kernel calls. Where things
-lie in ``ctx`` is said by ``whet.program.context``, how threads meet by ``whet.codegen.sync``.
+sends the helpers home. With one thread the walk is a plain sequence of kernel calls. If the program
+has parts, a run is a run of one of them, whose number stands in ``ctx``. Where things lie in
+``ctx`` is said by ``whet.program.context``, how threads meet by ``whet.codegen.sync``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from whet.codegen.builder import I1, I32, I64, PTR, Builder, Module, Value, i64
 from whet.codegen.index_value import index_value
@@ -84,6 +85,27 @@ def _write_thunks(module: Module, program: Program, layout: ContextLayout) -> No
         b.finish()
 
 
+def _parts(program: Program) -> list[range]:
+    """Return the launches of each part, or all of them if there are no parts."""
+    if not program.parts:
+        return [range(len(program.launches))]
+    return [range(part.begin, part.end) for part in program.parts]
+
+
+def _each_part(b: Builder, program: Program, part: Value | None) -> Iterator[range]:
+    """Yield the launches of every part, and write them where only that part runs."""
+    parts = _parts(program)
+    for number, launches in enumerate(parts[:-1]):
+        assert part is not None, "several parts have a number"
+        here, other = b.label("part"), b.label("other")
+        b.branch(b.icmp("eq", part, i64(number)), here, other)
+        b.start(here)
+        yield launches
+        b.line("ret void")
+        b.start(other)
+    yield parts[-1]
+
+
 def _write_serial(module: Module, program: Program) -> None:
     """Write the walk of a single thread: no atomics, no barriers."""
     b = Builder(module, "whet.serial", [(PTR, "ctx")])
@@ -91,11 +113,14 @@ def _write_serial(module: Module, program: Program) -> None:
     dims = b.gep(ctx, "i8", context.DIMS)
     scratch = b.load(PTR, b.gep(ctx, "i8", context.SCRATCH), align=8)
     sizes = _load_dims(b, program, dims)
-    for index, launch in enumerate(program.launches):
-        chunks = poly_value(b, launch.chunks, sizes)
-        if chunks.text != "0":
-            where = f"{ctx}, i64 {index}, {chunks}, ptr @whet.launch.{index}"
-            b.line(f"call void @whet.alone({where}, {dims}, {scratch})")
+    several = len(program.parts) > 1
+    part = b.load(I64, b.gep(ctx, "i8", context.PART), align=8) if several else None
+    for launches in _each_part(b, program, part):
+        for index in launches:
+            chunks = poly_value(b, program.launches[index].chunks, sizes)
+            if chunks.text != "0":
+                where = f"{ctx}, i64 {index}, {chunks}, ptr @whet.launch.{index}"
+                b.line(f"call void @whet.alone({where}, {dims}, {scratch})")
     b.finish()
 
 
@@ -104,8 +129,9 @@ def _write_parallel(module: Module, program: Program, layout: ContextLayout) -> 
     b = Builder(module, "whet.parallel", [(PTR, "ctx"), (I64, "thread")])
     ctx, thread = b.param(0), b.param(1)
     state = b.alloca(f"[{len(STATE_SLOTS)} x i64]")
-    dims = b.alloca(f"[{max(layout.dims, 1)} x i64]")
-    generation = _write_join(b, layout, dims)
+    several = len(program.parts) > 1
+    dims = b.alloca(f"[{max(layout.dims + several, 1)} x i64]")
+    generation = _write_join(b, layout, dims, several=several)
     threads = b.load(I64, b.gep(ctx, "i8", context.THREADS), align=8)
     first = {"generation": generation, "thread": thread, "threads": threads, "finished": i64(0)}
     for name, value in first.items():
@@ -114,16 +140,19 @@ def _write_parallel(module: Module, program: Program, layout: ContextLayout) -> 
     stride = b.load(I64, b.gep(ctx, "i8", context.SCRATCH_STRIDE), align=8)
     scratch = b.gep(base, "i8", b.binary("mul", stride, thread))
     sizes = _load_dims(b, program, dims)
-    segments = segments_of(program.launches)
-    for number, segment in enumerate(segments):
-        total = i64(0)
-        for index in segment:
-            chunks = poly_value(b, program.launches[index].chunks, sizes)
-            total = b.add(total, chunks)
-            if chunks.text != "0":
-                where = f"{ctx}, {state}, i64 {index}, {chunks}, ptr @whet.launch.{index}"
-                b.line(f"call void @whet.share({where}, {dims}, {scratch})")
-        _end_segment(b, f"{ctx}, {state}, i64 {number}, {total}", last=segment is segments[-1])
+    part = b.load(I64, b.gep(dims, I64, layout.dims), align=8) if several else None
+    segments = list(enumerate(segments_of(program.launches)))
+    for launches in _each_part(b, program, part):
+        own = [(n, s) for n, s in segments if launches.start <= s.start < launches.stop]
+        for number, segment in own:
+            total = i64(0)
+            for index in segment:
+                chunks = poly_value(b, program.launches[index].chunks, sizes)
+                total = b.add(total, chunks)
+                if chunks.text != "0":
+                    where = f"{ctx}, {state}, i64 {index}, {chunks}, ptr @whet.launch.{index}"
+                    b.line(f"call void @whet.share({where}, {dims}, {scratch})")
+            _end_segment(b, f"{ctx}, {state}, i64 {number}, {total}", last=segment is own[-1][1])
     b.finish()
 
 
@@ -141,8 +170,8 @@ def _end_segment(b: Builder, arguments: str, *, last: bool) -> None:
     b.start(go)
 
 
-def _write_join(b: Builder, layout: ContextLayout, dims: Value) -> Value:
-    """Enter the open run: copy its dimensions; leave if there is none.
+def _write_join(b: Builder, layout: ContextLayout, dims: Value, *, several: bool) -> Value:
+    """Enter the open run: copy its dimensions, and behind them its part; leave if there is none.
 
     The copy counts only if the same run is still open after it, so that a thread that comes late
     never mixes two runs.
@@ -158,8 +187,9 @@ def _write_join(b: Builder, layout: ContextLayout, dims: Value) -> Value:
     b.start(closed)
     b.line("ret void")
     b.start(copy)
-    for index in range(layout.dims):
-        source = b.gep(ctx, "i8", context.DIMS + index * context.SLOT)
+    places = [context.DIMS + index * context.SLOT for index in range(layout.dims)]
+    for index, place in enumerate([*places, context.PART] if several else places):
+        source = b.gep(ctx, "i8", place)
         size = b.op(f"load atomic i64, {source} monotonic, align 8", I64)
         b.store(size, b.gep(dims, I64, index), align=8)
     b.line("fence acquire")

@@ -29,6 +29,7 @@ from whet.frontend.operators import check_operators
 from whet.frontend.read import Parsed, parse_bytes, read_file
 from whet.frontend.specialize import bind_shapes
 from whet.frontend.split import LARGE_BYTES
+from whet.frontend.translate import translate_model
 from whet.frontend.typing import check_types
 from whet.frontend.upgrade import upgrade_model
 from whet.graph.infer import infer_shapes
@@ -109,6 +110,7 @@ def _canonicalise(model: ir.Model, shapes: Mapping[str, tuple[int | str, ...]]) 
     upgrade_model(model)
     inline_functions(model)
     release_initializer_inputs(model)
+    translate_model(model)
     lift_constants(model)
     split_wide_nodes(model)
     name_nodes(model)

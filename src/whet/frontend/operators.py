@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import onnx.defs
 import onnx_ir as ir
 
 from whet.errors import ModelError, UnsupportedError, nearest
+from whet.frontend.translate import foreign_operators
 from whet.graph.opset import ONNX_DOMAINS, WHET_DOMAIN, has_operator
 
 _DEPRECATED_BUT_KNOWN = frozenset({"GroupNormalization", "Scatter", "Upsample"})
 
 
 def check_operators(model: ir.Model) -> None:
-    """Check that every node is a standard operator, a whet one or a function of the model.
+    """Check that every node is standard, has a translation, or is a function of the model.
 
     Raises:
         ModelError: a node is of a domain that the model does not import.
         UnsupportedError: with all unknown operators and where they stand.
     """
     unknown: dict[str, list[str]] = {}
+    foreign = foreign_operators()
     bodies: list[tuple[ir.Graph | ir.Function, dict[str, int]]] = [
         (model.graph, model.opset_imports)
     ]
@@ -27,7 +31,7 @@ def check_operators(model: ir.Model) -> None:
         for node in body.all_nodes():
             if node.op_identifier() in model.functions:
                 continue
-            if not _is_known(node, imports):
+            if not _is_known(node, imports, foreign):
                 name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
                 unknown.setdefault(name, []).append(node.name or "?")
     if unknown:
@@ -40,7 +44,7 @@ def check_operators(model: ir.Model) -> None:
         )
 
 
-def _is_known(node: ir.Node, imports: dict[str, int]) -> bool:
+def _is_known(node: ir.Node, imports: dict[str, int], foreign: Container[tuple[str, str]]) -> bool:
     if node.domain == WHET_DOMAIN:
         return True
     if node.domain not in ONNX_DOMAINS:
@@ -50,7 +54,9 @@ def _is_known(node: ir.Node, imports: dict[str, int]) -> bool:
                 where=f"node {node.name!r} ({node.op_type})",
                 hint="export the model again",
             )
-        return False
+        return (node.domain, node.op_type) in foreign
+    if ("", node.op_type) in foreign:
+        return True
     version = imports.get("", imports.get("ai.onnx", 0))
     known = node.op_type in _DEPRECATED_BUT_KNOWN or has_operator(node.op_type, version)
     if known:

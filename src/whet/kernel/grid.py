@@ -20,6 +20,7 @@ from whet.kernel.semantics import (
     convert,
     identity_of,
     register_dtype,
+    reinterpret,
 )
 from whet.kernel.spec import ACCUMULATOR, Step
 
@@ -74,6 +75,9 @@ class Grid:
         args = [self.value(a) for a in expr.args]
         if expr.op == "cast":
             return convert(args[0], expr.dtype, precise=self.precise)
+        if expr.op == "bitcast":
+            source = expr.args[0].dtype
+            return reinterpret(args[0], source, expr.dtype, precise=self.precise)
         return np.asarray(SEMANTICS[expr.op](*args))
 
     def _guard(self, expr: Guard) -> Array:
@@ -166,17 +170,20 @@ class Grid:
     def product(self, a: Expr, b: Expr, axes: tuple[Axis, ...]) -> Array:
         """Return the sum over some axes of ``a * b``."""
         with np.errstate(all="ignore"):
-            return self.reduce("sum", axes, self.value(a) * self.value(b))
+            return self.reduce("sum", axes, widened(self.value(a)) * widened(self.value(b)))
 
     def attend(self, scores: Scores, key: Axis, v: Expr) -> Array:
         """Return the sum over ``key`` of ``softmax over key (score) * v``."""
         inner = self.product(scores.q, scores.k, (scores.depth,))
         score = replace(self, names={ACCUMULATOR: inner}).value(scores.score)
+        top = self.reduce("max", (key,), score)
         with np.errstate(all="ignore"):
-            raised = np.exp(score - self.reduce("max", (key,), score))
+            raised = np.exp(score - top)
             share = raised / self.reduce("sum", (key,), raised)
         if scores.zero_nan:
             share = np.where(np.isnan(share), np.zeros_like(share), share)
+        if scores.zero_empty:
+            share = np.where(np.isneginf(top), np.zeros_like(share), share)
         with np.errstate(all="ignore"):
             return self.reduce("sum", (key,), share * self.value(v))
 
@@ -185,6 +192,12 @@ class Grid:
         if values.ndim < len(self.axes):
             values = values.reshape((1,) * (len(self.axes) - values.ndim) + values.shape)
         return replace(self, axes=axes), values.reshape(values.shape[: len(axes)])
+
+
+def widened(values: Array) -> Array:
+    """Return factors as products of them are summed: 8-bit integers in 32 bits."""
+    narrow = values.dtype.kind in "iu" and values.itemsize == 1
+    return values.astype(np.int32) if narrow else values
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,3 +209,4 @@ class Scores:
     depth: Axis
     score: Expr
     zero_nan: bool
+    zero_empty: bool

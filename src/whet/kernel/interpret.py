@@ -8,13 +8,18 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from whet.dtypes import DTYPES, numpy_dtype
-from whet.index import Axis, Dim
-from whet.kernel.expr import Expr, Load, Read, walk
-from whet.kernel.grid import Grid, Leaf, Scores
+from whet.index import Axis, Dim, var
+from whet.kernel.expr import Expr, Load, Read, Within, walk
+from whet.kernel.filter import Kept
+from whet.kernel.grid import Grid, Leaf, Scores, widened
 from whet.kernel.interpret_recurrence import run_recurrence
+from whet.kernel.interpret_selection import run_filter, run_scan, run_sort, run_updates
 from whet.kernel.recurrence import Recur
+from whet.kernel.scan import Prefix
+from whet.kernel.scatter import Updates
 from whet.kernel.semantics import Array, register_dtype
-from whet.kernel.spec import ACCUMULATOR, Attention, Contraction, Nest, Store
+from whet.kernel.sort import Sorted
+from whet.kernel.spec import ACCUMULATOR, QUAD, Attention, Contraction, Nest, Store
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
 
 # -- tensors ---------------------------------------------------------------------------------------
@@ -85,14 +90,17 @@ class _Evaluation:
         if tensor.definition is None:
             return self._stored(np.asarray(self.inputs[tensor.name]), tensor.dtype)
         definition = tensor.definition
-        if isinstance(definition.anchor, Recur):
-            grid = Grid((), self.dims, self._load, precise=self.precise)
-            return self._stored(run_recurrence(grid, tensor, definition.anchor), tensor.dtype)
         axes = _all_axes(definition)
         grid = Grid(axes, self.dims, self._load, precise=self.precise)
+        if isinstance(definition.anchor, Recur | Sorted | Kept):
+            return self._stored(_run_whole(grid, tensor, definition), tensor.dtype)
         grid = _run_anchor(grid, definition)
         outer, values = grid.without(definition.axes, grid.value(definition.body))
-        return self._place(tensor, outer, values)
+        result = self._place(tensor, outer, values)
+        if isinstance(definition.anchor, Updates):
+            result = result.copy()
+            run_updates(grid, result, definition.anchor)
+        return result
 
     def _stored(self, array: Array, dtype: str) -> Array:
         as_double = self.precise and DTYPES[dtype].is_float
@@ -136,20 +144,37 @@ def _all_axes(definition: Definition) -> tuple[Axis, ...]:
     return tuple(dict.fromkeys((*definition.axes, *inner)))
 
 
+def _run_whole(grid: Grid, tensor: Tensor, definition: Definition) -> Array:
+    """Return the elements of a tensor whose anchor gives all of them."""
+    anchor = definition.anchor
+    if isinstance(anchor, Recur):
+        return run_recurrence(grid, tensor, anchor)
+    if isinstance(anchor, Sorted):
+        return run_sort(grid, definition, anchor)
+    assert isinstance(anchor, Kept), f"{type(anchor).__name__} has no meaning"
+    return run_filter(grid, definition, anchor)
+
+
 def _run_anchor(grid: Grid, definition: Definition) -> Grid:
     """Return the grid with the values that the body reads as ``Var``."""
     anchor = definition.anchor
-    assert not isinstance(anchor, Recur), "recurrences run as a whole"
-    if anchor is None:
+    if anchor is None or isinstance(anchor, Updates):
         return grid
     if isinstance(anchor, Steps):
         return grid.run_steps(anchor.steps)
     if isinstance(anchor, Product):
         total = grid.product(anchor.a, anchor.b, (*anchor.taps, anchor.depth))
+    elif isinstance(anchor, Prefix):
+        total = run_scan(grid, anchor)
     else:
-        scores = Scores(anchor.q, anchor.k, anchor.depth, anchor.score, anchor.zero_nan)
+        assert isinstance(anchor, Attend), f"{type(anchor).__name__} has no meaning"
+        scores = _scores(anchor)
         total = grid.attend(scores, anchor.key, anchor.v)
     return replace(grid, names={ACCUMULATOR: total})
+
+
+def _scores(of: Attend | Attention) -> Scores:
+    return Scores(of.q, of.k, of.depth, of.score, of.zero_nan, of.zero_empty)
 
 
 # -- kernels ---------------------------------------------------------------------------------------
@@ -181,12 +206,16 @@ def run_contraction(
 ) -> None:
     """Run a contraction on flat buffers, one per parameter; ``lanes`` is the vector width."""
     outer_axes = (*kernel.outer, kernel.row, kernel.col)
-    inner_axes = (*kernel.taps, kernel.depth)
+    quad = kernel.quad
+    inner_axes = (*kernel.taps, kernel.depth, *((quad.axis,) if quad is not None else ()))
     read = _reader(buffers, [p.dtype for p in kernel.params])
     grid = Grid((*outer_axes, *inner_axes), dims or {}, read, precise=precise)
-    inside = grid.holds((*kernel.bounds, *kernel.edges))
-    a = np.where(inside, replace(grid, mask=inside).value(kernel.a), 0)
-    b = _panel_values(grid, kernel, buffers, lanes)
+    inside = grid.holds((*kernel.bounds, *kernel.edges, *_quad_bounds(kernel)))
+    read_a = replace(grid, mask=inside).value(kernel.a)
+    if quad is not None and quad.flips:
+        read_a = (read_a ^ np.int8(-128)).view(np.uint8)
+    a = widened(np.where(inside, read_a, np.zeros_like(read_a)))
+    b = widened(_panel_values(grid, kernel, buffers, lanes))
     with np.errstate(all="ignore"):
         terms = (a * b).astype(a.dtype, copy=False)
     total = grid.reduce("sum", inner_axes, terms)
@@ -206,16 +235,27 @@ def run_attention(
     axes = (*outer_axes, kernel.key, kernel.depth)
     read = _reader(buffers, [p.dtype for p in kernel.params])
     grid = Grid(axes, dims or {}, read, precise=precise)
-    scores = Scores(kernel.q, kernel.k, kernel.depth, kernel.score, kernel.zero_nan)
+    scores = _scores(kernel)
     grid = replace(grid, names={ACCUMULATOR: grid.attend(scores, kernel.key, kernel.v)})
     _run_stores(grid, outer_axes, kernel.stores, buffers)
+
+
+def _quad_bounds(kernel: Contraction) -> tuple[Within, ...]:
+    """Return the condition under which a depth value of a quad exists."""
+    if kernel.quad is None:
+        return ()
+    place = var(kernel.depth) * QUAD + var(kernel.quad.axis)
+    return (Within(place, kernel.quad.extent),)
 
 
 def _panel_values(grid: Grid, kernel: Contraction, buffers: Sequence[Array], lanes: int) -> Array:
     panels = kernel.b
     width = kernel.tile.vectors * lanes
     column = grid.atom(kernel.col)
-    address = grid.index(panels.base) + column % width
+    lane = column % width
+    if kernel.quad is not None:
+        lane = lane * QUAD + grid.atom(kernel.quad.axis)
+    address = grid.index(panels.base) + lane
     address = address + column // width * grid.index(panels.panel_stride)
     address = address + grid.atom(kernel.depth) * grid.index(panels.depth_stride)
     for tap, stride in zip(kernel.taps, panels.tap_strides, strict=True):

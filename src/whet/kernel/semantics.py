@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from whet.dtypes import DTYPES, numpy_dtype
+from whet.dtypes import BITS_PER_BYTE, DTYPES, DType, numpy_dtype
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Operation = Callable[..., Array]
+
+SMALL = "V"
+"""NumPy's kind of the types that ml_dtypes adds."""
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -22,30 +25,54 @@ def register_dtype(dtype: str, *, precise: bool = False) -> np.dtype[Any]:
     d = DTYPES[dtype]
     if d.is_float:
         return np.dtype(np.float64 if precise or d.size == 8 else np.float32)
-    return np.dtype(dtype)
+    if d.is_packed:
+        return np.dtype(np.int8 if d.kind == "i" else np.uint8)
+    return numpy_dtype(dtype)
 
 
 def convert(x: Array, target: str, *, precise: bool = False) -> Array:
-    """Convert values to an element type; floats saturate when they become integers."""
+    """Convert values to an element type.
+
+    Floats saturate when they become integers; those of less than a byte then wrap, as all do that
+    come from wider integers.
+    """
     goal = DTYPES[target]
     register = register_dtype(target, precise=precise)
+    if x.dtype.kind == SMALL:
+        x = x.astype(np.float32)
     if goal.kind == "b":
         return np.not_equal(x, 0)
     if goal.is_float:
         if goal.size == 2 and not precise:
             x = x.astype(numpy_dtype(target))
         return x.astype(register)
+    if goal.small is not None:
+        return x.astype(register)
     if x.dtype.kind == "f":
-        return _saturate(x, register)
-    return x.astype(register)
+        x = _saturate(x, DTYPES["int32"] if goal.is_packed else goal)
+    return _low_bits(x.astype(register), goal)
 
 
-def _saturate(x: Array, goal: np.dtype[Any]) -> Array:
-    limits = np.iinfo(goal)
+def reinterpret(x: Array, source: str, target: str, *, precise: bool = False) -> Array:
+    """Return the values of another type of the same width that have the same bits."""
+    stored = x.astype(numpy_dtype(source)).view(numpy_dtype(target))
+    return _low_bits(stored.astype(register_dtype(target, precise=precise)), DTYPES[target])
+
+
+def _low_bits(x: Array, dtype: DType) -> Array:
+    """Return integers of less than a byte without what stands in the rest of their bytes."""
+    if not dtype.is_packed:
+        return x
+    spare = BITS_PER_BYTE - dtype.bits
+    return np.right_shift(np.left_shift(x, spare), spare)
+
+
+def _saturate(x: Array, dtype: DType) -> Array:
+    (least, most), goal = dtype.limits, dtype.name
     whole = np.trunc(np.nan_to_num(x.astype(np.float64), nan=0.0))
-    low, high = whole <= float(limits.min), whole >= float(limits.max)
+    low, high = whole <= float(least), whole >= float(most)
     result = np.where(low | high, 0.0, whole).astype(goal)
-    return np.where(low, limits.min, np.where(high, limits.max, result)).astype(goal)
+    return np.where(low, least, np.where(high, most, result)).astype(goal)
 
 
 def identity_of(op: str, dtype: str) -> float | int | bool:
@@ -57,8 +84,8 @@ def identity_of(op: str, dtype: str) -> float | int | bool:
         return op == "min"
     if d.is_float:
         return -math.inf if op == "max" else math.inf
-    limits = np.iinfo(dtype)
-    return int(limits.min if op == "max" else limits.max)
+    least, most = d.limits
+    return least if op == "max" else most
 
 
 REDUCTIONS: MappingProxyType[str, np.ufunc] = MappingProxyType(

@@ -9,8 +9,12 @@ import numpy as np
 
 from whet.index import Axis, Poly, as_poly, product, var
 from whet.kernel.expr import Expr, Load
+from whet.kernel.filter import Kept
 from whet.kernel.recurrence import Recur
-from whet.kernel.spec import Step
+from whet.kernel.scan import Prefix
+from whet.kernel.scatter import Updates
+from whet.kernel.sort import Sorted
+from whet.kernel.spec import Quad, Step
 
 Rewrite = Callable[[Expr], Expr]
 
@@ -41,6 +45,8 @@ class Product:
         col: output axis of ``b``.
         taps: outer reduction axes, such as kernel rows and columns.
         depth: innermost reduction axis, such as input channels.
+        quad: which depth values go together, once operands of 8-bit integers lie so; ``a`` is
+            then unsigned and ``b`` signed, and the sum a 32-bit integer.
     """
 
     a: Expr
@@ -49,6 +55,7 @@ class Product:
     col: Axis
     taps: tuple[Axis, ...]
     depth: Axis
+    quad: Quad | None = None
 
     def expressions(self) -> list[Expr]:
         """Return the roots of all expressions."""
@@ -75,6 +82,7 @@ class Attend:
         depth: the axis that queries and keys are multiplied along.
         col: output axis of the values.
         zero_nan: whether rows whose softmax is not a number give 0.
+        zero_empty: whether rows whose scores are all minus infinity give 0.
     """
 
     q: Expr
@@ -86,6 +94,7 @@ class Attend:
     depth: Axis
     col: Axis
     zero_nan: bool = False
+    zero_empty: bool = False
 
     def expressions(self) -> list[Expr]:
         """Return the roots of all expressions."""
@@ -97,7 +106,10 @@ class Attend:
         return replace(self, q=q, k=k, v=v, score=score)
 
 
-Anchor = Steps | Product | Attend | Recur
+Whole = Recur | Updates | Sorted | Kept
+"""Anchors that work in the memory of their result, so that no epilogue can run on registers."""
+
+Anchor = Steps | Product | Attend | Prefix | Whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,23 +46,23 @@ class Assembled:
 
 def assemble(lowered: Lowered, target: Target, *, threads: int, reuse: bool) -> Assembled:
     """Number buffers, pack weights and name kernels."""
-    _check_sizes(lowered)
-    table = _Buffers(_capacity(lowered))
+    check_sizes(lowered)
+    table = BufferTable(capacity([lowered]))
     for _, root in lowered.inputs:
         table.add(root)
     for _, _, root in lowered.outputs:
         table.add(root)
     names: dict[Kernel, str] = {}
-    launches = [_launch(call, table, names, target) for call in lowered.calls]
+    launches = [make_launch(call, table, names, target) for call in lowered.calls]
     program = Program(
-        inputs=tuple(_spec(t.name, t.dtype, t.shape) for t, _ in lowered.inputs),
-        outputs=tuple(_spec(name, t.dtype, t.shape) for name, t, _ in lowered.outputs),
+        inputs=tuple(make_spec(t.name, t.dtype, t.shape) for t, _ in lowered.inputs),
+        outputs=tuple(make_spec(name, t.dtype, t.shape) for name, t, _ in lowered.outputs),
         input_shapes=tuple(t.shape for t, _ in lowered.inputs),
         output_shapes=tuple(t.shape for _, t, _ in lowered.outputs),
         dims=_dims(t.shape for t, _ in lowered.inputs),
         buffers=tuple(table.buffers),
         launches=assign_waits(launches, table.buffers),
-        scratch_bytes=max((KINDS[type(k)].scratch(k, target.lanes) for k in names), default=0),
+        scratch_bytes=scratch_bytes(names, target),
         threads=threads,
         target=TargetInfo(target.triple, target.cpu, target.required),
         reuse=reuse,
@@ -70,7 +70,17 @@ def assemble(lowered: Lowered, target: Target, *, threads: int, reuse: bool) -> 
     return Assembled(program, table.weights, {name: kernel for kernel, name in names.items()})
 
 
-def _check_sizes(lowered: Lowered) -> None:
+def scratch_bytes(kernels: Iterable[Kernel], target: Target) -> int:
+    """Return the scratch memory that a thread needs for any of the kernels."""
+    return max((KINDS[type(k)].scratch(k, target.lanes) for k in kernels), default=0)
+
+
+def check_sizes(lowered: Lowered) -> None:
+    """Check that no tensor is larger than memory can be.
+
+    Raises:
+        ShapeError: one is.
+    """
     roots = (root for call in lowered.calls for root in call.roots)
     for root in roots:
         size = root.size_bytes.constant
@@ -82,17 +92,20 @@ def _check_sizes(lowered: Lowered) -> None:
             )
 
 
-def _capacity(lowered: Lowered) -> int:
+def capacity(parts: Iterable[Lowered]) -> int:
     """Return a size that the weights do not exceed."""
-    roots = {id(r): r for call in lowered.calls for r in call.roots if r.make is not None}
-    return sum(_aligned(r.size_bytes.constant or 0) for r in roots.values())
+    calls = (call for lowered in parts for call in lowered.calls)
+    roots = {id(r): r for call in calls for r in call.roots if r.make is not None}
+    return sum(aligned_bytes(r.size_bytes.constant or 0) for r in roots.values())
 
 
-def _aligned(size: int) -> int:
+def aligned_bytes(size: int) -> int:
+    """Return a size rounded up to whole cache lines, at least one."""
     return -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
 
 
-def _spec(name: str, dtype: str, shape: tuple[Poly, ...]) -> TensorSpec:
+def make_spec(name: str, dtype: str, shape: tuple[Poly, ...]) -> TensorSpec:
+    """Return what the caller sees of an input or output."""
     return TensorSpec(name, dtype, tuple(_extent(p) for p in shape))
 
 
@@ -112,7 +125,7 @@ def _dims(shapes: Iterable[tuple[Poly, ...]]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-class _Buffers:
+class BufferTable:
     """Numbers memory roots and packs constants; equal ones share one place in the weights."""
 
     def __init__(self, capacity: int) -> None:
@@ -152,7 +165,7 @@ class _Buffers:
                 return number
         number = self._plain(root, self._size)
         known.append(number)
-        self._size += _aligned(size)
+        self._size += aligned_bytes(size)
         return number
 
     @property
@@ -169,7 +182,10 @@ def _allocate(capacity: int) -> np.ndarray:
     return np.frombuffer(block, np.uint8)
 
 
-def _launch(call: KernelCall, table: _Buffers, names: dict[Kernel, str], target: Target) -> Launch:
+def make_launch(
+    call: KernelCall, table: BufferTable, names: dict[Kernel, str], target: Target
+) -> Launch:
+    """Return the launch of a kernel; equal kernels get one name."""
     kernel = call.kernel
     name = names.setdefault(kernel, f"{kernel_kind(kernel)}_{len(names)}")
     args = tuple(table.add(root) for root in call.roots)

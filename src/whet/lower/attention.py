@@ -10,14 +10,17 @@ from collections.abc import Callable
 
 from whet.index import Atom, Axis, IndexLike, product, var
 from whet.kernel.expr import Call, Const, Expr, Load, Read, Var, rewrite_leaves, walk
-from whet.kernel.schedule import choose_attention
+from whet.kernel.schedule import Heads, choose_attention
 from whet.kernel.spec import Attention, Step, Store
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
 from whet.lower.loops import by_stride
 from whet.lower.storage import Params, Storage, Storages, address_of, magnitude, to_reads
 from whet.lower.uses import sources
-from whet.ops.normalise import softmax_body, softmax_raised
+from whet.ops.normalise import softmax_body, softmax_raised, softmax_unless_empty
 from whet.target import Target
+
+TYPICAL_LENGTH = 256
+"""Queries and keys, where their number is only known when the model runs."""
 
 Single = Callable[[Tensor], bool]
 
@@ -35,9 +38,9 @@ def fuse_attention(tensor: Tensor, single: Single) -> bool:
     if scored is None:
         return False
     scores, score, rows, key = scored
-    zero_nan = soft.definition is not None and _is_nan_free(soft.definition.body)
+    body = None if soft.definition is None else soft.definition.body
     inner = scores.definition.anchor if scores.definition is not None else None
-    if not isinstance(inner, Product) or outer.depth.extent.constant is None:
+    if not isinstance(inner, Product) or not _is_static(inner.depth, outer.col):
         return False
     if not isinstance(inner.a, Load) or not isinstance(inner.b, Load):
         return False
@@ -60,7 +63,8 @@ def fuse_attention(tensor: Tensor, single: Single) -> bool:
         key=outer.depth,
         depth=depth,
         col=outer.col,
-        zero_nan=zero_nan,
+        zero_nan=body is not None and _is_nan_free(body),
+        zero_empty=body is not None and _is_empty_free(body),
     )
     tensor.definition = Definition(definition.axes, definition.body, attend, definition.index)
     tensor.nodes = tuple(dict.fromkeys((*scores.nodes, *soft.nodes, *tensor.nodes)))
@@ -68,6 +72,10 @@ def fuse_attention(tensor: Tensor, single: Single) -> bool:
     if tensor.rank == 4:
         tensor.order = (0, 2, 1, 3)
     return True
+
+
+def _is_static(*axes: Axis) -> bool:
+    return all(axis.extent.constant is not None for axis in axes)
 
 
 def _source_at(expr: Expr, axes: tuple[Axis, ...], single: Single) -> Tensor | None:
@@ -92,7 +100,10 @@ def _score(soft: Tensor, single: Single) -> tuple[Tensor, Expr, tuple[Axis, ...]
     here = top.body.substitute({met: var(key)})
     highest, whole = Var(top.name, here.dtype), Var(total.name, here.dtype)
     raised = total.body.substitute({met: var(key)}) == softmax_raised(here, highest)
-    shared = _without_nan_test(definition.body) == softmax_body(here, highest, whole)
+    plain = softmax_body(here, highest, whole)
+    shared = definition.body == softmax_unless_empty(here, highest, whole) or (
+        _without_nan_test(definition.body) == plain
+    )
     if not raised or not shared or here.dtype != "float32":
         return None
     return _product_read(definition, here, (rows, key), single)
@@ -118,6 +129,11 @@ def _is_nan_free(body: Expr) -> bool:
         return False
     test, zero, value = body.args
     return test == Call("ne", (value, value), "bool") and zero == Const(0.0, value.dtype)
+
+
+def _is_empty_free(body: Expr) -> bool:
+    """Whether a softmax gives 0 where it finds nothing but minus infinity."""
+    return isinstance(body, Call) and body.op == "select" and not _is_nan_free(body)
 
 
 def _product_read(
@@ -150,6 +166,10 @@ def _product_read(
     return None
 
 
+def _length(axis: Axis) -> int:
+    return TYPICAL_LENGTH if axis.extent.constant is None else axis.extent.constant
+
+
 def build_attention(
     definition: Definition, storage: Storage, storages: Storages, target: Target, threads: int
 ) -> tuple[Attention, Params]:
@@ -169,14 +189,15 @@ def build_attention(
     outer = by_stride(anchor.rows[:-1], store.address)
     points = max(magnitude(product(a.extent for a in outer)), 1)
     row = anchor.rows[-1]
-    tile = choose_attention(
+    heads = Heads(
         points,
-        magnitude(row.extent),
-        magnitude(anchor.key.extent),
-        (magnitude(anchor.depth.extent), magnitude(anchor.col.extent)),
-        target,
-        threads,
+        _length(row),
+        _length(anchor.key),
+        magnitude(anchor.depth.extent),
+        magnitude(anchor.col.extent),
+        fixed=anchor.key.extent.constant is not None,
     )
+    tile = choose_attention(heads, target, threads)
     q, k, v = read(anchor.q), read(anchor.k), read(anchor.v)
     score = to_reads(anchor.score, storages, params)
     kernel = Attention(
@@ -193,5 +214,6 @@ def build_attention(
         (store,),
         *tile,
         zero_nan=anchor.zero_nan,
+        zero_empty=anchor.zero_empty,
     )
     return kernel, params

@@ -1,9 +1,8 @@
-"""From graph to equations: every node of the model becomes tensors."""
+"""From graph to equations: every node becomes tensors, or something between native code."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,53 +12,86 @@ from whet.dtypes import DTYPES
 from whet.errors import CompileError, UnsupportedError, WhetError
 from whet.index import Dim, Poly, as_poly, var
 from whet.kernel.tensor import Tensor
-from whet.lower.uses import sources
-from whet.ops.node import Node, Op, constant
-
-
-@dataclass(slots=True)
-class Equations:
-    """A model as equations.
-
-    Attributes:
-        tensors: all tensors, each after those it loads.
-        inputs: the model's inputs, in order.
-        outputs: the model's outputs with their names, in order.
-    """
-
-    tensors: list[Tensor]
-    inputs: list[Tensor]
-    outputs: list[tuple[str, Tensor]]
-
-
-OpTable = Mapping[tuple[str, str], Op]
+from whet.lower.control import CONTROLS
+from whet.lower.equations import Equations, collect_tensors
+from whet.lower.outline import Held, Item, Outline
+from whet.lower.scope import OpTable, Scope, Site
+from whet.ops.late import DimNames
+from whet.ops.node import Node, constant
 
 
 def build_equations(model: ir.Model, table: OpTable) -> Equations:
+    """Lower every node of a model that is one stretch of native code.
+
+    Raises:
+        UnsupportedError: operators or types without a lowering, all of them listed, or the model
+            has control flow or sizes that depend on data.
+    """
+    outline = build_outline(model, table)
+    equations = plain_equations(outline)
+    if equations is None:
+        where = next(e.where for e in outline.events)
+        raise UnsupportedError("the model is more than equations", where=where)
+    return equations
+
+
+def plain_equations(outline: Outline) -> Equations | None:
+    """Return an outline as equations, if nothing happens between them."""
+    if outline.events:
+        return None
+    inputs = [item for item in outline.inputs if isinstance(item, Tensor)]
+    outputs = [(name, item) for name, item in outline.outputs if isinstance(item, Tensor)]
+    if len(inputs) + len(outputs) != len(outline.inputs) + len(outline.outputs):
+        return None
+    return Equations(collect_tensors([t for _, t in outputs], known=()), inputs, outputs)
+
+
+def build_outline(model: ir.Model, table: OpTable) -> Outline:
     """Lower every node of a model.
 
     Raises:
         UnsupportedError: operators or types without a lowering; all of them are listed.
     """
-    _check_supported(model, table)
-    graph = model.graph
-    tensors: dict[ir.Value, Tensor] = {}
+    check_supported(model, table)
+    names = DimNames(
+        {str(d.value) for v in model.graph.inputs for d in v.shape or () if not isinstance(d, int)}
+    )
+    scope = Scope(table, names, None)
+    inputs: list[Item] = []
+    held = _initializers(model.graph, scope)
+    for value in model.graph.inputs:
+        if value not in held:
+            scope.items[value] = item = _input(value)
+            inputs.append(item)
+    lower_nodes(model.graph, scope)
+    outputs = [(str(value.name), scope.item(value)) for value in model.graph.outputs]
+    return Outline(inputs, outputs, scope.late.events)
+
+
+def _initializers(graph: ir.Graph, scope: Scope) -> set[ir.Value]:
+    found: set[ir.Value] = set()
     for name, value in graph.initializers.items():
         if value.const_value is not None:
-            tensors[value] = constant(name, _array(value.const_value))
-    inputs = []
-    for value in graph.inputs:
-        if value not in tensors:
-            tensors[value] = _input(value)
-            inputs.append(tensors[value])
-    made: list[Tensor] = []
-    _lower_all(graph, tensors, table)
-    outputs = [(str(value.name), tensors[value]) for value in graph.outputs]
-    _collect([t for _, t in outputs], made)
-    return Equations(made, inputs, outputs)
+            scope.items[value] = constant(name, _array(value.const_value))
+            found.add(value)
+    return found
 
 
-def _lower_all(graph: ir.Graph, tensors: dict[ir.Value, Tensor], table: OpTable) -> None:
+def lower_body(graph: ir.Graph, scope: Scope, inputs: Sequence[Item]) -> list[tuple[str, Item]]:
+    """Lower the nodes of a branch or a loop's body into a scope; return its outputs.
+
+    Args:
+        graph: the sub-graph.
+        scope: a scope inside that of the node.
+        inputs: what the sub-graph's inputs stand for.
+    """
+    _initializers(graph, scope)
+    scope.items.update(zip(graph.inputs, inputs, strict=False))
+    lower_nodes(graph, scope)
+    return [(str(value.name), scope.item(value)) for value in graph.outputs]
+
+
+def lower_nodes(graph: ir.Graph, scope: Scope) -> None:
     """Lower every node; nodes behind one that cannot be lowered are left out of the report.
 
     Raises:
@@ -67,16 +99,16 @@ def _lower_all(graph: ir.Graph, tensors: dict[ir.Value, Tensor], table: OpTable)
     """
     problems: list[UnsupportedError] = []
     for node in graph:
-        missing = [v for v in node.inputs if v is not None and v not in tensors]
+        missing = [v for v in node.inputs if v is not None and not scope.knows(v)]
         if missing:
             problems.extend(_absent(v) for v in missing if v.producer() is None)
             continue
         try:
-            made = _lower(node, tensors, table)
+            made = _lower(node, scope)
         except UnsupportedError as error:
             problems.append(error)
             continue
-        tensors.update(zip(node.outputs, made, strict=False))
+        scope.items.update(zip(node.outputs, made, strict=False))
         wanted = [v for v in node.outputs[len(made) :] if v.uses() or v.is_graph_output()]
         problems.extend(_absent(v) for v in wanted)
     if len(problems) == 1:
@@ -97,16 +129,22 @@ def _absent(value: ir.Value) -> UnsupportedError:
     return UnsupportedError(f"output {value.index()} of {node.op_type}", where=node.name)
 
 
-def _lower(node: ir.Node, tensors: Mapping[ir.Value, Tensor], table: OpTable) -> list[Tensor]:
+def _lower(node: ir.Node, scope: Scope) -> Sequence[Item]:
+    control = CONTROLS.get(node.op_type) if _domain(node) == "" else None
+    items = tuple(None if v is None else scope.item(v) for v in node.inputs)
+    name = node.name or f"{node.op_type}:{node.outputs[0].name}"
+    if control is not None:
+        return control(Site(node, name, items, scope, lower_body))
     view = Node(
-        name=node.name or f"{node.op_type}:{node.outputs[0].name}",
+        name=name,
         op=node.op_type,
-        inputs=tuple(None if v is None else tensors[v] for v in node.inputs),
-        attributes={name: _attribute(a) for name, a in node.attributes.items()},
+        inputs=tuple(_tensor(item, node, name) for item in items),
+        attributes={key: _attribute(a) for key, a in node.attributes.items()},
         outputs=tuple(v.name or "" for v in node.outputs),
+        late=scope.late,
     )
     try:
-        made = table[(_domain(node), node.op_type)].lower(view)
+        made = scope.table[(_domain(node), node.op_type)].lower(view)
     except WhetError:
         raise
     except Exception as error:
@@ -125,6 +163,12 @@ def _check_extents(node: Node, tensor: Tensor) -> None:
     for extent in tensor.shape:
         if extent.constant is not None and extent.constant < 0:
             raise node.error(f"the result has the shape {[str(e) for e in tensor.shape]}")
+
+
+def _tensor(item: Item | None, node: ir.Node, name: str) -> Tensor | None:
+    if isinstance(item, Held):
+        raise UnsupportedError(f"{node.op_type} of a {item.kind}", where=name)
+    return item
 
 
 def _domain(node: ir.Node) -> str:
@@ -154,9 +198,16 @@ def _dtype_name(dtype: ir.DataType) -> str:
     return str(np.dtype(dtype.numpy()).name) if dtype != ir.DataType.STRING else "string"
 
 
-def _check_supported(model: ir.Model, table: OpTable) -> None:
+def check_supported(model: ir.Model, table: OpTable) -> None:
+    """Check that every operator and type has a lowering.
+
+    Raises:
+        UnsupportedError: some have none; all are listed.
+    """
     problems: dict[str, int] = {}
-    for node in model.graph:
+    for node in model.graph.all_nodes():
+        if _domain(node) == "" and node.op_type in CONTROLS:
+            continue
         if (_domain(node), node.op_type) not in table:
             label = f"operator {node.op_type}" + (f" of {node.domain}" if node.domain else "")
             problems[label] = problems.get(label, 0) + 1
@@ -176,20 +227,3 @@ def _check_supported(model: ir.Model, table: OpTable) -> None:
             where=model.graph.name,
             hint="export the model without these parts, and compute them before or after it",
         )
-
-
-def _collect(roots: list[Tensor], made: list[Tensor]) -> None:
-    """Append all tensors that the roots need, each after those it loads."""
-    seen: set[int] = set()
-    stack: list[tuple[Tensor, bool]] = [(t, False) for t in reversed(roots)]
-    while stack:
-        tensor, ready = stack.pop()
-        if ready:
-            made.append(tensor)
-            continue
-        if id(tensor) in seen:
-            continue
-        seen.add(id(tensor))
-        stack.append((tensor, True))
-        if tensor.definition is not None:
-            stack.extend((s, False) for s in reversed(sources(tensor.definition)))

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 
 from whet.index import ZERO, Atom, IndexLike, as_poly, product
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Var, depth, rewrite_leaves, walk
-from whet.kernel.recurrence import Recur
+from whet.kernel.filter import Kept
+from whet.kernel.sort import Sorted
 from whet.kernel.spec import ACCUMULATOR
-from whet.kernel.tensor import Definition, Product, Steps, Tensor
+from whet.kernel.tensor import Definition, Product, Steps, Tensor, Whole
 from whet.lower.attention import fuse_attention
-from whet.lower.build import Equations
+from whet.lower.equations import Equations
 from whet.lower.storage import magnitude, row_major
 from whet.lower.uses import inline_at, loads, rewrite_definition, sources
 from whet.ops.movement import concat_parts
@@ -211,7 +212,7 @@ def _may_inline(
         return False
     if is_view(inner):
         return True
-    fixed = id(source) in readers.outputs or _feeds_product(source, reader)
+    fixed = id(source) in readers.outputs or _is_repeated(source, reader)
     return level >= 2 and not fixed and _pays(source, reader, count, readers)
 
 
@@ -249,12 +250,21 @@ def is_view(definition: Definition) -> bool:
     return all(not isinstance(e, Call | Guard) for e in walk(definition.body))
 
 
-def _feeds_product(source: Tensor, reader: Definition) -> bool:
-    """Whether a product reads the source as an operand, where work would repeat per tile."""
-    if not isinstance(reader.anchor, Product):
-        return False
-    operands = (reader.anchor.a, reader.anchor.b)
-    return any(isinstance(e, Load) and e.source is source for o in operands for e in walk(o))
+def _is_repeated(source: Tensor, reader: Definition) -> bool:
+    """Whether an anchor reads the source where it evaluates an element again and again.
+
+    Products do for every tile, sorts whenever they compare, filters for every pair.
+    """
+    anchor = reader.anchor
+    operands: tuple[Expr | None, ...] = ()
+    if isinstance(anchor, Product):
+        operands = (anchor.a, anchor.b)
+    elif isinstance(anchor, Sorted):
+        operands = (anchor.key,)
+    elif isinstance(anchor, Kept):
+        operands = (anchor.clash,)
+    found = (e for o in operands if o is not None for e in walk(o))
+    return any(isinstance(e, Load) and e.source is source for e in found)
 
 
 def _cheap_in_steps(source: Tensor, reader: Definition, cost: int, readers: _Readers) -> bool:
@@ -303,7 +313,9 @@ def _is_window(definition: Definition) -> bool:
 def _absorb_anchor(tensor: Tensor, readers: _Readers) -> None:
     """Let a pointwise tensor run in the epilogue of the last product or reduction it reads."""
     definition = tensor.definition
-    if definition is None or definition.anchor is not None or concat_parts(tensor) is not None:
+    if definition is None or definition.anchor is not None or definition.index:
+        return
+    if concat_parts(tensor) is not None:
         return
     for source in reversed(sources(definition)):
         if _may_absorb(source, tensor, readers):
@@ -316,7 +328,7 @@ def _may_absorb(source: Tensor, tensor: Tensor, readers: _Readers) -> bool:
     assert outer is not None
     if inner is None or inner.anchor is None or not readers.single(source):
         return False
-    if isinstance(inner.anchor, Recur) or _too_deep(inner, outer):
+    if isinstance(inner.anchor, Whole) or _too_deep(inner, outer):
         return False
     if source.size != tensor.size or (tensor.rank == 0 and source.rank > 0):
         return False

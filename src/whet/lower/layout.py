@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from whet.index import ZERO, Poly, as_poly
 from whet.kernel.expr import Load
 from whet.kernel.tensor import Product, Tensor
-from whet.lower.build import Equations
+from whet.lower.equations import Equations
 from whet.lower.storage import Root, Storage, address_of, constant_root, magnitude, packed_strides
 from whet.lower.uses import loads
 from whet.ops.movement import concat_parts

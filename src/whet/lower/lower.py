@@ -11,10 +11,15 @@ from whet.index import var
 from whet.kernel.expr import Const, Expr, Load
 from whet.kernel.recurrence import Recur
 from whet.kernel.tensor import Definition, Product, Tensor, axes_for
-from whet.lower.build import Equations, OpTable, build_equations
+from whet.lower.build import build_equations, build_outline, plain_equations
+from whet.lower.equations import Equations
+from whet.lower.fold import fold_equations
 from whet.lower.fuse import fuse
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
+from whet.lower.outline import Item
+from whet.lower.scope import OpTable
+from whet.lower.segments import Cut, cut_outline
 from whet.lower.select import KernelCall, Selection
 from whet.lower.storage import Root
 from whet.lower.uses import rewrite_definition
@@ -32,13 +37,55 @@ class Lowered:
     outputs: tuple[tuple[str, Tensor, Root], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class LoweredScript:
+    """A model that a script runs: its parts as kernels, and how it was cut.
+
+    Attributes:
+        parts: the kernels of each part.
+        cut: the script, and what each part was before.
+        inputs: what the caller gives.
+        outputs: what the caller gets, by name.
+    """
+
+    parts: tuple[Lowered, ...]
+    cut: Cut
+    inputs: tuple[Item, ...]
+    outputs: tuple[tuple[str, Item], ...]
+
+
 def lower(model: ir.Model, table: OpTable, target: Target, *, level: int, threads: int) -> Lowered:
-    """Turn an optimised graph into kernels.
+    """Turn an optimised graph that is one stretch of native code into kernels.
+
+    Raises:
+        UnsupportedError: the model uses operators or types without a lowering, or has control flow
+            or sizes that depend on data.
+    """
+    return lower_equations(build_equations(model, table), target, level=level, threads=threads)
+
+
+def lower_model(
+    model: ir.Model, table: OpTable, target: Target, *, level: int, threads: int
+) -> Lowered | LoweredScript:
+    """Turn an optimised graph into kernels, and a script around them where it needs one.
 
     Raises:
         UnsupportedError: the model uses operators or types without a lowering.
     """
-    equations = build_equations(model, table)
+    outline = build_outline(model, table)
+    equations = plain_equations(outline)
+    if equations is not None:
+        return lower_equations(equations, target, level=level, threads=threads)
+    cut = cut_outline(outline)
+    parts = tuple(
+        lower_equations(p.equations, target, level=level, threads=threads) for p in cut.parts
+    )
+    return LoweredScript(parts, cut, tuple(outline.inputs), tuple(outline.outputs))
+
+
+def lower_equations(equations: Equations, target: Target, *, level: int, threads: int) -> Lowered:
+    """Turn equations into kernels; the equations are changed on the way."""
+    fold_equations(equations)
     _embed_scalars(equations)
     equations = fuse(equations, level=level)
     _separate_outputs(equations)

@@ -47,9 +47,12 @@ class _Draft:
 
 
 def build_nest(
-    definition: Definition, storage: Storage, storages: Storages, target: Target
+    definition: Definition, storage: Storage, storages: Storages, target: Target, threads: int
 ) -> tuple[Nest, Params]:
-    """Return the kernel that computes a definition into storage, and its parameters."""
+    """Return the kernel that computes a definition into storage, and its parameters.
+
+    Chunks depend on the work alone, not on ``threads``.
+    """
     params = Params()
     output = params.write(storage.root)
     steps: tuple[Step, ...] = ()

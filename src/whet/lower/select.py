@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from whet.index import Poly, product, var
-from whet.kernel.recurrence import Recur, Recurrence
-from whet.kernel.spec import Attention, Contraction, Kernel, Nest, Winograd
+from whet.kernel.filter import Kept
+from whet.kernel.recurrence import Recur
+from whet.kernel.scan import Prefix
+from whet.kernel.scatter import Updates
+from whet.kernel.sort import Sorted
+from whet.kernel.spec import Kernel, Nest
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor, axes_for
 from whet.lower.attention import build_attention
 from whet.lower.contractions import build_contraction
@@ -14,12 +20,33 @@ from whet.lower.fuse import work
 from whet.lower.layout import Layout
 from whet.lower.nests import build_nest
 from whet.lower.recurrences import build_recurrence, flops_of_recurrence
-from whet.lower.storage import Params, Root, Storage
+from whet.lower.scans import build_scan
+from whet.lower.scatters import build_scatter
+from whet.lower.sorts import build_filter, build_sort
+from whet.lower.storage import Params, Root, Storage, Storages
 from whet.lower.winograd import build_winograd
 from whet.ops.movement import concat_parts
 from whet.target import Target
 
 WINOGRAD_LEVEL = 3
+
+Build = Callable[[Definition, Storage, Storages, Target, int], tuple[Kernel, Params]]
+"""Builds the kernel of a definition, with chunks for a number of threads, and its parameters."""
+
+BUILDERS: Mapping[type, Build] = MappingProxyType(
+    {
+        type(None): build_nest,
+        Steps: build_nest,
+        Product: build_contraction,
+        Attend: build_attention,
+        Recur: build_recurrence,
+        Prefix: build_scan,
+        Updates: build_scatter,
+        Sorted: build_sort,
+        Kept: build_filter,
+    }
+)
+"""The file that makes a kernel of each anchor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +100,12 @@ class Selection:
 
     def _kernel(self, definition: Definition, storage: Storage) -> tuple[Kernel, Params]:
         storages = self.layout.storages
-        if isinstance(definition.anchor, Attend):
-            return build_attention(definition, storage, storages, self.target, self.threads)
-        if isinstance(definition.anchor, Recur):
-            return build_recurrence(definition, storage, storages, self.target, self.threads)
-        if not isinstance(definition.anchor, Product):
-            return build_nest(definition, storage, storages, self.target)
-        if self.level >= WINOGRAD_LEVEL:
+        build = BUILDERS[type(definition.anchor)]
+        if self.level >= WINOGRAD_LEVEL and isinstance(definition.anchor, Product):
             fast = build_winograd(definition, storage, storages, self.target, self.threads)
             if fast is not None:
                 return fast
-        return build_contraction(definition, storage, storages, self.target, self.threads)
+        return build(definition, storage, storages, self.target, self.threads)
 
 
 def _copy_of(part: Tensor) -> Definition:
@@ -96,7 +118,8 @@ def flops_of(definition: Definition) -> Poly:
     points = product(a.extent for a in definition.axes)
     anchor = definition.anchor
     if isinstance(anchor, Product):
-        return points * product(t.extent for t in anchor.taps) * anchor.depth.extent * 2
+        depth = anchor.depth.extent if anchor.quad is None else anchor.quad.extent
+        return points * product(t.extent for t in anchor.taps) * depth * 2
     if isinstance(anchor, Attend):
         rows = product(a.extent for a in anchor.rows) * anchor.key.extent * 2
         return rows * (anchor.depth.extent + anchor.col.extent)
@@ -111,13 +134,6 @@ def flops_of(definition: Definition) -> Poly:
 
 def kernel_kind(kernel: Kernel) -> str:
     """Return a short word for what a kernel is."""
-    if isinstance(kernel, Contraction):
-        return "contraction"
-    if isinstance(kernel, Attention):
-        return "attention"
-    if isinstance(kernel, Winograd):
-        return "winograd"
-    if isinstance(kernel, Recurrence):
-        return "recurrence"
-    assert isinstance(kernel, Nest)
-    return "reduction" if kernel.steps else "map"
+    if isinstance(kernel, Nest):
+        return "reduction" if kernel.steps else "map"
+    return type(kernel).__name__.lower()

@@ -39,6 +39,11 @@ def cast(x: Expr, dtype: str) -> Expr:
     return x if x.dtype == dtype else Call("cast", (x,), dtype)
 
 
+def reinterpret(x: Expr, dtype: str) -> Expr:
+    """Return the value of another element type of the same width that has the same bits."""
+    return x if x.dtype == dtype else Call("bitcast", (x,), dtype)
+
+
 def index_value(p: Poly, dtype: str) -> Expr:
     """Return an index as a number."""
     return IndexValue(p, dtype)

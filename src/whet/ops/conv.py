@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from whet.index import Axis, Poly, as_poly, var
 from whet.kernel.expr import Const, Expr, Var, Within, guard
 from whet.kernel.spec import ACCUMULATOR, Step
-from whet.kernel.tensor import Definition, Product, Steps, Tensor
+from whet.kernel.tensor import Definition, Product, Steps, Tensor, axes_for
 from whet.ops.build import binary
 from whet.ops.node import Node, Op, constant
 from whet.ops.windows import Window, window_of
@@ -15,7 +17,17 @@ from whet.ops.windows import Window, window_of
 
 def lower_conv(node: Node) -> list[Tensor]:
     """Lower ``Conv``: x [N, C, D...], w [M, C/group, K...], optional bias [M]."""
-    x, w = node.input(0), node.input(1)
+    x = node.input(0)
+    shape, definition = convolution(node, x, node.input(1))
+    bias = node.optional(2)
+    if bias is not None:
+        body = binary("add", definition.body, bias.at(definition.position[1]))
+        definition = replace(definition, body=body)
+    return [node.define(shape, x.dtype, definition, order=channels_last(x.rank))]
+
+
+def convolution(node: Node, x: Tensor, w: Tensor) -> tuple[tuple[Poly, ...], Definition]:
+    """Return the shape and the equation of a node's convolution, without bias."""
     if x.rank < 3 or w.rank != x.rank:
         raise node.error(f"needs x and w of one rank, 3 or more; got {x.rank} and {w.rank}")
     group = node.attribute("group", 1)
@@ -28,10 +40,8 @@ def lower_conv(node: Node) -> list[Tensor]:
     spatial = tuple(window.outputs(k, n) for k, n in enumerate(x.shape[2:]))
     shape = (x.shape[0], as_poly(filters), *spatial)
     if per_group == 1 and group > 1:
-        definition = _depthwise(node, window, shape)
-    else:
-        definition = _dense(node, window, shape, group)
-    return [node.define(shape, x.dtype, definition, order=channels_last(x.rank))]
+        return shape, _depthwise(x, w, window, shape)
+    return shape, _dense(x, w, window, shape, group)
 
 
 def channels_last(rank: int) -> tuple[int, ...]:
@@ -45,9 +55,8 @@ def _static(node: Node, extent: Poly) -> int:
     return extent.constant
 
 
-def _dense(node: Node, window: Window, shape: tuple[Poly, ...], group: int) -> Definition:
+def _dense(x: Tensor, w: Tensor, window: Window, shape: tuple[Poly, ...], group: int) -> Definition:
     """Return ``y[n, m, o] = sum over c, k of x[n, c, o * s + k * d - p] * w[m, c, k]``."""
-    x, w = node.input(0), node.input(1)
     rank = len(window.kernel)
     per_group = shape[1] // group
     n, g = Axis("n", shape[0]), Axis("g", as_poly(group))
@@ -62,19 +71,13 @@ def _dense(node: Node, window: Window, shape: tuple[Poly, ...], group: int) -> D
     a = guard(bounds, x.at(var(n), source, *indices), Const(0, x.dtype))
     b = w.at(channel, var(c), *(var(t) for t in taps))
     rows = (n, *((g,) if group > 1 else ()), *places)
-    body = _with_bias(node, Var(ACCUMULATOR, x.dtype), channel)
+    body = Var(ACCUMULATOR, x.dtype)
     index = (var(n), channel, *(var(p) for p in places))
     return Definition((*rows, m), body, Product(a, b, rows, m, taps, c), index)
 
 
-def _with_bias(node: Node, body: Expr, channel: Poly) -> Expr:
-    bias = node.optional(2)
-    return body if bias is None else binary("add", body, bias.at(channel))
-
-
-def _depthwise(node: Node, window: Window, shape: tuple[Poly, ...]) -> Definition:
+def _depthwise(x: Tensor, w: Tensor, window: Window, shape: tuple[Poly, ...]) -> Definition:
     """Return ``y[n, m, o] = sum over k of x[n, m // r, o * s + k * d - p] * w[m, k]``."""
-    x, w = node.input(0), node.input(1)
     rank = len(window.kernel)
     axes = tuple(Axis(f"i{k}", e) for k, e in enumerate(shape))
     taps = tuple(Axis(f"k{k}", as_poly(e)) for k, e in enumerate(window.kernel))
@@ -85,7 +88,7 @@ def _depthwise(node: Node, window: Window, shape: tuple[Poly, ...]) -> Definitio
     a = guard(bounds, value, Const(0, x.dtype))
     b = _channels_last_weight(w, axes[1], taps)
     step = Step(ACCUMULATOR, "sum", taps, binary("mul", a, b), x.dtype)
-    body = _with_bias(node, Var(ACCUMULATOR, x.dtype), var(axes[1]))
+    body = Var(ACCUMULATOR, x.dtype)
     return Definition(axes, body, Steps((step,)))
 
 
@@ -105,14 +108,13 @@ def lower_conv_transpose(node: Node) -> list[Tensor]:
     ``x[q - j]``: for each of the ``s`` remainders a plain convolution with ``J`` taps.
     """
     x, w = node.input(0), node.input(1)
-    if w.value is None:
-        raise node.error("needs constant weights", hint="fold the weights into the model")
+    if x.rank < 3 or w.rank != x.rank or x.shape[1] != w.shape[0]:
+        raise node.error(f"x {list(x.shape)} and w {list(w.shape)} do not fit")
     group = node.attribute("group", 1)
-    if w.rank != x.rank or x.rank < 3 or group < 1 or x.shape[1] != w.value.shape[0]:
-        raise node.error(f"group {group} does not fit x {list(x.shape)} and w {list(w.shape)}")
-    if w.value.shape[0] % group:
-        raise node.error(f"{w.value.shape[0]} channels do not split into {group} groups")
-    window = window_of(node, tuple(w.value.shape[2:]), x.shape[2:])
+    if group < 1 or (x.shape[1].constant or group) % group:
+        raise node.error(f"{x.shape[1]} channels do not split into {group} groups")
+    kernel = tuple(_static(node, n) for n in w.shape[2:])
+    window = window_of(node, kernel, x.shape[2:])
     full = _transposed_full(node, window, group)
     before, shape = _transposed_shape(node, window, full.shape[1])
 
@@ -154,10 +156,10 @@ def _transposed_shape(
 def _transposed_full(node: Node, window: Window, group: int) -> Tensor:
     """Return the uncropped result, of ``s * (D + J - 1)`` elements along each spatial axis."""
     x, w = node.input(0), node.input(1)
-    assert w.value is not None
     rank = len(window.kernel)
-    weights, counts = _phase_weights(w.value, window, group)
-    filters = w.value.shape[1]
+    counts = _taps_per_phase(window)
+    weights = _phase_weights(node, w, window, group)
+    filters = _static(node, w.shape[1])
     n, g, m = Axis("n", x.shape[0]), Axis("g", as_poly(group)), Axis("m", as_poly(filters))
     depth = x.shape[1] // group
     c = Axis("c", depth)
@@ -167,9 +169,7 @@ def _transposed_full(node: Node, window: Window, group: int) -> Tensor:
     indices = [var(places[k]) + var(taps[k]) - (counts[k] - 1) for k in range(rank)]
     bounds = tuple(Within(i, e) for i, e in zip(indices, x.shape[2:], strict=True))
     a = guard(bounds, x.at(var(n), var(g) * depth + var(c), *indices), Const(0, x.dtype))
-    b = constant(f"{w.name}.phases", weights).at(
-        var(g), *(var(r) for r in phases), *(var(t) for t in taps), var(c), var(m)
-    )
+    b = weights.at(var(g), *(var(r) for r in phases), *(var(t) for t in taps), var(c), var(m))
     index = [var(places[k]) * window.strides[k] + var(phases[k]) for k in range(rank)]
     rows = (n, g, *phases, *places)
     definition = Definition(
@@ -185,10 +185,33 @@ def _transposed_full(node: Node, window: Window, group: int) -> Tensor:
     return full
 
 
-def _phase_weights(w: np.ndarray, window: Window, group: int) -> tuple[np.ndarray, tuple[int, ...]]:
+def _taps_per_phase(window: Window) -> tuple[int, ...]:
+    return tuple(-(-window.extent(k) // s) for k, s in enumerate(window.strides))
+
+
+def _phase_weights(node: Node, w: Tensor, window: Window, group: int) -> Tensor:
     """Return weights as [group, phases..., taps..., C/group, M/group], taps reversed."""
+    if w.value is not None:
+        return constant(f"{w.name}.phases", _constant_phases(w.value, window, group))
+    counts, channels = _taps_per_phase(window), w.shape[0] // group
+    outer = (as_poly(n) for n in (group, *window.strides, *counts))
+    shape = (*outer, channels, w.shape[1])
+    axes = axes_for(shape)
     rank = len(window.kernel)
-    counts = tuple(-(-window.extent(k) // window.strides[k]) for k in range(rank))
+    index = [var(axes[0]) * channels + var(axes[-2]), var(axes[-1])]
+    bounds: list[Within] = []
+    for k, (count, stride) in enumerate(zip(counts, window.strides, strict=True)):
+        phase, tap = var(axes[1 + k]), var(axes[1 + rank + k])
+        place = (count - 1 - tap) * stride + phase
+        index.append(place // window.dilations[k])
+        bounds.append(Within(place % window.dilations[k], as_poly(1)))
+        bounds.append(Within(index[-1], w.shape[2 + k]))
+    body = guard(tuple(bounds), w.at(*index), Const(0, w.dtype))
+    return node.temporary("phases", shape, w.dtype, Definition(axes, body))
+
+
+def _constant_phases(w: np.ndarray, window: Window, group: int) -> np.ndarray:
+    rank, counts = len(window.kernel), _taps_per_phase(window)
     lengths = tuple(j * s for j, s in zip(counts, window.strides, strict=True))
     spread = np.zeros((*w.shape[:2], *lengths), w.dtype)
     places = tuple(slice(0, window.extent(k), window.dilations[k]) for k in range(rank))
@@ -202,7 +225,7 @@ def _phase_weights(w: np.ndarray, window: Window, group: int) -> tuple[np.ndarra
     taps = tuple(3 + 2 * k for k in range(rank))
     phases = tuple(4 + 2 * k for k in range(rank))
     flipped = np.flip(split, taps)
-    return np.ascontiguousarray(flipped.transpose(0, *phases, *taps, 1, 2)), counts
+    return np.ascontiguousarray(flipped.transpose(0, *phases, *taps, 1, 2))
 
 
 OPS: tuple[Op, ...] = (Op("Conv", lower_conv), Op("ConvTranspose", lower_conv_transpose))

@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 
-from whet.errors import UnsupportedError
+from whet.dtypes import DTYPES
 from whet.index import ONE, ZERO, Poly, as_poly, at_least, product, var
 from whet.kernel.expr import Expr, IndexValue, Within, guard, index_of
 from whet.kernel.tensor import Definition, Tensor, axes_for
-from whet.ops.build import binary, cast, compare, const, select
+from whet.ops.build import binary, cast, compare, compute_type, const, select, unary
+from whet.ops.late_shapes import elements_of, sizes_from, slice_count
 from whet.ops.node import Node, Op, constant, known_values, normalise_axis
-from whet.ops.operand import attribute_flag, numpy_constant, operand, wrapped
+from whet.ops.operand import agree, attribute_flag, looked_up, numpy_constant, operand, wrapped
 from whet.ops.pointwise import element_type
 from whet.ops.shape_values import known_tensor
 
@@ -33,7 +34,7 @@ def _gather(node: Node) -> list[Tensor]:
     middle = tuple(var(a) for a in axes[k : k + indices.rank])
     place = positions(node, indices, x.shape[k], middle)
     index = (*map(var, axes[:k]), place, *map(var, axes[k + indices.rank :]))
-    return [node.define(shape, x.dtype, Definition(axes, x.at(*index)))]
+    return [node.define(shape, x.dtype, Definition(axes, looked_up(x, index)))]
 
 
 def positions(node: Node, indices: Tensor, extent: Poly, at: Shape) -> Poly:
@@ -80,7 +81,7 @@ def _gather_elements(node: Node) -> list[Tensor]:
     here = tuple(var(a) for a in axes)
     place = positions(node, indices, x.shape[k], here)
     index = (*here[:k], place, *here[k + 1 :])
-    return [node.define(indices.shape, x.dtype, Definition(axes, x.at(*index)))]
+    return [node.define(indices.shape, x.dtype, Definition(axes, looked_up(x, index)))]
 
 
 def _gather_nd(node: Node) -> list[Tensor]:
@@ -92,12 +93,12 @@ def _gather_nd(node: Node) -> list[Tensor]:
     shape = (*indices.shape[:-1], *x.shape[batch + depth :])
     axes = axes_for(shape)
     outer = tuple(var(a) for a in axes[: indices.rank - 1])
-    looked_up = tuple(
+    found = tuple(
         index_of(wrapped(indices.at(*outer, d), x.shape[batch + d]), 0, x.shape[batch + d])
         for d in range(depth)
     )
-    index = (*outer[:batch], *looked_up, *map(var, axes[indices.rank - 1 :]))
-    return [node.define(shape, x.dtype, Definition(axes, x.at(*index)))]
+    index = (*outer[:batch], *found, *map(var, axes[indices.rank - 1 :]))
+    return [node.define(shape, x.dtype, Definition(axes, looked_up(x, index)))]
 
 
 # -- values from positions -------------------------------------------------------------------------
@@ -121,7 +122,10 @@ def _depth(node: Node) -> Poly:
     given = numpy_constant(node.input(1))
     if given is not None:
         return as_poly(int(given.reshape(-1)[0]))
-    return (node.extents(1) or (ONE,))[0]
+    depth = node.input(1)
+    if known_values(depth) is None and not depth.dtype.startswith(("int", "uint")):
+        return sizes_from(node, "depth", elements_of(node, depth))[0]
+    return node.sizes_of(depth)[0]
 
 
 def _eye_like(node: Node) -> list[Tensor]:
@@ -168,15 +172,33 @@ def _range(node: Node) -> list[Tensor]:
     known = [known_values(t) for t in (start, limit, delta)]
     steps = known[2]
     if any(v is None for v in known) or steps is None or steps[0].constant in (None, 0):
-        raise UnsupportedError(
-            "Range takes its limits from data", where=node.name, hint="give static shapes"
-        )
+        return [_late_range(node)]
     low, high = ((v or (ZERO,))[0] for v in known[:2])
     step = steps[0].constant or 1
     count = (high - low + (step - 1)) // step if step > 0 else (low - high - step - 1) // -step
     axes = axes_for((count,))
     body = IndexValue(low + var(axes[0]) * step, start.dtype)
     return [node.define((count,), start.dtype, Definition(axes, body))]
+
+
+def _late_range(node: Node) -> Tensor:
+    """Return ``start + i * delta`` for as many ``i`` as fit before the limit."""
+    start, limit, delta = (operand(node.input(k), ()) for k in range(3))
+    dtype = start.dtype
+    if DTYPES[dtype].is_float:
+        wide = [cast(e, "float64") for e in (start, limit, delta)]
+        steps = binary("div", binary("sub", wide[1], wide[0]), wide[2])
+        count = cast(binary("max", unary("ceil", steps), 0.0), "int64")
+    else:
+        wide = [cast(e, "int64") for e in (start, limit, delta)]
+        count = slice_count(binary("sub", wide[1], wide[0]), wide[2])
+    (size,) = sizes_from(node, "count", [count])
+    axes = axes_for((size,))
+    compute = compute_type(dtype)
+    position = cast(IndexValue(var(axes[0]), "int64"), compute)
+    moved = binary("mul", position, cast(delta, compute))
+    body = cast(binary("add", cast(start, compute), moved), dtype)
+    return node.define((size,), dtype, Definition(axes, body))
 
 
 # -- shapes ----------------------------------------------------------------------------------------
@@ -198,8 +220,9 @@ def _reverse_sequence(node: Node) -> list[Tensor]:
     """Reverse the first ``lengths[b]`` elements of every batch entry."""
     x, lengths = node.input(0), node.input(1)
     time, batch = int(node.attribute("time_axis", 0)), int(node.attribute("batch_axis", 1))
-    if x.rank < 2 or {time, batch} != {0, 1} or lengths.shape != (x.shape[batch],):
-        raise node.error(f"lengths {list(lengths.shape)} do not fit x {list(x.shape)}")
+    if x.rank < 2 or {time, batch} != {0, 1}:
+        raise node.error(f"axes {time} and {batch} of x {list(x.shape)} are not the first two")
+    agree(node, lengths.shape, (x.shape[batch],), "a length for every sequence")
     axes = axes_for(x.shape)
     here = IndexValue(var(axes[time]), "int64")
     length = cast(lengths.at(var(axes[batch])), "int64")

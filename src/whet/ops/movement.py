@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 from whet.errors import UnsupportedError
 from whet.index import ZERO, Axis, Poly, as_poly, at_least, var
-from whet.kernel.expr import Const, Expr, Guard, Load, Within, guard
+from whet.kernel.expr import Const, Expr, Guard, IndexValue, Load, Within, guard, index_of
 from whet.kernel.tensor import Definition, Tensor, axes_for
-from whet.ops.build import const
-from whet.ops.node import Node, Op, normalise_axis
+from whet.ops.build import binary, const
+from whet.ops.late import vector
+from whet.ops.late_shapes import elements_of, index_number, known_number, sizes_from, slice_of
+from whet.ops.node import Node, Op, known_values, normalise_axis
 from whet.ops.operand import operand
 
 Shape = tuple[Poly, ...]
@@ -147,22 +149,65 @@ def _slice_range(node: Node, start: Poly, end: Poly, step: int, extent: Poly) ->
 
 def _slice(node: Node) -> list[Tensor]:
     x = node.input(0)
-    starts, ends = node.extents(1) or (), node.extents(2) or ()
     given = node.ints(3)
-    axes = [
-        normalise_axis(node, a, x.rank) for a in (range(len(starts)) if given is None else given)
-    ]
+    count = node.input(1).size.constant
+    if count is None:
+        raise node.depends_on_data(1)
+    axes = [normalise_axis(node, a, x.rank) for a in (range(count) if given is None else given)]
+    if node.late is not None and not _slices_known(node):
+        return [_late_slice(node, x, axes)]
+    starts, ends = node.extents(1) or (), node.extents(2) or ()
     steps = node.ints(4) or (1,) * len(starts)
     if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
         raise node.error("starts, ends, axes and steps do not go together")
     shape = list(x.shape)
     firsts, strides = [ZERO] * x.rank, [1] * x.rank
-    for start, end, k, step in zip(starts, ends, axes, steps, strict=True):
-        firsts[k], shape[k] = _slice_range(node, start, end, step, x.shape[k])
-        strides[k] = step
+    try:
+        for start, end, k, step in zip(starts, ends, axes, steps, strict=True):
+            firsts[k], shape[k] = _slice_range(node, start, end, step, x.shape[k])
+            strides[k] = step
+    except UnsupportedError:
+        if node.late is None:
+            raise
+        return [_late_slice(node, x, axes)]
     points = axes_for(tuple(shape))
     index = tuple(f + var(a) * s for f, a, s in zip(firsts, points, strides, strict=True))
     return [_part(node, x, tuple(shape), index)]
+
+
+def _slices_known(node: Node) -> bool:
+    inputs = (node.optional(k) for k in (1, 2, 4))
+    return all(t is None or known_values(t) is not None for t in inputs)
+
+
+def _late_slice(node: Node, x: Tensor, axes: list[int]) -> Tensor:
+    """Return a slice whose first positions are read where it is copied, and whose sizes are late.
+
+    Its positions lie inside by their making, so that nothing has to be guarded.
+    """
+    given = node.optional(4)
+    starts, ends = elements_of(node, node.input(1)), elements_of(node, node.input(2))
+    steps = elements_of(node, given) if given is not None else [const(1, "int64")] * len(starts)
+    if not len(starts) == len(ends) == len(axes) == len(steps):
+        raise node.error("starts, ends, axes and steps do not go together")
+    parts = [
+        slice_of(start, end, step, x.shape[k])
+        for start, end, step, k in zip(starts, ends, steps, axes, strict=True)
+    ]
+    counts = sizes_from(node, "counts", [count for _, count in parts])
+    origin = (node.name,), (node.op,)
+    firsts = vector(f"{node.name}.firsts", [first for first, _ in parts], *origin)
+    strides = vector(f"{node.name}.steps", steps, *origin)
+    shape = list(x.shape)
+    for k, count in zip(axes, counts, strict=True):
+        shape[k] = count
+    points = axes_for(tuple(shape))
+    index = [var(a) for a in points]
+    for j, k in enumerate(axes):
+        step = known_number(steps[j])
+        stride = step if step is not None else index_of(strides.at(j), None, None)
+        index[k] = index_of(firsts.at(j), 0, x.shape[k]) + index[k] * stride
+    return node.define(tuple(shape), x.dtype, Definition(points, x.at(*index)))
 
 
 def _part(node: Node, x: Tensor, shape: Shape, index: Shape, output: int = 0) -> Tensor:
@@ -175,20 +220,32 @@ def _part(node: Node, x: Tensor, shape: Shape, index: Shape, output: int = 0) ->
 
 
 def _split_sizes(node: Node, extent: Poly) -> tuple[Poly, ...]:
-    sizes = node.extents(1)
+    sizes = node.sizes(1)
     if sizes is not None:
-        total = sum(sizes, ZERO) - extent
-        if total.constant not in (None, 0):
+        total = sum(sizes, ZERO)
+        if (total - extent).constant not in (None, 0):
             raise node.error(f"sizes {list(sizes)} do not add up to {extent}")
+        node.agree(total, extent)
         return sizes
     count = int(node.attribute("num_outputs") or len(node.outputs))
     length = extent.constant
     if length is None:
         if extent % count != 0:
-            raise UnsupportedError(f"Split of {extent} into {count} parts", where=node.name)
+            return _late_split(node, extent, count)
         return (extent // count,) * count
     size = -(-length // count)
     return tuple(as_poly(max(0, min(size, length - k * size))) for k in range(count))
+
+
+def _late_split(node: Node, extent: Poly, count: int) -> tuple[Poly, ...]:
+    """Return the sizes of equal parts, but for the last, of an extent that need not divide."""
+    if node.late is None:
+        raise UnsupportedError(f"Split of {extent} into {count} parts", where=node.name)
+    whole = index_number(extent)
+    size = index_number((extent + (count - 1)) // count)
+    left = [binary("sub", whole, binary("mul", size, k)) for k in range(count)]
+    parts = [binary("max", binary("min", size, rest), 0) for rest in left]
+    return sizes_from(node, "parts", parts)
 
 
 def _split(node: Node) -> list[Tensor]:
@@ -210,9 +267,8 @@ def _split(node: Node) -> list[Tensor]:
 
 def _paddings(node: Node, rank: int) -> list[tuple[int, Poly, Poly]]:
     """Return dimension, padding before and padding after of every padded dimension."""
-    pads = node.extents(1) or ()
-    given = node.ints(3)
-    axes = [normalise_axis(node, a, rank) for a in (range(rank) if given is None else given)]
+    pads = node.sizes(1) or ()
+    axes = _padded_axes(node, rank)
     if len(pads) != 2 * len(axes):
         raise node.error(f"{len(pads)} paddings for {len(axes)} dimensions")
     half = len(axes)
@@ -223,6 +279,8 @@ def _paddings(node: Node, rank: int) -> list[tuple[int, Poly, Poly]]:
 def _pad(node: Node) -> list[Tensor]:
     x = node.input(0)
     mode = node.attribute("mode", "constant")
+    if mode == "constant" and node.late is not None and known_values(node.input(1)) is None:
+        return [_late_pad(node, x)]
     paddings = _paddings(node, x.rank)
     if mode == "constant":
         return [_pad_constant(node, x, paddings)]
@@ -254,6 +312,38 @@ def _pad_constant(node: Node, x: Tensor, paddings: list[tuple[int, Poly, Poly]])
     conditions = tuple(Within(index[k], x.shape[k]) for k, _, _ in paddings)
     body = guard(conditions, x.at(*index), fill)
     return node.define(tuple(shape), x.dtype, Definition(axes, body))
+
+
+def _padded_axes(node: Node, rank: int) -> list[int]:
+    given = node.ints(3)
+    return [normalise_axis(node, a, rank) for a in (range(rank) if given is None else given)]
+
+
+def _late_pad(node: Node, x: Tensor) -> Tensor:
+    """Pad with a constant, by amounts that are read where the result is made; some may be < 0."""
+    pads = elements_of(node, node.input(1))
+    axes = _padded_axes(node, x.rank)
+    half = len(axes)
+    if len(pads) != 2 * half:
+        raise node.error(f"{len(pads)} paddings for {half} dimensions")
+    sums = [
+        binary("add", binary("add", pads[j], pads[half + j]), index_number(x.shape[k]))
+        for j, k in enumerate(axes)
+    ]
+    sizes = sizes_from(node, "shape", sums)
+    lows = vector(f"{node.name}.lows", pads[:half], (node.name,), (node.op,))
+    shape = list(x.shape)
+    for k, size in zip(axes, sizes, strict=True):
+        shape[k] = size
+    points = axes_for(tuple(shape))
+    index = [var(a) for a in points]
+    for j, k in enumerate(axes):
+        index[k] = index[k] - index_of(lows.at(j), None, None)
+    conditions = tuple(Within(index[k], x.shape[k]) for k in axes)
+    value = node.optional(2)
+    fill = const(0, x.dtype) if value is None else operand(value, ())
+    body = guard(conditions, x.at(*index), fill)
+    return node.define(tuple(shape), x.dtype, Definition(points, body))
 
 
 Border = Iterator[tuple[Within, Poly]]
@@ -288,7 +378,37 @@ def _wrap(t: Poly, extent: Poly, low: Poly, high: Poly) -> Border:
 _BORDERS = {"edge": _edge, "reflect": _reflect, "wrap": _wrap}
 
 
+# -- CenterCropPad ---------------------------------------------------------------------------------
+
+
+def _center_crop_pad(node: Node) -> list[Tensor]:
+    """Cut off, or put zeros, evenly on both sides; the odd one on the right."""
+    x, wanted = node.input(0), node.extents(1) or ()
+    given = node.attribute("axes")
+    axes = [normalise_axis(node, a, x.rank) for a in (range(x.rank) if given is None else given)]
+    if len(axes) != len(wanted):
+        raise node.error(f"{len(wanted)} extents for {len(axes)} axes")
+    shape = list(x.shape)
+    for k, extent in zip(axes, wanted, strict=True):
+        shape[k] = extent
+    points = axes_for(tuple(shape))
+    index = [var(a) for a in points]
+    for k in axes:
+        index[k] = index[k] + _half_towards_zero(x.shape[k] - shape[k])
+    return [_part(node, x, tuple(shape), tuple(index))]
+
+
+def _half_towards_zero(surplus: Poly) -> Poly:
+    """Return half of a difference, also where only a run says which of the two is larger."""
+    if at_least(surplus, 0):
+        return surplus // 2
+    if at_least(-surplus, 0):
+        return -(-surplus // 2)
+    return index_of(binary("div", IndexValue(surplus, "int64"), 2), None, None)
+
+
 OPS: tuple[Op, ...] = (
+    Op("CenterCropPad", _center_crop_pad),
     Op("Concat", _concat),
     Op("Slice", _slice),
     Op("Split", _split),

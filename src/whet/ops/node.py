@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,6 +12,16 @@ from whet.errors import ShapeError, UnsupportedError
 from whet.index import Poly, as_poly, product
 from whet.kernel.expr import Expr
 from whet.kernel.tensor import Definition, Tensor, axes_for
+
+
+class LateSizes(Protocol):
+    """Where a lowering leaves sizes to the run; see ``whet.ops.late``."""
+
+    def values(self, tensor: Tensor, where: str) -> tuple[Poly, ...]:
+        """Return the elements of an integer tensor, as dimensions where they are not known."""
+
+    def agree(self, left: Poly, right: Poly, where: str) -> None:
+        """Ask that two sizes are equal when the model runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +34,7 @@ class Node:
         inputs: one tensor per input; ``None`` where an optional input is left out.
         attributes: attribute values as Python objects and NumPy arrays.
         outputs: names of the outputs; ``""`` where one is not wanted.
+        late: takes what only a run can tell, if the model may be cut here.
     """
 
     name: str
@@ -31,6 +42,7 @@ class Node:
     inputs: tuple[Tensor | None, ...]
     attributes: Mapping[str, Any]
     outputs: tuple[str, ...]
+    late: LateSizes | None = None
 
     def input(self, position: int) -> Tensor:
         """Return a required input.
@@ -78,16 +90,54 @@ class Node:
             return None
         found = known_values(tensor)
         if found is None:
-            raise UnsupportedError(
-                f"{self.op} takes its input {position} from data",
-                where=self.name,
-                hint="give static input shapes, or simplify the model with constant inputs",
-            )
+            raise self.depends_on_data(position)
         return found
+
+    def sizes(self, position: int) -> tuple[Poly, ...] | None:
+        """Return the integers of an input; those that depend on data become run-time dimensions.
+
+        The values must be sizes: a run with a negative one fails.
+
+        Raises:
+            UnsupportedError: the model cannot be cut here, or the input's own size is unknown.
+        """
+        tensor = self.optional(position)
+        return None if tensor is None else self.sizes_of(tensor)
+
+    def sizes_of(self, tensor: Tensor) -> tuple[Poly, ...]:
+        """Return the integers of a tensor; those that depend on data become run-time dimensions.
+
+        Raises:
+            UnsupportedError: the model cannot be cut here, or the tensor's own size is unknown.
+        """
+        found = known_values(tensor)
+        if found is not None:
+            return found
+        if self.late is None or tensor.size.constant is None:
+            raise self.depends_on_data(tensor.name)
+        return self.late.values(tensor, self.name)
+
+    def depends_on_data(self, what: int | str) -> UnsupportedError:
+        """Return the error that an input had to be known when compiling."""
+        return UnsupportedError(
+            f"{self.op} takes its input {what} from data",
+            where=self.name,
+            hint="give static input shapes, or simplify the model with constant inputs",
+        )
+
+    def agree(self, left: Poly, right: Poly) -> None:
+        """Have a run check that two sizes are equal, where that can only be known then."""
+        if self.late is not None:
+            self.late.agree(left, right, self.name)
 
     def error(self, message: str, hint: str | None = None) -> ShapeError:
         """Return a shape error that names this node."""
         return ShapeError(f"{self.op}: {message}", where=self.name, hint=hint)
+
+    def step(self, suffix: str, *inputs: Tensor | None, **attributes: Any) -> Node:
+        """Return a node for one step of this one's decomposition, to lower as another operator."""
+        name = f"{self.outputs[0] or self.name}.{suffix}"
+        return replace(self, inputs=inputs, attributes=attributes, outputs=(name,))
 
     # -- building results --------------------------------------------------------------------
 
@@ -165,17 +215,21 @@ def broadcast_shapes(node: Node, shapes: list[tuple[Poly, ...]]) -> tuple[Poly, 
     """Return the shape that all shapes broadcast to.
 
     Raises:
-        ShapeError: two extents differ and neither is 1.
+        ShapeError: two extents differ and neither is 1. Where that depends on the run, the run
+            checks it.
     """
     rank = max(len(s) for s in shapes)
     result: list[Poly] = []
     for k in range(rank):
         extents = [s[k - rank + len(s)] for s in shapes if k - rank + len(s) >= 0]
         wide = [e for e in extents if e != 1]
-        if any(e != wide[0] for e in wide):
-            text = " and ".join(str(list(s)) for s in shapes)
-            raise node.error(f"cannot broadcast {text}")
-        result.append(wide[0] if wide else as_poly(1))
+        extent = next((e for e in wide if e.constant is not None), wide[0] if wide else as_poly(1))
+        for other in wide:
+            if other != extent and (node.late is None or (other - extent).constant is not None):
+                text = " and ".join(str(list(s)) for s in shapes)
+                raise node.error(f"cannot broadcast {text}")
+            node.agree(other, extent)
+        result.append(extent)
     return tuple(result)
 
 

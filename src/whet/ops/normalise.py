@@ -1,4 +1,4 @@
-"""Normalisations over axes: softmax and its kin, layer, batch, instance, group and Lp norms.
+"""Normalisations over axes: softmax and its kin, layer, instance, group and Lp norms.
 
 Variances take two passes, ``sum((x - mean)^2) / n``, and half types are computed in float32.
 """
@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whet.errors import UnsupportedError
 from whet.index import ONE, Axis, Poly, product, var
-from whet.kernel.expr import Call, Expr, IndexValue, Var, Within, guard
+from whet.kernel.expr import Expr, IndexValue, Var, Within, guard
 from whet.kernel.spec import Step
 from whet.kernel.tensor import Definition, Steps, Tensor, axes_for
 from whet.ops.build import binary, cast, compare, compute_type, const, select, unary
-from whet.ops.node import Node, Op, constant, normalise_axis
-from whet.ops.operand import attribute_flag, attribute_float, number, operand
+from whet.ops.node import Node, Op, normalise_axis
+from whet.ops.operand import attribute_float, number, operand
 from whet.ops.pointwise import element_type
 
 Index = tuple[Poly, ...]
@@ -125,6 +124,12 @@ def softmax_body(value: Expr, top: Var, total: Var) -> Expr:
     return binary("mul", softmax_raised(value, top), inverse(total))
 
 
+def softmax_unless_empty(value: Expr, top: Var, total: Var) -> Expr:
+    """Return one element of a softmax that is 0 where all values are minus infinity."""
+    empty = compare("eq", top, -np.inf)
+    return select(empty, const(0, value.dtype), softmax_body(value, top, total))
+
+
 def _exponentials(rows: _Rows) -> tuple[Step, Step]:
     raised = softmax_raised(rows.there, rows.total("top"))
     return rows.step("top", "max", rows.there), rows.step("total", "sum", raised)
@@ -136,7 +141,8 @@ def _softmax(node: Node) -> list[Tensor]:
     return [rows.result(node, body, *_exponentials(rows))]
 
 
-def _log_softmax(node: Node) -> list[Tensor]:
+def log_softmax(node: Node) -> list[Tensor]:
+    """Lower ``LogSoftmax``: ``x - top - log(sum(exp(x - top)))``."""
     rows = _one_axis(node, -1)
     lowered = binary("sub", rows.here, rows.total("top"))
     body = binary("sub", lowered, unary("log", rows.total("total")))
@@ -256,35 +262,6 @@ def _mean_variance(node: Node) -> list[Tensor]:
     return [rows.result(node, binary("div", rows.centred(rows.here), deviation), *rows.moments())]
 
 
-def _batch_norm(node: Node) -> list[Tensor]:
-    """Return ``x * k + c`` with ``k = scale / sqrt(var + eps)``, ``c = bias - mean * k``."""
-    if attribute_flag(node, "training_mode"):
-        raise UnsupportedError("BatchNormalization in training mode", where=node.name)
-    x, epsilon = node.input(0), attribute_float(node, "epsilon", 1e-5)
-    dtype, given = compute_type(x.dtype), [node.input(k) for k in range(1, 5)]
-    axes = axes_for(x.shape)
-    if all(t.value is not None for t in given):
-        factor, shift = (_per_channel(t, axes) for t in _folded(node, given, epsilon, dtype))
-    else:
-        scale, bias, mean, variance = (cast(_per_channel(t, axes), dtype) for t in given)
-        factor = binary("div", scale, unary("sqrt", binary("add", variance, epsilon)))
-        shift = binary("sub", bias, binary("mul", mean, factor))
-    value = cast(x.at(*map(var, axes)), dtype)
-    body = cast(Call("fma", (value, factor, shift), dtype), x.dtype)
-    return [node.define(x.shape, x.dtype, Definition(axes, body))]
-
-
-def _folded(node: Node, given: list[Tensor], epsilon: float, dtype: str) -> tuple[Tensor, Tensor]:
-    """Return factor and shift of constant statistics, computed in double precision."""
-    scale, bias, mean, variance = (np.asarray(t.value).astype(np.float64) for t in given)
-    factor = scale / np.sqrt(variance + epsilon)
-    shift = bias - mean * factor
-    return (
-        constant(f"{node.name}.factor", factor.astype(dtype)),
-        constant(f"{node.name}.shift", shift.astype(dtype)),
-    )
-
-
 # -- norms -----------------------------------------------------------------------------------------
 
 
@@ -323,11 +300,10 @@ def _local_response(node: Node) -> list[Tensor]:
 Lowering = Callable[[Node], list[Tensor]]
 _LOWERINGS: dict[str, Lowering] = {
     "Softmax": _softmax,
-    "LogSoftmax": _log_softmax,
+    "LogSoftmax": log_softmax,
     "Hardmax": _hardmax,
     "LayerNormalization": _layer_norm,
     "RMSNormalization": _rms_norm,
-    "BatchNormalization": _batch_norm,
     "InstanceNormalization": _instance_norm,
     "GroupNormalization": _group_norm,
     "MeanVarianceNormalization": _mean_variance,

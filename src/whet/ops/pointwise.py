@@ -1,4 +1,4 @@
-"""Operators that work element by element: arithmetic, comparison, logic, casts, Where."""
+"""Operators that work element by element: arithmetic, comparison, logic, Where."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from whet.ops.operand import attribute_flag, operand, scalar_constant
 TENSOR_TYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64",
     9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
+    17: "float8_e4m3fn", 18: "float8_e4m3fnuz", 19: "float8_e5m2", 20: "float8_e5m2fnuz",
+    21: "uint4", 22: "int4", 23: "float4_e2m1fn", 24: "float8_e8m0fnu", 25: "uint2", 26: "int2",
+    27: "float6_e2m3fn", 28: "float6_e3m2fn",
 }  # fmt: skip
 
 
@@ -145,16 +148,6 @@ def _clip(node: Node) -> list[Tensor]:
     return [node.pointwise(x.shape, x.dtype, body)]
 
 
-def _cast(node: Node) -> list[Tensor]:
-    dtype = element_type(node, node.attribute("to"))
-    return mapped(node, lambda x: cast(x, dtype), dtype)
-
-
-def _cast_like(node: Node) -> list[Tensor]:
-    x, dtype = node.input(0), node.input(1).dtype
-    return [node.pointwise(x.shape, dtype, lambda *axes: cast(operand(x, axes), dtype))]
-
-
 # -- powers ----------------------------------------------------------------------------------------
 
 
@@ -236,7 +229,5 @@ OPS: tuple[Op, ...] = (
     Op("BitShift", _shift),
     Op("Where", _where),
     Op("Clip", _clip),
-    Op("Cast", _cast),
-    Op("CastLike", _cast_like),
     Op("Pow", _pow),
 )

@@ -9,12 +9,15 @@ import numpy as np
 
 from whet.dtypes import DTYPES
 from whet.index import ONE, ZERO, Axis, Poly, product, var
-from whet.kernel.expr import Const, Expr, IndexValue, Var, Within, guard
+from whet.kernel.expr import Const, Expr, IndexValue, Var
 from whet.kernel.spec import Step
 from whet.kernel.tensor import Definition, Steps, Tensor, axes_for
 from whet.ops.build import binary, cast, compare, compute_type, const, select, unary
+from whet.ops.late_axis import axes_from_data
+from whet.ops.late_shapes import kept_and_reduced, squeezed
 from whet.ops.node import Lower, Node, Op, normalise_axis
 from whet.ops.operand import attribute_flag, number
+from whet.ops.views import reshaped
 
 LAST = int(np.iinfo(np.int64).max)
 
@@ -55,9 +58,32 @@ def reduction(x: Tensor, positions: set[int], *, keepdims: bool) -> Reduced:
     return Reduced(shape, axes, along, tuple(at))
 
 
+def late_reduction(node: Node, x: Tensor) -> Reduced:
+    """Return the iteration space of a reduction whose axes depend on data, dimensions kept.
+
+    Every dimension is split into what is kept and what is reduced. One of the two is 1, so that
+    the position along the dimension is the sum of both.
+    """
+    kept, gone = kept_and_reduced(node, x, node.input(1))
+    axes = axes_for(kept)
+    along = axes_for(gone, "r")
+    return Reduced(
+        kept, axes, along, tuple(var(a) + var(r) for a, r in zip(axes, along, strict=True))
+    )
+
+
+def _late_result(node: Node, x: Tensor, found: Tensor) -> Tensor:
+    if attribute_flag(node, "keepdims", 1):
+        return found
+    shape = squeezed(node, x.shape, node.input(1))
+    node.agree(product(shape), found.size)
+    return reshaped(node, found, shape)
+
+
 def reduced_axes(node: Node, rank: int) -> set[int]:
     """Return the dimensions that a node reduces; all of them if it does not say."""
-    axes = node.ints(1) if len(node.inputs) > 1 else None
+    given = node.optional(1)
+    axes = node.ints(1) if given is not None and given.size != 0 else None
     if axes is None:
         axes = tuple(node.attribute("axes") or ())
     if axes:
@@ -112,6 +138,8 @@ _GLOBAL = {
 def _reduce(kind: _Kind) -> Lower:
     def lower(node: Node) -> list[Tensor]:
         x = node.input(0)
+        if axes_from_data(node):
+            return [_late_result(node, x, reduce_tensor(node, x, late_reduction(node, x), kind))]
         positions = reduced_axes(node, x.rank)
         space = reduction(x, positions, keepdims=attribute_flag(node, "keepdims", 1))
         return [reduce_tensor(node, x, space, kind)]
@@ -137,8 +165,14 @@ def reduce_tensor(
 def _reduce_log_sum_exp(node: Node) -> list[Tensor]:
     """Return ``m + log(sum(exp(x - m)))`` with ``m`` the greatest element, 0 if infinite."""
     x = node.input(0)
+    if axes_from_data(node):
+        return [_late_result(node, x, _log_sum_exp(node, x, late_reduction(node, x)))]
     positions = reduced_axes(node, x.rank)
     space = reduction(x, positions, keepdims=attribute_flag(node, "keepdims", 1))
+    return [_log_sum_exp(node, x, space)]
+
+
+def _log_sum_exp(node: Node, x: Tensor, space: Reduced) -> Tensor:
     dtype = compute_type(x.dtype)
     value = cast(x.at(*space.at), dtype)
     top = Var("top", dtype)
@@ -156,8 +190,8 @@ def _reduce_log_sum_exp(node: Node) -> list[Tensor]:
     )
     body = cast(binary("add", unary("log", Var("total", dtype)), pivot), x.dtype)
     if not space.along:
-        return [node.define(space.shape, x.dtype, Definition(space.axes, cast(value, x.dtype)))]
-    return [node.define(space.shape, x.dtype, Definition(space.axes, body, Steps(steps)))]
+        return node.define(space.shape, x.dtype, Definition(space.axes, cast(value, x.dtype)))
+    return node.define(space.shape, x.dtype, Definition(space.axes, body, Steps(steps)))
 
 
 def _arg(op: str) -> Lower:
@@ -200,35 +234,10 @@ def channels_last(rank: int) -> tuple[int, ...]:
     return (0, *range(2, rank), 1)
 
 
-def _cumulative(op: str) -> Lower:
-    """Combine ``x[r]`` for ``r <= i``: a reduction for every element, ``n^2`` work in all."""
-
-    def lower(node: Node) -> list[Tensor]:
-        x = node.input(0)
-        axis = node.ints(1)
-        k = normalise_axis(node, axis[0] if axis else 0, x.rank)
-        backwards = attribute_flag(node, "reverse")
-        skip = 1 if attribute_flag(node, "exclusive") else 0
-        axes, extent = axes_for(x.shape), x.shape[k]
-        r = Axis("r", extent)
-        distance = var(r) - var(axes[k]) if backwards else var(axes[k]) - var(r)
-        dtype = compute_type(x.dtype)
-        index = tuple(var(r) if d == k else var(a) for d, a in enumerate(axes))
-        inside = (Within(distance - skip, extent),)
-        neutral = const(1 if op == "prod" else 0, dtype)
-        step = Step("total", op, (r,), guard(inside, cast(x.at(*index), dtype), neutral), dtype)
-        body = cast(Var("total", dtype), x.dtype)
-        return [node.define(x.shape, x.dtype, Definition(axes, body, Steps((step,))))]
-
-    return lower
-
-
 OPS: tuple[Op, ...] = (
     *(Op(name, _reduce(kind)) for name, kind in _KINDS.items()),
     *(Op(name, _global_pool(kind)) for name, kind in _GLOBAL.items()),
     Op("ReduceLogSumExp", _reduce_log_sum_exp),
     Op("ArgMax", _arg("max")),
     Op("ArgMin", _arg("min")),
-    Op("CumSum", _cumulative("sum")),
-    Op("CumProd", _cumulative("prod")),
 )

@@ -78,6 +78,30 @@ def _known_output(node: Node, tensor: Tensor) -> Tensor:
     return known_tensor(tensor.name, values, tensor.shape, tensor.dtype, node)
 
 
+def partly_known(tensor: Tensor) -> tuple[Poly | None, ...]:
+    """Return the integers of a small tensor of static shape, ``None`` for what depends on data.
+
+    Raises:
+        ValueError: the tensor is too large or its size depends on the run.
+    """
+    size = tensor.size.constant
+    if size is None or size > LIMIT:
+        raise ValueError(f"{tensor.name} has {tensor.size} elements")
+    definition = tensor.definition
+    if tensor.known is not None:
+        return tensor.known
+    if definition is None or definition.index or definition.anchor is not None:
+        return (None,) * size
+    return tuple(_element(definition, point) for point in _points(definition.axes))
+
+
+def _element(definition: Definition, point: dict[Atom, IndexLike]) -> Poly | None:
+    try:
+        return _poly(_Point(point).value(definition.body))
+    except _UnknownError:
+        return None
+
+
 def _over_known(definition: Definition) -> bool:
     anchor = definition.anchor
     if anchor is not None and not isinstance(anchor, Steps):

@@ -11,7 +11,8 @@ from whet.errors import ShapeError, UnsupportedError
 from whet.index import ONE, ZERO, Axis, Poly, as_poly, product, var
 from whet.kernel.expr import Const, Expr
 from whet.kernel.tensor import Definition, Tensor, axes_for
-from whet.ops.node import Node, Op, broadcast_shapes, constant, normalise_axis
+from whet.ops.late_shapes import expand_target, reshape_target, squeezed, unsqueezed
+from whet.ops.node import Node, Op, broadcast_shapes, constant, known_values, normalise_axis
 from whet.ops.operand import attribute_flag, operand
 
 Shape = tuple[Poly, ...]
@@ -92,9 +93,10 @@ def _dropout(node: Node) -> list[Tensor]:
 
 
 def _reshape(node: Node) -> list[Tensor]:
-    x = node.input(0)
-    wanted = node.extents(1)
-    assert wanted is not None, "Reshape has a second input"
+    x, target = node.input(0), node.input(1)
+    wanted = known_values(target)
+    if wanted is None:
+        return [reshaped(node, x, reshape_target(node, x, target))]
     return [reshaped(node, x, _target_shape(node, x, wanted))]
 
 
@@ -152,6 +154,10 @@ def _flatten(node: Node) -> list[Tensor]:
 
 def _squeeze(node: Node) -> list[Tensor]:
     x = node.input(0)
+    if _from_data(node, 1):
+        shape = squeezed(node, x.shape, node.input(1))
+        node.agree(product(shape), x.size)
+        return [reshaped(node, x, shape)]
     axes = node.ints(1)
     if axes is None:
         gone = {k for k, e in enumerate(x.shape) if e == 1}
@@ -170,6 +176,10 @@ def _squeeze(node: Node) -> list[Tensor]:
 
 def _unsqueeze(node: Node) -> list[Tensor]:
     x = node.input(0)
+    if _from_data(node, 1):
+        shape = unsqueezed(node, x.shape, node.input(1))
+        node.agree(product(shape), x.size)
+        return [reshaped(node, x, shape)]
     axes = node.ints(1) or ()
     rank = x.rank + len(axes)
     new = {normalise_axis(node, a, rank) for a in axes}
@@ -180,6 +190,12 @@ def _unsqueeze(node: Node) -> list[Tensor]:
     points = axes_for(shape)
     index = tuple(var(a) for k, a in enumerate(points) if k not in new)
     return [moved(node, x, shape, index)]
+
+
+def _from_data(node: Node, position: int) -> bool:
+    """Whether an input is given, is not known, and the model may be cut to learn it."""
+    tensor = node.optional(position)
+    return node.late is not None and tensor is not None and known_values(tensor) is None
 
 
 def _transpose(node: Node) -> list[Tensor]:
@@ -195,14 +211,19 @@ def _transpose(node: Node) -> list[Tensor]:
 
 
 def _expand(node: Node) -> list[Tensor]:
-    x, wanted = node.input(0), node.extents(1)
-    assert wanted is not None, "Expand has a second input"
+    x, target = node.input(0), node.input(1)
+    wanted = known_values(target)
+    if wanted is None:
+        shape, periods = expand_target(node, x, target)
+        axes = axes_for(shape)[len(shape) - x.rank :]
+        index = tuple(var(a) % e for a, e in zip(axes, periods, strict=True))
+        return [moved(node, x, shape, index)]
     shape = broadcast_shapes(node, [x.shape, wanted])
     return [node.pointwise(shape, x.dtype, lambda *axes: x.broadcast(axes))]
 
 
 def _tile(node: Node) -> list[Tensor]:
-    x, repeats = node.input(0), node.extents(1)
+    x, repeats = node.input(0), node.sizes(1)
     if repeats is None or len(repeats) != x.rank:
         raise node.error("repeats must have one value per dimension")
     shape = tuple(e * r for e, r in zip(x.shape, repeats, strict=True))
@@ -262,7 +283,7 @@ def filled(node: Node, shape: Shape, value: Expr) -> Tensor:
 
 
 def _constant_of_shape(node: Node) -> list[Tensor]:
-    shape = node.extents(0)
+    shape = node.sizes(0)
     assert shape is not None, "ConstantOfShape has an input"
     value = node.attribute("value")
     fill = constant("fill", np.zeros(1, np.float32) if value is None else np.asarray(value))

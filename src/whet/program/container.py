@@ -35,7 +35,7 @@ from whet.program.manifest import (
 from whet.program.records import Program
 
 MAGIC = b"\x89WHET\r\n\x1a"
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 2, 0
 PAGE = 4096
 SECTIONS = ("code", "graph", "weights")
 

@@ -2,7 +2,7 @@
 
 All slots are 8 bytes. Fields that threads write are alone on their cache line.
 
-    0     what a run reads: threads, scratch, profile, outside functions
+    0     what a run reads: threads, scratch, profile, outside functions, which part
     64    generation: odd while a run is open; threads sleep on it between runs
     128   stop: not zero once the threads must leave
     192   idle: how many threads sleep on the generation
@@ -33,6 +33,7 @@ PROFILE = 24
 SYSCALL = 32
 CLOCK = 40
 SPIN_NS = 48
+PART = 56
 GENERATION = 64
 STOP = 128
 IDLE = 192

@@ -10,8 +10,10 @@ import msgspec
 from whet.dtypes import numpy_dtype
 from whet.errors import ArtifactError
 from whet.index import Poly
+from whet.program.check_script import script_problem
 from whet.program.polynomials import from_json, to_json
-from whet.program.records import Buffer, BufferKind, Launch, Program, TargetInfo, TensorSpec
+from whet.program.records import Buffer, BufferKind, Launch, Part, Program, TargetInfo, TensorSpec
+from whet.program.script import Script
 
 _MOST_BYTES = 2**47
 _MOST_THREADS = 1024
@@ -53,6 +55,18 @@ class LaunchRow(_Row, frozen=True):
     bytes: Any
 
 
+class PartRow(_Row, frozen=True):
+    """One part."""
+
+    begin: int
+    end: int
+    inputs: list[int]
+    outputs: list[int]
+    shapes: list[list[Any]]
+    dtypes: list[str]
+    dims: list[str]
+
+
 class TargetRow(_Row, frozen=True):
     """What the code needs of a CPU."""
 
@@ -78,6 +92,8 @@ class Manifest(_Row, frozen=True):
     dims: list[str]
     buffers: list[BufferRow]
     launches: list[LaunchRow]
+    parts: list[PartRow]
+    script: Script | None
     scratch_bytes: int
     threads: int
     reuse: bool
@@ -103,6 +119,8 @@ def make_manifest(
             BufferRow(str(b.kind), b.name, to_json(b.size_bytes), b.offset) for b in program.buffers
         ],
         launches=[_launch_row(launch) for launch in program.launches],
+        parts=[_part_row(part) for part in program.parts],
+        script=program.script,
         scratch_bytes=program.scratch_bytes,
         threads=program.threads,
         reuse=program.reuse,
@@ -115,7 +133,7 @@ def make_manifest(
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Return the one encoding that a manifest has."""
-    return msgspec.json.encode(manifest, order="deterministic")
+    return msgspec.json.encode(manifest, order="deterministic", enc_hook=_encode_poly)
 
 
 def decode_manifest(data: bytes) -> Manifest:
@@ -125,12 +143,22 @@ def decode_manifest(data: bytes) -> Manifest:
         ArtifactError: the bytes are not what ``encode_manifest`` writes.
     """
     try:
-        manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        manifest = msgspec.json.decode(data, type=Manifest, dec_hook=_decode_poly)
+    except (msgspec.DecodeError, RecursionError, TypeError, ValueError) as error:
         raise ArtifactError(f"damaged manifest: {error}") from error
     if encode_manifest(manifest) != data:
         raise ArtifactError("damaged manifest: not in canonical form")
     return manifest
+
+
+def _encode_poly(value: object) -> Any:
+    assert isinstance(value, Poly), "a manifest holds polynomials and plain values"
+    return to_json(value)
+
+
+def _decode_poly(kind: type, value: object) -> Poly:
+    assert kind is Poly, "a manifest holds polynomials and plain values"
+    return from_json(value)
 
 
 def program_of(manifest: Manifest) -> Program:
@@ -148,6 +176,7 @@ def program_of(manifest: Manifest) -> Program:
         _name_problem(program)
         or _launch_problem(program)
         or _memory_problem(program, sizes.get("weights", 0))
+        or script_problem(program, sizes.get("weights", 0))
         or _range_problem(manifest, sizes.get("code", 0))
     )
     if problem:
@@ -172,6 +201,8 @@ def _build_program(manifest: Manifest) -> Program:
         threads=manifest.threads,
         target=TargetInfo(target.triple, target.cpu, tuple(target.features)),
         reuse=manifest.reuse,
+        parts=tuple(_part(row) for row in manifest.parts),
+        script=manifest.script,
     )
 
 
@@ -207,6 +238,30 @@ def _launch(row: LaunchRow) -> Launch:
         ops=tuple(row.ops),
         flops=from_json(row.flops),
         bytes=from_json(row.bytes),
+    )
+
+
+def _part_row(part: Part) -> PartRow:
+    return PartRow(
+        begin=part.begin,
+        end=part.end,
+        inputs=list(part.inputs),
+        outputs=list(part.outputs),
+        shapes=[[to_json(axis) for axis in axes] for axes in part.output_shapes],
+        dtypes=list(part.output_dtypes),
+        dims=list(part.dims),
+    )
+
+
+def _part(row: PartRow) -> Part:
+    return Part(
+        begin=row.begin,
+        end=row.end,
+        inputs=tuple(row.inputs),
+        outputs=tuple(row.outputs),
+        output_shapes=tuple(tuple(from_json(axis) for axis in axes) for axes in row.shapes),
+        output_dtypes=tuple(row.dtypes),
+        dims=tuple(row.dims),
     )
 
 

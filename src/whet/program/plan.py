@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from whet.program.context import segments_of
-from whet.program.records import BufferKind, Program
+from whet.program.records import BufferKind, Part, Program
 
 ALIGNMENT = 64
 
@@ -49,6 +49,18 @@ def find_liveness(program: Program) -> Liveness:
             for buffer in program.launches[index].args:
                 if program.buffers[buffer].kind is BufferKind.TEMP:
                     spans[buffer] = (spans.get(buffer, (number, number))[0], number)
+    return _conflicts(program, spans)
+
+
+def part_liveness(program: Program, part: Part) -> Liveness:
+    """Return when each temporary of one part is live; parts share no temporaries."""
+    live = find_liveness(program)
+    own = {b for launch in program.launches[part.begin : part.end] for b in launch.args}
+    spans = {b: span for b, span in live.spans.items() if b in own}
+    return Liveness(spans, {b: tuple(o for o in live.conflicts[b] if o in own) for b in spans})
+
+
+def _conflicts(program: Program, spans: dict[int, tuple[int, int]]) -> Liveness:
     if not program.reuse:
         everyone = tuple(spans)
         return Liveness(spans, dict.fromkeys(spans, everyone))

@@ -27,7 +27,7 @@ def from_json(data: Any) -> Poly:
 
 def _atom_to_json(atom: Atom) -> Any:
     if isinstance(atom, Dim):
-        return atom.name
+        return atom.name if atom.least == 1 else ["dim", atom.name, atom.least]
     if isinstance(atom, Div | Mod):
         sign = "//" if isinstance(atom, Div) else "%"
         return [sign, to_json(atom.numerator), to_json(atom.denominator)]
@@ -38,5 +38,7 @@ def _atom_from_json(data: Any) -> Poly:
     if isinstance(data, str):
         return var(Dim(data))
     sign, numerator, denominator = data
+    if sign == "dim":
+        return var(Dim(numerator, denominator))
     top, bottom = from_json(numerator), from_json(denominator)
     return top // bottom if sign == "//" else top % bottom

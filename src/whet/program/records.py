@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from whet.index import Poly
+from whet.program.script import Script
 
 
 class BufferKind(StrEnum):
@@ -101,6 +102,29 @@ class TargetInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of launches that a script runs on its own.
+
+    Attributes:
+        begin: its first launch.
+        end: the launch after its last.
+        inputs: buffers that get the addresses of what it reads; -1 where nothing is read.
+        outputs: buffers that get the addresses of what it makes.
+        output_shapes: shapes of what it makes.
+        output_dtypes: element types of what it makes.
+        dims: names of the run-time dimensions that its launches and sizes depend on.
+    """
+
+    begin: int
+    end: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    output_shapes: tuple[tuple[Poly, ...], ...]
+    output_dtypes: tuple[str, ...]
+    dims: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """Everything needed to run a compiled model, less its code and weights.
 
@@ -108,7 +132,7 @@ class Program:
         inputs: what the caller gives, in order.
         outputs: what the caller gets, in order.
         input_shapes: the same shapes as polynomials; each run-time dimension is bound by the
-            first input axis that is exactly that dimension.
+            first input axis that is exactly that dimension, or by the script.
         output_shapes: shapes of the outputs as polynomials in those dimensions.
         dims: names of run-time dimensions, in the order of the ``dims`` table.
         buffers: all buffers.
@@ -117,6 +141,8 @@ class Program:
         threads: default number of threads.
         target: what the code runs on.
         reuse: whether temporaries may share memory.
+        parts: how the launches are cut, if a script runs them; none if they run in one go.
+        script: what runs the parts; ``None`` if there are none.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -130,6 +156,8 @@ class Program:
     threads: int
     target: TargetInfo
     reuse: bool = True
+    parts: tuple[Part, ...] = ()
+    script: Script | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,6 +199,61 @@ def place_outputs(
     return results
 
 
+def check_given(
+    ports: Sequence[Port], given: Mapping[str, Any] | None, inputs: Sequence[Array]
+) -> dict[str, Array]:
+    """Return the caller's output arrays, checked as far as possible before shapes are known.
+
+    Raises:
+        InputError: as ``place_outputs`` does, but for shapes.
+    """
+    known = {port.name: port for port in ports}
+    if given is not None and not isinstance(given, Mapping):
+        raise _not_mapping(given, ports, "outputs")
+    if not known.keys() >= (given or {}).keys():
+        raise _unknown(given or {}, ports, "output")
+    used = [_extent(array) for array in inputs]
+    for name, array in (given or {}).items():
+        problem = _output_problem(array, known[name], getattr(array, "shape", ()), used)
+        if problem:
+            raise InputError(problem, where=f"output {name!r}")
+        used.append(_extent(array))
+    return dict(given or {})
+
+
+def settle_outputs(
+    ports: Sequence[Port],
+    results: Sequence[Array],
+    given: Mapping[str, Array],
+    inputs: Sequence[Array],
+) -> dict[str, Array]:
+    """Return results by name: in the caller's arrays, and none that shares memory.
+
+    Raises:
+        InputError: an array of the caller has another shape than the result.
+    """
+    found: dict[str, Array] = {}
+    for port, result in zip(ports, results, strict=True):
+        own = given.get(port.name)
+        if own is None:
+            others = (*inputs, *found.values())
+            shared = not result.flags.writeable or any(_overlap(result, o) for o in others)
+            found[port.name] = np.array(result, order="C") if shared else result
+            continue
+        if own.shape != result.shape:
+            problem = f"shape is {own.shape}, the model gives {result.shape}"
+            raise InputError(problem, where=f"output {port.name!r}")
+        if own is not result:
+            own[...] = result
+        found[port.name] = own
+    return found
+
+
+def _overlap(one: Array, other: Array) -> bool:
+    (a, b), (begin, end) = _extent(one), _extent(other)
+    return begin < b and a < end
+
+
 def _output_problem(
     array: Any, port: Port, shape: tuple[int, ...], used: Sequence[tuple[int, int]]
 ) -> str:

@@ -22,16 +22,19 @@ from whet.runtime.arrays import (
     Port,
     address_of,
     bind_dims,
+    check_given,
     collect_inputs,
     dim_name,
     empty_aligned,
     make_port,
     place_outputs,
+    settle_outputs,
 )
 from whet.runtime.cpu import available_cpus, check_target, runs_here
 from whet.runtime.image import NativeCode, map_code
 from whet.runtime.source import SourceFile, map_unread
 from whet.runtime.state import Binding, Engine, State
+from whet.runtime.walk import ScriptPlan, Walk
 
 WARM_RUNS = 2
 """Runs of a profile; the last one counts, when the arena's pages have been touched."""
@@ -77,9 +80,10 @@ class CompiledModel:
         self._source = source
         self._parts = parts
         self._threads = threads
+        self._plan = ScriptPlan(program, parts.weights) if program.script is not None else None
         self._inputs = _make_ports(program, BufferKind.INPUT)
         self._outputs = _make_ports(program, BufferKind.OUTPUT)
-        _check_dims(program)
+        self._dims = _input_dims(program)
         self._liveness = find_liveness(program)
         self._engine = _make_engine(parts, code, threads) if code else None
         self._bindings: dict[tuple[tuple[int, ...], ...], Binding] = {}
@@ -116,8 +120,11 @@ class CompiledModel:
         """What the model costs."""
         program, parts = self._parts.program, self._parts
         ones = dict.fromkeys(program.dims, 1)
+        plan = self._plan
         return Stats(
-            arena_bytes=plan_memory(program, ones, self._liveness).arena_bytes,
+            arena_bytes=plan.arena_bytes(ones)
+            if plan
+            else plan_memory(program, ones, self._liveness).arena_bytes,
             weight_bytes=parts.weights.nbytes,
             code_bytes=len(parts.code),
             launches=len(program.launches),
@@ -142,12 +149,15 @@ class CompiledModel:
 
         Raises:
             InputError: an array does not fit; the error names it.
+            ShapeError: sizes that depend on data do not fit together.
             ResourceError: memory or threads ran out.
             ArtifactError: the file that the model was loaded from was changed.
             TargetError: the code is for another machine.
         """
         engine = self._engine_here()
         arrays = collect_inputs(self._inputs, inputs)
+        if self._plan is not None:
+            return self._run_script(self._plan, engine, arrays, outputs)
         shapes = tuple([array.shape for array in arrays])
         binding = self._bindings.get(shapes) or self._bind(shapes)
         results = place_outputs(self._outputs, binding.output_shapes, outputs, arrays)
@@ -167,6 +177,8 @@ class CompiledModel:
         """
         engine = self._engine_here()
         arrays = collect_inputs(self._inputs, inputs)
+        if self._plan is not None:
+            return self._profile_script(self._plan, engine, arrays)
         binding = self._bind(tuple([array.shape for array in arrays]))
         results = place_outputs(self._outputs, binding.output_shapes, None, arrays)
         shape = (self._threads, len(self.program.launches), 2)
@@ -177,6 +189,35 @@ class CompiledModel:
         for _ in range(WARM_RUNS):
             self._run_state(state, binding, arrays, results)
         return np.array(stamps, np.int64).reshape(shape)
+
+    def _run_script(
+        self,
+        plan: ScriptPlan,
+        engine: Engine,
+        arrays: list[Array],
+        outputs: Mapping[str, Any] | None,
+    ) -> dict[str, Array]:
+        dims = bind_dims(self._inputs, self._dims, [array.shape for array in arrays])
+        given = check_given(self._outputs, outputs, arrays)
+        slots = zip(self._outputs, plan.script.main.outputs, strict=True)
+        own = {slot: given[port.name] for port, slot in slots if port.name in given}
+        state = self._take_state(engine)
+        try:
+            results = Walk(plan, state, dims, own).run(arrays)
+        finally:
+            self._return_state(state)
+        return settle_outputs(self._outputs, results, given, arrays)
+
+    def _profile_script(
+        self, plan: ScriptPlan, engine: Engine, arrays: list[Array]
+    ) -> npt.NDArray[np.int64]:
+        state = State(engine)
+        stamps = state.profile(on=True)
+        for _ in range(WARM_RUNS if stamps is not None else 0):
+            dims = bind_dims(self._inputs, self._dims, [array.shape for array in arrays])
+            Walk(plan, state, dims, {}).run(arrays)
+        shape = (self._threads, len(self.program.launches), 2)
+        return np.zeros(shape, np.int64) if stamps is None else np.array(stamps).reshape(shape)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a ``.whet`` file, whole or not at all.
@@ -208,17 +249,23 @@ class CompiledModel:
     def _execute(
         self, engine: Engine, binding: Binding, arrays: list[Array], results: list[Array]
     ) -> None:
-        if os.getpid() != self._pid:
-            self._states, self._pid = deque(), os.getpid()
-        try:
-            state = self._states.pop()
-        except IndexError:
-            state = State(engine)
+        state = self._take_state(engine)
         try:
             self._run_state(state, binding, arrays, results)
         finally:
-            if len(self._states) < _IDLE_STATES_KEPT:
-                self._states.append(state)
+            self._return_state(state)
+
+    def _take_state(self, engine: Engine) -> State:
+        if os.getpid() != self._pid:
+            self._states, self._pid = deque(), os.getpid()
+        try:
+            return self._states.pop()
+        except IndexError:
+            return State(engine)
+
+    def _return_state(self, state: State) -> None:
+        if len(self._states) < _IDLE_STATES_KEPT:
+            self._states.append(state)
 
     def _run_state(
         self, state: State, binding: Binding, arrays: list[Array], results: list[Array]
@@ -251,7 +298,7 @@ class CompiledModel:
                 f"dimension {zero[0]!r} is 0", hint="outputs would not be empty; give at least 1"
             )
         plan = plan_memory(program, {k: max(v, 1) for k, v in dims.items()}, self._liveness)
-        binding = Binding(tuple(dims.values()), outputs, plan, empty)
+        binding = Binding(tuple(enumerate(dims.values())), outputs, plan, empty)
         while len(self._bindings) >= _BINDINGS_KEPT:
             self._bindings.pop(next(iter(self._bindings)), None)
         self._bindings[shapes] = binding
@@ -343,7 +390,7 @@ def thread_count(program: Program, threads: int | None) -> int:
 
 def _make_ports(program: Program, kind: BufferKind) -> tuple[Port, ...]:
     slots: dict[str, int] = {}
-    for index, buffer in enumerate(program.buffers):
+    for index, buffer in enumerate(() if program.script else program.buffers):
         if buffer.kind is kind and slots.setdefault(buffer.name, index) != index:
             raise ArtifactError(f"two buffers of {kind} {buffer.name!r}")
     specs, shapes = (
@@ -352,7 +399,7 @@ def _make_ports(program: Program, kind: BufferKind) -> tuple[Port, ...]:
         else (program.outputs, program.output_shapes)
     )
     missing = [s.name for s in specs if s.name not in slots and kind is BufferKind.OUTPUT]
-    if missing:
+    if missing and program.script is None:
         raise ArtifactError(f"outputs without a buffer: {', '.join(missing)}")
     return tuple(
         make_port(spec, axes, slots.get(spec.name, -1))
@@ -360,8 +407,10 @@ def _make_ports(program: Program, kind: BufferKind) -> tuple[Port, ...]:
     )
 
 
-def _check_dims(program: Program) -> None:
+def _input_dims(program: Program) -> tuple[str, ...]:
+    """Return the dimensions that inputs give, which are all unless there is a script."""
     bound = {dim_name(axis) for axes in program.input_shapes for axis in axes}
     free = [name for name in program.dims if name not in bound]
-    if free:
+    if free and program.script is None:
         raise ArtifactError(f"dimensions that no input gives: {', '.join(free)}")
+    return tuple(name for name in program.dims if name in bound)

@@ -27,16 +27,18 @@ class Binding:
     """What follows from the values of the run-time dimensions.
 
     Attributes:
-        dims: their values, in the order of ``Program.dims``.
+        dims: position in ``Program.dims`` and value of each that matters.
         output_shapes: shapes of the outputs.
         plan: where temporaries lie.
         empty: whether there is nothing to compute because all outputs are empty.
+        part: which part of the program it is for.
     """
 
-    dims: tuple[int, ...]
+    dims: tuple[tuple[int, int], ...]
     output_shapes: tuple[tuple[int, ...], ...]
     plan: MemoryPlan
     empty: bool
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,8 +106,9 @@ class State:
         slots, first = self.slots, self.buffer_slot
         for index, offset in binding.plan.offsets.items():
             slots[first + index] = base + offset
-        for index, value in enumerate(binding.dims):
+        for index, value in binding.dims:
             slots[context.DIMS // context.SLOT + index] = value
+        slots[context.PART // context.SLOT] = binding.part
         self._bound = binding
 
     def run(self) -> None:

@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from whet.index import Dim, Poly, as_poly, var
 from whet.kernel.interpret import evaluate_tensor
 from whet.kernel.tensor import Tensor
+from whet.ops.late import DimNames, Late, ValueRead
 from whet.ops.node import Node, constant
 from whet.ops.table import op_table
 
@@ -23,11 +24,13 @@ OPSET = onnx.defs.onnx_opset_version()
 
 # Inputs that have to be known when compiling.
 PARAMETERS: dict[str, set[int]] = {
-    "CenterCropPad": {1}, "ConstantOfShape": {0}, "ConvTranspose": {1}, "CumProd": {1},
-    "CumSum": {1}, "Dropout": {1, 2}, "Expand": {1}, "OneHot": {1}, "Pad": {1, 3},
-    "Range": {0, 1, 2}, "Reshape": {1},
-    "Resize": {1, 2, 3}, "Slice": {1, 2, 3, 4}, "Split": {1}, "Squeeze": {1}, "Tile": {1},
-    "Unsqueeze": {1}, "Upsample": {1},
+    "AffineGrid": {1}, "BlackmanWindow": {0}, "CenterCropPad": {1}, "Col2Im": {1, 2},
+    "ConstantOfShape": {0}, "ConvTranspose": {1}, "CumProd": {1}, "CumSum": {1}, "DFT": {1, 2},
+    "Dropout": {1, 2}, "Expand": {1}, "HammingWindow": {0}, "HannWindow": {0},
+    "MaxUnpool": {2}, "MelWeightMatrix": {0, 1, 2, 3, 4}, "OneHot": {1}, "Pad": {1, 3},
+    "Range": {0, 1, 2}, "Reshape": {1}, "Resize": {1, 2, 3}, "STFT": {1, 3},
+    "Slice": {1, 2, 3, 4}, "Split": {1}, "Squeeze": {1}, "Tile": {1}, "TopK": {1}, "Unsqueeze": {1},
+    "Upsample": {1},
 }  # fmt: skip
 
 
@@ -54,14 +57,17 @@ def as_shape(shape: Shape) -> tuple[Poly, ...]:
     return tuple(as_poly(e) if isinstance(e, int) else var(Dim(e)) for e in shape)
 
 
-def lower_node(node: onnx.NodeProto, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    """Lower one node whose inputs are given by name."""
+def lower_node(
+    node: onnx.NodeProto, tensors: Mapping[str, Tensor], late: Late | None = None
+) -> list[Tensor]:
+    """Lower one node whose inputs are given by name; ``late`` takes sizes that data tell."""
     view = Node(
         name=node.name or "node",
         op=node.op_type,
         inputs=tuple(tensors[name] if name else None for name in node.input),
         attributes=attributes_of(node),
         outputs=tuple(node.output),
+        late=late,
     )
     domain = "" if node.domain == "ai.onnx" else node.domain
     return op_table()[(domain, node.op_type)].lower(view)
@@ -84,13 +90,18 @@ def run_node(
     node: onnx.NodeProto, arrays: Mapping[str, Array], shapes: Mapping[str, Shape] | None = None
 ) -> list[Array]:
     """Return the outputs of one node as its equations define them."""
-    outputs = lower_node(node, input_tensors(node, arrays, shapes))
+    late = Late(DimNames())
+    outputs = lower_node(node, input_tensors(node, arrays, shapes), late)
     dims = {
         extent: length
         for name, shape in (shapes or {}).items()
         for extent, length in zip(shape, arrays[name].shape, strict=True)
         if isinstance(extent, str)
     }
+    for event in late.events:
+        if isinstance(event, ValueRead):
+            found = evaluate_tensor(event.tensor, arrays, dims).reshape(-1)
+            dims |= {name: int(n) for name, n in zip(event.dims, found, strict=True)}
     return [evaluate_tensor(t, arrays, dims) for t in outputs]
 
 

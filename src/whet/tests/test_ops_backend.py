@@ -17,8 +17,6 @@ from whet.tests.ops_harness import check, run_node
 
 # Examples that Whet refuses, and why.
 REFUSED = {
-    "test_batchnorm_example_training_mode": "training",
-    "test_batchnorm_epsilon_training_mode": "training",
     "test_training_dropout_default": "training",
     "test_training_dropout_default_mask": "training",
     "test_training_dropout": "training",
@@ -26,7 +24,7 @@ REFUSED = {
     "test_training_dropout_zero_ratio": "training",
     "test_training_dropout_zero_ratio_mask": "training",
 }
-NOT_HERE = {"Attention", "Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"}
+NOT_HERE = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
 @cache

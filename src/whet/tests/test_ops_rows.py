@@ -167,13 +167,6 @@ def test_batch_norm_of_constants_is_one_multiply_add() -> None:
     assert sum(isinstance(e, Load) for e in walk(y.definition.body)) == 3
 
 
-def test_training_is_refused() -> None:
-    node = onnx.helper.make_node("BatchNormalization", list("xsbmv"), ["y"], training_mode=1)
-    arrays = {name: numbers(2, 2) if name == "x" else numbers(2) for name in "xsbmv"}
-    with pytest.raises(UnsupportedError, match="training"):
-        run_node(node, arrays)
-
-
 # -- pooling ---------------------------------------------------------------------------------------
 
 POOLS: list[dict[str, Any]] = [

@@ -19,6 +19,7 @@ from whet.tests.fuzz.draft import Draft, Generator, Proposal
 from whet.tests.fuzz.products import (
     channel_norm,
     gemm,
+    global_max_pool,
     layer_norm,
     mat_mul,
     pooling,
@@ -324,7 +325,7 @@ GENERATORS: dict[str, Generator] = {
     "GroupNormalization": channel_norm("GroupNormalization", 2),
     "BatchNormalization": channel_norm("BatchNormalization", 4),
     "LSTM": recurrent("LSTM", 4), "GRU": recurrent("GRU", 3), "RNN": recurrent("RNN", 1),
-    "Reshape": _reshape, "Transpose": _transpose, "Slice": _slice, "Split": _split, "Pad": _pad,
+    "GlobalMaxPool": global_max_pool, "Reshape": _reshape, "Transpose": _transpose, "Slice": _slice, "Split": _split, "Pad": _pad,
     "Tile": _tile, "Expand": _expand, "Cast": _cast, "Clip": _clip, "Trilu": _trilu,
     "TopK": _top_k, "Gather": _gather, "GatherElements": _gather_elements, "GatherND": _gather_nd,
     "ScatterElements": _scatter_elements, "OneHot": _one_hot, "Where": _where, "Concat": _concat,

@@ -65,6 +65,11 @@ def pooling(op: str) -> Generator:
     return make
 
 
+def global_max_pool(draft: Draft) -> Proposal:
+    """Propose a pool of images; the reference is wrong for other ranks."""
+    return Proposal("GlobalMaxPool", [draft.some(rank=4)])
+
+
 def layer_norm(draft: Draft) -> Proposal:
     x = draft.some(rank=(2, 3))
     axis = draft.integer(0, draft.of(x).ndim - 1)

@@ -1,0 +1,1 @@
+"""Tiny seeded models of many ``transformers`` architectures, exported and compared with PyTorch."""

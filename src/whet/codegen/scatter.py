@@ -1,0 +1,126 @@
+"""Scatters: a fill, then the updates in order, each only if its place exists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from whet.codegen.builder import Builder, Module, Value, i64
+from whet.codegen.evaluate import Point
+from whet.codegen.frame import Frame
+from whet.codegen.kernel_function import (
+    Function,
+    accesses_of,
+    bind_flat,
+    frame_of,
+    open_function,
+    strips,
+)
+from whet.index import Axis, Poly, at_least, ceil_div, product
+from whet.kernel.expr import IndexValue
+from whet.kernel.scatter import Scatter
+from whet.target import Target
+
+
+def scatter_chunks(kernel: Scatter, lanes: int) -> Poly:
+    """Return the number of chunks of a scatter."""
+    return ceil_div(product(a.extent for a, _ in kernel.shared), kernel.grain)
+
+
+def write_scatter(
+    module: Module, name: str, kernel: Scatter, dims: tuple[str, ...], target: Target
+) -> None:
+    """Write the function of a scatter."""
+    fn = open_function(module, name, kernel.params, dims, exclusive=True)
+    places = [IndexValue(c.index, "int64") for c in kernel.inside]
+    frame = frame_of(fn, kernel.params, accesses_of(places, (kernel.start, kernel.update)))
+    writer = _Writer(kernel, fn, target.lanes)
+    with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
+        writer.chunk(frame, chunk)
+    fn.b.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    kernel: Scatter
+    fn: Function
+    width: int
+
+    @property
+    def b(self) -> Builder:
+        return self.fn.b
+
+    def chunk(self, frame: Frame, chunk: Value) -> None:
+        """Write the loop over one chunk's rows."""
+        b, kernel = self.b, self.kernel
+        rows = tuple(a for a, _ in kernel.shared)
+        points = frame.scalar_index(product(a.extent for a in rows))
+        first = b.mul(chunk, i64(kernel.grain))
+        last = b.min(b.add(first, i64(kernel.grain)), points)
+        with b.loop(first, last, hint="row") as row:
+            inner = bind_flat(frame, rows, row)
+            self._loops(inner, kernel.fill, kernel.wide_fill, self._fill)
+            self._updates(inner)
+
+    def _fill(self, point: Point) -> None:
+        point.store(self.kernel.start)
+
+    def _updates(self, frame: Frame) -> None:
+        """Write all updates of a row, which has none if the updates have fewer rows."""
+        b, missing = self.b, None
+        for axis, own in self.kernel.shared:
+            row = frame.env[axis]
+            if not at_least(own.extent - axis.extent, 0):
+                short = b.icmp("sge", row, frame.scalar_index(own.extent))
+                missing = short if missing is None else b.binary("or", missing, short)
+            frame = frame.bind(own, row)
+        if missing is None:
+            self._apply(frame)
+            return
+        with b.when(b.icmp("eq", missing, Value("false", "i1"))):
+            self._apply(frame)
+
+    def _apply(self, frame: Frame) -> None:
+        kernel = self.kernel
+        if not kernel.wide:
+            self._loops(frame, kernel.axes, False, self._update)
+            return
+
+        def row(inner: Frame) -> None:
+            strips(inner, kernel.axes[-1], self.width, self._strip(kernel.axes[-1], self._store))
+
+        self._loops(frame, kernel.axes[:-1], False, lambda p: self._inside(p, row))
+
+    def _store(self, point: Point) -> None:
+        point.store(self.kernel.update)
+
+    def _update(self, point: Point) -> None:
+        self._inside(point, lambda _: self._store(point))
+
+    def _inside(self, point: Point, body: Callable[[Frame], None]) -> None:
+        """Write a body that runs only if the update's place exists."""
+        if not self.kernel.inside:
+            body(point.frame)
+            return
+        with self.b.when(point.holds(self.kernel.inside)):
+            body(point.frame)
+
+    def _loops(
+        self, frame: Frame, axes: tuple[Axis, ...], wide: bool, body: Callable[[Point], None]
+    ) -> None:
+        """Write loops over axes in order, the last in lanes if it is wide."""
+        if not axes:
+            body(Point(frame))
+        elif wide and len(axes) == 1:
+            strips(frame, axes[0], self.width, self._strip(axes[0], body))
+        else:
+            with self.b.loop(i64(0), frame.scalar_index(axes[0].extent)) as position:
+                self._loops(frame.bind(axes[0], position), axes[1:], wide, body)
+
+    def _strip(
+        self, axis: Axis, body: Callable[[Point], None]
+    ) -> Callable[[Frame, Value | None, int], None]:
+        def strip(frame: Frame, mask: Value | None, vectors: int) -> None:
+            body(Point(frame, axis, self.width, mask))
+
+        return strip

@@ -1,0 +1,290 @@
+"""Running a script: the control around native code, one step after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from whet.dtypes import numpy_dtype
+from whet.errors import ShapeError
+from whet.index import Poly
+from whet.program.plan import MemoryPlan, part_liveness, plan_memory
+from whet.program.records import Launch, Part, Program
+from whet.program.script import (
+    ABSENT,
+    Block,
+    Call,
+    Collect,
+    Expect,
+    If,
+    Loop,
+    Read,
+    Require,
+    Run,
+    Script,
+    Slice,
+)
+from whet.runtime.arrays import Array, address_of, dim_name, empty_aligned
+from whet.runtime.calls import CALLS
+from whet.runtime.state import Binding, State
+
+_BINDINGS_KEPT = 64
+
+Dims = dict[str, int]
+
+
+class ScriptPlan:
+    """What all runs of one script share: constants, and a few memory plans of every part.
+
+    Args:
+        program: the program, with its script.
+        weights: the weights section.
+    """
+
+    def __init__(self, program: Program, weights: npt.NDArray[np.uint8]) -> None:
+        assert program.script is not None, "only a program with parts is planned this way"
+        self.script: Script = program.script
+        self.program = program
+        self._live = [part_liveness(program, part) for part in program.parts]
+        self._bindings: list[dict[tuple[int, ...], Binding]] = [{} for _ in program.parts]
+        self._position = {name: k for k, name in enumerate(program.dims)}
+        self._blank: list[Any] = [None] * self.script.slots
+        for row in self.script.constants:
+            dtype = numpy_dtype(row.dtype)
+            array = np.ndarray(row.shape, dtype, weights.data, row.offset)
+            array.flags.writeable = False
+            self._blank[row.slot] = array
+
+    def blank(self) -> list[Any]:
+        """Return slots that hold nothing but the constants."""
+        return list(self._blank)
+
+    def arena_bytes(self, dims: Mapping[str, int]) -> int:
+        """Return the arena that the largest part needs for given dimensions."""
+        plans = (plan_memory(self.program, dims, live) for live in self._live)
+        return max((plan.arena_bytes for plan in plans), default=0)
+
+    def binding(self, number: int, dims: Dims) -> Binding:
+        """Return the memory plan of a part for given dimensions.
+
+        Raises:
+            ShapeError: a size is negative or does not exist.
+        """
+        part = self.program.parts[number]
+        key = tuple([dims[name] for name in part.dims])
+        known = self._bindings[number]
+        found = known.get(key)
+        if found is None:
+            found = self._bind(number, part, dims)
+            while len(known) >= _BINDINGS_KEPT:
+                known.pop(next(iter(known)), None)
+            known[key] = found
+        return found
+
+    def _bind(self, number: int, part: Part, dims: Dims) -> Binding:
+        launches = self.program.launches[part.begin : part.end]
+        live = self._live[number]
+        try:
+            shapes = tuple(tuple(p.evaluate(dims) for p in axes) for axes in part.output_shapes)
+            if any(extent < 0 for shape in shapes for extent in shape):
+                raise _odd_sizes(part, launches, dims)
+            empty = all(0 in shape for shape in shapes)
+            if empty:
+                return Binding((), shapes, MemoryPlan({}, 0), True, number)
+            for launch in launches:
+                launch.chunks.evaluate(dims)
+            sizes = [self.program.buffers[b].size_bytes.evaluate(dims) for b in live.spans]
+            plan = plan_memory(self.program, dims, live)
+        except ZeroDivisionError:
+            raise _odd_sizes(part, launches, dims) from None
+        if any(size < 0 for size in sizes):
+            raise _odd_sizes(part, launches, dims)
+        values = tuple((self._position[name], dims[name]) for name in part.dims)
+        return Binding(values, shapes, plan, False, number)
+
+
+class Walk:
+    """One run of a script.
+
+    Args:
+        plan: what runs of the script share.
+        state: memory and threads of this run.
+        dims: dimensions of the model's inputs.
+        given: arrays of the caller by the slot whose value they should get.
+    """
+
+    def __init__(
+        self, plan: ScriptPlan, state: State, dims: Dims, given: Mapping[int, Array]
+    ) -> None:
+        self._plan = plan
+        self._state = state
+        self._dims = dims
+        self._given = given
+        self._slots = plan.blank()
+        self._do: dict[type, Callable[[Any], None]] = {
+            Run: self._run,
+            Expect: self._expect,
+            Read: self._read,
+            Require: self._require,
+            If: self._if,
+            Loop: self._loop,
+            Call: self._call,
+        }
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        """Run the script; returns its outputs."""
+        return self._block(self._plan.script.main, inputs)
+
+    def _block(self, block: Block, inputs: Sequence[Any]) -> list[Any]:
+        slots = self._slots
+        for slot, value in zip(block.inputs, inputs, strict=True):
+            slots[slot] = value
+        for step in block.steps:
+            self._do[type(step)](step)
+        return [slots[slot] for slot in block.outputs]
+
+    def _run(self, step: Run) -> None:
+        plan, state, slots = self._plan, self._state, self._slots
+        part = plan.program.parts[step.part]
+        binding = plan.binding(step.part, self._dims)
+        for slot, shape, name in zip(
+            step.outputs, binding.output_shapes, part.output_dtypes, strict=True
+        ):
+            dtype = numpy_dtype(name)
+            own = self._given.get(slot)
+            fits = own is not None and own.shape == shape and own.dtype == dtype
+            slots[slot] = own if fits else empty_aligned(shape, dtype)
+        if binding.empty:
+            return
+        state.bind(binding)
+        table, first = state.slots, state.buffer_slot
+        values, buffers = (*step.inputs, *step.outputs), (*part.inputs, *part.outputs)
+        for slot, buffer in zip(values, buffers, strict=True):
+            if buffer >= 0:
+                table[first + buffer] = address_of(slots[slot])
+        state.run()
+
+    def _expect(self, step: Expect) -> None:
+        array = self._slots[step.slot]
+        wanted = numpy_dtype(step.dtype)
+        if not isinstance(array, np.ndarray) or array.dtype != wanted:
+            kind = getattr(array, "dtype", type(array).__name__)
+            raise ShapeError(f"the value is {kind}, not {step.dtype}", where=step.where)
+        if array.ndim != len(step.shape):
+            raise ShapeError(f"the rank is {array.ndim}, not {len(step.shape)}", where=step.where)
+        free = set(step.binds)
+        for extent, size in zip(step.shape, array.shape, strict=True):
+            name = dim_name(extent)
+            if name in free:
+                self._dims[str(name)] = size
+                free.remove(str(name))
+        for axis, (extent, size) in enumerate(zip(step.shape, array.shape, strict=True)):
+            wanted_size = extent.evaluate(self._dims)
+            if wanted_size != size:
+                raise ShapeError(f"axis {axis} is {size}, not {wanted_size}", where=step.where)
+
+    def _read(self, step: Read) -> None:
+        values = self._slots[step.slot].reshape(-1).tolist()
+        if len(values) != len(step.dims):
+            raise ShapeError(f"{len(values)} sizes instead of {len(step.dims)}", where=step.where)
+        for name, value in zip(step.dims, values, strict=True):
+            if value < 0:
+                raise ShapeError(f"a size is {value}", where=step.where)
+            self._dims[name] = int(value)
+
+    def _require(self, step: Require) -> None:
+        left, right = step.left.evaluate(self._dims), step.right.evaluate(self._dims)
+        if left != right:
+            raise ShapeError(f"sizes do not fit: {left} and {right}", where=step.where)
+
+    def _if(self, step: If) -> None:
+        block = step.then if _truth(self._slots[step.condition], step.where) else step.otherwise
+        results = self._block(block, ())
+        for slot, value in zip(step.outputs, results, strict=True):
+            self._store(slot, value)
+
+    def _loop(self, step: Loop) -> None:
+        slots = self._slots
+        limit = None if step.trips == ABSENT else _whole(slots[step.trips], step.where)
+        if step.slices:
+            limit = _common_length(step, slots)
+        going = step.condition == ABSENT or _truth(slots[step.condition], step.where)
+        carried = [slots[slot] for slot in step.carried]
+        piles: list[list[Any]] = [[] for _ in step.collects]
+        trip, head = 0, 0 if step.slices else 1
+        while going and (limit is None or trip < limit):
+            first = [np.array(trip, np.int64), np.array(True)] if head else []
+            parts = [_slice_of(slots[s.slot], s, trip) for s in step.slices]
+            results = self._block(step.body, [*first, *carried, *parts])
+            if head:
+                going = _truth(results[0], step.where)
+            carried = results[head : head + len(carried)]
+            for pile, value in zip(piles, results[head + len(carried) :], strict=True):
+                pile.append(value)
+            trip += 1
+        for slot, value in zip(step.outputs, carried, strict=True):
+            self._store(slot, value)
+        for collect, pile in zip(step.collects, piles, strict=True):
+            self._store(collect.slot, self._stacked(collect, pile, step.where))
+
+    def _stacked(self, collect: Collect, pile: list[Array], where: str) -> Array:
+        if not pile:
+            inner = [_size_or_zero(p, self._dims) for p in collect.shape]
+            shape = (*inner[: collect.axis], 0, *inner[collect.axis :])
+            return empty_aligned(shape, numpy_dtype(collect.dtype))
+        if any(value.shape != pile[0].shape for value in pile):
+            raise ShapeError("the collected values differ in shape", where=where)
+        return np.stack(pile[::-1] if collect.backwards else pile, axis=collect.axis)
+
+    def _call(self, step: Call) -> None:
+        arguments = [None if s == ABSENT else self._slots[s] for s in step.inputs]
+        results = CALLS[step.function](step, arguments)
+        for slot, value in zip(step.outputs, results, strict=True):
+            self._store(slot, value)
+
+    def _store(self, slot: int, value: Any) -> None:
+        if slot != ABSENT:
+            self._slots[slot] = value
+
+
+def _odd_sizes(part: Part, launches: Sequence[Launch], dims: Dims) -> ShapeError:
+    nodes = dict.fromkeys(name for launch in launches for name in launch.nodes)
+    sizes = ", ".join(f"{name} = {dims[name]}" for name in part.dims)
+    text = f"a size is negative, or divided by zero, with {sizes}"
+    return ShapeError(text, where=", ".join(nodes))
+
+
+def _truth(value: Array, where: str) -> bool:
+    if value.size != 1:
+        raise ShapeError(f"a condition has the shape {value.shape}", where=where)
+    return bool(value.reshape(-1)[0])
+
+
+def _whole(value: Array, where: str) -> int:
+    if value.size != 1:
+        raise ShapeError(f"a number of trips has the shape {value.shape}", where=where)
+    return int(value.reshape(-1)[0])
+
+
+def _common_length(step: Loop, slots: Sequence[Any]) -> int:
+    lengths = {slots[s.slot].shape[s.axis] for s in step.slices}
+    if len(lengths) != 1:
+        text = f"sliced arrays have different lengths: {sorted(lengths)}"
+        raise ShapeError(text, where=step.where)
+    return int(lengths.pop())
+
+
+def _slice_of(array: Array, how: Slice, trip: int) -> Array:
+    index = array.shape[how.axis] - 1 - trip if how.backwards else trip
+    return np.array(array[(slice(None),) * how.axis + (index,)], order="C")
+
+
+def _size_or_zero(extent: Poly, dims: Dims) -> int:
+    """Return an extent that may depend on dimensions which only a trip would have bound."""
+    try:
+        return max(extent.evaluate(dims), 0)
+    except KeyError:
+        return 0
