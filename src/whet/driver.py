@@ -90,6 +90,23 @@ def compile(  # noqa: A001 - the public name
     return from_memory(parts)
 
 
+def plan(
+    source: Source, *, shapes: Shapes | None = None, options: Options | None = None
+) -> Assembled:
+    """Return the program that ``compile`` would generate code for: all but code generation.
+
+    Raises:
+        WhetError: as ``compile`` does.
+    """
+    chosen = _checked(options)
+    budget = Budget(chosen.limits)
+    model = load_model(source, shapes=shapes, limits=chosen.limits)
+    tell = _checking(lambda stage, done, total: None, budget)
+    target = resolve_target(chosen.target)
+    assembled, _ = _translate(model, chosen, target, tell, None, budget)
+    return assembled
+
+
 def _checked(options: Options | None) -> Options:
     if options is None:
         return Options()

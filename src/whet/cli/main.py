@@ -17,6 +17,7 @@ from whet.errors import WhetError
 # Name, and what the menu says; the module of the same name is imported when the command is used.
 _COMMANDS = {
     "compile": "Compile an ONNX model to a .whet file.",
+    "check": "Say what of an ONNX model is supported and what it costs, without compiling.",
     "run": "Run a model once and show or save its outputs.",
     "bench": "Measure a model, against other runtimes if asked.",
     "inspect": "Show what is inside an ONNX model or a .whet file.",

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from whet.dtypes import DTYPES
-from whet.errors import CompileError, UnsupportedError, WhetError
+from whet.errors import CompileError, Problem, UnsupportedError, WhetError
 from whet.index import Dim, Poly, as_poly, var
 from whet.kernel.tensor import Tensor
 from whet.lower.control import CONTROLS
@@ -119,6 +119,7 @@ def lower_nodes(graph: ir.Graph, scope: Scope) -> None:
             f"the model uses what Whet cannot compile yet: {listed}",
             where=graph.name,
             hint=problems[0].hint,
+            problems=[inner for p in problems for inner in p.problems],
         )
 
 
@@ -205,25 +206,30 @@ def check_supported(model: ir.Model, table: OpTable) -> None:
         UnsupportedError: some have none; all are listed.
     """
     problems: dict[str, int] = {}
+    listed: list[Problem] = []
     for node in model.graph.all_nodes():
         if _domain(node) == "" and node.op_type in CONTROLS:
             continue
         if (_domain(node), node.op_type) not in table:
             label = f"operator {node.op_type}" + (f" of {node.domain}" if node.domain else "")
             problems[label] = problems.get(label, 0) + 1
+            listed.append(Problem(node.name or "", node.op_type, "the operator has no lowering"))
         for value in node.outputs:
             if value.dtype is not None and _dtype_name(value.dtype) not in DTYPES:
                 label = f"type {value.dtype.name.lower()} of {node.op_type}"
                 problems[label] = problems.get(label, 0) + 1
+                kind = f"results of type {value.dtype.name.lower()}"
+                listed.append(Problem(node.name or "", node.op_type, kind))
     for value in model.graph.inputs:
         if value.dtype is None or value.shape is None:
             problems[f"input {value.name} of unknown type"] = 1
         elif _dtype_name(value.dtype) not in DTYPES:
             problems[f"type {value.dtype.name.lower()} of input {value.name}"] = 1
     if problems:
-        listed = ", ".join(f"{label} ({count}x)" for label, count in sorted(problems.items()))
+        labels = ", ".join(f"{label} ({count}x)" for label, count in sorted(problems.items()))
         raise UnsupportedError(
-            f"the model uses what Whet cannot compile yet: {listed}",
+            f"the model uses what Whet cannot compile yet: {labels}",
             where=model.graph.name,
             hint="export the model without these parts, and compute them before or after it",
+            problems=listed,
         )
