@@ -70,6 +70,17 @@ def global_max_pool(draft: Draft) -> Proposal:
     return Proposal("GlobalMaxPool", [draft.some(rank=4)])
 
 
+def grid_sample(draft: Draft) -> Proposal:
+    """Propose samples of an image of floats; how integers are interpolated nobody says."""
+    x = draft.some(rank=4)
+    size = (draft.of(x).shape[0], draft.integer(1, 5), draft.integer(1, 5), 2)
+    grid = draft.fresh(draft.numbers(size, draft.dtype) / np.array(2, draft.of(x).dtype))
+    modes = ("linear", "nearest", "cubic")
+    padding = draft.choice(("zeros", "border", "reflection"))
+    extra = {"padding_mode": padding, "align_corners": draft.integer(0, 1)}
+    return Proposal("GridSample", [x, grid], {"mode": draft.choice(modes), **extra})
+
+
 def layer_norm(draft: Draft) -> Proposal:
     x = draft.some(rank=(2, 3))
     axis = draft.integer(0, draft.of(x).ndim - 1)
