@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ def judge(case: Sample, cache: str) -> tuple[str, str]:
         return BUG, str(error)
     except WhetError as error:
         return REFUSED, str(error)
+    except Exception:  # noqa: BLE001 - that is what is looked for
+        return BUG, traceback.format_exc()
     double, own = _in_double(case), _in_own_types(case)
     noise = [0.0] * len(found)
     if double is not None and own is not None:
