@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from whet.index import product
+from whet.index import Dim, product
+from whet.kernel.expr import all_atoms, walk
 from whet.kernel.interpret import evaluate_tensor
 from whet.kernel.tensor import Definition, Product, Steps, Tensor
 from whet.lower.equations import Equations
@@ -40,7 +41,15 @@ def reads_constants(definition: Definition) -> bool:
     """Whether an equation of known size reads constants, and nothing else."""
     read = sources(definition)
     static = all(a.extent.constant is not None for a in definition.axes)
-    return static and bool(read) and all(s.value is not None for s in read)
+    constant = bool(read) and all(s.value is not None for s in read)
+    return static and constant and not _depends_on_a_run(definition)
+
+
+def _depends_on_a_run(definition: Definition) -> bool:
+    """Whether a size that only a run knows is in an index, a number or a condition."""
+    parts = (e for root in definition.expressions() for e in walk(root))
+    indices = (p for e in parts for p in e.indices())
+    return any(isinstance(atom, Dim) for p in indices for atom in all_atoms(p))
 
 
 def _points(definition: Definition) -> int | None:
