@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from whet.dtypes import DTYPES
 from whet.index import Dim, product
 from whet.kernel.expr import all_atoms, walk
 from whet.kernel.interpret import evaluate_tensor
@@ -9,6 +10,9 @@ from whet.kernel.tensor import Definition, Product, Steps, Tensor
 from whet.lower.equations import Equations
 from whet.lower.uses import sources
 from whet.ops.movement import concat_parts
+
+MOST_BYTES = 1 << 32
+"""All constants that are made here together; what is beyond stays an equation."""
 
 MAX_POINTS = 1 << 25
 """Points at which an equation is evaluated when compiling; the interpreter holds them all."""
@@ -21,8 +25,12 @@ def fold_equations(equations: Equations) -> None:
     write than to load.
     """
     outputs = {id(t) for _, t in equations.outputs}
+    left = MOST_BYTES
     for tensor in equations.tensors:
         if id(tensor) not in outputs and is_constant(tensor):
+            left -= (tensor.size.constant or 0) * DTYPES[tensor.dtype].size
+            if left < 0:
+                return
             tensor.value = evaluate_tensor(tensor, {}, {})
             tensor.definition = None
             tensor.order = ()

@@ -21,6 +21,15 @@ def mat_mul(draft: Draft) -> Proposal:
     return Proposal("MatMul", pair)
 
 
+def qlinear_mat_mul(draft: Draft) -> Proposal:
+    """Propose a product of quantised numbers, with one scale a tensor."""
+    kind, depth = draft.choice(("uint8", "int8")), draft.integer(1, 8)
+    sides = (draft.integer(1, 5), depth), (depth, draft.integer(1, 9))
+    a, b = (draft.fresh(draft.numbers(shape, kind)) for shape in sides)
+    scale, zero = draft.parameter(0.5, "float32"), draft.parameter(draft.integer(0, 3), kind)
+    return Proposal("QLinearMatMul", [a, scale, zero, b, scale, zero, scale, zero])
+
+
 def gemm(draft: Draft) -> Proposal:
     x = draft.some(rank=2)
     flips = [draft.integer(0, 1) for _ in range(2)]
