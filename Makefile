@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install test test-all fuzz lint format types layers sizes demo wheel ci
+.PHONY: help install test test-all fuzz lint format types layers sizes demo operators wheel ci
 
 help:       ## this menu
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*##/\t/' | expand -t 12
@@ -22,6 +22,8 @@ layers:     ## import contracts between the stages
 	PYTHONPATH=src lint-imports
 sizes:      ## caps on file and function size
 	python scripts/check_sizes.py
+operators:  ## write docs/operators.md
+	PYTHONPATH=src python scripts/operators.py
 demo:       ## compile, check and time ResNet-50
 	whet demo
 wheel:      ## build dist/*.whl

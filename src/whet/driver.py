@@ -114,6 +114,24 @@ class _Observers:
     expose: Collection[str]
 
 
+def plan(
+    source: Source, *, shapes: Shapes | None = None, options: Options | None = None
+) -> Assembled:
+    """Return the program that ``compile`` would generate code for: all but code generation.
+
+    Raises:
+        WhetError: as ``compile`` does.
+    """
+    chosen = _checked(options)
+    budget = Budget(chosen.limits)
+    base, buckets = split_buckets(shapes)
+    models = [load_model(source, shapes=s, limits=chosen.limits) for s in (base, *buckets)]
+    tell = _checking(lambda stage, done, total: None, budget)
+    target = resolve_target(chosen.target)
+    assembled, _ = _translate(models, chosen, target, _Observers(tell, None, budget, ()))
+    return assembled
+
+
 def _checked(options: Options | None) -> Options:
     if options is None:
         return Options()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 _LONGEST_PLACE = 500
 
@@ -36,10 +37,36 @@ class ModelError(WhetError):
     code = "E100"
 
 
+class Problem(NamedTuple):
+    """Something that is not supported: a node's name, its operator, and why."""
+
+    node: str
+    op: str
+    reason: str
+
+
 class UnsupportedError(WhetError):
-    """The model uses operators or types that Whet cannot compile; all are listed at once."""
+    """The model uses operators or types that Whet cannot compile; all are listed at once.
+
+    Args:
+        message: what is wrong, in one sentence.
+        where: the place.
+        hint: what the user can do about it.
+        problems: every node concerned.
+    """
 
     code = "E110"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str | None = None,
+        hint: str | None = None,
+        problems: Iterable[Problem] = (),
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.problems = tuple(problems) or (Problem(where or "", "", message),)
 
 
 class ShapeError(WhetError):

@@ -18,6 +18,7 @@ from whet.errors import WhetError
 _COMMANDS = {
     "compile": "Compile an ONNX model to a .whet file.",
     "optimize": "Optimise the graph of an ONNX model, for any runtime.",
+    "check": "Say what of an ONNX model is supported and what it costs, without compiling.",
     "run": "Run a model once and show or save its outputs.",
     "bench": "Measure a model, against other runtimes if asked.",
     "inspect": "Show what is inside an ONNX model or a .whet file.",

@@ -23,6 +23,18 @@ OLDEST_OPSET = 1
 MAX_ELEMENTS = 1 << 48
 """Shapes with more elements are damage; their bytes would not fit into 64 bits by much."""
 
+_FIELDS = {
+    ir.DataType.FLOAT: "float_data",
+    ir.DataType.COMPLEX64: "float_data",
+    ir.DataType.DOUBLE: "double_data",
+    ir.DataType.COMPLEX128: "double_data",
+    ir.DataType.INT64: "int64_data",
+    ir.DataType.UINT32: "uint64_data",
+    ir.DataType.UINT64: "uint64_data",
+    ir.DataType.STRING: "string_data",
+}
+"""Where a constant's entries are if they are not raw bytes; other types are integers."""
+
 _EXPORT_HINT = "export the model again"
 
 
@@ -244,8 +256,10 @@ def _elements(tensor: onnx.TensorProto) -> int:
 
 
 def _typed_count(tensor: onnx.TensorProto) -> int:
-    lists = (tensor.float_data, tensor.int32_data, tensor.string_data, tensor.int64_data)
-    return max(len(x) for x in (*lists, tensor.double_data, tensor.uint64_data))
+    """Count the entries of the field that the type belongs in; -1 if another has any."""
+    own = _FIELDS.get(ir.DataType(tensor.data_type), "int32_data")
+    counts = {name: len(getattr(tensor, name)) for name in {*_FIELDS.values(), "int32_data"}}
+    return counts[own] if sum(counts.values()) == counts[own] else -1
 
 
 def _typed_need(tensor: onnx.TensorProto) -> int:

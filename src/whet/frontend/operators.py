@@ -7,9 +7,10 @@ from collections.abc import Container
 import onnx.defs
 import onnx_ir as ir
 
-from whet.errors import ModelError, UnsupportedError, nearest
+from whet.errors import ModelError, Problem, UnsupportedError, nearest
 from whet.frontend.expand import EXPANDED
 from whet.frontend.translate import foreign_operators
+from whet.frontend.upgrade import adapters
 from whet.graph.opset import (
     ONNX_DOMAINS,
     PREVIEW_DOMAIN,
@@ -33,6 +34,7 @@ def check_operators(model: ir.Model) -> None:
         UnsupportedError: with all unknown operators and where they stand.
     """
     unknown: dict[str, list[str]] = {}
+    problems: list[Problem] = []
     foreign = foreign_operators()
     bodies: list[tuple[ir.Graph | ir.Function, dict[str, int]]] = [
         (model.graph, model.opset_imports)
@@ -45,6 +47,7 @@ def check_operators(model: ir.Model) -> None:
             if not _is_known(node, imports, foreign):
                 name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
                 unknown.setdefault(name, []).append(node.name or "?")
+                problems.append(Problem(node.name or "", name, "the operator is not known"))
     if unknown:
         listed = "; ".join(
             f"{op} ({len(nodes)}×, first at {nodes[0]!r})" for op, nodes in sorted(unknown.items())
@@ -52,7 +55,14 @@ def check_operators(model: ir.Model) -> None:
         raise UnsupportedError(
             f"the model uses operators that are not known: {listed}",
             hint="export with standard ONNX operators, or define them as functions of the model",
+            problems=problems,
         )
+
+
+def is_known_name(domain: str, op_type: str) -> bool:
+    """Tell whether loading turns an operator into others: a translation or an old form."""
+    old = domain == "" and (op_type in adapters() or op_type in _DEPRECATED_BUT_KNOWN)
+    return old or op_type == "Constant" or (domain, op_type) in foreign_operators()
 
 
 def _is_known(node: ir.Node, imports: dict[str, int], foreign: Container[tuple[str, str]]) -> bool:

@@ -82,6 +82,21 @@ def _map(handle: int, path: Path) -> MappedFile | None:
     return MappedFile(handle, 0, state.st_size)
 
 
+def read_proto(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model as it was written, without the data of its large initialisers.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    if isinstance(source, onnx.ModelProto):
+        return source
+    if isinstance(source, bytes):
+        return parse_bytes(memoryview(source), Limits(), where="the given bytes").proto
+    file = read_file(Path(source))
+    view = memoryview(b"") if file is None else file.view
+    return parse_bytes(view, Limits(), where=os.fspath(source)).proto
+
+
 def parse_bytes(data: memoryview, limits: Limits, *, where: str) -> Parsed:
     """Parse the bytes of an ONNX model; they must not change while the model is in use.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from whet.dtypes import DTYPES
-from whet.errors import CompileError, UnsupportedError, WhetError
+from whet.errors import CompileError, Problem, UnsupportedError, WhetError
 from whet.index import Dim, Poly, as_poly, var
 from whet.kernel.tensor import Tensor
 from whet.lower.control import CONTROLS
@@ -131,6 +132,7 @@ def lower_nodes(graph: ir.Graph, scope: Scope) -> None:
             f"the model uses what Whet cannot compile yet: {listed}",
             where=graph.name,
             hint=problems[0].hint,
+            problems=[inner for p in problems for inner in p.problems],
         )
 
 
@@ -242,31 +244,35 @@ def check_supported(model: ir.Model, table: OpTable) -> None:
     Raises:
         UnsupportedError: some have none; all are listed.
     """
-    labels = [label for node in model.graph.all_nodes() for label in _node_problems(node, table)]
-    problems = {label: labels.count(label) for label in sorted(set(labels))}
-    problems |= {label: 1 for value in model.graph.inputs for label in _input_problems(value)}
+    found = [f for node in model.graph.all_nodes() for f in _node_problems(node, table)]
+    problems = Counter(label for label, _ in found)
+    problems.update(label for value in model.graph.inputs for label in _input_problems(value))
     if problems:
-        listed = ", ".join(f"{label} ({count}x)" for label, count in sorted(problems.items()))
+        labels = ", ".join(f"{label} ({count}x)" for label, count in sorted(problems.items()))
         raise UnsupportedError(
-            f"the model uses what Whet cannot compile yet: {listed}",
+            f"the model uses what Whet cannot compile yet: {labels}",
             where=model.graph.name,
             hint="export the model without these parts, and compute them before or after it",
+            problems=[problem for _, problem in found],
         )
 
 
-def _node_problems(node: ir.Node, table: OpTable) -> Iterator[str]:
-    own = _domain(node) == ""
+def _node_problems(node: ir.Node, table: OpTable) -> Iterator[tuple[str, Problem]]:
+    """Yield what is not supported of a node: a label that others share, and the node itself."""
+    own, name = _domain(node) == "", node.name or ""
     if own and node.op_type in STEPS:
         return
     if (_domain(node), node.op_type) not in table:
-        yield f"operator {node.op_type}" + (f" of {node.domain}" if node.domain else "")
+        label = f"operator {node.op_type}" + (f" of {node.domain}" if node.domain else "")
+        yield label, Problem(name, node.op_type, "the operator has no lowering")
     texts = own and (node.op_type in TEXT_FORMS or node.op_type == "Identity")
     for value in node.outputs:
         kind = value.dtype if isinstance(value.type, ir.TensorType) else None
         if kind is None or (texts and kind == ir.DataType.STRING):
             continue
         if _dtype_name(kind) not in DTYPES:
-            yield f"type {kind.name.lower()} of {node.op_type}"
+            text = f"type {kind.name.lower()}"
+            yield f"{text} of {node.op_type}", Problem(name, node.op_type, f"results of {text}")
 
 
 def _input_problems(value: ir.Value) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from whet.dtypes import DTYPES
 from whet.index import Dim, product
 from whet.kernel.expr import all_atoms, walk
 from whet.kernel.interpret import evaluate_tensor
@@ -10,6 +11,9 @@ from whet.lower.equations import Equations
 from whet.lower.outline import dims_in
 from whet.lower.uses import sources
 from whet.ops.movement import concat_parts
+
+MOST_BYTES = 1 << 32
+"""All constants that are made here together; what is beyond stays an equation."""
 
 MAX_POINTS = 1 << 25
 """Points at which an equation is evaluated when compiling; the interpreter holds them all."""
@@ -22,8 +26,12 @@ def fold_equations(equations: Equations) -> None:
     write than to load.
     """
     outputs = {id(t) for _, t in equations.outputs}
+    left = MOST_BYTES
     for tensor in equations.tensors:
         if id(tensor) not in outputs and is_constant(tensor):
+            left -= (tensor.size.constant or 0) * DTYPES[tensor.dtype].size
+            if left < 0:
+                return
             tensor.value = evaluate_tensor(tensor, {}, {})
             tensor.definition = None
             tensor.order = ()
@@ -42,14 +50,15 @@ def reads_constants(definition: Definition) -> bool:
     """Whether an equation of known size reads constants, and nothing else."""
     read = sources(definition)
     static = all(a.extent.constant is not None for a in definition.axes)
-    constant = static and bool(read) and all(s.value is not None for s in read)
-    return constant and not _mentions_dims(definition)
+    constant = bool(read) and all(s.value is not None for s in read)
+    return static and constant and not _depends_on_a_run(definition)
 
 
-def _mentions_dims(definition: Definition) -> bool:
-    """Whether any value or condition depends on a run-time dimension."""
-    parts = (part for e in definition.expressions() for part in walk(e))
-    return any(isinstance(a, Dim) for part in parts for p in part.indices() for a in all_atoms(p))
+def _depends_on_a_run(definition: Definition) -> bool:
+    """Whether a size that only a run knows is in an index, a number or a condition."""
+    parts = (e for root in definition.expressions() for e in walk(root))
+    indices = (p for e in parts for p in e.indices())
+    return any(isinstance(atom, Dim) for p in indices for atom in all_atoms(p))
 
 
 def _points(definition: Definition) -> int | None:

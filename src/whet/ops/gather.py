@@ -225,6 +225,8 @@ def _reverse_sequence(node: Node) -> list[Tensor]:
     """Reverse the first ``lengths[b]`` elements of every batch entry."""
     x, lengths = node.input(0), node.input(1)
     time, batch = int(node.attribute("time_axis", 0)), int(node.attribute("batch_axis", 1))
+    if x.rank < 2 or {time, batch} != {0, 1}:
+        raise node.error(f"axes {time} and {batch} of x {list(x.shape)} are not the first two")
     agree(node, lengths.shape, (x.shape[batch],), "a length for every sequence")
     axes = axes_for(x.shape)
     here = IndexValue(var(axes[time]), "int64")

@@ -18,6 +18,8 @@ def lower_log_likelihood(node: Node) -> list[Tensor]:
     ``loss = -w[t] * x[n, t, d]``, and 0 where the target is to be ignored; their mean is weighted.
     """
     x, target, weight = node.input(0), node.input(1), node.optional(2)
+    if weight is not None and weight.rank != 1:
+        raise node.error(f"weights have rank {weight.rank}, not 1")
     if x.rank < 2 or target.rank != x.rank - 1:
         raise node.error(f"scores {list(x.shape)} and targets {list(target.shape)} do not fit")
     dtype, axes = compute_type(x.dtype), axes_for(target.shape)

@@ -129,7 +129,8 @@ def lower_gemm(node: Node) -> list[Tensor]:
     if alpha != 1.0:
         body = binary("mul", body, alpha)
     if c is not None and beta != 0.0:
-        broadcast_shapes(node, [shape, c.shape])
+        if broadcast_shapes(node, [shape, c.shape]) != shape:
+            raise node.error(f"C of shape {list(c.shape)} does not broadcast to {list(shape)}")
         addend: Expr = c.broadcast((i, j))
         body = binary("add", body, addend if beta == 1.0 else binary("mul", addend, beta))
     return [node.define(shape, a.dtype, matrix_product(shape, depth, a_load, b_load, body))]

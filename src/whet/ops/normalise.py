@@ -242,6 +242,8 @@ def _group_norm(node: Node) -> list[Tensor]:
     groups = int(node.attribute("num_groups"))
     if x.rank < 2 or groups < 1 or x.shape[1] % groups != 0:
         raise node.error(f"{list(x.shape)} does not split into {groups} groups of channels")
+    if any(node.input(k).rank != 1 for k in (1, 2)):
+        raise node.error("scale and bias must have rank 1")
     dtype = _stash_type(node, x)
     axes, size = axes_for(x.shape), x.shape[1] // groups
     channel = Axis("r1", size)

@@ -10,11 +10,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from whet.tests.fuzz.children import BAD, Outcome, Trial, run_trials, serve
+from whet.tests.fuzz.children import BAD, BUG, Outcome, Trial, run_trials, serve
 
 _MEMORY_BYTES = 12 << 30
 _TIMEOUT_S = 60.0
 _TOLD_EACH = 1000
+_SAME = 5
+"""Characters of a fault's text that tell one kind from another: an error's code, or an oracle."""
 
 
 def trial_of(kind: str, cache: str) -> Trial:
@@ -23,6 +25,10 @@ def trial_of(kind: str, cache: str) -> Trial:
         from whet.tests.fuzz import onnx_files
 
         return lambda seed: onnx_files.compile_and_run(onnx_files.damaged(seed), cache)
+    if kind == "models":
+        from whet.tests.fuzz import models
+
+        return lambda seed: models.judge(models.sample(seed), cache)
     from whet.tests.fuzz import whet_files
 
     def whet_trial(seed: int) -> tuple[str, str]:
@@ -48,6 +54,21 @@ def fuzz(kind: str, seeds: range, *, jobs: int, cache: str) -> tuple[Counter[str
     return counts, bad
 
 
+def keep(seed: int, cache: str) -> Path:
+    """Reduce the random model of a seed that fails and store it among the regressions."""
+    from whet.tests.fuzz import models, reduce, regressions
+
+    first = models.sample(seed)
+    fault = models.judge(first, cache)
+    if fault[0] not in BAD:
+        raise SystemExit(f"the model of seed {seed} is right: {fault}")
+    kind = fault[1][:_SAME]
+    small = reduce.reduce_sample(
+        first, lambda s: (found := models.judge(s, cache))[0] in BAD and found[1][:_SAME] == kind
+    )
+    return regressions.store(small, f"seed_{seed}")
+
+
 def main() -> int:
     """Run trials as the command line says; exit with 1 if any found something."""
     parser = argparse.ArgumentParser(prog="python -m whet.tests.fuzz")
@@ -57,6 +78,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--cache", default="")
     parser.add_argument("--serve", action="store_true")
+    parser.add_argument("--keep", action="store_true", help="reduce and store what fails (models)")
     args = parser.parse_args()
     if args.serve:
         serve(trial_of(args.kind, args.cache), _MEMORY_BYTES)
@@ -66,6 +88,9 @@ def main() -> int:
         os.makedirs(cache, exist_ok=True)
         seeds = range(args.seed, args.seed + args.count)
         counts, bad = fuzz(args.kind, seeds, jobs=args.jobs, cache=cache)
+        for outcome in bad if args.keep and args.kind == "models" else ():
+            if outcome.status == BUG:
+                sys.stdout.write(f"kept {keep(outcome.seed, cache)}\n")
     sys.stdout.write(f"{args.kind}: {dict(counts)}\n")
     return 1 if bad else 0
 
