@@ -20,6 +20,7 @@ _COMMANDS = {
     "optimize": "Optimise the graph of an ONNX model, for any runtime.",
     "run": "Run a model once and show or save its outputs.",
     "bench": "Measure a model, against other runtimes if asked.",
+    "compare": "Say whether one model is faster than another, with the doubt stated.",
     "inspect": "Show what is inside an ONNX model or a .whet file.",
     "verify": "Compare a compiled model with what the ONNX file means.",
     "bisect": "Find the pass and the rewrite that make a model fail.",
