@@ -85,23 +85,12 @@ def _measure(
 
     how, dims = read_options(values), parse_dims(values["dims"])
     models: list[Any] = [open_model(path, *how) for path in (first, second)]
-    feeds = [
-        arrays.read_inputs(_reseeded(values["sources"], n), models[0].inputs, dims)
-        for n in range(_FEEDS)
-    ]
+    feeds = arrays.read_feeds(values["sources"], models[0].inputs, dims, _FEEDS)
     a, b = (ReadyRunner(name, model.run) for name, model in zip("AB", models, strict=True))
     with ProgressBar() as progress:
         found = compare_runners(a, b, feeds, most_rounds=values["rounds"], progress=progress)
     times = [profile_model(model, feeds[0], _PROFILED_RUNS) for model in models]
     return found, compare_launches(times[0], times[1])
-
-
-def _reseeded(sources: tuple[str, ...], number: int) -> tuple[str, ...]:
-    """Return the sources with fresh random numbers where they say just ``random``."""
-    return tuple(
-        f"{source}:{number}" if source.rpartition("=")[2] == arrays.RANDOM else source
-        for source in sources
-    )
 
 
 def _from_files(first: Path, second: Path) -> tuple[Versus, tuple[LaunchDifference, ...]]:
