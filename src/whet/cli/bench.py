@@ -92,6 +92,43 @@ def _measure(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     goal = None
     if values["goal"] is not None:
         goal, compiled = _reach(values["goal"], path, (shapes, options), feeds)
+    found = _time(compiled, path, feeds, peers, values)
+    streams = values["streams"] or (goal["streams"] if goal and goal["streams"] > 1 else None)
+    names = [OURS, *(peer.name for peer in peers)]
+    return {
+        **found,
+        "machine": msgspec.to_builtins(describe_machine()),
+        "goal": goal,
+        "streams": _stream_figures(compiled, feeds, streams) if streams else None,
+        "memory": _memory(path, names, feeds[0], values) if values["memory"] else None,
+        "advice": _advice(compiled, feeds[0]) if values["advise"] else None,
+    }
+
+
+def measure_model(
+    compiled: CompiledModel, path: Path, feeds: list[dict[str, Any]], values: dict[str, Any]
+) -> dict[str, Any]:
+    """Time a model that is open, against the runtimes of ``--against``; returns a JSON value.
+
+    Args:
+        compiled: the model.
+        path: its file, for the other runtimes.
+        feeds: inputs to take in turn.
+        values: ``against``, ``rounds`` and the compiler's options, as the command line has them.
+    """
+    _, options = read_options(values)
+    known = {"peer_model": None, "seconds": None, **values}
+    return _time(compiled, path, feeds, _open_peers(path, known, options), known)
+
+
+def _time(
+    compiled: CompiledModel,
+    path: Path,
+    feeds: list[dict[str, Any]],
+    peers: list[Runner],
+    values: dict[str, Any],
+) -> dict[str, Any]:
+    """Time the model and the others in turn."""
     for peer in peers:
         peer.prepare()
     runners: list[Runner] = [ReadyRunner(OURS, compiled.run), *peers]
@@ -99,10 +136,8 @@ def _measure(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     plan = Plan(rounds=values["rounds"], duration_s=values["seconds"], lead_in=1)
     with ProgressBar() as progress:
         samples = measure_interleaved(runners, feeds, plan, progress)
-    streams = values["streams"] or (goal["streams"] if goal and goal["streams"] > 1 else None)
     return {
         "model": str(path),
-        "machine": msgspec.to_builtins(describe_machine()),
         "threads": compiled.stats.threads,
         "plan": asdict(plan),
         "noise": noise_of(samples),
@@ -110,10 +145,6 @@ def _measure(path: Path, values: dict[str, Any]) -> dict[str, Any]:
         **_figures(samples, [peer.name for peer in peers]),
         "largest_difference": _differences(runners, feeds[0]),
         "costs": _costs(compiled),
-        "goal": goal,
-        "streams": _stream_figures(compiled, feeds, streams) if streams else None,
-        "memory": _memory(path, runners, feeds[0], values) if values["memory"] else None,
-        "advice": _advice(compiled, feeds[0]) if values["advise"] else None,
     }
 
 
@@ -225,19 +256,17 @@ def _stream_figures(
     }
 
 
-def _memory(
-    path: Path, runners: list[Runner], inputs: Inputs, values: dict[str, Any]
-) -> dict[str, Any]:
+def _memory(path: Path, names: list[str], inputs: Inputs, values: dict[str, Any]) -> dict[str, Any]:
     """Measure resident memory of every runtime that loads a file."""
     found: dict[str, Any] = {}
-    for runner in runners:
-        compiled = runner.name == OURS or runner.name.endswith(COMPILED_SUFFIX)
-        model = path if runner.name == OURS else values["peer_model"] or path
-        if runner.name.endswith(COMPILED_SUFFIX):
-            model = Path(runner.name)
-        kind = OURS if compiled else runner.name
+    for name in names:
+        compiled = name == OURS or name.endswith(COMPILED_SUFFIX)
+        model = path if name == OURS else values["peer_model"] or path
+        if name.endswith(COMPILED_SUFFIX):
+            model = Path(name)
+        kind = OURS if compiled else name
         use = measure_memory(kind, model, inputs, threads=values["threads"])
-        found[runner.name] = msgspec.to_builtins(use)
+        found[name] = msgspec.to_builtins(use)
     return found
 
 

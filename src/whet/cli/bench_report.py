@@ -67,8 +67,8 @@ def _costs(found: dict[str, Any]) -> list[str]:
     steady = "stable" if warm["stable"] else "still not stable"
     return [
         f"{compiled}first call {warm['first_s'] * 1e3:.2f} ms, {steady} after "
-        f"{warm['calls']} calls; weights {output.format_bytes(costs['weight_bytes'])}, intermediate results "
-        f"{output.format_bytes(costs['arena_bytes'])}"
+        f"{warm['calls']} calls; weights {output.format_bytes(costs['weight_bytes'])}, "
+        f"intermediate results {output.format_bytes(costs['arena_bytes'])}"
     ]
 
 

@@ -41,6 +41,8 @@ _SHOWN = 10
               help="Stop after so many calls of each, however wide the interval is.")  # fmt: skip
 @click.option("--input", "sources", multiple=True, default=("random",), metavar="SOURCE",
               help="As for whet run; random if not given.")  # fmt: skip
+@click.option("--html", "html_file", type=click.Path(path_type=Path), metavar="F",
+              help="Write the comparison to F as a page.")  # fmt: skip
 @dim_option
 @compiler_options
 @json_option
@@ -50,8 +52,11 @@ def command(ctx: click.Context, /, first: Path, second: Path, **values: Any) -> 
 
     The exit code is 1 if B is slower beyond doubt and beyond --threshold.
 
-    Example: whet compare before.whet after.whet --threshold 0.02
+    Example: whet compare before.whet after.whet --threshold 0.02 --html report.html
     """
+    html_file: Path | None = values["html_file"]
+    if html_file is not None:
+        output.check_writable(html_file)
     written = first.suffix == ".json"
     if written != (second.suffix == ".json"):
         raise InputError(
@@ -68,6 +73,10 @@ def command(ctx: click.Context, /, first: Path, second: Path, **values: Any) -> 
         **msgspec.to_builtins(found),
         "launches": msgspec.to_builtins(launches),
     }
+    if html_file is not None:
+        from whet.report.comparison import comparison_page
+
+        output.write_text(html_file, comparison_page(facts))
     if values["as_json"]:
         output.print_json(facts, schema=SCHEMA)
     else:

@@ -25,10 +25,15 @@ _COMMANDS = {
     "verify": "Compare a compiled model with what the ONNX file means.",
     "bisect": "Find the pass and the rewrite that make a model fail.",
     "reduce": "Cut the smallest failing part out of a model.",
+    "report": "Write one page about a model: graph, speed, memory, accuracy, advice.",
     "profile": "Show where time and memory of a model go, and what would help.",
     "demo": "Compile, check and time ResNet-50; needs no files and no network.",
     "doctor": "Show what this machine offers and what is missing.",
 }
+
+
+_MODULES = {"report": "report_command"}
+"""Modules that are not called like their command."""
 
 
 class _LazyGroup(click.Group):
@@ -40,7 +45,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command = cast(click.Command, import_module(f"whet.cli.{cmd_name}").command)
+        module = _MODULES.get(cmd_name, cmd_name)
+        command = cast(click.Command, import_module(f"whet.cli.{module}").command)
         if not any(option.name == "traceback" for option in command.params):
             command.params.append(_traceback_option())
         return command
