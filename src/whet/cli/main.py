@@ -35,14 +35,25 @@ _COMMANDS = {
 _MODULES = {"report": "report_command"}
 """Modules that are not called like their command."""
 
+_FOREIGN = {
+    "atc": "Ascend's model compiler.",
+    "benchmark": "Ascend's and MindSpore Lite's benchmark.",
+    "graph_opt": "Ascend's graph optimiser.",
+    "perf_compare": "Ascend's comparison of two measurements.",
+    "msprof": "Ascend's profiler.",
+    "converter_lite": "MindSpore Lite's converter.",
+}
+
 
 class _LazyGroup(click.Group):
     """A group whose commands are imported one at a time, so that ``whet --version`` is quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return [*_COMMANDS, *_FOREIGN]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _FOREIGN:
+            return cast(click.Command, import_module("whet.cli.foreign").foreign_command(cmd_name))
         if cmd_name not in _COMMANDS:
             return None
         module = _MODULES.get(cmd_name, cmd_name)
@@ -54,6 +65,8 @@ class _LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
+        with formatter.section("Commands of other tools, with their options"):
+            formatter.write_dl(list(_FOREIGN.items()))
 
 
 def _traceback_option() -> click.Option:
