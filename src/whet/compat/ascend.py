@@ -175,7 +175,8 @@ def _run_times(model: str, threads: str, path: str) -> str:
     times = json.loads(Path(path).read_text())["times"]["whet"]
     return (
         f"Model = {Path(model).name}, numThreads = {threads}, "
-        f"MinRunTime = {times['best_ms']:.6f} ms, MaxRuntime = {times['max_ms']:.6f} ms, AvgRunTime = {times['mean_ms']:.6f} ms"
+        f"MinRunTime = {times['best_ms']:.6f} ms, "
+        f"MaxRuntime = {times['max_ms']:.6f} ms, AvgRunTime = {times['mean_ms']:.6f} ms"
     )
 
 
