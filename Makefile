@@ -10,8 +10,8 @@ test:       ## the quick tests
 	pytest
 test-all:   ## every test, the slow ones too
 	pytest -m ""
-fuzz:       ## random models with new seeds, until interrupted or something fails
-	while WHET_SEED=$$RANDOM$$RANDOM pytest -q -x -m "" src/whet/tests/test_conform_random.py src/whet/tests/test_conform_kernels.py; do :; done
+fuzz:       ## random models and damaged files with new seeds, until interrupted or something fails
+	while S=$$RANDOM$$RANDOM && python -m whet.tests.fuzz models --count 500 --seed $$S && python -m whet.tests.fuzz onnx --count 2000 --seed $$S && python -m whet.tests.fuzz whet --count 5000 --seed $$S && WHET_SEED=$$RANDOM$$RANDOM pytest -q -x -m "" src/whet/tests/test_conform_random.py src/whet/tests/test_conform_kernels.py; do :; done
 lint:       ## ruff, lint only
 	ruff check .
 format:     ## ruff, rewrite in place

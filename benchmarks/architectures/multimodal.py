@@ -64,12 +64,11 @@ MULTIMODAL = {
         "BlipVisionModel", "vision", PATCHED, (SQUARE,), {"batch": 2},
         ({"batch": 1}, {"batch": 3}, {"batch": 4}),
     ),
-    "vilt": reader("ViltModel", max_image_length=-1),
     "bridgetower": Architecture(
         "BridgeTowerModel", "multimodal",
         {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2,
          "text_config": {**SIZE, "max_position_embeddings": 70},
-         "vision_config": {**PATCHED}},
+         "vision_config": {**PATCHED, "hidden_size": 64}},
         (IDS, MASK, SQUARE), EXAMPLE, SIZES,
     ),
     "git": reader("GitModel", vision_config=PATCHED),

@@ -15,8 +15,8 @@ Results = dict[str, Check]
 
 HEAD = """# Architectures
 
-Small seeded models of `transformers`, exported with open dimensions, compiled once and compared with
-PyTorch at three shapes each (`python -m benchmarks.architectures`). A number is the largest
+Small seeded models of `transformers`, exported with open dimensions, compiled once and compared
+with PyTorch at three shapes each (`python -m benchmarks.architectures`). A number is the largest
 difference as a part of the output's standard deviation.
 
 """

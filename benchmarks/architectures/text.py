@@ -112,8 +112,14 @@ ENCODERS = {
         EXAMPLE,
         SIZES,
     ),
-    "funnel": encoder(
-        "FunnelBaseModel", d_model=32, n_head=4, d_head=8, d_inner=64, block_sizes=[1, 1]
+    "funnel": Architecture(
+        "FunnelBaseModel",
+        "text",
+        {"vocab_size": VOCABULARY, "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 64}
+        | {"block_sizes": [1, 1]},
+        (IDS, MASK),
+        EXAMPLE,
+        SIZES,
     ),
     "layoutlm": Architecture(
         "LayoutLMModel",

@@ -60,7 +60,7 @@ DETR = {
         "model_type": "resnet", **RESNET, "out_features": ["stage4"],
     },
 }  # fmt: skip
-MASKS = {"neck_hidden_sizes": [8, 16, 16, 32], "backbone_out_indices": [0, 1, 1, 2]}
+MASKS = {"neck_hidden_sizes": [8, 16, 16, 32], "backbone_out_indices": [0, 1, 2, 3]}
 
 VISION = {
     "vit": patched("ViTModel"),
@@ -74,7 +74,7 @@ VISION = {
     "yolos": fixed(
         "YolosForObjectDetection", **{**PATCHED, "image_size": [32, 32]}, num_detection_tokens=4
     ),
-    "dpt": fixed("DPTForDepthEstimation", **PATCHED, **MASKS, fusion_hidden_size=16,
+    "dpt": fixed("DPTForDepthEstimation", **{**PATCHED, "num_hidden_layers": 4}, **MASKS, fusion_hidden_size=16,
                  backbone_config=None, is_hybrid=False),
     "swin": fixed("SwinModel", window_size=4, **SWIN),
     "swinv2": fixed("Swinv2Model", window_size=4, **SWIN),
@@ -91,10 +91,9 @@ VISION = {
     "mobilenet_v1": free("MobileNetV1Model", depth_multiplier=0.25, min_depth=8),
     "mobilenet_v2": free("MobileNetV2Model", depth_multiplier=0.25, min_depth=8),
     "efficientnet": free("EfficientNetModel", width_coefficient=0.25, depth_coefficient=0.25,
-                         hidden_dim=64),
-    "mobilevit": free("MobileViTModel", hidden_sizes=[16, 20, 24],
+                         hidden_dim=320),
+    "mobilevit": fixed("MobileViTModel", hidden_sizes=[16, 20, 24],
                       neck_hidden_sizes=[8, 8, 8, 8, 8, 8, 16], num_attention_heads=2),
-    "mobilevitv2": free("MobileViTV2Model", width_multiplier=0.25),
     "poolformer": free("PoolFormerModel", **STAGES),
     "segformer": free("SegformerForSemanticSegmentation", **STAGES, decoder_hidden_size=16,
                       num_attention_heads=[1, 2, 3, 4], num_labels=5),

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 NORM_GAIN = (0.6, 1.4)
 BIAS_DEVIATION = 0.1
@@ -66,6 +67,8 @@ def fill_weights(model: nn.Module, *, gain: float = 1.0, seed: int = 0) -> nn.Mo
         elif isinstance(module, nn.Embedding):
             deviation = 1.0 / math.sqrt(module.embedding_dim)
             module.weight.normal_(0.0, deviation, generator=generator)
+        elif is_parametrized(module):
+            continue  # its weight is computed from parameters of another meaning
         elif isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) or (
             kind == "Conv1D"
         ):

@@ -20,7 +20,7 @@ from whet.codegen.link import Image
 from whet.codegen.targets import resolve_target
 from whet.dump import Dump
 from whet.errors import OptionError
-from whet.frontend.load import load_model
+from whet.frontend.load import check_files, load_model
 from whet.frontend.read import read_file
 from whet.graph.infer import light_proto
 from whet.limits import Budget
@@ -153,6 +153,7 @@ def _translate(
         assembled = assemble_script(lowered, target, threads=threads, reuse=level >= 1)
     else:
         assembled = assemble(lowered, target, threads=threads, reuse=level >= 1)
+    check_files(model)
     for value in model.graph.initializers.values():
         value.const_value = None  # nodes and values refer to each other: they are freed later
     tell("pack", 1, 1)
@@ -192,5 +193,7 @@ def _facts(source: Source, shapes: Shapes | None, options: Options) -> dict[str,
         facts |= {"source_digest": digest(memoryview(source))}
     elif isinstance(source, str | os.PathLike):
         path = Path(source)
-        facts |= {"source": path.name, "source_digest": digest(read_file(path))}
+        file = read_file(path)
+        data = memoryview(b"") if file is None else file.view
+        facts |= {"source": path.name, "source_digest": digest(data)}
     return facts

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+_LONGEST_PLACE = 500
+
 
 class WhetError(Exception):
     """Base of all Whet errors.
@@ -19,7 +21,7 @@ class WhetError(Exception):
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.where = where
+        self.where = where if where is None or len(where) <= _LONGEST_PLACE else _cut(where)
         self.hint = hint
 
     def __str__(self) -> str:
@@ -80,6 +82,12 @@ class ResourceError(WhetError):
     """A limit on memory, disk, threads or time was reached."""
 
     code = "E600"
+
+
+def _cut(place: str) -> str:
+    """Shorten the name of a place in the middle; a hostile model's may have megabytes."""
+    half = _LONGEST_PLACE // 2
+    return f"{place[:half]}…{place[-half:]}"
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

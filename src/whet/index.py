@@ -296,7 +296,7 @@ def recombine(p: Poly) -> Poly:
             rest = list(monomial)
             rest.remove(atom)
             factor = product([c, *(var(a) for a in rest)])
-            quotient = var(Div(atom.numerator, atom.denominator)) * atom.denominator * factor
+            quotient = _quotient(atom.numerator, atom.denominator) * atom.denominator * factor
             if all(p_term in p.terms for p_term in quotient.terms):
                 return recombine(p - quotient - factor * var(atom) + factor * atom.numerator)
     return p
@@ -355,7 +355,47 @@ def _divide(p: Poly, d: Poly) -> tuple[Poly, Poly]:
     whole, rest = _split_multiples(p, d)
     if at_least(rest, 0) and less_than(rest, d):
         return whole, rest
-    return whole + var(Div(rest, d)), var(Mod(rest, d))
+    exact = _exact_quotient(rest, d)
+    if exact is not None:
+        return whole + exact, ZERO
+    return whole + _quotient(rest, d), var(Mod(rest, d))
+
+
+def _quotient(p: Poly, d: Poly) -> Poly:
+    """Return a quotient that stays one; ``(n // a + c) // b = (n + a c) // (a b)``."""
+    by = d.constant
+    inner = [m[0] for m, c in p.terms if len(m) == 1 and c == 1 and isinstance(m[0], Div)]
+    if by is None or by <= 0 or len(inner) != 1:
+        return var(Div(p, d))
+    own, shift = inner[0], (p - var(inner[0])).constant
+    divisor = own.denominator.constant
+    if shift is None or divisor is None or divisor <= 0:
+        return var(Div(p, d))
+    return (own.numerator + shift * divisor) // (divisor * by)
+
+
+def _exact_quotient(p: Poly, d: Poly) -> Poly | None:
+    """Return ``p / d`` where polynomial division by several terms leaves nothing."""
+    if len(d.terms) < 2:
+        return None
+    atoms, factor = max(d.terms, key=lambda term: (len(term[0]), [a.key for a in term[0]]))
+    whole, rest = ZERO, p
+    for _ in p.terms:
+        step = next((s for s in (_over(t, atoms, factor) for t in rest.terms) if s), None)
+        if step is None:
+            break
+        whole, rest = whole + step, rest - step * d
+    return whole if rest == ZERO else None
+
+
+def _over(term: tuple[Monomial, int], atoms: Monomial, factor: int) -> Poly | None:
+    """Return one term divided by another, if that is a term."""
+    left = list(term[0])
+    for atom in atoms:
+        if atom not in left:
+            return None
+        left.remove(atom)
+    return None if term[1] % factor else Poly({tuple(left): term[1] // factor})
 
 
 def _split_multiples(p: Poly, d: Poly) -> tuple[Poly, Poly]:

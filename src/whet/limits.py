@@ -22,7 +22,7 @@ class Limits:
         file_bytes: the model file together with its external data.
         nodes: nodes after functions are inlined, those of sub-graphs included.
         depth: sub-graphs within sub-graphs and functions within functions.
-        rank: dimensions of a constant.
+        rank: dimensions of a tensor.
         tensor_bytes: one tensor of known shape, constant or computed.
         total_bytes: all constants of the model together.
         folded_bytes: all constants that the compiler computes, together.

@@ -20,6 +20,8 @@ class Target:
         l2_bytes: level-2 cache of a core.
         lane_fma: whether a multiply-add takes any lane of a register as its scalar operand, so that
             one load brings the scalars of several depth steps.
+        dot: how four products of 8-bit integers are added up in a lane: ``vnni`` or ``i8mm`` in one
+            instruction, ``pairs`` of 16-bit integers, or ``""`` one by one.
     """
 
     triple: str
@@ -31,6 +33,7 @@ class Target:
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 1024 * 1024
     lane_fma: bool = False
+    dot: str = ""
 
     @property
     def lanes(self) -> int:

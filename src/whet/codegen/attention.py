@@ -1,13 +1,18 @@
-"""Attention: keys packed once a chunk, scores and softmax in scratch, values streamed.
+"""Attention: keys packed block by block, scores and softmax in scratch, values streamed.
 
-The softmax needs each score twice and the row's sum once, so a tile of rows keeps its scores in
-scratch (rows x keys floats, a few tens of kilobytes), never in the arena.
+The softmax needs each score twice and the row's sum once, so a tile of rows keeps the scores of a
+block of keys in scratch (a few tens of kilobytes), never in the arena. With more than one block,
+the maximum, the sum and the result of every row wait in scratch between blocks and are rescaled
+when a block has a larger maximum: Milakov and Gimelshein, "Online normalizer calculation for
+softmax", 2018.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from whet.codegen.attention_keys import Block, KeyPacker, Layout, static_extent
 from whet.codegen.builder import F32, Builder, Module, Value, const, i64, vector
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
@@ -22,8 +27,7 @@ from whet.codegen.kernel_function import (
 from whet.codegen.nest import horizontal
 from whet.codegen.operations import apply
 from whet.codegen.register_tile import Operands, register_tile
-from whet.codegen.transpose import transpose
-from whet.index import Axis, Poly, ceil_div, product
+from whet.index import Poly, ceil_div, product
 from whet.kernel.spec import ACCUMULATOR, Attention
 from whet.target import Target
 
@@ -35,19 +39,9 @@ def attention_chunks(kernel: Attention, lanes: int) -> Poly:
 
 
 def attention_scratch(kernel: Attention, lanes: int) -> int:
-    """Return the bytes of scratch that one thread needs: packed keys and a tile of scores."""
-    return 4 * _padded_keys(kernel, lanes) * (_static(kernel.depth) + kernel.rows)
-
-
-def _static(axis: Axis) -> int:
-    extent = axis.extent.constant
-    assert extent is not None, f"{axis.name} is static in attention"
-    return extent
-
-
-def _padded_keys(kernel: Attention, lanes: int) -> int:
-    panel = kernel.key_vectors * lanes
-    return -(-_static(kernel.key) // panel) * panel
+    """Return the bytes of scratch that one thread needs: keys, scores, and results that wait."""
+    layout = Layout(kernel, lanes)
+    return 4 * (layout.slots + kernel.tiles * layout.slot)
 
 
 def write_attention(
@@ -57,17 +51,21 @@ def write_attention(
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     accesses = accesses_of([kernel.q, kernel.k, kernel.v, kernel.score], kernel.stores)
     frame = frame_of(fn, kernel.params, accesses)
-    writer = _Writer(kernel, fn, target.lanes, target.lane_fma)
+    writer = _Writer(kernel, fn, Layout(kernel, target.lanes), target.lane_fma)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
+
+
+Body = Callable[[Frame, int, Value], None]
+"""``body(frame, rows, slot)``: some rows, the first one bound, and where their results wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
     kernel: Attention
     fn: Function
-    width: int
+    layout: Layout
     lane_fma: bool
 
     @property
@@ -75,232 +73,318 @@ class _Writer:
         return self.fn.b
 
     @property
-    def panel(self) -> int:
-        return self.kernel.key_vectors * self.width
+    def width(self) -> int:
+        return self.layout.lanes
 
     @property
-    def padded(self) -> int:
-        return _padded_keys(self.kernel, self.width)
+    def type(self) -> str:
+        return vector(F32, self.width)
 
-    def chunk(self, frame: Frame, chunk: Value) -> None:
-        """Write one chunk: pack the keys of an outer point, then its row tiles."""
+    # -- loops over blocks of keys and tiles of rows -------------------------------------------
+
+    def chunk(self, frame: Frame, number: Value) -> None:
+        """Write one chunk: for every block of keys, pack it and run the row tiles over it."""
         b, kernel = self.b, self.kernel
-        rows = _static(kernel.row)
-        tiles = -(-rows // kernel.rows)
-        blocks = -(-tiles // kernel.tiles)
-        outer = bind_flat(frame, kernel.outer, b.binary("udiv", chunk, i64(blocks)))
-        first = b.mul(b.binary("urem", chunk, i64(blocks)), i64(kernel.tiles))
-        last = b.min(b.add(first, i64(kernel.tiles)), i64(tiles))
-        self._pack(outer)
-        size, larger = divmod(rows, tiles)
-        with b.loop(first, last, hint="tile") as tile:
-            start = b.add(b.mul(tile, i64(size)), b.min(tile, i64(larger)))
-            self._sized_tile(outer.bind(kernel.row, start), tile, size, larger)
+        tiles = ceil_div(kernel.row.extent, kernel.rows)
+        chunks = frame.scalar_index(ceil_div(tiles, kernel.tiles))
+        outer = bind_flat(frame, kernel.outer, b.binary("udiv", number, chunks))
+        first = b.mul(b.binary("urem", number, chunks), i64(kernel.tiles))
+        last = b.min(b.add(first, i64(kernel.tiles)), frame.scalar_index(tiles))
+        keys = frame.scalar_index(kernel.key.extent)
+        packer = KeyPacker(kernel, self.fn, self.layout)
 
-    def _sized_tile(self, frame: Frame, tile: Value, size: int, larger: int) -> None:
-        """Write a row tile; the first ``larger`` tiles have one row more."""
-        b = self.b
-        if not larger:
-            self._tile(frame, size)
+        def run(block: Block) -> None:
+            packer.pack(outer, block)
+            self._tiles(outer, (first, last), lambda f, n, slot: self._tile(f, n, slot, block))
+
+        if self.layout.whole:
+            run(Block(i64(0), keys))
             return
-        yes, no, done = b.label("large"), b.label("small"), b.label("tiled")
-        b.branch(b.icmp("slt", tile, i64(larger)), yes, no)
-        for label, height in ((yes, size + 1), (no, size)):
-            b.start(label)
-            self._tile(frame, height)
-            b.jump(done)
-        b.start(done)
+        self._tiles(outer, (first, last), lambda f, n, slot: self._reset(n, slot))
+        with b.loop(i64(0), keys, kernel.keys, hint="block") as start:
+            left = b.binary("sub", keys, start)
+            run(Block(start, b.min(i64(kernel.keys), left)))
+        self._tiles(outer, (first, last), self._finish)
 
-    # -- packing keys ------------------------------------------------------------------------
-
-    def _pack(self, frame: Frame) -> None:
-        """Copy keys to scratch as [panel, depth, keys of the panel]."""
-        b, kernel, width = self.b, self.kernel, self.width
-        keys = _static(kernel.key)
-        contiguous = kernel.k.address.coefficient(kernel.depth) == 1
-        write = self._pack_transposed if contiguous else self._pack_columns
-        whole = keys // width
-        with b.loop(i64(0), i64(whole), hint="keys") as block:
-            write(frame, block, width)
-        if keys % width:
-            write(frame, i64(whole), keys % width)
-
-    def _place(self, block: Value, depth: Value) -> Value:
-        """Return where the vector of one key block and depth lies."""
+    def _tiles(self, frame: Frame, span: tuple[Value, Value], body: Body) -> None:
+        """Write the loop over row tiles."""
         b, kernel = self.b, self.kernel
-        vectors = i64(kernel.key_vectors)
-        panel, lane = b.binary("udiv", block, vectors), b.binary("urem", block, vectors)
-        row = b.add(b.mul(panel, i64(_static(kernel.depth))), depth)
-        offset = b.add(b.mul(row, i64(self.panel)), b.mul(lane, i64(self.width)))
-        return b.gep(self.fn.scratch, F32, offset)
+        with b.loop(*span, hint="tile") as tile:
+            number = b.binary("sub", tile, span[0])
+            offset = b.add(i64(self.layout.slots), b.mul(number, i64(self.layout.slot)))
+            slot = b.gep(self.fn.scratch, F32, offset)
+            if kernel.row.extent.constant is None:
+                self._symbolic_rows(frame, tile, slot, body)
+            else:
+                self._static_rows(frame, tile, slot, body)
 
-    def _pack_columns(self, frame: Frame, block: Value, count: int) -> None:
-        """Pack one block of keys that lie far apart along the depth."""
+    def _static_rows(self, frame: Frame, tile: Value, slot: Value, body: Body) -> None:
+        """Write a row tile; the first ``larger`` tiles have one row more."""
         b, kernel = self.b, self.kernel
-        bound = frame.bind(kernel.key, b.mul(block, i64(self.width)))
-        mask = None if count == self.width else lane_mask(b, i64(count), self.width)
-        with b.loop(i64(0), i64(_static(kernel.depth)), hint="depth") as d:
-            point = Point(bound.bind(kernel.depth, d), kernel.key, self.width, mask)
-            b.store(point.value(kernel.k), self._place(block, d), 64)
+        rows = static_extent(kernel.row)
+        size, larger = divmod(rows, -(-rows // kernel.rows))
+        start = b.add(b.mul(tile, i64(size)), b.min(tile, i64(larger)))
+        bound = frame.bind(kernel.row, start)
+        if not larger:
+            body(bound, size, slot)
+            return
+        b.either(
+            b.icmp("slt", tile, i64(larger)),
+            lambda: body(bound, size + 1, slot),
+            lambda: body(bound, size, slot),
+        )
 
-    def _pack_transposed(self, frame: Frame, block: Value, count: int) -> None:
-        """Pack one block of keys by transposing squares in registers."""
-        b, kernel, width = self.b, self.kernel, self.width
-        depth = _static(kernel.depth)
-        bound = frame.bind(kernel.key, b.mul(block, i64(width)))
-        with b.loop(i64(0), i64(depth // width), hint="square") as square:
-            self._square(bound, block, b.mul(square, i64(width)), count, width)
-        if depth % width:
-            self._square(bound, block, i64(depth // width * width), count, depth % width)
+    def _symbolic_rows(self, frame: Frame, tile: Value, slot: Value, body: Body) -> None:
+        """Write a tile of a run-time row count: all its rows at once, or one by one."""
+        b, kernel = self.b, self.kernel
+        start = b.mul(tile, i64(kernel.rows))
+        end = b.add(start, i64(kernel.rows))
+        rows = frame.scalar_index(kernel.row.extent)
 
-    def _square(self, frame: Frame, block: Value, start: Value, count: int, deep: int) -> None:
-        b, kernel, width = self.b, self.kernel, self.width
-        bound = frame.bind(kernel.depth, start)
-        mask = None if deep == width else lane_mask(b, i64(deep), width)
-        lines = []
-        for key in range(width):
-            point = Point(bound, kernel.depth, width, mask, {kernel.key: key})
-            inside = key < count
-            lines.append(point.value(kernel.k) if inside else const(vector(F32, width), 0.0))
-        for d, line in enumerate(transpose(b, lines)[:deep]):
-            b.store(line, self._place(block, b.add(start, i64(d))), 64)
+        def singly() -> None:
+            with b.loop(start, rows, hint="row") as row:
+                below = b.mul(b.binary("sub", row, start), i64(self.layout.row))
+                body(frame.bind(kernel.row, row), 1, b.gep(slot, F32, below))
 
-    # -- one tile of rows --------------------------------------------------------------------
+        if kernel.rows == 1:
+            singly()
+            return
+        b.either(
+            b.icmp("sle", end, rows),
+            lambda: body(frame.bind(kernel.row, start), kernel.rows, slot),
+            singly,
+        )
 
-    def _tile(self, frame: Frame, rows: int) -> None:
-        b, width = self.b, self.width
-        type_ = vector(F32, width)
-        tops = [b.alloca(type_) for _ in range(rows)]
-        for top in tops:
-            b.store(const(type_, float("-inf")), top, 64)
-        self._scores(frame, rows, tops)
-        inverse = self._softmax(rows, tops)
-        self._values(frame, rows, inverse)
+    # -- one tile of rows and one block of keys ------------------------------------------------
+
+    def _tile(self, frame: Frame, rows: int, slot: Value, block: Block) -> None:
+        b = self.b
+        tops = [b.alloca(self.type) for _ in range(rows)]
+        for i, top in enumerate(tops):
+            lowest = const(self.type, float("-inf"))
+            before = lowest if self.layout.whole else b.load(self.type, self._top(slot, i), 64)
+            b.store(before, top, 64)
+        self._scores(frame, rows, tops, block)
+        if self.layout.whole:
+            factors = [self._inverse(total, block) for total in self._softmax(tops, block)[0]]
+        else:
+            totals, raised_tops = self._softmax(tops, block)
+            factors = self._rescale(slot, totals, raised_tops)
+        self._values(frame, rows, slot, (factors, block))
 
     def _line(self, row: int) -> Value:
         """Return where the scores of a row of the tile lie."""
-        offset = self.padded * (_static(self.kernel.depth) + row)
-        return self.b.gep(self.fn.scratch, F32, offset)
+        return self.b.gep(self.fn.scratch, F32, self.layout.lines + self.layout.line * row)
 
-    def _scores(self, frame: Frame, rows: int, tops: list[Value]) -> None:
-        b, kernel = self.b, self.kernel
-        keys = _static(kernel.key)
-        whole = keys // self.panel
-        with b.loop(i64(0), i64(whole), hint="panel") as panel:
-            self._score_panel(frame, panel, rows, tops, self.panel)
-        if keys % self.panel:
-            self._score_panel(frame, i64(whole), rows, tops, keys % self.panel)
+    def _scores(self, frame: Frame, rows: int, tops: list[Value], block: Block) -> None:
+        b = self.b
+        whole, left = b.divide(block.count, self.layout.panel)
+        with b.loop(i64(0), whole, hint="panel") as at:
+            self._score_panel(frame, (block, at), tops, None)
+        if left.known is None:
+            with b.when(b.icmp("ne", left, i64(0))):
+                self._score_panel(frame, (block, whole), tops, left)
+        elif left.known:
+            self._score_panel(frame, (block, whole), tops, left)
 
     def _score_panel(
-        self, frame: Frame, panel: Value, rows: int, tops: list[Value], count: int
+        self, frame: Frame, place: tuple[Block, Value], tops: list[Value], left: Value | None
     ) -> None:
+        """Write the scores of one panel; of the last one only ``left`` keys exist."""
         b, kernel, width = self.b, self.kernel, self.width
-        depth = _static(kernel.depth)
-        packed = b.gep(self.fn.scratch, F32, b.mul(panel, i64(depth * self.panel)))
-        vectors = -(-count // width)
-
-        def a(i: int, k: Value, u: int) -> Value:
-            point = Point(frame.bind(kernel.depth, k), shift={kernel.row: i, kernel.depth: u})
-            return point.scalar(kernel.q)
-
-        def operand(j: int, k: Value, u: int) -> Value:
-            line = b.gep(packed, F32, b.mul(k, i64(self.panel)))
-            place = b.gep(line, F32, u * self.panel + j * width)
-            return b.load(vector(F32, width), place, 64)
-
-        def along(i: int, k: Value, u: int) -> Value:
-            shift = {kernel.row: i, kernel.depth: u}
-            return Point(frame.bind(kernel.depth, k), kernel.depth, width, shift=shift).value(
-                kernel.q
-            )
-
-        contiguous = kernel.q.address.coefficient(kernel.depth) == 1
-        lines = along if self.lane_fma and contiguous else None
-        operands = Operands(a, operand, lines)
-        sums = register_tile(b, width, (rows, vectors), depth, operands)
-        start = b.mul(panel, i64(self.panel))
-        bound = frame.bind(kernel.key, start)
-        for i in range(rows):
-            for j in range(vectors):
-                left = count - j * width
-                mask = lane_mask(b, i64(left), width) if left < width else None
+        block, panel = place
+        known = self.layout.panel if left is None else left.known
+        vectors = kernel.key_vectors if known is None else -(-known // width)
+        sums = self._products(frame, panel, len(tops), vectors)
+        start = b.mul(panel, i64(self.layout.panel))
+        bound = frame.bind(kernel.key, b.add(block.start, start))
+        for j in range(vectors):
+            mask = None
+            if left is not None and (known is None or known < (j + 1) * width):
+                mask = lane_mask(b, b.add(left, i64(-j * width)), width)
+            for i, top in enumerate(tops):
                 shift = {kernel.row: i, kernel.key: j * width}
                 point = Point(bound, kernel.key, width, mask, shift, {ACCUMULATOR: sums[i][j]})
                 score = point.value(kernel.score)
                 if mask is not None:
                     score = b.select(mask, score, const(score.type, float("-inf")))
                 b.store(score, b.gep(b.gep(self._line(i), F32, start), F32, j * width), 64)
-                top = b.load(score.type, tops[i], 64)
-                b.store(b.select(b.fcmp("ogt", score, top), score, top), tops[i], 64)
+                before = b.load(score.type, top, 64)
+                b.store(b.select(b.fcmp("ogt", score, before), score, before), top, 64)
 
-    def _softmax(self, rows: int, tops: list[Value]) -> list[Value]:
-        """Replace scores by exponentials; return 1 / each row's sum.
+    def _products(self, frame: Frame, panel: Value, rows: int, vectors: int) -> list[list[Value]]:
+        """Multiply queries by one panel of packed keys."""
+        b, kernel, width = self.b, self.kernel, self.width
+        depth, panel_keys = static_extent(kernel.depth), self.layout.panel
+        packed = b.gep(self.fn.scratch, F32, b.mul(panel, i64(depth * panel_keys)))
 
-        Where all scores were minus infinity that is NaN, or 1 if such rows are to give 0.
-        """
+        def a(i: int, k: Value, u: int) -> Value:
+            point = Point(frame.bind(kernel.depth, k), shift={kernel.row: i, kernel.depth: u})
+            return point.scalar(kernel.q)
+
+        def operand(j: int, k: Value, u: int) -> Value:
+            line = b.gep(packed, F32, b.mul(k, i64(self.layout.panel)))
+            return b.load(
+                vector(F32, width), b.gep(line, F32, u * self.layout.panel + j * width), 64
+            )
+
+        def along(i: int, k: Value, u: int) -> Value:
+            shift = {kernel.row: i, kernel.depth: u}
+            bound = frame.bind(kernel.depth, k)
+            return Point(bound, kernel.depth, width, shift=shift).value(kernel.q)
+
+        contiguous = kernel.q.address.coefficient(kernel.depth) == 1
+        lines = along if self.lane_fma and contiguous else None
+        return register_tile(b, width, (rows, vectors), depth, Operands(a, operand, lines))
+
+    def _softmax(self, tops: list[Value], block: Block) -> tuple[list[Value], list[Value]]:
+        """Replace scores by exponentials; return each row's sum and the maximum under it."""
         b, width = self.b, self.width
-        type_ = vector(F32, width)
-        end = -(-_static(self.kernel.key) // width) * width
-        inverse = []
-        for i in range(rows):
-            top = horizontal(b, "max", b.load(type_, tops[i], 64), "float32")
+        vectors, _ = b.divide(b.add(block.count, i64(width - 1)), width)
+        end = b.mul(vectors, i64(width))
+        sums, highest = [], []
+        for i, cell in enumerate(tops):
+            top = horizontal(b, "max", b.load(self.type, cell, 64), "float32")
             finite = b.fcmp("ogt", top, const(F32, float("-inf")))
-            top = b.splat(b.select(finite, top, const(F32, 0.0)), width)
-            total = b.alloca(type_)
-            b.store(const(type_, 0.0), total, 64)
+            base = b.splat(b.select(finite, top, const(F32, 0.0)), width)
+            total = b.alloca(self.type)
+            b.store(const(self.type, 0.0), total, 64)
             line = self._line(i)
-            with b.loop(i64(0), i64(end), width, hint="exp") as at:
+            with b.loop(i64(0), end, width, hint="exp") as at:
                 place = b.gep(line, F32, at)
-                lowered = b.binary("fsub", b.load(type_, place, 64), top)
+                lowered = b.binary("fsub", b.load(self.type, place, 64), base)
                 raised = apply(b, "exp_nonpositive", [lowered], ["float32"], "float32")
                 b.store(raised, place, 64)
-                b.store(b.binary("fadd", b.load(type_, total, 64), raised), total, 64)
-            whole = horizontal(b, "sum", b.load(type_, total, 64), "float32")
-            empty = const(F32, 1.0 if self.kernel.zero_empty else float("nan"))
-            some = b.select(b.fcmp("oeq", whole, const(F32, 0.0)), empty, whole)
-            inverse.append(b.splat(b.binary("fdiv", const(F32, 1.0), some), width))
-        return inverse
+                b.store(b.binary("fadd", b.load(self.type, total, 64), raised), total, 64)
+            sums.append(horizontal(b, "sum", b.load(self.type, total, 64), "float32"))
+            highest.append(top)
+        return sums, highest
 
-    def _values(self, frame: Frame, rows: int, inverse: list[Value]) -> None:
-        """Multiply exponentials by values and write the epilogue."""
-        b, kernel, width = self.b, self.kernel, self.width
-        cols = _static(kernel.col)
-        panel = kernel.col_vectors * width
-        whole = cols // panel
-        with b.loop(i64(0), i64(whole), hint="cols") as at:
-            self._value_panel(frame.bind(kernel.col, b.mul(at, i64(panel))), rows, inverse, panel)
-        if cols % panel:
-            bound = frame.bind(kernel.col, i64(whole * panel))
-            self._value_panel(bound, rows, inverse, cols % panel)
+    def _inverse(self, total: Value, block: Block) -> Value:
+        """Return 1 / a row's sum, in lanes.
 
-    def _value_panel(self, frame: Frame, rows: int, inverse: list[Value], count: int) -> None:
+        Where all scores were minus infinity that is NaN, or 1 if such rows are to give 0; without
+        keys there is nothing to add.
+        """
+        b = self.b
+        empty = const(F32, 1.0 if self.kernel.zero_empty else float("nan"))
+        if block.count.known is None:
+            none = b.icmp("eq", block.count, i64(0))
+            empty = b.select(none, const(F32, 1.0), empty)
+        some = b.select(b.fcmp("oeq", total, const(F32, 0.0)), empty, total)
+        return b.splat(b.binary("fdiv", const(F32, 1.0), some), self.width)
+
+    def _values(
+        self, frame: Frame, rows: int, slot: Value, scale: tuple[list[Value], Block]
+    ) -> None:
+        """Multiply exponentials by values; the result goes to the epilogue or waits."""
+        for bound, at, masks in self._panels(frame):
+            sums = self._weighted(bound, rows, masks, scale[1])
+            for i, line in enumerate(sums):
+                factor = scale[0][i]
+                for j, value in enumerate(line):
+                    if self.layout.whole:
+                        self._store(bound, (i, j), masks[j], (value, factor))
+                        continue
+                    place = self._result(slot, i, at, j)
+                    before = self.b.load(self.type, place, 64)
+                    self.b.store(self.b.fma(before, factor, value), place, 64)
+
+    def _panels(self, frame: Frame) -> Iterator[tuple[Frame, Value, list[Value | None]]]:
+        """Yield the panels of columns: frame, first column, and a mask for each vector."""
         b, kernel, width = self.b, self.kernel, self.width
-        vectors = -(-count // width)
-        masks = [
-            lane_mask(b, i64(count - j * width), width) if count - j * width < width else None
-            for j in range(vectors)
-        ]
+        cols, panel = static_extent(kernel.col), kernel.col_vectors * width
+        whole, left = divmod(cols, panel)
+        if whole:
+            with b.loop(i64(0), i64(whole * panel), panel, hint="cols") as at:
+                yield frame.bind(kernel.col, at), at, [None] * kernel.col_vectors
+        if left:
+            masks: list[Value | None] = [None] * (left // width)
+            if left % width:
+                masks.append(lane_mask(b, i64(left % width), width))
+            start = i64(whole * panel)
+            yield frame.bind(kernel.col, start), start, masks
+
+    def _weighted(
+        self, frame: Frame, rows: int, masks: list[Value | None], block: Block
+    ) -> list[list[Value]]:
+        """Multiply a tile's exponentials by one panel of values."""
+        b, kernel, width = self.b, self.kernel, self.width
 
         def a(i: int, k: Value, u: int) -> Value:
             return b.load(F32, b.gep(b.gep(self._line(i), F32, k), F32, u))
 
         def operand(j: int, k: Value, u: int) -> Value:
             shift = {kernel.key: u, kernel.col: j * width}
-            point = Point(frame.bind(kernel.key, k), kernel.col, width, masks[j], shift)
-            return point.value(kernel.v)
+            bound = frame.bind(kernel.key, b.add(block.start, k))
+            return Point(bound, kernel.col, width, masks[j], shift).value(kernel.v)
 
         def along(i: int, k: Value, u: int) -> Value:
             return b.load(vector(F32, width), b.gep(b.gep(self._line(i), F32, k), F32, u))
 
         operands = Operands(a, operand, along if self.lane_fma else None)
-        sums = register_tile(b, width, (rows, vectors), _static(kernel.key), operands)
+        return register_tile(b, width, (rows, len(masks)), block.count, operands)
+
+    def _store(
+        self, frame: Frame, at: tuple[int, int], mask: Value | None, parts: tuple[Value, Value]
+    ) -> None:
+        """Write the epilogue of one vector: a weighted sum and 1 / the sum of its weights."""
+        b, kernel, width = self.b, self.kernel, self.width
+        total, inverse = parts
+        scaled = b.binary("fmul", total, inverse)
+        if kernel.zero_nan:
+            number = b.fcmp("ord", inverse, inverse)
+            scaled = b.select(number, scaled, const(scaled.type, 0.0))
+        shift = {kernel.row: at[0], kernel.col: at[1] * width}
+        point = Point(frame, kernel.col, width, mask, shift, {ACCUMULATOR: scaled})
+        for store in kernel.stores:
+            point.store(store)
+
+    # -- what waits between blocks -------------------------------------------------------------
+
+    def _result(self, slot: Value, row: int, column: Value, vectors: int) -> Value:
+        """Return where a vector of a row's result waits."""
+        at = self.b.gep(slot, F32, row * self.layout.row + vectors * self.width)
+        return self.b.gep(at, F32, column)
+
+    def _top(self, slot: Value, row: int) -> Value:
+        return self.b.gep(slot, F32, row * self.layout.row + self.layout.cols)
+
+    def _sum(self, slot: Value, row: int) -> Value:
+        return self.b.gep(self._top(slot, row), F32, self.width)
+
+    def _reset(self, rows: int, slot: Value) -> None:
+        """Begin with no keys: results and sums of 0, maxima of minus infinity."""
+        b = self.b
         for i in range(rows):
-            for j in range(vectors):
-                shift = {kernel.row: i, kernel.col: j * width}
-                scaled = b.binary("fmul", sums[i][j], inverse[i])
-                if kernel.zero_nan:
-                    number = b.fcmp("ord", inverse[i], inverse[i])
-                    scaled = b.select(number, scaled, const(scaled.type, 0.0))
-                point = Point(frame, kernel.col, width, masks[j], shift, {ACCUMULATOR: scaled})
-                for store in kernel.stores:
-                    point.store(store)
+            for j in range(self.layout.cols // self.width):
+                b.store(const(self.type, 0.0), self._result(slot, i, i64(0), j), 64)
+            b.store(const(self.type, float("-inf")), self._top(slot, i), 64)
+            b.store(const(self.type, 0.0), self._sum(slot, i), 64)
+
+    def _rescale(self, slot: Value, totals: list[Value], tops: list[Value]) -> list[Value]:
+        """Bring sums to the new maxima; return what older results are to be multiplied by."""
+        b = self.b
+        factors = []
+        for i, (total, top) in enumerate(zip(totals, tops, strict=True)):
+            finite = b.fcmp("ogt", top, const(F32, float("-inf")))
+            base = b.splat(b.select(finite, top, const(F32, 0.0)), self.width)
+            lowered = b.binary("fsub", b.load(self.type, self._top(slot, i), 64), base)
+            factor = apply(b, "exp_nonpositive", [lowered], ["float32"], "float32")
+            before = b.load(self.type, self._sum(slot, i), 64)
+            b.store(b.fma(before, factor, b.splat(total, self.width)), self._sum(slot, i), 64)
+            b.store(b.splat(top, self.width), self._top(slot, i), 64)
+            factors.append(factor)
+        return factors
+
+    def _finish(self, frame: Frame, rows: int, slot: Value) -> None:
+        """Divide results by their sums and write the epilogue."""
+        b = self.b
+        keys = Block(i64(0), frame.scalar_index(self.kernel.key.extent))
+        sums = [b.extract(b.load(self.type, self._sum(slot, i), 64), 0) for i in range(rows)]
+        inverse = [self._inverse(total, keys) for total in sums]
+        for bound, at, masks in self._panels(frame):
+            for i in range(rows):
+                for j, mask in enumerate(masks):
+                    value = b.load(self.type, self._result(slot, i, at, j), 64)
+                    self._store(bound, (i, j), mask, (value, inverse[i]))

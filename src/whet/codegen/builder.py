@@ -6,7 +6,7 @@ Text is quick to write, easy to read in a dump, and the same for every llvmlite 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -212,6 +212,16 @@ class Builder:
         self.jump(done)
         self.start(done)
 
+    def either(self, condition: Value, yes: Callable[[], None], no: Callable[[], None]) -> None:
+        """Run one of two bodies."""
+        labels, done = (self.label("yes"), self.label("no")), self.label("both")
+        self.branch(condition, *labels)
+        for label, body in zip(labels, (yes, no), strict=True):
+            self.start(label)
+            body()
+            self.jump(done)
+        self.start(done)
+
     def finish(self, result: Value | None = None) -> None:
         """Return from the function and hand its text to the module."""
         self.line(f"ret {result}" if result else "ret void")
@@ -309,6 +319,12 @@ class Builder:
         if a.text == "1":
             return b
         return a if b.text == "1" else self.binary("mul nsw", a, b)
+
+    def divide(self, a: Value, by: int) -> tuple[Value, Value]:
+        """Return quotient and rest of a 64-bit integer that is not negative, folding constants."""
+        if a.known is not None:
+            return i64(a.known // by), i64(a.known % by)
+        return self.binary("udiv", a, i64(by)), self.binary("urem", a, i64(by))
 
     def min(self, a: Value, b: Value) -> Value:
         """Return the smaller of two signed integers."""

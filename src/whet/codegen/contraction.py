@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from whet.codegen.builder import PTR, Builder, Module, Value, const, i64, vector
+from whet.codegen.depth_steps import Cells, Columns, DepthSteps, Run, advanced, depth_steps
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import (
@@ -21,7 +22,7 @@ from whet.codegen.kernel_function import (
     open_function,
     tap_range,
 )
-from whet.codegen.operations import apply, from_storage, register_type, storage_type
+from whet.codegen.operations import storage_type
 from whet.index import ZERO, Poly, ceil_div, product
 from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import ACCUMULATOR, Contraction
@@ -52,18 +53,11 @@ def write_contraction(
     """Write the function of a contraction."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
-    writer = _Writer(kernel, fn, target.lanes, fn.b.alloca(PTR), target.lane_fma)
+    steps = depth_steps(kernel, fn, target)
+    writer = _Writer(kernel, fn, target.lanes, fn.b.alloca(PTR), steps)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
-
-
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """The vectors of one panel: how many, and the mask of the last."""
-
-    vectors: int
-    masks: tuple[Value | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +66,7 @@ class _Writer:
     fn: Function
     width: int
     cursor: Value
-    lane_fma: bool
+    steps: DepthSteps
 
     @property
     def b(self) -> Builder:
@@ -101,7 +95,7 @@ class _Writer:
     def _panel(self, frame: Frame, panel: Value, panels: Value, first: Value, last: Value) -> None:
         """Write one column panel: the full form, and the form of a partial last panel."""
         b = self.b
-        full = _Columns(self.kernel.tile.vectors, (None,) * self.kernel.tile.vectors)
+        full = Columns(self.kernel.tile.vectors, (None,) * self.kernel.tile.vectors)
         extent = self.kernel.col.extent.constant
         if extent is not None and extent % self.panel_columns == 0:
             self._items(frame, panel, full, first, last)
@@ -120,7 +114,7 @@ class _Writer:
         b.jump(done)
         b.start(done)
 
-    def _tail(self, frame: Frame, panel: Value) -> _Columns:
+    def _tail(self, frame: Frame, panel: Value) -> Columns:
         """Return the vectors of the last panel; known at compile time for static columns."""
         b, width = self.b, self.width
         extent = self.kernel.col.extent.constant
@@ -129,7 +123,7 @@ class _Writer:
             count = -(-rest // width)
             partial = rest % width
             last = lane_mask(b, i64(partial), width) if partial else None
-            return _Columns(count, (*(None,) * (count - 1), last))
+            return Columns(count, (*(None,) * (count - 1), last))
         left = b.binary(
             "sub", frame.scalar_index(self.kernel.col.extent), b.mul(panel, i64(self.panel_columns))
         )
@@ -137,10 +131,10 @@ class _Writer:
             lane_mask(b, b.binary("sub", left, i64(j * width)), width)
             for j in range(self.kernel.tile.vectors)
         )
-        return _Columns(self.kernel.tile.vectors, masks)
+        return Columns(self.kernel.tile.vectors, masks)
 
     def _items(
-        self, frame: Frame, panel: Value, columns: _Columns, first: Value, last: Value
+        self, frame: Frame, panel: Value, columns: Columns, first: Value, last: Value
     ) -> None:
         """Write the loop over row tiles of a chunk."""
         b, kernel = self.b, self.kernel
@@ -162,7 +156,7 @@ class _Writer:
                 )
             self._tile(inner, panel, tile, columns)
 
-    def _tile(self, frame: Frame, panel: Value, tile: Value, columns: _Columns) -> None:
+    def _tile(self, frame: Frame, panel: Value, tile: Value, columns: Columns) -> None:
         """Write one row tile in each size that occurs."""
         rows = self.kernel.row.extent.constant
         if rows is None:
@@ -185,7 +179,7 @@ class _Writer:
             b.jump(done)
         b.start(done)
 
-    def _symbolic_tile(self, frame: Frame, panel: Value, tile: Value, columns: _Columns) -> None:
+    def _symbolic_tile(self, frame: Frame, panel: Value, tile: Value, columns: Columns) -> None:
         """Write a tile of a run-time row count: whole, or its rest in fours and ones."""
         b, height = self.b, self.kernel.tile.rows
         start = b.mul(tile, i64(height))
@@ -199,15 +193,15 @@ class _Writer:
 
     # -- the register tile -------------------------------------------------------------------
 
-    def _micro(self, frame: Frame, panel: Value, rows: int, columns: _Columns) -> None:
+    def _micro(self, frame: Frame, panel: Value, rows: int, columns: Columns) -> None:
         b, kernel = self.b, self.kernel
-        type_ = vector(register_type(kernel.a.dtype), self.width)
+        type_ = vector(self.steps.accumulator, self.width)
         cells = [[b.alloca(type_) for _ in range(columns.vectors)] for _ in range(rows)]
         for line in cells:
             for cell in line:
                 b.store(const(type_, 0), cell, 64)
         base = self._b_pointer(frame, panel, kernel.b.base)
-        self._taps(frame, base, 0, _Cells(cells, type_, columns))
+        self._taps(frame, base, 0, Cells(cells, type_, columns))
         for i, line in enumerate(cells):
             for j, cell in enumerate(line):
                 shift = {kernel.row: i, kernel.col: j * self.width}
@@ -222,7 +216,7 @@ class _Writer:
         step = b.mul(panel, frame.scalar_index(source.panel_stride))
         return b.gep(self.fn.params[source.param], kind, b.add(step, frame.scalar_index(base)))
 
-    def _taps(self, frame: Frame, b_pointer: Value, position: int, cells: _Cells) -> None:
+    def _taps(self, frame: Frame, b_pointer: Value, position: int, cells: Cells) -> None:
         """Write the loops over taps, shortened where ``a`` would be read outside its bounds."""
         b, kernel = self.b, self.kernel
         if position == len(kernel.taps):
@@ -236,29 +230,30 @@ class _Writer:
             moved = b.gep(b_pointer, kind, b.mul(value, stride))
             self._taps(frame.bind(tap, value), moved, position + 1, cells)
 
-    def _depth(self, frame: Frame, b_pointer: Value, cells: _Cells) -> None:
+    def _depth(self, frame: Frame, b_pointer: Value, cells: Cells) -> None:
         """Write the innermost reduction, unrolled."""
         b, kernel = self.b, self.kernel
         unroll = kernel.tile.unroll
         extent = kernel.depth.extent.constant
         rows = self._row_pointers(frame, len(cells.cells))
         if extent is not None and extent <= unroll:
-            self._at(frame, i64(0), b_pointer, rows, extent, cells)
+            self._at(frame, i64(0), b_pointer, rows, (extent, True), cells)
             return
         length = frame.scalar_index(kernel.depth.extent)
         full = (
-            i64(extent // unroll * unroll)
+            i64((extent - self.steps.rest) // unroll * unroll)
             if extent is not None
             else b.binary("and", length, i64(-unroll))
         )
         with b.loop(i64(0), full, unroll, hint="depth") as k:
-            self._at(frame, k, b_pointer, rows, unroll, cells)
+            self._at(frame, k, b_pointer, rows, (unroll, False), cells)
         if extent is not None:
-            if extent % unroll:
-                self._at(frame, full, b_pointer, rows, extent % unroll, cells)
+            if extent > (full.known or 0):
+                count = extent - (full.known or 0)
+                self._at(frame, full, b_pointer, rows, (count, True), cells)
             return
         with b.loop(full, length, hint="rest") as k:
-            self._at(frame, k, b_pointer, rows, 1, cells)
+            self._at(frame, k, b_pointer, rows, (1, False), cells)
 
     def _row_pointers(self, frame: Frame, count: int) -> list[Value] | None:
         """Return a pointer per row where rows may lie outside ``a``; those outside see zeros."""
@@ -280,22 +275,17 @@ class _Writer:
         k: Value,
         b_pointer: Value,
         rows: list[Value] | None,
-        count: int,
-        cells: _Cells,
+        run: Run,
+        cells: Cells,
     ) -> None:
-        """Write ``count`` depth steps from depth ``k``."""
-        moved = self._advance(frame, b_pointer, k)
-        if self.kernel.tile.prefetch and count == self.kernel.tile.unroll:
+        """Write a run of depth steps from depth ``k``."""
+        moved = advanced(frame, self.kernel, b_pointer, k)
+        if self.kernel.tile.prefetch and run[0] == self.kernel.tile.unroll:
             self._fetch_ahead()
         if rows is not None:
             kind = storage_type(self.kernel.a.dtype)
             rows = [self.b.gep(r, kind, k) for r in rows]
-        self._steps(frame.bind(self.kernel.depth, k), moved, rows, count, cells)
-
-    def _advance(self, frame: Frame, pointer: Value, k: Value) -> Value:
-        source = self.kernel.b
-        kind = storage_type(self.kernel.params[source.param].dtype)
-        return self.b.gep(pointer, kind, self.b.mul(k, frame.scalar_index(source.depth_stride)))
+        self.steps.write(frame.bind(self.kernel.depth, k), moved, rows, run, cells)
 
     def _fetch_ahead(self) -> None:
         """Fetch the next lines of the panel after this one."""
@@ -304,73 +294,3 @@ class _Writer:
         for line in range(self.kernel.tile.prefetch):
             b.prefetch(b.gep(at, "i8", LINE_BYTES * line))
         b.store(b.gep(at, "i8", LINE_BYTES * self.kernel.tile.prefetch), self.cursor, 8)
-
-    def _steps(
-        self, frame: Frame, b_pointer: Value, rows: list[Value] | None, count: int, cells: _Cells
-    ) -> None:
-        """Write ``count`` depth steps on the accumulators."""
-        b, dtype = self.b, self.kernel.a.dtype
-        sums = [[b.load(cells.type, cell, 64) for cell in line] for line in cells.cells]
-        shared: dict[int, Value] = {}
-        for u in range(count):
-            vectors = self._load_b(frame, b_pointer, u, cells)
-            for i, line in enumerate(sums):
-                if self._in_lanes(u, count):
-                    if u % self.width == 0:
-                        shared[i] = self._load_a_lanes(frame, rows, i, u)
-                    broadcast = b.shuffle(shared[i], [u % self.width] * self.width)
-                else:
-                    broadcast = b.splat(self._load_a(frame, rows, i, u), self.width)
-                for j, before in enumerate(line):
-                    line[j] = apply(b, "fma", [broadcast, vectors[j], before], [dtype] * 3, dtype)
-        for line, targets in zip(sums, cells.cells, strict=True):
-            for value, cell in zip(line, targets, strict=True):
-                b.store(value, cell, 64)
-
-    def _load_b(self, frame: Frame, pointer: Value, u: int, cells: _Cells) -> list[Value]:
-        b, source = self.b, self.kernel.b
-        dtype = self.kernel.params[source.param].dtype
-        kind = storage_type(dtype)
-        type_ = vector(kind, self.width)
-        here = self._advance(frame, pointer, i64(u)) if u else pointer
-        found = []
-        for j in range(cells.columns.vectors):
-            place = b.gep(here, kind, j * self.width)
-            mask = cells.columns.masks[j]
-            if source.padded or mask is None:
-                loaded = b.load(type_, place, 64 if source.padded and kind == "float" else 4)
-            else:
-                loaded = b.masked_load(type_, place, mask, const(type_, 0))
-            found.append(from_storage(b, loaded, dtype))
-        return found
-
-    def _in_lanes(self, u: int, count: int) -> bool:
-        """Whether depth step ``u`` takes its scalars from vectors loaded along the depth."""
-        whole = u - u % self.width + self.width <= count
-        return self.lane_fma and whole and self.kernel.a.address.coefficient(self.kernel.depth) == 1
-
-    def _load_a_lanes(self, frame: Frame, rows: list[Value] | None, row: int, u: int) -> Value:
-        kernel = self.kernel
-        if rows is not None:
-            kind = vector(storage_type(kernel.a.dtype), self.width)
-            place = self.b.gep(rows[row], storage_type(kernel.a.dtype), u)
-            return from_storage(self.b, self.b.load(kind, place), kernel.a.dtype)
-        shift = {kernel.row: row, kernel.depth: u}
-        return Point(frame, kernel.depth, self.width, shift=shift).scalar(kernel.a)
-
-    def _load_a(self, frame: Frame, rows: list[Value] | None, row: int, u: int) -> Value:
-        kernel = self.kernel
-        if rows is not None:
-            kind = storage_type(kernel.a.dtype)
-            loaded = self.b.load(kind, self.b.gep(rows[row], kind, u))
-            return from_storage(self.b, loaded, kernel.a.dtype)
-        return Point(frame, shift={kernel.row: row, kernel.depth: u}).scalar(kernel.a)
-
-
-@dataclass(frozen=True, slots=True)
-class _Cells:
-    """Stack slots of the accumulators, which LLVM promotes to registers."""
-
-    cells: list[list[Value]]
-    type: str
-    columns: _Columns

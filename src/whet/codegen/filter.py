@@ -33,7 +33,7 @@ def write_filter(
 ) -> None:
     """Write the function of a filter."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
-    reads = [e for e in (kernel.keep, kernel.clash, kernel.limit) if e is not None]
+    reads = [e for e in (kernel.keep, kernel.clash) if e is not None]
     store = fill_of(kernel.param, kernel.address)
     frame = frame_of(fn, kernel.params, accesses_of(reads, [store]))
     with fn.b.loop(fn.begin, fn.end, hint="row") as row:
@@ -60,10 +60,10 @@ class _Writer:
         """Write the filter of one row: a position is always stored, but counted only if kept."""
         b, positions = self.b, self.positions
         taken, element = variable(b, i64(0)), variable(b, i64(0))
-        extent, limit = self.frame.scalar_index(self.kernel.along.extent), self._limit()
+        extent, capacity = self.frame.scalar_index(self.kernel.along.extent), positions.capacity
 
         def more() -> Value:
-            room = b.icmp("slt", taken.get(), limit)
+            room = b.icmp("slt", taken.get(), capacity)
             return b.binary("and", room, b.icmp("slt", element.get(), extent))
 
         with repeat(b, more, "element"):
@@ -77,13 +77,6 @@ class _Writer:
             taken.increment(b.cast("zext", kept.get(), "i64"))
             element.increment()
         positions.clear(taken.get())
-
-    def _limit(self) -> Value:
-        """Return how many may be kept: never more than there is room for."""
-        capacity = self.positions.capacity
-        if self.kernel.limit is None:
-            return capacity
-        return self.b.min(capacity, Point(self.frame).scalar(self.kernel.limit))
 
     def _is_free(self, frame: Frame, taken: Value) -> Value:
         """Return whether an element clashes with none of those kept before."""

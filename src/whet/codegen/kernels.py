@@ -12,6 +12,7 @@ from whet.codegen.builder import Module
 from whet.codegen.contraction import contraction_chunks, write_contraction
 from whet.codegen.filter import filter_chunks, write_filter
 from whet.codegen.nest import nest_chunks, write_nest
+from whet.codegen.radix_sort import radix_sort_chunks, write_radix_sort
 from whet.codegen.recurrence import recurrence_chunks, write_recurrence
 from whet.codegen.scan import scan_chunks, write_scan
 from whet.codegen.scatter import scatter_chunks, write_scatter
@@ -22,7 +23,7 @@ from whet.kernel.filter import Filter
 from whet.kernel.recurrence import Recurrence
 from whet.kernel.scan import Scan
 from whet.kernel.scatter import Scatter
-from whet.kernel.sort import Sort
+from whet.kernel.sort import RadixSort, Sort
 from whet.kernel.spec import Attention, Contraction, Kernel, Nest, Winograd
 from whet.target import Target
 
@@ -56,6 +57,7 @@ KINDS: Mapping[type, KernelKind] = MappingProxyType(
         Scan: KernelKind(write_scan, scan_chunks, _no_scratch),
         Scatter: KernelKind(write_scatter, scatter_chunks, _no_scratch),
         Sort: KernelKind(write_sort, sort_chunks, _no_scratch),
+        RadixSort: KernelKind(write_radix_sort, radix_sort_chunks, _no_scratch),
         Filter: KernelKind(write_filter, filter_chunks, _no_scratch),
     }
 )

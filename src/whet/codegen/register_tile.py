@@ -33,7 +33,7 @@ def register_tile(
     b: Builder,
     width: int,
     shape: tuple[int, int],
-    depth: int,
+    depth: int | Value,
     operands: Operands,
     *,
     every: Callable[[], None] | None = None,
@@ -44,7 +44,7 @@ def register_tile(
         b: where to write.
         width: lanes of a vector.
         shape: rows and vectors of the tile; it must leave registers for the operands.
-        depth: number of steps.
+        depth: number of steps, an integer at run time if it is not known before.
         operands: what is multiplied.
         every: called once in each unrolled block of steps, for prefetching.
     """
@@ -64,14 +64,29 @@ def register_tile(
             for value, cell in zip(line, targets, strict=True):
                 b.store(value, cell, 64)
 
-    whole = depth // UNROLL * UNROLL
-    with b.loop(i64(0), i64(whole), UNROLL, hint="k") as k:
+    _loops(b, depth, steps, every)
+    return [[b.load(type_, cell, 64) for cell in line] for line in cells]
+
+
+def _loops(
+    b: Builder,
+    depth: int | Value,
+    steps: Callable[[Value, int], None],
+    every: Callable[[], None] | None,
+) -> None:
+    """Write the loop over unrolled blocks of steps, and the steps that are left."""
+    length = i64(depth) if isinstance(depth, int) else depth
+    blocks, left = b.divide(length, UNROLL)
+    whole = b.mul(blocks, i64(UNROLL))
+    with b.loop(i64(0), whole, UNROLL, hint="k") as k:
         if every is not None:
             every()
         steps(k, UNROLL)
-    if depth % UNROLL:
-        steps(i64(whole), depth % UNROLL)
-    return [[b.load(type_, cell, 64) for cell in line] for line in cells]
+    if left.known is None:
+        with b.loop(whole, length, hint="rest") as k:
+            steps(k, 1)
+    elif left.known:
+        steps(whole, left.known)
 
 
 def _zero(b: Builder, type_: str) -> Value:

@@ -18,7 +18,6 @@ from whet.codegen.kernel_function import (
     accesses_of,
     bind_flat,
     frame_of,
-    lane_mask,
     open_function,
 )
 from whet.codegen.ordinal import ordinal
@@ -28,6 +27,8 @@ from whet.kernel.sort import Sort
 from whet.target import Target
 
 TRUE = Value("true", I1)
+UNROLL = 4
+"""Vectors of keys that are compared with the root before a branch."""
 
 
 def sort_chunks(kernel: Sort, lanes: int) -> Poly:
@@ -107,27 +108,41 @@ class _Writer:
         return self.frame.bind(self.kernel.along, element)
 
     def _select(self, first: Value, count: Value) -> None:
-        """Let each of the other elements take the root's place if it comes before that."""
-        if not self.kernel.wide or self.width == 1:
-            with self.b.loop(first, self._extent(), hint="element") as element:
-                self._offer(element, count)
-            return
-        b, extent, width = self.b, self._extent(), self.width
-        with b.loop(first, extent, width, hint="block") as start:
-            end = b.min(b.add(start, i64(width)), extent)
-            some = self._any_before_root(start, b.binary("sub nsw", end, start))
-            with b.when(some), b.loop(start, end, hint="element") as element:
-                self._offer(element, count)
+        """Let each of the other elements take the root's place if it comes before that.
 
-    def _any_before_root(self, start: Value, count: Value) -> Value:
-        """Return whether any of the next elements comes before the root, kept or not."""
+        Few do; blocks of vectors in which none does are passed over.
+        """
+        b, extent = self.b, self._extent()
+        if self.kernel.wide and self.width > 1:
+            size = self.width * UNROLL
+            rest = b.binary("srem", b.binary("sub nsw", extent, first), i64(size))
+            full = b.binary("sub nsw", extent, rest)
+            root = variable(b, self._root())
+            with b.loop(first, full, size, hint="block") as start:
+                some = self._any_before(start, b.splat(root.get(), self.width))
+                with b.when(some):
+                    with b.loop(start, b.add(start, i64(size)), hint="element") as element:
+                        self._offer(element, count)
+                    root.set(self._root())
+            first = full
+        with b.loop(first, extent, hint="element") as element:
+            self._offer(element, count)
+
+    def _root(self) -> Value:
+        return self._key(self.positions.get(i64(0)), i64(0))
+
+    def _any_before(self, start: Value, root: Value) -> Value:
+        """Return whether any element of a block comes before the root, kept or not."""
         b, kernel = self.b, self.kernel
         frame = self._at(start).bind(kernel.depth, i64(0))
-        mask = lane_mask(b, count, self.width)
-        lanes = Point(frame, kernel.along, self.width, mask)
-        keys = ordinal(b, lanes.value(kernel.key), kernel.key.dtype, descending=kernel.descending)
-        root = b.splat(self._key(self.positions.get(i64(0)), i64(0)), self.width)
-        better = b.binary("and", b.icmp("slt", keys, root), mask)
+        better: Value | None = None
+        for k in range(UNROLL):
+            lanes = Point(frame, kernel.along, self.width, shift={kernel.along: k * self.width})
+            value = lanes.value(kernel.key)
+            key = ordinal(b, value, kernel.key.dtype, descending=kernel.descending)
+            before = b.icmp("slt", key, root)
+            better = before if better is None else b.binary("or", better, before)
+        assert better is not None
         bits = b.op(f"bitcast {better} to i{self.width}", f"i{self.width}")
         return b.icmp("ne", bits, const(bits.type, 0))
 

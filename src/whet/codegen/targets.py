@@ -77,7 +77,16 @@ def _arm(triple: str, cpu: str, features: str, has: set[str]) -> Target:
     extras = sorted(has & {*ARM_EXTRAS, *ARM_ATOMICS})
     l1_bytes, l2_bytes = 32 * 1024, 512 * 1024
     return Target(
-        triple, cpu, features, (*NEON, *extras), 16, 32, l1_bytes, l2_bytes, lane_fma=True
+        triple,
+        cpu,
+        features,
+        (*NEON, *extras),
+        16,
+        32,
+        l1_bytes,
+        l2_bytes,
+        lane_fma=True,
+        dot="i8mm" if "i8mm" in extras else "",
     )
 
 
@@ -85,9 +94,11 @@ def _x86(triple: str, cpu: str, features: str, has: set[str]) -> Target:
     extras = sorted(has & set(X86_EXTRAS))
     if set(AVX512) <= has:
         wide = ",".join(p for p in (features, "-prefer-256-bit") if p)
-        return Target(triple, cpu, wide, (*AVX512, *AVX2, *extras), 64, 32, 48 * 1024)
+        dot = "vnni" if "avx512vnni" in extras else "pairs"
+        return Target(triple, cpu, wide, (*AVX512, *AVX2, *extras), 64, 32, 48 * 1024, dot=dot)
     if set(AVX2) <= has:
-        return Target(triple, cpu, features, (*AVX2, *extras), 32, 16)
+        dot = "vnni" if "avxvnni" in extras else "pairs"
+        return Target(triple, cpu, features, (*AVX2, *extras), 32, 16, dot=dot)
     raise TargetError(
         f"CPU {cpu!r} has neither AVX2 with FMA nor AVX-512",
         hint="Whet needs an x86-64 CPU of 2013 or later, or AArch64",

@@ -117,7 +117,15 @@ def _default_axes(node: ir.Node, rewriter: Rewriter) -> str | None:
     return None
 
 
+def _default_onesided(node: ir.Node, rewriter: Rewriter) -> str | None:
+    """STFT: onnx 1.23 infers the whole spectrum unless ``onesided`` is written out."""
+    if "onesided" not in node.attributes:
+        node.attributes["onesided"] = ir.AttrInt64("onesided", 1)
+    return None
+
+
 FORM_ADAPTERS = (
+    Adapter(("STFT",), ANY_OPSET, _default_onesided),
     Adapter(("MeanVarianceNormalization",), ANY_OPSET, _default_axes),
     Adapter(("Softmax", "LogSoftmax", "Hardmax"), 13, _flattening),
     Adapter(("Dropout",), 12, _dropout),

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from whet.errors import ModelError
+from whet.errors import ModelError, UnsupportedError
 from whet.frontend.extent import check_extent
 from whet.graph.opset import canonical_opset
 from whet.limits import Limits
@@ -45,6 +45,10 @@ def check_proto(
     _check_text(proto, "model")
     _check_opsets(proto)
     check_extent(proto, limits)
+    for value in proto.graph.input:
+        untyped = value.type.HasField("tensor_type") and not value.type.tensor_type.elem_type
+        if untyped or value.type.WhichOneof("value") is None:
+            raise ModelError("it has no type", where=f"input {value.name!r}", hint=_EXPORT_HINT)
     for graph, place, _ in walk_graphs(proto):
         _check_names(graph, place)
     total = 0
@@ -150,7 +154,15 @@ def _check_names(graph: onnx.GraphProto, place: str) -> None:
     _refuse_repeats("input", inputs, place)
     _refuse_repeats("initializer", constants, place)
     produced = {*inputs, *constants}
+    if graph.sparse_initializer:
+        raise UnsupportedError(
+            f"the initializer {graph.sparse_initializer[0].values.name!r} is sparse",
+            where=place,
+            hint="store it as a plain tensor",
+        )
     for node in graph.node:
+        attributes = [a.name for a in node.attribute]
+        _refuse_repeats("attribute", attributes, f"node {node.name!r} ({node.op_type})")
         for name in node.output:
             if name in produced:
                 raise ModelError(
@@ -173,7 +185,7 @@ def _refuse_repeats(kind: str, names: list[str], place: str) -> None:
     seen: set[str] = set()
     for name in names:
         if not name or name in seen:
-            fault = f"two {kind}s have the name {name!r}" if name else f"an {kind} has no name"
+            fault = f"two {kind}s have the name {name!r}" if name else f"one {kind} has no name"
             raise ModelError(fault, where=place, hint=_EXPORT_HINT)
         seen.add(name)
 
@@ -307,8 +319,19 @@ def _safe_path(location: str, base_dir: Path, place: str) -> Path:
             where=place,
             hint="external data must lie beside or below the model file",
         )
+    try:
+        return _plain_path(location, base_dir, place)
+    except OSError as error:
+        raise ModelError(
+            f"external data at {location!r} cannot be looked at: {error.strerror}",
+            where=place,
+            hint="external data must lie beside or below the model file",
+        ) from error
+
+
+def _plain_path(location: str, base_dir: Path, place: str) -> Path:
     path = base_dir
-    for part in parts:
+    for part in Path(location).parts:
         path = path / part
         if path.is_symlink():
             raise ModelError(

@@ -151,6 +151,7 @@ def check_size(model: ir.Model, limits: Limits) -> None:
 def _check_value(value: ir.Value, place: str, limits: Limits) -> None:
     if value.shape is None or value.dtype is None or value.dtype == ir.DataType.STRING:
         return
+    limits.require("rank", len(value.shape), f"{value.name!r} has rank {len(value.shape)}", place)
     elements = 1
     for dim in value.shape:
         elements *= dim if isinstance(dim, int) else 1

@@ -17,19 +17,31 @@ import onnx_ir as ir
 from whet.errors import ModelError, WhetError
 from whet.frontend.check import check_external_data, check_proto
 from whet.frontend.extent import check_size
+from whet.frontend.external import attach_external
 from whet.frontend.inline import inline_functions, shares_opset
-from whet.frontend.normalize import lift_constants, name_nodes, release_initializer_inputs
+from whet.frontend.normalize import (
+    lift_constants,
+    name_nodes,
+    release_initializer_inputs,
+    split_wide_nodes,
+)
 from whet.frontend.operators import check_operators
 from whet.frontend.read import Parsed, parse_bytes, read_file
 from whet.frontend.specialize import bind_shapes
 from whet.frontend.split import LARGE_BYTES
+from whet.frontend.translate import translate_model
+from whet.frontend.typing import check_types
 from whet.frontend.upgrade import upgrade_model
 from whet.graph.infer import infer_shapes
 from whet.graph.verify import find_fault
 from whet.limits import Limits
+from whet.mapped import MappedFile
 
 _MALFORMED = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 """What libraries raise on nodes that are not what their operator asks for."""
+
+FILES = "whet.files"
+"""Key in the metadata of a model in memory: the files that its weights are read from."""
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 
@@ -98,23 +110,29 @@ def _canonicalise(model: ir.Model, shapes: Mapping[str, tuple[int | str, ...]]) 
     upgrade_model(model)
     inline_functions(model)
     release_initializer_inputs(model)
+    translate_model(model)
     lift_constants(model)
+    split_wide_nodes(model)
     name_nodes(model)
     bind_shapes(model, shapes)
     infer_shapes(model)
+    check_types(model)
 
 
 def _open(source: Source, base_dir: str | os.PathLike[str] | None, limits: Limits) -> ir.Model:
     if isinstance(source, ir.Model):
         return _clone(source)
     where: str | None = None
+    files: list[MappedFile] = []
     if isinstance(source, onnx.ModelProto):
         parsed = Parsed(source)
     elif isinstance(source, bytes):
         parsed = parse_bytes(memoryview(source), limits, where="the given bytes")
     elif isinstance(source, (str, os.PathLike)):
         where = os.fspath(source)
-        parsed = parse_bytes(read_file(Path(source)), limits, where=where)
+        file = read_file(Path(source))
+        files = [] if file is None else [file]
+        parsed = parse_bytes(file.view if file else memoryview(b""), limits, where=where)
         base_dir = base_dir if base_dir is not None else Path(source).resolve().parent
     else:
         raise ModelError(
@@ -123,7 +141,25 @@ def _open(source: Source, base_dir: str | os.PathLike[str] | None, limits: Limit
         )
     check_proto(parsed.proto, limits, {k: len(data) for k, data in parsed.weights.items()})
     check_external_data(parsed.proto, None if base_dir is None else Path(base_dir), limits)
-    return _deserialize(parsed, base_dir, where)
+    model = _deserialize(parsed, where)
+    if base_dir is not None:
+        files += attach_external(model, Path(base_dir))
+    model.meta[FILES] = tuple(files)
+    return model
+
+
+def check_files(model: ir.Model) -> None:
+    """Check that the files which a model was loaded from are as they were.
+
+    Raises:
+        ModelError: one was cut or changed; what was read from it may be wrong.
+    """
+    if any(file.changed() for file in model.meta.get(FILES, ())):
+        raise ModelError(
+            "the model's files were changed while they were read",
+            where=f"graph {model.graph.name!r}",
+            hint="compile again when nothing writes to them",
+        )
 
 
 def _clone(model: ir.Model) -> ir.Model:
@@ -137,17 +173,12 @@ def _clone(model: ir.Model) -> ir.Model:
         ) from error
 
 
-def _deserialize(
-    parsed: Parsed, base_dir: str | os.PathLike[str] | None, where: str | None
-) -> ir.Model:
+def _deserialize(parsed: Parsed, where: str | None) -> ir.Model:
     try:
         model = ir.from_proto(parsed.proto)
         _attach_weights(model, parsed)
     except Exception as error:  # any failure here means a malformed model
         raise _malformed(error, where) from error
-    if base_dir is not None:
-        for graph in model.graphs():
-            ir.external_data.set_base_dir(graph, base_dir)
     return model
 
 

@@ -6,6 +6,9 @@ import onnx_ir as ir
 
 from whet.graph.edit import Names, constant_tensor
 
+_SPLITTABLE = frozenset({"Concat", "Max", "Min", "Sum"})
+_MOST_INPUTS = 64
+
 
 def release_initializer_inputs(model: ir.Model) -> None:
     """Make inputs that have a default value constants; old models list all weights as inputs."""
@@ -50,14 +53,48 @@ def lift_constants(model: ir.Model) -> None:
         graph.remove(node, safe=True)
 
 
+def split_wide_nodes(model: ir.Model) -> None:
+    """Turn sums, extremes and concatenations of very many inputs into trees of narrower ones.
+
+    ``f(x0, …, xn) = f(f(x0, …, x63), f(x64, …), …)`` for ``Concat``, ``Max``, ``Min`` and ``Sum``.
+    What is written for a node grows with its inputs, in depth too.
+    """
+    names = Names(model)
+    for graph in model.graphs():
+        for node in list(graph):
+            splittable = node.domain == "" and node.op_type in _SPLITTABLE
+            while splittable and len(node.inputs) > _MOST_INPUTS:
+                _narrow(graph, node, names)
+
+
+def _narrow(graph: ir.Graph | ir.Function, node: ir.Node, names: Names) -> None:
+    parts = []
+    for start in range(0, len(node.inputs), _MOST_INPUTS):
+        part = ir.Value(name=names.fresh(f"{node.outputs[0].name}_part"))
+        inner = ir.Node(
+            "",
+            node.op_type,
+            node.inputs[start : start + _MOST_INPUTS],
+            list(node.attributes.values()),
+            outputs=[part],
+        )
+        graph.insert_before(node, inner)
+        parts.append(part)
+    node.resize_inputs(len(parts))
+    for position, part in enumerate(parts):
+        node.replace_input_with(position, part)
+
+
 def name_nodes(model: ir.Model) -> None:
     """Give every node a unique name, from its operator if it has none."""
     taken: set[str] = set()
+    counts: dict[str, int] = {}
     for node in model.graph.all_nodes():
         base = node.name or f"{node.op_type}_{node.outputs[0].name if node.outputs else ''}"
-        name, count = base, 1
+        name, count = base, counts.get(base, 1)
         while name in taken:
             count += 1
             name = f"{base}_{count}"
+        counts[base] = count
         taken.add(name)
         node.name = name

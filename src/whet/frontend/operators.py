@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import onnx.defs
 import onnx_ir as ir
 
 from whet.errors import ModelError, UnsupportedError, nearest
+from whet.frontend.translate import foreign_operators
 from whet.graph.opset import ONNX_DOMAINS, WHET_DOMAIN, has_operator
 
 _DEPRECATED_BUT_KNOWN = frozenset({"GroupNormalization", "Scatter", "Upsample"})
 
 
 def check_operators(model: ir.Model) -> None:
-    """Check that every node is a standard operator, a whet one or a function of the model.
+    """Check that every node is standard, has a translation, or is a function of the model.
 
     Raises:
         ModelError: a node is of a domain that the model does not import.
         UnsupportedError: with all unknown operators and where they stand.
     """
     unknown: dict[str, list[str]] = {}
+    foreign = foreign_operators()
     bodies: list[tuple[ir.Graph | ir.Function, dict[str, int]]] = [
         (model.graph, model.opset_imports)
     ]
@@ -27,7 +31,7 @@ def check_operators(model: ir.Model) -> None:
         for node in body.all_nodes():
             if node.op_identifier() in model.functions:
                 continue
-            if not _is_known(node, imports):
+            if not _is_known(node, imports, foreign):
                 name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
                 unknown.setdefault(name, []).append(node.name or "?")
     if unknown:
@@ -40,7 +44,7 @@ def check_operators(model: ir.Model) -> None:
         )
 
 
-def _is_known(node: ir.Node, imports: dict[str, int]) -> bool:
+def _is_known(node: ir.Node, imports: dict[str, int], foreign: Container[tuple[str, str]]) -> bool:
     if node.domain == WHET_DOMAIN:
         return True
     if node.domain not in ONNX_DOMAINS:
@@ -50,7 +54,9 @@ def _is_known(node: ir.Node, imports: dict[str, int]) -> bool:
                 where=f"node {node.name!r} ({node.op_type})",
                 hint="export the model again",
             )
-        return False
+        return (node.domain, node.op_type) in foreign
+    if ("", node.op_type) in foreign:
+        return True
     version = imports.get("", imports.get("ai.onnx", 0))
     known = node.op_type in _DEPRECATED_BUT_KNOWN or has_operator(node.op_type, version)
     if known:
@@ -66,20 +72,32 @@ def _check_form(node: ir.Node, version: int) -> None:
         fault = f"has {len(node.inputs)} inputs, not {schema.min_input} to {schema.max_input}"
     if not schema.min_output <= len(node.outputs) <= schema.max_output:
         fault = f"has {len(node.outputs)} outputs, not {schema.min_output} to {schema.max_output}"
-    for name, attribute in node.attributes.items():
-        if name not in schema.attributes:
-            fault = f"has no attribute {name!r}; {nearest(name, schema.attributes)}"
-        elif _type_name(schema.attributes[name]) != attribute.type.name:
-            fault = f"has the attribute {name!r} of type {attribute.type.name}"
-    for name, formal in schema.attributes.items():
-        if formal.required and name not in node.attributes:
-            fault = f"lacks the attribute {name!r}"
+    for position, formal in enumerate(schema.inputs[: len(node.inputs)]):
+        required = formal.option == onnx.defs.OpSchema.FormalParameterOption.Single
+        if required and node.inputs[position] is None:
+            fault = f"leaves out its input {position}, {formal.name!r}"
+    fault = fault or _attribute_fault(node, schema)
     if fault is not None:
         raise ModelError(
             f"{node.op_type} of opset {version} {fault}",
             where=f"node {node.name!r}",
             hint="export the model again",
         )
+
+
+def _attribute_fault(node: ir.Node, schema: onnx.defs.OpSchema) -> str | None:
+    fault = None
+    for name, attribute in node.attributes.items():
+        if name not in schema.attributes:
+            fault = f"has no attribute {name!r}; {nearest(name, schema.attributes)}"
+        elif _type_name(schema.attributes[name]) != attribute.type.name:
+            fault = f"has the attribute {name!r} of type {attribute.type.name}"
+        elif attribute.type.name == "STRING" and not isinstance(attribute.value, str):
+            fault = f"has the attribute {name!r}, which is not UTF-8"
+    for name, formal in schema.attributes.items():
+        if formal.required and name not in node.attributes:
+            fault = f"lacks the attribute {name!r}"
+    return fault
 
 
 def _type_name(formal: onnx.defs.OpSchema.Attribute) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from google.protobuf.message import DecodeError
 from whet.errors import ModelError, ResourceError
 from whet.frontend.split import split_weights
 from whet.limits import Limits
+from whet.mapped import MappedFile
 
 MAX_PROTO_BYTES = (1 << 31) - 1
 """Protocol buffers cannot be larger; bigger models keep their weights in external data."""
@@ -34,8 +34,8 @@ class Parsed:
     weights: dict[int, memoryview] = field(default_factory=dict)
 
 
-def read_file(path: Path) -> memoryview:
-    """Map a model file into memory.
+def read_file(path: Path) -> MappedFile | None:
+    """Map a model file into memory; ``None`` if it is empty.
 
     Raises:
         ModelError: there is no such file, it is a folder, unreadable or too large.
@@ -61,7 +61,7 @@ def read_file(path: Path) -> memoryview:
         raise ResourceError("not enough memory to read the model", where=str(path)) from error
 
 
-def _map(handle: int, path: Path) -> memoryview:
+def _map(handle: int, path: Path) -> MappedFile | None:
     state = os.fstat(handle)
     if stat.S_ISDIR(state.st_mode):
         raise ModelError(
@@ -78,8 +78,8 @@ def _map(handle: int, path: Path) -> memoryview:
             hint="save it with external data: onnx.save(..., save_as_external_data=True)",
         )
     if state.st_size == 0:
-        return memoryview(b"")
-    return memoryview(mmap.mmap(handle, state.st_size, prot=mmap.PROT_READ))
+        return None
+    return MappedFile(handle, 0, state.st_size)
 
 
 def parse_bytes(data: memoryview, limits: Limits, *, where: str) -> Parsed:

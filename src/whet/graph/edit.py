@@ -74,6 +74,7 @@ class Names:
 
     def __init__(self, model: ir.Model) -> None:
         self._taken: set[str] = set()
+        self._counts: dict[str, int] = {}
         for graph in model.graphs():
             self._taken.update(v.name for v in graph.inputs if v.name)
             self._taken.update(graph.initializers)
@@ -83,10 +84,11 @@ class Names:
 
     def fresh(self, base: str) -> str:
         """Return ``base``, or ``base_2``, ``base_3``… if it is taken, and reserve it."""
-        name, count = base, 1
+        name, count = base, self._counts.get(base, 1)
         while name in self._taken:
             count += 1
             name = f"{base}_{count}"
+        self._counts[base] = count
         self._taken.add(name)
         return name
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx
 import onnx.shape_inference
 import onnx_ir as ir
 
 from whet.errors import ShapeError
+from whet.graph.edit import constant_tensor
 
 SMALL_BYTES = 4096
 """Constants up to this size travel into inference, where they may decide shapes."""
 
+
+_EQUATION = re.compile(r"(?:[A-Za-z ]|\.\.\.|,)*(?:->(?:[A-Za-z ]|\.\.\.)*)?")
+_STEPS = 4
+_LONGEST_STEP = 1 << 30
 
 _LONG_VECTOR = 1 << 20
 """Vectors that onnx takes for possible shapes cost it about 80 bytes an element."""
@@ -25,8 +32,10 @@ def infer_shapes(model: ir.Model) -> int:
         How many values became better known.
 
     Raises:
-        ShapeError: shapes or types in the model contradict each other.
+        ShapeError: shapes or types in the model contradict each other, or ``onnx`` could not stand
+            them.
     """
+    _refuse_traps(model)
     proto = light_proto(model)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
@@ -38,6 +47,34 @@ def infer_shapes(model: ir.Model) -> int:
             hint="check the model with onnx.checker, and the shapes given for its inputs",
         ) from error
     return _merge(model.graph, inferred.graph)
+
+
+def _refuse_traps(model: ir.Model) -> None:
+    """Refuse what the inference of ``onnx`` does not survive: it counts through ``Slice``.
+
+    A step whose multiples leave 64 bits makes it read outside its memory or run for ever, and so
+    does an ``Einsum`` of other characters than letters.
+    """
+    for node in model.graph.all_nodes():
+        if node.op_type == "Einsum" and node.domain == "" and "equation" in node.attributes:
+            equation = node.attributes["equation"].as_string()
+            if not _EQUATION.fullmatch(equation):
+                raise ShapeError(
+                    f"Einsum has the equation {equation[:100]!r}",
+                    where=f"node {node.name!r}",
+                    hint="give letters, commas, an ellipsis and an arrow, such as bij,bjk->bik",
+                )
+        if node.op_type != "Slice" or node.domain != "" or len(node.inputs) <= _STEPS:
+            continue
+        steps = constant_tensor(node.inputs[_STEPS])
+        if steps is None or not steps.dtype.is_integer():
+            continue
+        if any(abs(int(step)) > _LONGEST_STEP for step in steps.numpy().reshape(-1)):
+            raise ShapeError(
+                f"Slice takes steps of more than {_LONGEST_STEP}",
+                where=f"node {node.name!r}",
+                hint="a slice of one element takes a step of 1",
+            )
 
 
 def _has_long_vectors(graph: onnx.GraphProto) -> bool:

@@ -200,6 +200,12 @@ def walk(expr: Expr) -> Iterator[Expr]:
         yield from walk(child)
 
 
+def depth(expr: Expr) -> int:
+    """Return how deep an expression is nested, expressions inside indices included."""
+    inner = [a.expr for p in expr.indices() for a in p.atoms if isinstance(a, Opaque)]
+    return 1 + max((depth(e) for e in (*expr.children(), *inner)), default=0)
+
+
 def all_atoms(p: Poly) -> set[Atom]:
     """Return the atoms of a polynomial, those inside data-dependent indices included."""
     found = set(p.atoms)

@@ -18,8 +18,8 @@ class Kept:
     """The anchor of a filter: element ``rank`` is the position of the element kept as that one.
 
     Elements are visited in order; one is kept if ``keep`` holds and ``clash`` holds with none
-    that was kept before. It ends when there are ``limit`` or as many as ranks; those behind the
-    last hold ``ABSENT``.
+    that was kept before. It ends when there are as many as ranks; those behind the last hold
+    ``ABSENT``.
 
     Attributes:
         along: elements of a row.
@@ -29,7 +29,6 @@ class Kept:
         other: the same as ``along``, for an element that was kept before.
         clash: whether two elements exclude each other, at a point of the definition's other axes,
             ``along`` and ``other``; ``None`` if none do.
-        limit: how many may be kept, at a point of the definition's other axes; ``None`` for all.
     """
 
     along: Axis
@@ -37,17 +36,15 @@ class Kept:
     rank: Axis
     other: Axis
     clash: Expr | None = None
-    limit: Expr | None = None
 
     def expressions(self) -> list[Expr]:
         """Return the roots of all expressions."""
-        return [e for e in (self.keep, self.clash, self.limit) if e is not None]
+        return [e for e in (self.keep, self.clash) if e is not None]
 
     def rewritten(self, rewrite: Callable[[Expr], Expr]) -> Kept:
         """Return the filter with every expression rewritten."""
         clash = None if self.clash is None else rewrite(self.clash)
-        limit = None if self.limit is None else rewrite(self.limit)
-        return replace(self, keep=rewrite(self.keep), clash=clash, limit=limit)
+        return replace(self, keep=rewrite(self.keep), clash=clash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,6 @@ class Filter:
         rank: counts what is kept.
         other: an element that was kept before.
         clash: whether two elements exclude each other; ``None`` if none do.
-        limit: how many may be kept; ``None`` for as many as ranks.
         param: the result.
         address: where a position goes.
     """
@@ -74,6 +70,5 @@ class Filter:
     rank: Axis
     other: Axis
     clash: Expr | None
-    limit: Expr | None
     param: int
     address: Poly

@@ -170,7 +170,7 @@ class Grid:
     def product(self, a: Expr, b: Expr, axes: tuple[Axis, ...]) -> Array:
         """Return the sum over some axes of ``a * b``."""
         with np.errstate(all="ignore"):
-            return self.reduce("sum", axes, self.value(a) * self.value(b))
+            return self.reduce("sum", axes, widened(self.value(a)) * widened(self.value(b)))
 
     def attend(self, scores: Scores, key: Axis, v: Expr) -> Array:
         """Return the sum over ``key`` of ``softmax over key (score) * v``."""
@@ -192,6 +192,12 @@ class Grid:
         if values.ndim < len(self.axes):
             values = values.reshape((1,) * (len(self.axes) - values.ndim) + values.shape)
         return replace(self, axes=axes), values.reshape(values.shape[: len(axes)])
+
+
+def widened(values: Array) -> Array:
+    """Return factors as products of them are summed: 8-bit integers in 32 bits."""
+    narrow = values.dtype.kind in "iu" and values.itemsize == 1
+    return values.astype(np.int32) if narrow else values
 
 
 @dataclass(frozen=True, slots=True)

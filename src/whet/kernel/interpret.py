@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from whet.dtypes import DTYPES, numpy_dtype
-from whet.index import Axis, Dim
-from whet.kernel.expr import Expr, Load, Read, walk
+from whet.index import Axis, Dim, var
+from whet.kernel.expr import Expr, Load, Read, Within, walk
 from whet.kernel.filter import Kept
-from whet.kernel.grid import Grid, Leaf, Scores
+from whet.kernel.grid import Grid, Leaf, Scores, widened
 from whet.kernel.interpret_recurrence import run_recurrence
 from whet.kernel.interpret_selection import run_filter, run_scan, run_sort, run_updates
 from whet.kernel.recurrence import Recur
@@ -19,7 +19,7 @@ from whet.kernel.scan import Prefix
 from whet.kernel.scatter import Updates
 from whet.kernel.semantics import Array, register_dtype
 from whet.kernel.sort import Sorted
-from whet.kernel.spec import ACCUMULATOR, Attention, Contraction, Nest, Store
+from whet.kernel.spec import ACCUMULATOR, QUAD, Attention, Contraction, Nest, Store
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
 
 # -- tensors ---------------------------------------------------------------------------------------
@@ -206,12 +206,16 @@ def run_contraction(
 ) -> None:
     """Run a contraction on flat buffers, one per parameter; ``lanes`` is the vector width."""
     outer_axes = (*kernel.outer, kernel.row, kernel.col)
-    inner_axes = (*kernel.taps, kernel.depth)
+    quad = kernel.quad
+    inner_axes = (*kernel.taps, kernel.depth, *((quad.axis,) if quad is not None else ()))
     read = _reader(buffers, [p.dtype for p in kernel.params])
     grid = Grid((*outer_axes, *inner_axes), dims or {}, read, precise=precise)
-    inside = grid.holds((*kernel.bounds, *kernel.edges))
-    a = np.where(inside, replace(grid, mask=inside).value(kernel.a), 0)
-    b = _panel_values(grid, kernel, buffers, lanes)
+    inside = grid.holds((*kernel.bounds, *kernel.edges, *_quad_bounds(kernel)))
+    read_a = replace(grid, mask=inside).value(kernel.a)
+    if quad is not None and quad.flips:
+        read_a = (read_a ^ np.int8(-128)).view(np.uint8)
+    a = widened(np.where(inside, read_a, np.zeros_like(read_a)))
+    b = widened(_panel_values(grid, kernel, buffers, lanes))
     with np.errstate(all="ignore"):
         terms = (a * b).astype(a.dtype, copy=False)
     total = grid.reduce("sum", inner_axes, terms)
@@ -236,11 +240,22 @@ def run_attention(
     _run_stores(grid, outer_axes, kernel.stores, buffers)
 
 
+def _quad_bounds(kernel: Contraction) -> tuple[Within, ...]:
+    """Return the condition under which a depth value of a quad exists."""
+    if kernel.quad is None:
+        return ()
+    place = var(kernel.depth) * QUAD + var(kernel.quad.axis)
+    return (Within(place, kernel.quad.extent),)
+
+
 def _panel_values(grid: Grid, kernel: Contraction, buffers: Sequence[Array], lanes: int) -> Array:
     panels = kernel.b
     width = kernel.tile.vectors * lanes
     column = grid.atom(kernel.col)
-    address = grid.index(panels.base) + column % width
+    lane = column % width
+    if kernel.quad is not None:
+        lane = lane * QUAD + grid.atom(kernel.quad.axis)
+    address = grid.index(panels.base) + lane
     address = address + column // width * grid.index(panels.panel_stride)
     address = address + grid.atom(kernel.depth) * grid.index(panels.depth_stride)
     for tap, stride in zip(kernel.taps, panels.tap_strides, strict=True):

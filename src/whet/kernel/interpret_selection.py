@@ -93,15 +93,11 @@ def run_filter(grid: Grid, definition: Definition, anchor: Kept) -> Array:
     false = np.asarray(False)
     clash = false if anchor.clash is None else pairs.value(anchor.clash)
     clash = np.broadcast_to(clash, pairs.shape)
-    outer = replace(grid, axes=rows)
-    many = np.asarray(np.iinfo(np.int64).max)
-    limit = many if anchor.limit is None else outer.value(anchor.limit)
-    limit = np.broadcast_to(limit, outer.shape)
 
     def found(row: Row) -> list[int]:
         taken: list[int] = []
         for position, may in enumerate(keep[row]):
-            if may and len(taken) < limit[row] and not clash[row][position][taken].any():
+            if may and not clash[row][position][taken].any():
                 taken.append(position)
         return taken
 

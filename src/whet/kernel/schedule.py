@@ -151,35 +151,54 @@ def _even(total: int, size: int) -> int:
     return -(-total // _count(total, size))
 
 
-def choose_attention(
-    points: int, rows: int, keys: int, widths: tuple[int, int], target: Target, threads: int
-) -> tuple[int, int, int, int]:
-    """Return rows, key vectors and column vectors of the tiles, and row tiles of one chunk.
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The size of an attention.
 
-    Args:
-        points: number of outer points, batch times heads.
+    Attributes:
+        points: batch times heads.
         rows: queries.
         keys: keys.
-        widths: extent of the depth and of the columns.
-        target: register count and vector width.
-        threads: threads to keep busy.
+        depth: what queries and keys are multiplied along.
+        cols: columns of the values.
+        fixed: whether the number of keys is known before the run.
     """
-    depth, cols = widths
+
+    points: int
+    rows: int
+    keys: int
+    depth: int
+    cols: int
+    fixed: bool
+
+
+def choose_attention(work: Heads, target: Target, threads: int) -> tuple[int, int, int, int, int]:
+    """Return rows, key vectors and column vectors of the tiles, row tiles and keys of a block."""
     limit = target.registers - 1
     best: tuple[float, int, int, int] | None = None
-    for height in range(1, min(rows, limit - 1) + 1):
+    for height in range(1, min(work.rows, limit - 1) + 1):
         most = max((limit - height) // height, 0) if height > 1 else MAX_VECTORS
         for wide, across in pairs(range(1, min(most, MAX_VECTORS) + 1), repeat=2):
             if height > _most_rows(target, max(wide, across)):
                 continue
-            cost = _cycles(Work(1, rows, keys, depth, depth, False), target, height, wide)
-            cost += _cycles(Work(1, rows, cols, keys, keys, False), target, height, across)
+            scores = Work(1, work.rows, work.keys, work.depth, work.depth, False)
+            values = Work(1, work.rows, work.cols, work.keys, work.keys, False)
+            cost = _cycles(scores, target, height, wide) + _cycles(values, target, height, across)
             if best is None or cost < best[0] * 0.999:
                 best = cost, height, wide, across
     assert best is not None
-    tiles = -(-rows // best[1])
-    blocks = min(tiles, max(1, -(-2 * threads // points))) if threads > 1 else 1
-    return best[1], best[2], best[3], _even(tiles, -(-tiles // blocks))
+    _, rows, wide, across = best
+    tiles = -(-work.rows // rows)
+    chunks = min(tiles, max(1, -(-2 * threads // work.points))) if threads > 1 else 1
+    together = _even(tiles, -(-tiles // chunks))
+    if work.fixed and work.keys <= MOST_KEYS:
+        return rows, wide, across, together, work.keys
+    panel = wide * target.lanes
+    keys = _even(work.keys, KEY_BLOCK) if work.fixed else KEY_BLOCK
+    block = -(-keys // panel) * panel
+    waiting = 4 * rows * (work.cols + 2 * target.lanes)
+    room = max(1, target.l2_bytes // 8 // waiting)
+    return rows, wide, across, min(together, room), block
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +212,9 @@ class Convolution:
     filters: int
 
 
+MOST_KEYS = 512
+"""Keys that are done in one block if their number is known."""
+KEY_BLOCK = 384
 BYTES_PER_CYCLE = 4
 TRANSFORM_CYCLES = 5
 WINOGRAD_GAIN = 0.9

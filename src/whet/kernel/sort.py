@@ -79,3 +79,36 @@ class Sort:
     address: Poly
     descending: bool
     wide: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RadixSort:
+    """The kernel of a sort of whole rows, in a workspace of its own.
+
+    Attributes:
+        params: pointer parameters.
+        outer: rows, outermost first.
+        along: elements of a row.
+        key: at a point of the outer axes and ``along``.
+        kept: whether an element takes part; ``None`` for all.
+        rank: positions in order.
+        param: the result.
+        address: where a position goes.
+        descending: whether the largest comes first.
+        keys: the parameter for two rows of keys, as unsigned integers, in every line.
+        places: the parameter for two rows of positions in every line.
+        lines: lines of the workspace; a chunk sorts the rows ``line``, ``line + lines``, ...
+    """
+
+    params: tuple[Param, ...]
+    outer: tuple[Axis, ...]
+    along: Axis
+    key: Expr
+    kept: Expr | None
+    rank: Axis
+    param: int
+    address: Poly
+    descending: bool
+    keys: int
+    places: int
+    lines: int

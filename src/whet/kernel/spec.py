@@ -14,7 +14,7 @@ from whet.kernel.filter import Filter
 from whet.kernel.recurrence import Recurrence
 from whet.kernel.scan import Scan
 from whet.kernel.scatter import Scatter
-from whet.kernel.sort import Sort
+from whet.kernel.sort import RadixSort, Sort
 
 ACCUMULATOR = "acc"
 
@@ -109,6 +109,7 @@ class Panels:
 
     Address of lane ``j`` of vector ``v`` in panel ``p`` at reduction position ``k``, in elements:
     ``base + p * panel_stride + k * depth_stride + v * lanes + j``; taps advance by ``tap_strides``.
+    With quads, a lane has four elements: ``... + 4 * (v * lanes + j) + i``.
     """
 
     param: int
@@ -117,6 +118,25 @@ class Panels:
     depth_stride: Poly
     tap_strides: tuple[Poly, ...]
     padded: bool
+
+
+QUAD = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Quad:
+    """Four depth values of 8 bits that one multiply-add takes in a lane of 32 bits.
+
+    Attributes:
+        axis: the position among the four; depth value ``4 * depth + axis``.
+        extent: number of depth values; at and behind it ``a`` is not read and counts as 0.
+        flips: whether ``a`` is signed and its highest bit is flipped, which makes it unsigned and
+            128 more.
+    """
+
+    axis: Axis
+    extent: Poly
+    flips: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +160,8 @@ class Contraction:
         b: the vector operand.
         stores: epilogue; reads the sum as ``Var("acc")``.
         tile: the schedule.
+        quad: for 8-bit integers, which depth values go together: ``a`` is unsigned, ``b`` signed,
+            and the sum a 32-bit integer that wraps.
     """
 
     params: tuple[Param, ...]
@@ -155,14 +177,15 @@ class Contraction:
     tile: Tile
     edges: tuple[Within, ...] = ()
     zeros: int = -1
+    quad: Quad | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
     """Softmax of a product of queries and keys, times values, without the scores in memory.
 
-    A chunk packs the keys of one outer point, then for every tile of rows computes scores into
-    scratch, takes their softmax there and multiplies by the values.
+    A chunk packs a block of the keys of one outer point, then for every tile of rows computes
+    scores into scratch, takes their softmax there and multiplies by the values.
 
     Attributes:
         params: pointer parameters.
@@ -180,6 +203,7 @@ class Attention:
         key_vectors: vectors of keys in a register tile of scores.
         col_vectors: vectors of columns in a register tile of the result.
         tiles: row tiles in one chunk.
+        keys: keys of a block.
         zero_nan: whether rows whose softmax is not a number give 0.
         zero_empty: whether rows whose scores are all minus infinity give 0.
     """
@@ -199,6 +223,7 @@ class Attention:
     key_vectors: int
     col_vectors: int
     tiles: int
+    keys: int
     zero_nan: bool = False
     zero_empty: bool = False
 
@@ -244,4 +269,15 @@ class Winograd:
     tile: Tile
 
 
-Kernel = Nest | Contraction | Attention | Winograd | Recurrence | Scan | Scatter | Sort | Filter
+Kernel = (
+    Nest
+    | Contraction
+    | Attention
+    | Winograd
+    | Recurrence
+    | Scan
+    | Scatter
+    | Sort
+    | RadixSort
+    | Filter
+)

@@ -14,7 +14,7 @@ from whet.kernel.recurrence import Recur
 from whet.kernel.scan import Prefix
 from whet.kernel.scatter import Updates
 from whet.kernel.sort import Sorted
-from whet.kernel.spec import Step
+from whet.kernel.spec import Quad, Step
 
 Rewrite = Callable[[Expr], Expr]
 
@@ -45,6 +45,8 @@ class Product:
         col: output axis of ``b``.
         taps: outer reduction axes, such as kernel rows and columns.
         depth: innermost reduction axis, such as input channels.
+        quad: which depth values go together, once operands of 8-bit integers lie so; ``a`` is
+            then unsigned and ``b`` signed, and the sum a 32-bit integer.
     """
 
     a: Expr
@@ -53,6 +55,7 @@ class Product:
     col: Axis
     taps: tuple[Axis, ...]
     depth: Axis
+    quad: Quad | None = None
 
     def expressions(self) -> list[Expr]:
         """Return the roots of all expressions."""

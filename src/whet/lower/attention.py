@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from whet.index import Atom, Axis, IndexLike, product, var
 from whet.kernel.expr import Call, Const, Expr, Load, Read, Var, rewrite_leaves, walk
-from whet.kernel.schedule import choose_attention
+from whet.kernel.schedule import Heads, choose_attention
 from whet.kernel.spec import Attention, Step, Store
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
 from whet.lower.loops import by_stride
@@ -18,6 +18,9 @@ from whet.lower.storage import Params, Storage, Storages, address_of, magnitude,
 from whet.lower.uses import sources
 from whet.ops.normalise import softmax_body, softmax_raised, softmax_unless_empty
 from whet.target import Target
+
+TYPICAL_LENGTH = 256
+"""Queries and keys, where their number is only known when the model runs."""
 
 Single = Callable[[Tensor], bool]
 
@@ -37,7 +40,7 @@ def fuse_attention(tensor: Tensor, single: Single) -> bool:
     scores, score, rows, key = scored
     body = None if soft.definition is None else soft.definition.body
     inner = scores.definition.anchor if scores.definition is not None else None
-    if not isinstance(inner, Product) or outer.depth.extent.constant is None:
+    if not isinstance(inner, Product) or not _is_static(inner.depth, outer.col):
         return False
     if not isinstance(inner.a, Load) or not isinstance(inner.b, Load):
         return False
@@ -69,6 +72,10 @@ def fuse_attention(tensor: Tensor, single: Single) -> bool:
     if tensor.rank == 4:
         tensor.order = (0, 2, 1, 3)
     return True
+
+
+def _is_static(*axes: Axis) -> bool:
+    return all(axis.extent.constant is not None for axis in axes)
 
 
 def _source_at(expr: Expr, axes: tuple[Axis, ...], single: Single) -> Tensor | None:
@@ -159,6 +166,10 @@ def _product_read(
     return None
 
 
+def _length(axis: Axis) -> int:
+    return TYPICAL_LENGTH if axis.extent.constant is None else axis.extent.constant
+
+
 def build_attention(
     definition: Definition, storage: Storage, storages: Storages, target: Target, threads: int
 ) -> tuple[Attention, Params]:
@@ -178,14 +189,15 @@ def build_attention(
     outer = by_stride(anchor.rows[:-1], store.address)
     points = max(magnitude(product(a.extent for a in outer)), 1)
     row = anchor.rows[-1]
-    tile = choose_attention(
+    heads = Heads(
         points,
-        magnitude(row.extent),
-        magnitude(anchor.key.extent),
-        (magnitude(anchor.depth.extent), magnitude(anchor.col.extent)),
-        target,
-        threads,
+        _length(row),
+        _length(anchor.key),
+        magnitude(anchor.depth.extent),
+        magnitude(anchor.col.extent),
+        fixed=anchor.key.extent.constant is not None,
     )
+    tile = choose_attention(heads, target, threads)
     q, k, v = read(anchor.q), read(anchor.k), read(anchor.v)
     score = to_reads(anchor.score, storages, params)
     kernel = Attention(

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from whet.dtypes import DTYPES
-from whet.errors import UnsupportedError
+from whet.errors import CompileError, UnsupportedError, WhetError
 from whet.graph.edit import sources
 from whet.index import Dim, Poly, as_poly, var
 from whet.kernel.tensor import Tensor
@@ -145,7 +145,26 @@ def _lower(node: ir.Node, scope: Scope) -> Sequence[Item]:
         late=scope.late,
         origins=tuple(filter(None, sources(node))),
     )
-    return scope.table[(_domain(node), node.op_type)].lower(view)
+    try:
+        made = scope.table[(_domain(node), node.op_type)].lower(view)
+    except WhetError:
+        raise
+    except Exception as error:
+        raise CompileError(
+            f"{node.op_type} cannot be lowered: {type(error).__name__}: {error}",
+            where=view.name,
+            hint="check the node with onnx.checker; if it is valid, report this",
+        ) from error
+    for tensor in made:
+        _check_extents(view, tensor)
+    return made
+
+
+def _check_extents(node: Node, tensor: Tensor) -> None:
+    """Refuse extents that are negative: memory would be laid out by them."""
+    for extent in tensor.shape:
+        if extent.constant is not None and extent.constant < 0:
+            raise node.error(f"the result has the shape {[str(e) for e in tensor.shape]}")
 
 
 def _tensor(item: Item | None, node: ir.Node, name: str) -> Tensor | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from whet.index import ONE, ZERO, Atom, Axis, IndexLike, Poly, as_poly, product, var
-from whet.kernel.expr import Expr, Guard, Load, Read, Within
+from whet.kernel.expr import Call, Const, Expr, Guard, Load, Read, Within
 from whet.kernel.schedule import Work, choose_tile
-from whet.kernel.spec import Contraction, Panels, Store, Tile
+from whet.kernel.spec import QUAD, Contraction, Panels, Store, Tile
 from whet.kernel.tensor import Definition, Product
 from whet.lower.loops import by_stride, indices_of, merge_axes
 from whet.lower.packing import product_type, split_panels, strided_view
@@ -29,22 +29,45 @@ from whet.target import Target
 
 MIN_EDGE_DEPTH = 12
 
+SPARE_REGISTERS = {"vnni": 0, "i8mm": 0, "pairs": 5, "": 12}
+"""Registers of operands of 8-bit integers taken apart, beyond those of a plain product."""
+
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """The broadcast operand of a product, taken apart: a load, and where it is not zero."""
+    """The broadcast operand of a product, taken apart.
+
+    Attributes:
+        load: what is read.
+        conditions: where it is not zero.
+        flips: whether the highest bit of 8-bit integers is flipped.
+    """
 
     load: Load
     conditions: tuple[Within, ...]
+    flips: bool = False
 
 
 def operand_of(a: Expr) -> Operand | None:
     """Return the operand if it is a load, perhaps guarded with zero; else ``None``."""
     if isinstance(a, Load):
         return Operand(a, ())
+    flipped = _flipped(a)
+    if flipped is not None:
+        return Operand(flipped, (), flips=True)
     if isinstance(a, Guard) and isinstance(a.then, Load) and getattr(a.otherwise, "value", 1) == 0:
         return Operand(a.then, a.conditions)
     return None
+
+
+def _flipped(a: Expr) -> Load | None:
+    """Return what is read if signed integers become unsigned ones that are 128 more."""
+    if not isinstance(a, Call) or a.op != "bitcast" or a.dtype != "uint8":
+        return None
+    inner = a.args[0]
+    if not isinstance(inner, Call) or inner.op != "xor" or not isinstance(inner.args[0], Load):
+        return None
+    return inner.args[0] if inner.args[1] == Const(-128, "int8") else None
 
 
 def tiled_row(anchor: Product, address: Poly) -> Axis | None:
@@ -93,6 +116,7 @@ def build_contraction(
         tile,
         edges,
         zeros,
+        anchor.quad,
     )
     return kernel, params
 
@@ -144,6 +168,9 @@ def _tile(
         depth=max(depth, 1),
         edges=edges,
     )
+    if anchor.quad is not None:
+        room = target.registers - SPARE_REGISTERS[target.dot]
+        target = replace(target, registers=room, lane_fma=False)
     return choose_tile(work, target, threads)
 
 
@@ -157,18 +184,21 @@ def _panels(
 ) -> Panels:
     """Return how the second operand lies.
 
-    A constant is packed as [batch..., panels, taps..., depth, width].
+    A constant is packed as [batch..., panels, taps..., depth, width], quads behind it.
     """
     assert isinstance(anchor.b, Load)
     source = anchor.b.source
     width = tile.vectors * lanes
+    quad = () if anchor.quad is None else (anchor.quad.axis,)
+    step = 1 if anchor.quad is None else QUAD
     address = _b_address(anchor, storages)
     if source.value is None:
-        rest = address.substitute({anchor.col: 0, anchor.depth: 0, **dict.fromkeys(anchor.taps, 0)})
+        inside = (anchor.col, anchor.depth, *anchor.taps, *quad)
+        rest = address.substitute(dict.fromkeys(inside, 0))
         return Panels(
             params.number(storages[id(source)].root),
             rest.substitute(substitution),
-            as_poly(width),
+            as_poly(width * step),
             address.coefficient(anchor.depth),
             tuple(address.coefficient(t) for t in anchor.taps),
             padded=False,
@@ -176,12 +206,15 @@ def _panels(
     batch = tuple(x for x in anchor.rows if x in address.atoms)
     value, col = source.value, anchor.col.extent.constant
     assert col is not None, "weights are static"
-    inner = (*(x.extent for x in anchor.taps), anchor.depth.extent, as_poly(width))
+    inner = (*(x.extent for x in (*anchor.taps, anchor.depth)), as_poly(width * step))
     shape = (*(x.extent for x in batch), as_poly(-(-col // width)), *inner)
 
     def pack() -> np.ndarray:
-        axes = (*batch, *anchor.taps, anchor.depth, anchor.col)
-        return np.moveaxis(split_panels(strided_view(value, address, axes), width), -2, len(batch))
+        axes = (*batch, *anchor.taps, anchor.depth, *quad, anchor.col)
+        panels = np.moveaxis(
+            split_panels(strided_view(value, address, axes), width), -2, len(batch)
+        )
+        return np.swapaxes(panels, -1, -2) if quad else panels
 
     kind = product_type(value).name
     root = Root(f"{source.name}.packed", BufferKind.CONSTANT, kind, product(shape), pack)
@@ -194,7 +227,7 @@ def _panels(
         params.number(root),
         base.substitute(substitution),
         strides[count],
-        as_poly(width),
+        as_poly(width * step),
         strides[count + 1 : count + 1 + len(anchor.taps)],
         padded=True,
     )

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from whet.index import ZERO, Atom, IndexLike, as_poly, product
-from whet.kernel.expr import Call, Const, Expr, Guard, Load, Var, rewrite_leaves, walk
+from whet.kernel.expr import Call, Const, Expr, Guard, Load, Var, depth, rewrite_leaves, walk
 from whet.kernel.filter import Kept
 from whet.kernel.sort import Sorted
 from whet.kernel.spec import ACCUMULATOR
@@ -52,6 +52,8 @@ DEAR = 12
 REPEAT_LIMIT = 4
 ROW_LIMIT = 16
 LITTLE = 4
+DEPTH_LIMIT = 64
+"""Nesting of a fused expression; every walk over one recurses, in Python and in LLVM."""
 
 
 def work(expr: Expr) -> int:
@@ -204,18 +206,30 @@ def _may_inline(
     source: Tensor, reader: Definition, count: int, readers: _Readers, level: int
 ) -> bool:
     inner = source.definition
-    if inner is None or inner.anchor is not None or inner.index or concat_parts(source) is not None:
+    if inner is None or inner.anchor is not None or inner.index:
+        return False
+    if concat_parts(source) is not None or _too_deep(inner, reader):
         return False
     if is_view(inner):
         return True
-    if level < 2 or _is_repeated(source, reader) or id(source) in readers.outputs:
-        return False
+    fixed = id(source) in readers.outputs or _is_repeated(source, reader)
+    return level >= 2 and not fixed and _pays(source, reader, count, readers)
+
+
+def _pays(source: Tensor, reader: Definition, count: int, readers: _Readers) -> bool:
+    """Whether repeating the work of a source costs less than storing it."""
+    inner = source.definition
+    assert inner is not None
     cost = work(inner.body) * _amplification(source, reader)
     if isinstance(reader.anchor, Steps):
         return _cheap_in_steps(source, reader, cost, readers)
     if readers.single(source):
         return cost * count <= max(DEAR * REPEAT_LIMIT, work(inner.body))
     return cost <= REPEAT_LIMIT and _reads_little(source)
+
+
+def _too_deep(inner: Definition, outer: Definition) -> bool:
+    return depth(inner.body) + max(map(depth, outer.expressions())) > DEPTH_LIMIT
 
 
 def _amplification(source: Tensor, reader: Definition) -> int:
@@ -299,7 +313,9 @@ def _is_window(definition: Definition) -> bool:
 def _absorb_anchor(tensor: Tensor, readers: _Readers) -> None:
     """Let a pointwise tensor run in the epilogue of the last product or reduction it reads."""
     definition = tensor.definition
-    if definition is None or definition.anchor is not None or concat_parts(tensor) is not None:
+    if definition is None or definition.anchor is not None or definition.index:
+        return
+    if concat_parts(tensor) is not None:
         return
     for source in reversed(sources(definition)):
         if _may_absorb(source, tensor, readers):
@@ -312,7 +328,7 @@ def _may_absorb(source: Tensor, tensor: Tensor, readers: _Readers) -> bool:
     assert outer is not None
     if inner is None or inner.anchor is None or not readers.single(source):
         return False
-    if isinstance(inner.anchor, Whole):
+    if isinstance(inner.anchor, Whole) or _too_deep(inner, outer):
         return False
     if source.size != tensor.size or (tensor.rank == 0 and source.rank > 0):
         return False

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from whet.index import Atom, Axis, IndexLike, Opaque, Poly, at_least, var
-from whet.kernel.expr import Const, Expr, Load, Within, guard
+from whet.kernel.expr import Call, Const, Expr, Guard, Load, Within, guard
 from whet.kernel.recurrence import Phase, Recur
 from whet.kernel.tensor import Attend, Definition, Product, Tensor, axes_for
 from whet.lower.contractions import MIN_EDGE_DEPTH, Operand, operand_of, tiled_row
 from whet.lower.equations import Equations
 from whet.lower.layout import Layout
+from whet.lower.quads import needs_quads, quad_product, whole_depth
 from whet.lower.storage import address_of
 
 
@@ -20,10 +21,18 @@ def legalise(equations: Equations, layout: Layout) -> bool:
     A change makes the layout out of date: choose it again.
     """
     result: list[Tensor] = []
+    before = len(equations.tensors)
     for tensor in equations.tensors:
         definition = tensor.definition
         if definition is not None and isinstance(definition.anchor, Product):
             anchor = definition.anchor
+            if anchor.quad is not None:
+                result.append(tensor)
+                continue
+            if needs_quads(anchor):
+                result.extend(_legal_integers(tensor, definition, anchor, layout))
+                result.append(tensor)
+                continue
             place = address_of(definition.position, layout.storages[id(tensor)])
             a, copy_a = _legal_a(tensor, anchor, layout, tiled_row(anchor, place))
             b, copy_b = _legal_b(tensor, anchor, layout)
@@ -35,7 +44,7 @@ def legalise(equations: Equations, layout: Layout) -> bool:
         if definition is not None and isinstance(definition.anchor, Recur):
             result.extend(_legal_recurrence(tensor, definition, definition.anchor, layout))
         result.append(tensor)
-    changed = len(result) != len(equations.tensors)
+    changed = len(result) != before
     equations.tensors[:] = result
     return changed
 
@@ -98,7 +107,9 @@ def _readable_at_edges(load: Load, anchor: Product, layout: Layout) -> bool:
     return address.coefficient(anchor.depth) == 1 and depth is not None and depth >= MIN_EDGE_DEPTH
 
 
-def _padded(tensor: Tensor, operand: Operand) -> tuple[Expr, Tensor] | None:
+def _padded(
+    tensor: Tensor, operand: Operand, fill: Expr | None = None
+) -> tuple[Expr, Tensor] | None:
     """Return the operand read from a copy with zeros around it, where no condition is left.
 
     A dimension read at ``scale * i + shift`` while ``0 <= i < extent``, as a slice of a larger
@@ -121,7 +132,10 @@ def _padded(tensor: Tensor, operand: Operand) -> tuple[Expr, Tensor] | None:
     for d, (condition, low, scale, shift) in lines.items():
         within.append(Within(places[d] + low, condition.extent))
         places[d] = (places[d] + low) * scale + shift
-    body = guard(tuple(within), source.at(*places), Const(0, source.dtype))
+    value: Expr = source.at(*places)
+    if operand.flips:
+        value = Call("bitcast", (Call("xor", (value, Const(-128, "int8")), "int8"),), "uint8")
+    body = guard(tuple(within), value, fill or Const(0, value.dtype))
     copy = _copy(f"{tensor.name}.padded", tensor, tuple(shape), axes, body)
     return copy.at(*moved), copy
 
@@ -149,6 +163,64 @@ def _span(index: Poly) -> tuple[Poly, Poly]:
         low = low.substitute({atom: 0 if rising else atom.extent - 1})
         high = high.substitute({atom: atom.extent - 1 if rising else 0})
     return low, high
+
+
+def _legal_integers(
+    tensor: Tensor, definition: Definition, anchor: Product, layout: Layout
+) -> list[Tensor]:
+    """Copy what a product of 8-bit integers cannot read in place; then lay it out in quads."""
+    copy: Tensor | None
+    whole = whole_depth(anchor.depth)
+    if whole is not anchor.depth:
+        anchor, copy = _whole_product(tensor, anchor, whole)
+    else:
+        a, copy = _contiguous_a(tensor, anchor, layout, definition)
+        anchor = replace(anchor, a=a)
+    if copy is None:
+        anchor, copy = quad_product(tensor, anchor)
+    tensor.definition = replace(definition, anchor=anchor)
+    return [copy]
+
+
+def _whole_product(tensor: Tensor, anchor: Product, whole: Axis) -> tuple[Product, Tensor]:
+    """Return a product along a longer depth, where both operands are 0."""
+    inside = (Within(var(whole), anchor.depth.extent),)
+    a, b = (
+        guard(inside, e.substitute({anchor.depth: var(whole)}), Const(0, e.dtype))
+        for e in (anchor.a, anchor.b)
+    )
+    rows = [r for r in anchor.rows if a.depends_on(r)]
+    a, copy = _gathered(tensor, "a", (*rows, *anchor.taps, whole), a)
+    return replace(anchor, a=a, b=b, depth=whole), copy
+
+
+def _contiguous_a(
+    tensor: Tensor, anchor: Product, layout: Layout, definition: Definition
+) -> tuple[Expr, Tensor | None]:
+    """Return the first operand such that depth values lie next to each other."""
+    rows = [r for r in anchor.rows if anchor.a.depends_on(r)]
+    axes = (*rows, *anchor.taps, anchor.depth)
+    outside = anchor.a.otherwise if isinstance(anchor.a, Guard) else Const(0, "uint8")
+    zeros = isinstance(outside, Const) and outside.value == 0
+    inner = anchor.a.then if isinstance(anchor.a, Guard) else anchor.a
+    operand = operand_of(inner)
+    if operand is None or not _is_affine(operand.load, axes, layout):
+        return _gathered(tensor, "a", axes, anchor.a)
+    address = address_of(operand.load.index, layout.storages[id(operand.load.source)])
+    if address.coefficient(anchor.depth) != 1:
+        return _gathered(tensor, "a", axes, anchor.a)
+    if not isinstance(anchor.a, Guard):
+        return anchor.a, None
+    place = address_of(definition.position, layout.storages[id(tensor)])
+    row = tiled_row(anchor, place)
+    if (
+        zeros
+        and not operand.flips
+        and all(_shortens_tap(c, anchor, row) for c in anchor.a.conditions)
+    ):
+        return anchor.a, None
+    guarded = Operand(operand.load, anchor.a.conditions, operand.flips)
+    return _padded(tensor, guarded, outside) or _gathered(tensor, "a", axes, anchor.a)
 
 
 def _legal_b(tensor: Tensor, anchor: Product, layout: Layout) -> tuple[Expr, Tensor | None]:

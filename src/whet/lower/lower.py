@@ -14,6 +14,7 @@ from whet.kernel.recurrence import Recur
 from whet.kernel.tensor import Definition, Product, Tensor, axes_for
 from whet.lower.build import build_equations, build_outline, plain_equations
 from whet.lower.equations import Equations
+from whet.lower.fold import fold_equations
 from whet.lower.fuse import fuse
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
@@ -108,6 +109,7 @@ def lower_equations(
     expose: Collection[str] = (),
 ) -> Lowered:
     """Turn equations into kernels; the equations are changed on the way. See ``lower_model``."""
+    fold_equations(equations)
     _embed_scalars(equations)
     equations = fuse(equations, level=level)
     _separate_outputs(equations)

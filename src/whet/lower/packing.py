@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from whet.errors import CompileError
 from whet.index import Axis, Poly
 
 
@@ -17,6 +18,9 @@ def strided_view(value: np.ndarray, address: Poly, axes: Sequence[Axis]) -> np.n
     shape = [x.extent.constant for x in axes]
     steps = [address.coefficient(x).constant for x in axes]
     assert start is not None and None not in shape and None not in steps, "constants are static"
+    last = start + sum((s or 0) * max((n or 0) - 1, 0) for s, n in zip(steps, shape, strict=True))
+    if not 0 <= start <= last < max(len(flat), 1):
+        raise CompileError(f"elements {start} to {last} of a constant of {len(flat)} are read")
     return np.lib.stride_tricks.as_strided(
         flat[start:],
         [n or 0 for n in shape],

@@ -118,7 +118,8 @@ def flops_of(definition: Definition) -> Poly:
     points = product(a.extent for a in definition.axes)
     anchor = definition.anchor
     if isinstance(anchor, Product):
-        return points * product(t.extent for t in anchor.taps) * anchor.depth.extent * 2
+        depth = anchor.depth.extent if anchor.quad is None else anchor.quad.extent
+        return points * product(t.extent for t in anchor.taps) * depth * 2
     if isinstance(anchor, Attend):
         rows = product(a.extent for a in anchor.rows) * anchor.key.extent * 2
         return rows * (anchor.depth.extent + anchor.col.extent)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from whet.index import Axis, Poly, as_poly, var
@@ -15,7 +17,17 @@ from whet.ops.windows import Window, window_of
 
 def lower_conv(node: Node) -> list[Tensor]:
     """Lower ``Conv``: x [N, C, D...], w [M, C/group, K...], optional bias [M]."""
-    x, w = node.input(0), node.input(1)
+    x = node.input(0)
+    shape, definition = convolution(node, x, node.input(1))
+    bias = node.optional(2)
+    if bias is not None:
+        body = binary("add", definition.body, bias.at(definition.position[1]))
+        definition = replace(definition, body=body)
+    return [node.define(shape, x.dtype, definition, order=channels_last(x.rank))]
+
+
+def convolution(node: Node, x: Tensor, w: Tensor) -> tuple[tuple[Poly, ...], Definition]:
+    """Return the shape and the equation of a node's convolution, without bias."""
     if x.rank < 3 or w.rank != x.rank:
         raise node.error(f"needs x and w of one rank, 3 or more; got {x.rank} and {w.rank}")
     group = node.attribute("group", 1)
@@ -28,10 +40,8 @@ def lower_conv(node: Node) -> list[Tensor]:
     spatial = tuple(window.outputs(k, n) for k, n in enumerate(x.shape[2:]))
     shape = (x.shape[0], as_poly(filters), *spatial)
     if per_group == 1 and group > 1:
-        definition = _depthwise(node, window, shape)
-    else:
-        definition = _dense(node, window, shape, group)
-    return [node.define(shape, x.dtype, definition, order=channels_last(x.rank))]
+        return shape, _depthwise(x, w, window, shape)
+    return shape, _dense(x, w, window, shape, group)
 
 
 def channels_last(rank: int) -> tuple[int, ...]:
@@ -45,9 +55,8 @@ def _static(node: Node, extent: Poly) -> int:
     return extent.constant
 
 
-def _dense(node: Node, window: Window, shape: tuple[Poly, ...], group: int) -> Definition:
+def _dense(x: Tensor, w: Tensor, window: Window, shape: tuple[Poly, ...], group: int) -> Definition:
     """Return ``y[n, m, o] = sum over c, k of x[n, c, o * s + k * d - p] * w[m, c, k]``."""
-    x, w = node.input(0), node.input(1)
     rank = len(window.kernel)
     per_group = shape[1] // group
     n, g = Axis("n", shape[0]), Axis("g", as_poly(group))
@@ -62,19 +71,13 @@ def _dense(node: Node, window: Window, shape: tuple[Poly, ...], group: int) -> D
     a = guard(bounds, x.at(var(n), source, *indices), Const(0, x.dtype))
     b = w.at(channel, var(c), *(var(t) for t in taps))
     rows = (n, *((g,) if group > 1 else ()), *places)
-    body = _with_bias(node, Var(ACCUMULATOR, x.dtype), channel)
+    body = Var(ACCUMULATOR, x.dtype)
     index = (var(n), channel, *(var(p) for p in places))
     return Definition((*rows, m), body, Product(a, b, rows, m, taps, c), index)
 
 
-def _with_bias(node: Node, body: Expr, channel: Poly) -> Expr:
-    bias = node.optional(2)
-    return body if bias is None else binary("add", body, bias.at(channel))
-
-
-def _depthwise(node: Node, window: Window, shape: tuple[Poly, ...]) -> Definition:
+def _depthwise(x: Tensor, w: Tensor, window: Window, shape: tuple[Poly, ...]) -> Definition:
     """Return ``y[n, m, o] = sum over k of x[n, m // r, o * s + k * d - p] * w[m, k]``."""
-    x, w = node.input(0), node.input(1)
     rank = len(window.kernel)
     axes = tuple(Axis(f"i{k}", e) for k, e in enumerate(shape))
     taps = tuple(Axis(f"k{k}", as_poly(e)) for k, e in enumerate(window.kernel))
@@ -85,7 +88,7 @@ def _depthwise(node: Node, window: Window, shape: tuple[Poly, ...]) -> Definitio
     a = guard(bounds, value, Const(0, x.dtype))
     b = _channels_last_weight(w, axes[1], taps)
     step = Step(ACCUMULATOR, "sum", taps, binary("mul", a, b), x.dtype)
-    body = _with_bias(node, Var(ACCUMULATOR, x.dtype), var(axes[1]))
+    body = Var(ACCUMULATOR, x.dtype)
     return Definition(axes, body, Steps((step,)))
 
 
@@ -108,6 +111,8 @@ def lower_conv_transpose(node: Node) -> list[Tensor]:
     if x.rank < 3 or w.rank != x.rank or x.shape[1] != w.shape[0]:
         raise node.error(f"x {list(x.shape)} and w {list(w.shape)} do not fit")
     group = node.attribute("group", 1)
+    if group < 1 or (x.shape[1].constant or group) % group:
+        raise node.error(f"{x.shape[1]} channels do not split into {group} groups")
     kernel = tuple(_static(node, n) for n in w.shape[2:])
     window = window_of(node, kernel, x.shape[2:])
     full = _transposed_full(node, window, group)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from whet.dtypes import DTYPES
@@ -11,11 +13,14 @@ from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.ops.build import binary, cast, compare, compute_type, const, select, unary
 from whet.ops.late_shapes import elements_of, sizes_from, slice_count
 from whet.ops.node import Node, Op, constant, known_values, normalise_axis
-from whet.ops.operand import attribute_flag, numpy_constant, operand, wrapped
+from whet.ops.operand import agree, attribute_flag, looked_up, numpy_constant, operand, wrapped
 from whet.ops.pointwise import element_type
 from whet.ops.shape_values import known_tensor
 
 Shape = tuple[Poly, ...]
+
+MOST_FIXED = 1 << 28
+"""Elements of a Range that becomes a constant."""
 
 
 # -- Gather ----------------------------------------------------------------------------------------
@@ -29,7 +34,7 @@ def _gather(node: Node) -> list[Tensor]:
     middle = tuple(var(a) for a in axes[k : k + indices.rank])
     place = positions(node, indices, x.shape[k], middle)
     index = (*map(var, axes[:k]), place, *map(var, axes[k + indices.rank :]))
-    return [node.define(shape, x.dtype, Definition(axes, x.at(*index)))]
+    return [node.define(shape, x.dtype, Definition(axes, looked_up(x, index)))]
 
 
 def positions(node: Node, indices: Tensor, extent: Poly, at: Shape) -> Poly:
@@ -69,12 +74,14 @@ def _even(front: np.ndarray, at: Shape) -> Poly | None:
 
 def _gather_elements(node: Node) -> list[Tensor]:
     x, indices = node.input(0), node.input(1)
+    if x.rank != indices.rank:
+        raise node.error(f"indices have rank {indices.rank}, data {x.rank}")
     k = normalise_axis(node, int(node.attribute("axis", 0)), x.rank)
     axes = axes_for(indices.shape)
     here = tuple(var(a) for a in axes)
     place = positions(node, indices, x.shape[k], here)
     index = (*here[:k], place, *here[k + 1 :])
-    return [node.define(indices.shape, x.dtype, Definition(axes, x.at(*index)))]
+    return [node.define(indices.shape, x.dtype, Definition(axes, looked_up(x, index)))]
 
 
 def _gather_nd(node: Node) -> list[Tensor]:
@@ -86,12 +93,12 @@ def _gather_nd(node: Node) -> list[Tensor]:
     shape = (*indices.shape[:-1], *x.shape[batch + depth :])
     axes = axes_for(shape)
     outer = tuple(var(a) for a in axes[: indices.rank - 1])
-    looked_up = tuple(
+    found = tuple(
         index_of(wrapped(indices.at(*outer, d), x.shape[batch + d]), 0, x.shape[batch + d])
         for d in range(depth)
     )
-    index = (*outer[:batch], *looked_up, *map(var, axes[indices.rank - 1 :]))
-    return [node.define(shape, x.dtype, Definition(axes, x.at(*index)))]
+    index = (*outer[:batch], *found, *map(var, axes[indices.rank - 1 :]))
+    return [node.define(shape, x.dtype, Definition(axes, looked_up(x, index)))]
 
 
 # -- values from positions -------------------------------------------------------------------------
@@ -158,6 +165,9 @@ def _range(node: Node) -> list[Tensor]:
     fixed = [numpy_constant(t) for t in (start, limit, delta)]
     if all(v is not None for v in fixed):
         first, last, by = (np.asarray(v).reshape(-1)[0].item() for v in fixed)
+        count = (last - first) / by if by else math.nan
+        if not count < MOST_FIXED:
+            raise node.error(f"the range from {first} to {last} by {by} has no end or is too long")
         return [constant(node.outputs[0], np.arange(first, last, by).astype(start.dtype))]
     known = [known_values(t) for t in (start, limit, delta)]
     steps = known[2]
@@ -171,9 +181,13 @@ def _range(node: Node) -> list[Tensor]:
     return [node.define((count,), start.dtype, Definition(axes, body))]
 
 
+def _first_element(x: Tensor) -> Expr:
+    return x.at(*(ZERO,) * x.rank) if x.rank else operand(x, ())
+
+
 def _late_range(node: Node) -> Tensor:
     """Return ``start + i * delta`` for as many ``i`` as fit before the limit."""
-    start, limit, delta = (operand(node.input(k), ()) for k in range(3))
+    start, limit, delta = (_first_element(node.input(k)) for k in range(3))
     dtype = start.dtype
     if DTYPES[dtype].is_float:
         wide = [cast(e, "float64") for e in (start, limit, delta)]
@@ -210,6 +224,7 @@ def _reverse_sequence(node: Node) -> list[Tensor]:
     """Reverse the first ``lengths[b]`` elements of every batch entry."""
     x, lengths = node.input(0), node.input(1)
     time, batch = int(node.attribute("time_axis", 0)), int(node.attribute("batch_axis", 1))
+    agree(node, lengths.shape, (x.shape[batch],), "a length for every sequence")
     axes = axes_for(x.shape)
     here = IndexValue(var(axes[time]), "int64")
     length = cast(lengths.at(var(axes[batch])), "int64")

@@ -76,7 +76,7 @@ def lower_grid_sample(node: Node) -> list[Tensor]:
     axes = axes_for(shape)
     sampled = Interpolation(x, tuple(taps), dtype, zeros=padding == "zeros")
     points = (var(axes[0]), *map(var, axes[2:]))
-    body, anchor = sampled.at(var(axes[0]), var(axes[1]), points)
+    body, anchor = sampled.at(var(axes[0]), var(axes[1]), (points,) * rank)
     if not DTYPES[x.dtype].is_float:
         body = unary("trunc", body)
     return [node.define(shape, x.dtype, Definition(axes, cast(body, x.dtype), anchor))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from whet.index import Axis, Poly, as_poly, var
 from whet.kernel.expr import Expr, Var
 from whet.kernel.spec import ACCUMULATOR
@@ -28,9 +30,32 @@ def matrix_product(
     return Definition(axes, result, Product(a, b, axes[:-1], axes[-1], (), k))
 
 
-def lower_matmul(node: Node) -> list[Tensor]:
-    """Lower ``MatMul`` with NumPy's broadcasting, 1-D operands included; source: ONNX MatMul."""
-    a, b = node.input(0), node.input(1)
+@dataclass(frozen=True, slots=True)
+class MatrixProduct:
+    """A product with NumPy's broadcasting, of matrices or vectors.
+
+    Attributes:
+        shape: shape of the product of matrices; vectors count as matrices of one row or column.
+        definition: its equation.
+        drop_row: whether the left operand is a vector.
+        drop_col: whether the right operand is a vector.
+    """
+
+    shape: tuple[Poly, ...]
+    definition: Definition
+    drop_row: bool
+    drop_col: bool
+
+    def outputs(self, node: Node, definition: Definition, dtype: str) -> list[Tensor]:
+        """Return the node's output under a definition, perhaps with another epilogue."""
+        if not self.drop_row and not self.drop_col:
+            return [node.define(self.shape, dtype, definition)]
+        product = node.temporary("matrix", self.shape, dtype, definition)
+        return [_without_ones(node, product, drop_row=self.drop_row, drop_col=self.drop_col)]
+
+
+def matrices(node: Node, a: Tensor, b: Tensor) -> MatrixProduct:
+    """Return the product of two operands with NumPy's broadcasting, 1-D operands included."""
     if a.rank == 0 or b.rank == 0:
         raise node.error("operands must not be scalars")
     a_shape = (as_poly(1), *a.shape) if a.rank == 1 else a.shape
@@ -49,10 +74,14 @@ def lower_matmul(node: Node) -> list[Tensor]:
     a_load = a.at(var(k)) if a.rank == 1 else a.at(*left)
     b_load = b.at(var(k)) if b.rank == 1 else b.at(*right)
     definition = matrix_product(full, a_shape[-1], a_load, b_load)
-    if a.rank > 1 and b.rank > 1:
-        return [node.define(full, a.dtype, definition)]
-    product = node.temporary("matrix", full, a.dtype, definition)
-    return [_without_ones(node, product, drop_row=a.rank == 1, drop_col=b.rank == 1)]
+    return MatrixProduct(full, definition, a.rank == 1, b.rank == 1)
+
+
+def lower_matmul(node: Node) -> list[Tensor]:
+    """Lower ``MatMul``; source: ONNX MatMul."""
+    a = node.input(0)
+    product = matrices(node, a, node.input(1))
+    return product.outputs(node, product.definition, a.dtype)
 
 
 def _aligned(shape: tuple[Poly, ...], axes: tuple[Axis, ...]) -> tuple[Poly, ...]:

@@ -188,6 +188,9 @@ def _layer_norm(node: Node) -> list[Tensor]:
     rows = _rows(x, set(range(first, x.rank)), dtype)
     steps = rows.moments()
     given = (node.optional(1), node.optional(2))
+    for tensor in given:
+        if tensor is not None and tensor.rank > x.rank:
+            raise node.error(f"{list(tensor.shape)} does not broadcast to {list(x.shape)}")
     scale, bias = (None if t is None else operand(t, rows.axes) for t in given)
     plain = rows.over_deviation(rows.centred(rows.here), epsilon)
     body = _scaled(plain, dtype, scale, bias)
@@ -221,6 +224,8 @@ def _rms_norm(node: Node) -> list[Tensor]:
 
 def _instance_norm(node: Node) -> list[Tensor]:
     x, epsilon = node.input(0), attribute_float(node, "epsilon", 1e-5)
+    if x.rank < 3 or any(node.input(k).shape != (x.shape[1],) for k in (1, 2)):
+        raise node.error(f"x is {list(x.shape)}; scale and bias must have one value a channel")
     rows = _rows(x, set(range(2, x.rank)))
     scale, bias = (_per_channel(node.input(k), rows.axes) for k in (1, 2))
     plain = rows.over_deviation(rows.centred(rows.here), epsilon)
@@ -234,7 +239,7 @@ def _per_channel(tensor: Tensor, axes: tuple[Axis, ...]) -> Expr:
 def _group_norm(node: Node) -> list[Tensor]:
     x, epsilon = node.input(0), attribute_float(node, "epsilon", 1e-5)
     groups = int(node.attribute("num_groups"))
-    if x.rank < 2 or x.shape[1] % groups != 0:
+    if x.rank < 2 or groups < 1 or x.shape[1] % groups != 0:
         raise node.error(f"{list(x.shape)} does not split into {groups} groups of channels")
     dtype = _stash_type(node, x)
     axes, size = axes_for(x.shape), x.shape[1] // groups
@@ -277,6 +282,8 @@ def _local_response(node: Node) -> list[Tensor]:
     x, size = node.input(0), int(node.attribute("size"))
     alpha, beta = attribute_float(node, "alpha", 1e-4), attribute_float(node, "beta", 0.75)
     axes, dtype = axes_for(x.shape), compute_type(x.dtype)
+    if size < 1:
+        raise node.error(f"size is {size}, not 1 or more")
     window = Axis("r", ONE * size)
     channel = var(axes[1]) + var(window) - (size - 1) // 2
     index = (var(axes[0]), channel, *map(var, axes[2:]))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from whet.dtypes import DTYPES
-from whet.index import Axis, IndexLike, Poly, as_poly, at_least
-from whet.kernel.expr import Const, Expr, IndexValue
+from whet.index import Axis, IndexLike, Opaque, Poly, as_poly, at_least, var
+from whet.kernel.expr import Const, Expr, IndexValue, Within, guard
 from whet.kernel.tensor import Tensor
 from whet.ops.build import binary, cast, compare, select
 from whet.ops.node import Node
@@ -69,3 +69,34 @@ def attribute_float(node: Node, name: str, default: float) -> float:
 def attribute_flag(node: Node, name: str, default: int = 0) -> bool:
     """Return an integer attribute that means yes or no."""
     return bool(node.attribute(name, default))
+
+
+def looked_up(x: Tensor, index: tuple[Poly, ...]) -> Expr:
+    """Return an element at an index read from data, 0 where the tensor has none there.
+
+    Positions read from data are clamped to the extent of their dimension, which leaves nothing to
+    read where that is 0; others may lie outside if extents do not go together.
+    """
+    conditions = (
+        Within(as_poly(0) if _is_clamped(place, extent) else place, extent)
+        for place, extent in zip(index, x.shape, strict=True)
+    )
+    return guard(tuple(conditions), x.at(*index), Const(0, x.dtype))
+
+
+def _is_clamped(place: Poly, extent: Poly) -> bool:
+    atoms = [a for a in place.atoms if isinstance(a, Opaque)]
+    return len(atoms) == 1 and place == var(atoms[0]) and atoms[0].high == extent
+
+
+def agree(node: Node, left: tuple[Poly, ...], right: tuple[Poly, ...], what: str) -> None:
+    """Ask that two shapes are the same, now as far as they are known and when the model runs.
+
+    Raises:
+        ShapeError: they are known to differ.
+    """
+    known = zip(left, right, strict=False)
+    if len(left) != len(right) or any((a - b).constant not in (None, 0) for a, b in known):
+        raise node.error(f"{what}: {list(left)} is not {list(right)}")
+    for a, b in zip(left, right, strict=True):
+        node.agree(a, b)

@@ -215,6 +215,8 @@ def _root(total: Expr, p: int) -> Expr:
 
 def _lp_pool(node: Node) -> list[Tensor]:
     windows, p = _windows(node), int(node.attribute("p", 2))
+    if p < 1:
+        raise node.error(f"p is {p}, not 1 or more")
     dtype = compute_type(windows.x.dtype)
     value = _norm(windows.element(const(0, dtype), dtype), p)
     step = Step("total", "sum", windows.taps, value, dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,8 +13,9 @@ from whet.kernel.expr import Const, Expr, IndexValue, Var
 from whet.kernel.spec import Step
 from whet.kernel.tensor import Definition, Steps, Tensor, axes_for
 from whet.ops.build import binary, cast, compare, compute_type, const, select, unary
-from whet.ops.late_shapes import around_axis, kept_and_reduced, squeezed
-from whet.ops.node import Lower, Node, Op, constant, known_values, normalise_axis
+from whet.ops.late_axis import axes_from_data
+from whet.ops.late_shapes import kept_and_reduced, squeezed
+from whet.ops.node import Lower, Node, Op, normalise_axis
 from whet.ops.operand import attribute_flag, number
 from whet.ops.views import reshaped
 
@@ -69,13 +70,6 @@ def late_reduction(node: Node, x: Tensor) -> Reduced:
     return Reduced(
         kept, axes, along, tuple(var(a) + var(r) for a, r in zip(axes, along, strict=True))
     )
-
-
-def _late_axes(node: Node) -> bool:
-    axes = node.optional(1)
-    if node.late is None or axes is None or axes.size == 0:
-        return False
-    return known_values(axes) is None
 
 
 def _late_result(node: Node, x: Tensor, found: Tensor) -> Tensor:
@@ -144,7 +138,7 @@ _GLOBAL = {
 def _reduce(kind: _Kind) -> Lower:
     def lower(node: Node) -> list[Tensor]:
         x = node.input(0)
-        if _late_axes(node):
+        if axes_from_data(node):
             return [_late_result(node, x, reduce_tensor(node, x, late_reduction(node, x), kind))]
         positions = reduced_axes(node, x.rank)
         space = reduction(x, positions, keepdims=attribute_flag(node, "keepdims", 1))
@@ -171,7 +165,7 @@ def reduce_tensor(
 def _reduce_log_sum_exp(node: Node) -> list[Tensor]:
     """Return ``m + log(sum(exp(x - m)))`` with ``m`` the greatest element, 0 if infinite."""
     x = node.input(0)
-    if _late_axes(node):
+    if axes_from_data(node):
         return [_late_result(node, x, _log_sum_exp(node, x, late_reduction(node, x)))]
     positions = reduced_axes(node, x.rank)
     space = reduction(x, positions, keepdims=attribute_flag(node, "keepdims", 1))
@@ -238,25 +232,6 @@ def _global_pool(kind: _Kind) -> Lower:
 def channels_last(rank: int) -> tuple[int, ...]:
     """Return the storage order of images: batch, space, channels."""
     return (0, *range(2, rank), 1)
-
-
-def with_late_axis(lower: Lower) -> Lower:
-    """Return a lowering along ``input 1`` that also takes an axis which depends on data.
-
-    The dimensions before and after the axis are joined, so that it is always the middle one.
-    """
-
-    def lowered(node: Node) -> list[Tensor]:
-        if not _late_axes(node):
-            return lower(node)
-        x = node.input(0)
-        shape = around_axis(node, x, node.input(1))
-        joined = reshaped(node, x, shape)
-        middle = constant(f"{node.name}.axis", np.array(1))
-        (found,) = lower(replace(node, inputs=(joined, middle, *node.inputs[2:])))
-        return [reshaped(node, found, x.shape)]
-
-    return lowered
 
 
 OPS: tuple[Op, ...] = (

@@ -6,6 +6,7 @@ shared by all channels, and a value is the weighted sum over the taps of all dim
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product as combinations
@@ -128,36 +129,40 @@ class Interpolation:
     dtype: str
     zeros: bool
 
-    def at(self, batch: Poly, channel: Poly, points: Index) -> tuple[Expr, Steps | None]:
-        """Return the value for a point of the positions, and a reduction if it needs one."""
-        count = 1
-        for taps in self.taps:
-            count *= taps.count
-        if count > MAX_UNROLLED_TAPS:
+    def at(
+        self, batch: Poly, channel: Poly, points: tuple[Index, ...]
+    ) -> tuple[Expr, Steps | None]:
+        """Return the value at a point of each dimension's positions, and a reduction if needed."""
+        if math.prod(t.count for t in self.taps) > MAX_UNROLLED_TAPS:
             axes = tuple(Axis(f"t{k}", as_poly(t.count)) for k, t in enumerate(self.taps))
             body = self._term((batch, channel), points, tuple(map(var, axes)))
-            return Var("total", self.dtype), Steps((Step("total", "sum", axes, body, self.dtype),))
+            step = Step("total", "sum", axes, body, self.dtype)
+            return Var("total", self.dtype), Steps((step,))
+        return self.combined(batch, channel, points, "add"), None
+
+    def combined(self, batch: Poly, channel: Poly, points: tuple[Index, ...], op: str) -> Expr:
+        """Return the weighted elements under all taps, combined by an operation."""
         total: Expr | None = None
         for choice in combinations(*(range(t.count) for t in self.taps)):
             term = self._term((batch, channel), points, tuple(map(as_poly, choice)))
-            total = term if total is None else binary("add", total, term)
+            total = term if total is None else binary(op, total, term)
         assert total is not None
-        return total, None
+        return total
 
-    def _term(self, first: Index, points: Index, choice: Index) -> Expr:
+    def _term(self, first: Index, points: tuple[Index, ...], choice: Index) -> Expr:
         value, weight = self._element(first, points, choice), None
-        for taps, tap in zip(self.taps, choice, strict=True):
+        for taps, at, tap in zip(self.taps, points, choice, strict=True):
             if taps.weight is not None:
-                factor = cast(taps.weight.at(*points, tap), self.dtype)
+                factor = cast(taps.weight.at(*at, tap), self.dtype)
                 weight = factor if weight is None else binary("mul", weight, factor)
         return value if weight is None else binary("mul", weight, value)
 
-    def _element(self, first: Index, points: Index, choice: Index) -> Expr:
+    def _element(self, first: Index, points: tuple[Index, ...], choice: Index) -> Expr:
         places: list[Poly] = []
         conditions: list[Within] = []
-        for taps, tap, extent in zip(self.taps, choice, self.x.shape[2:], strict=True):
-            at = points if taps.weight is None else (*points, tap)
-            index = taps.index.at(*at)
+        extents = self.x.shape[2:]
+        for taps, at, tap, extent in zip(self.taps, points, choice, extents, strict=True):
+            index = taps.index.at(*(at if taps.weight is None else (*at, tap)))
             places.append(index_of(index, 0, extent))
             conditions.append(Within(index_of(index, None, None), extent))
         value = cast(self.x.at(*first, *places), self.dtype)

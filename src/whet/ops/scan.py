@@ -8,9 +8,9 @@ from whet.kernel.scan import Prefix
 from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.ops.build import cast, compute_type
+from whet.ops.late_axis import with_late_axis
 from whet.ops.node import Lower, Node, Op, normalise_axis
 from whet.ops.operand import attribute_flag
-from whet.ops.reduce import with_late_axis
 
 
 def _cumulative(op: str) -> Lower:

@@ -13,7 +13,7 @@ from whet.kernel.scatter import Updates
 from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.ops.build import binary, cast
 from whet.ops.node import Node, Op, normalise_axis
-from whet.ops.operand import wrapped
+from whet.ops.operand import agree, wrapped
 
 OPERATIONS = {"none": "", "add": "add", "mul": "mul", "min": "min", "max": "max"}
 
@@ -49,9 +49,9 @@ def _operation(node: Node) -> str:
 
 def _scatter_elements(node: Node) -> list[Tensor]:
     x, indices, updates = node.input(0), node.input(1), node.input(2)
-    if not x.rank == indices.rank == updates.rank or indices.shape != updates.shape:
-        shapes = f"{list(x.shape)}, {list(indices.shape)} and {list(updates.shape)}"
-        raise node.error(f"data, indices and updates {shapes} do not go together")
+    if x.rank != indices.rank:
+        raise node.error(f"indices {list(indices.shape)} do not fit data {list(x.shape)}")
+    agree(node, indices.shape, updates.shape, "indices and updates")
     k = normalise_axis(node, int(node.attribute("axis", 0)), x.rank)
     here = tuple(var(a) for a in axes_for(updates.shape, "u"))
     found = index_of(wrapped(indices.at(*here), x.shape[k]), None, None)
@@ -64,8 +64,7 @@ def _scatter_nd(node: Node) -> list[Tensor]:
     depth = indices.shape[-1].constant if indices.rank else None
     if depth is None or depth > x.rank:
         raise node.error(f"indices {list(indices.shape)} do not fit data of rank {x.rank}")
-    if updates.shape != (*indices.shape[:-1], *x.shape[depth:]):
-        raise node.error(f"updates {list(updates.shape)} do not fit {list(indices.shape)}")
+    agree(node, updates.shape, (*indices.shape[:-1], *x.shape[depth:]), "updates")
     here = tuple(var(a) for a in axes_for(updates.shape, "u"))
     outer, inner = here[: indices.rank - 1], here[indices.rank - 1 :]
     found = tuple(
@@ -83,6 +82,7 @@ def _tensor_scatter(node: Node) -> list[Tensor]:
     here = tuple(var(a) for a in axes_for(updates.shape, "u"))
     position = here[k]
     if starts is not None:
+        agree(node, starts.shape, updates.shape[:1], "a position for every sequence")
         first = cast(starts.at(here[0]), "int64")
         wanted = binary("add", first, IndexValue(here[k], "int64"))
         if node.attribute("mode", "linear") == "circular":

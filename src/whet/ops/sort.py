@@ -8,7 +8,7 @@ from whet.kernel.sort import Sorted
 from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.ops.build import const
 from whet.ops.node import Node, Op, normalise_axis
-from whet.ops.operand import attribute_flag
+from whet.ops.operand import attribute_flag, looked_up
 
 
 def _top_k(node: Node) -> list[Tensor]:
@@ -27,7 +27,7 @@ def _top_k(node: Node) -> list[Tensor]:
     axes = axes_for(shape)
     here: list[Poly] = [var(a) for a in axes]
     here[k] = index_of(positions.at(*here), 0, x.shape[k])
-    return [node.define(shape, x.dtype, Definition(axes, x.at(*here))), positions]
+    return [node.define(shape, x.dtype, Definition(axes, looked_up(x, tuple(here)))), positions]
 
 
 def _sorted_positions(

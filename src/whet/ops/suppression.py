@@ -15,6 +15,7 @@ from whet.kernel.sort import Sorted
 from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.ops.build import binary, cast, compare, const
 from whet.ops.node import Node, Op, known_values
+from whet.ops.operand import agree, number
 from whet.ops.selection import kept_positions, unravelled
 
 
@@ -22,6 +23,7 @@ def _non_max_suppression(node: Node) -> list[Tensor]:
     boxes, scores = node.input(0), node.input(1)
     if boxes.rank != 3 or scores.rank != 3 or boxes.shape[2] != 4:
         raise node.error(f"boxes {list(boxes.shape)} and scores {list(scores.shape)} do not fit")
+    agree(node, boxes.shape[:2], (scores.shape[0], scores.shape[2]), "boxes and scores")
     order = _by_score(node, scores)
     taken = _taken(node, boxes, order)
     batches, classes, ranks = taken.shape
@@ -56,7 +58,6 @@ def _by_score(node: Node, scores: Tensor) -> Tensor:
 
 def _taken(node: Node, boxes: Tensor, order: Tensor) -> Tensor:
     """Return the ranks of the boxes of every class that overlap none taken before."""
-    limit = cast(_scalar(node, 2) or const(0, "int64"), "int64")
     axes = axes_for((*order.shape[:2], _capacity(node, order.shape[2])))
     batch, class_ = var(axes[0]), var(axes[1])
     along, other = Axis("r", order.shape[2]), Axis("s", order.shape[2])
@@ -68,7 +69,7 @@ def _taken(node: Node, boxes: Tensor, order: Tensor) -> Tensor:
         return _centred(corners) if node.attribute("center_point_box", 0) else _cornered(corners)
 
     keep = compare("ge", order.at(batch, class_, var(along)), 0)
-    anchor = Kept(along, keep, axes[2], other, _overlap(box(along), box(other), threshold), limit)
+    anchor = Kept(along, keep, axes[2], other, _overlap(box(along), box(other), threshold))
     definition = Definition(axes, const(0, "int64"), anchor)
     return node.temporary("taken", tuple(a.extent for a in axes), "int64", definition)
 
@@ -82,11 +83,15 @@ def _scalar(node: Node, position: int) -> Expr | None:
 
 def _capacity(node: Node, boxes: Poly) -> Poly:
     """Return how many boxes a class may give, no more than there are."""
-    tensor = node.optional(2)
-    known = (as_poly(0),) if tensor is None else known_values(tensor)
-    if known is None or known[0].constant is None or boxes.constant is None:
-        return boxes
-    return as_poly(max(0, min(known[0].constant, boxes.constant)))
+    given = _scalar(node, 2)
+    if given is None:
+        return as_poly(0)
+    known = known_values(node.input(2))
+    if known is not None and known[0].constant is not None and boxes.constant is not None:
+        return as_poly(max(0, min(known[0].constant, boxes.constant)))
+    fewer = binary("min", cast(given, "int64"), number(boxes, "int64"))
+    limit = Definition((), binary("max", fewer, 0))
+    return node.sizes_of(node.temporary("limit", (), "int64", limit))[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import mmap
 import os
 import struct
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from whet.errors import ArtifactError
+from whet.mapped import MappedFile
 from whet.program.manifest import (
     Manifest,
     SectionRow,
@@ -153,27 +153,40 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def map_section(container: Container, row: SectionRow) -> tuple[mmap.mmap | None, memoryview]:
+def map_section(container: Container, row: SectionRow) -> tuple[MappedFile | None, memoryview]:
     """Map a section for reading and check its digest; return the mapping and its bytes.
 
     Raises:
         ArtifactError: the bytes differ from those written.
     """
     if row.size == 0:
-        mapping, view = None, memoryview(b"")
+        mapped, view = None, memoryview(b"")
     else:
-        skip = row.offset % mmap.ALLOCATIONGRANULARITY
-        mapping = mmap.mmap(
-            container.handle,
-            row.size + skip,
-            flags=mmap.MAP_PRIVATE,
-            prot=mmap.PROT_READ,
-            offset=row.offset - skip,
-        )
-        view = memoryview(mapping)[skip:]
+        mapped = MappedFile(container.handle, row.offset, row.size)
+        view = mapped.view
+    check_section(row, view)
+    return mapped, view
+
+
+def read_section(container: Container, row: SectionRow) -> bytes:
+    """Return a copy of a section, whose digest is right.
+
+    Raises:
+        ArtifactError: the bytes differ from those written.
+    """
+    data = os.pread(container.handle, row.size, row.offset)
+    check_section(row, memoryview(data))
+    return data
+
+
+def check_section(row: SectionRow, view: memoryview) -> None:
+    """Check the digest of a section's bytes.
+
+    Raises:
+        ArtifactError: the bytes differ from those written.
+    """
     if digest(view) != row.digest:
         raise ArtifactError(f"section {row.name!r} is damaged", hint="compile the model again")
-    return mapping, view
 
 
 def _compose(

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from whet.dtypes import numpy_dtype
 from whet.errors import ArtifactError
 from whet.index import Poly
 from whet.program.check_script import script_problem
@@ -287,7 +288,16 @@ def _name_problem(program: Program) -> str:
     ):
         if len(spec.shape) != len(axes):
             return f"the shape of {spec.name!r} has two ranks"
+        if not _is_type(spec.dtype):
+            return f"{spec.name!r} has the unknown type {spec.dtype!r}"
     return ""
+
+
+def _is_type(name: str) -> bool:
+    try:
+        return numpy_dtype(name).name == name
+    except (TypeError, AttributeError):
+        return False
 
 
 def _launch_problem(program: Program) -> str:

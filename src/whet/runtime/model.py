@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections import deque
 from collections.abc import Mapping
@@ -15,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from whet.errors import ArtifactError, InputError
-from whet.program.container import Container, map_section, open_container, write_container
+from whet.program.container import open_container, read_section, write_container
 from whet.program.context import layout_of
-from whet.program.manifest import SectionRow
 from whet.program.plan import find_liveness, plan_memory
 from whet.program.records import BufferKind, FusedGroup, Program, Stats, TensorSpec
 from whet.runtime.arrays import (
@@ -34,8 +32,9 @@ from whet.runtime.arrays import (
     settle_outputs,
 )
 from whet.runtime.cpu import available_cpus, check_target, runs_here
-from whet.runtime.image import NativeCode, map_code, map_file_code
+from whet.runtime.image import NativeCode, map_code
 from whet.runtime.profile import ProfiledRuns, record_runs
+from whet.runtime.source import SourceFile, map_unread
 from whet.runtime.state import Binding, Engine, State
 from whet.runtime.walk import ScriptPlan, Walk
 
@@ -73,8 +72,11 @@ class CompiledModel:
     be called: it can be inspected and saved, and running it is a ``TargetError``.
     """
 
-    def __init__(self, parts: Parts, code: NativeCode | None, threads: int) -> None:
+    def __init__(
+        self, parts: Parts, code: NativeCode | None, threads: int, source: SourceFile | None = None
+    ) -> None:
         program = parts.program
+        self._source = source
         self._parts = parts
         self._threads = threads
         self._plan = ScriptPlan(program, parts.weights) if program.script is not None else None
@@ -148,6 +150,7 @@ class CompiledModel:
             InputError: an array does not fit; the error names it.
             ShapeError: sizes that depend on data do not fit together.
             ResourceError: memory or threads ran out.
+            ArtifactError: the file that the model was loaded from was changed.
             TargetError: the code is for another machine.
         """
         engine = self._engine_here()
@@ -159,6 +162,8 @@ class CompiledModel:
         results = place_outputs(self._outputs, binding.output_shapes, outputs, arrays)
         if not binding.empty:
             self._execute(engine, binding, arrays, results)
+        if self._source is not None:
+            self._source.check()
         return {port.name: result for port, result in zip(self._outputs, results, strict=True)}
 
     def profile_run(self, inputs: Mapping[str, Any]) -> npt.NDArray[np.int64]:
@@ -223,8 +228,10 @@ class CompiledModel:
         """Write the model to a ``.whet`` file, whole or not at all.
 
         Raises:
-            ArtifactError: the file cannot be written.
+            ArtifactError: the file cannot be written, or the one loaded was changed.
         """
+        if self._source is not None:
+            self._source.check()
         parts = self._parts
         write_container(
             path,
@@ -286,6 +293,9 @@ class CompiledModel:
         outputs = tuple(
             tuple(axis.evaluate(dims) for axis in axes) for axes in program.output_shapes
         )
+        negative = [s for s in outputs if min(s, default=0) < 0]
+        if negative:
+            raise InputError(f"an output would have the shape {negative[0]}", hint="give more")
         zero = [name for name, value in dims.items() if value == 0]
         empty = bool(zero) and all(0 in shape for shape in outputs)
         if zero and not empty:
@@ -319,7 +329,8 @@ def load(
 ) -> CompiledModel:
     """Load a ``.whet`` file. It holds machine code: load only what you trust.
 
-    Code and weights are mapped from the file, not copied.
+    Weights are mapped from the file, not copied. A file that is cut or overwritten while the model
+    is in use makes its next run an error.
 
     Args:
         path: the file.
@@ -335,19 +346,21 @@ def load(
         if not runs and not foreign:
             check_target(container.program.target)
         symbols = container.manifest.symbols
-        weights = _map_unread(container, container.sections["weights"])
-        graph = _map_graph(container)
-        _, image = map_section(container, container.sections["code"])
-        code = _map_from_file(container, container.sections["code"], symbols) if runs else None
+        mapped = [map_unread(container, row) for row in container.sections.values()
+                  if row.name != "code"]  # fmt: skip
+        image = read_section(container, container.sections["code"])
+        code = map_code(image, symbols) if runs else None
+    views = {section.row.name: section.view for section in mapped}
     parts = Parts(
         program=container.program,
         code=code.view if code else image,
         symbols=symbols,
-        weights=np.frombuffer(weights, np.uint8),
-        graph=graph,
+        weights=np.frombuffer(views["weights"], np.uint8),
+        graph=views.get("graph"),
         metadata=container.manifest.metadata,
     )
-    return CompiledModel(parts, code, thread_count(parts.program, threads))
+    source = SourceFile(os.fspath(path), tuple(mapped))
+    return CompiledModel(parts, code, thread_count(parts.program, threads), source)
 
 
 def _make_engine(parts: Parts, code: NativeCode, threads: int) -> Engine:
@@ -363,29 +376,6 @@ def _make_engine(parts: Parts, code: NativeCode, threads: int) -> Engine:
         scratch_bytes=program.scratch_bytes,
         threads=threads,
     )
-
-
-def _map_graph(container: Container) -> memoryview | None:
-    row = container.sections.get("graph")
-    return None if row is None else _map_unread(container, row)
-
-
-def _map_unread(container: Container, row: SectionRow) -> memoryview:
-    """Return a section's checked bytes; they leave memory until somebody reads them.
-
-    What a run never touches, such as most rows of an embedding, then takes no memory.
-    """
-    mapping, view = map_section(container, row)
-    if mapping is not None:
-        mapping.madvise(mmap.MADV_DONTNEED)
-    return view
-
-
-def _map_from_file(container: Container, row: SectionRow, symbols: Mapping[str, int]) -> NativeCode:
-    try:
-        return map_file_code(container.handle, row.offset, row.size, symbols)
-    except PermissionError:  # a file system mounted noexec: the same bytes from memory
-        return map_code(os.pread(container.handle, row.size, row.offset), symbols)
 
 
 def _aligned(weights: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -65,12 +65,12 @@ class Trial:
 
 
 def kernels_of(
-    model: onnx.ModelProto, *, level: int = 3, target: str = "host"
+    model: onnx.ModelProto, *, level: int = 3, target: str | Target = "host"
 ) -> tuple[list[KernelCall], Target]:
     """Return the kernels of a model that the interpreter knows."""
     loaded = load_model(model)
     run_passes(loaded, opt_level=level, switches={})
-    chosen = resolve_target(target)
+    chosen = resolve_target(target) if isinstance(target, str) else target
     lowered = lower(loaded, op_table(), chosen, level=level, threads=2)
     return [c for c in lowered.calls if isinstance(c.kernel, INTERPRETED)], chosen
 
@@ -96,6 +96,8 @@ def _numbers(size: int, dtype: np.dtype[Any], rng: np.random.Generator, *, odd: 
     if dtype.kind == "b":
         return rng.random(size) < 0.5
     if dtype.kind in "iu":
+        if dtype.itemsize == 1:
+            return rng.integers(0, 256, size).astype(np.uint8).view(dtype)
         return rng.integers(0, 5, size).astype(dtype)
     values = rng.standard_normal(size)
     if odd:

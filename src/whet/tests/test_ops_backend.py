@@ -24,7 +24,7 @@ REFUSED = {
     "test_training_dropout_zero_ratio": "training",
     "test_training_dropout_zero_ratio_mask": "training",
 }
-NOT_HERE = {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"}
+NOT_HERE = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
 @cache

@@ -57,9 +57,7 @@ def positions(axes: tuple[Axis, ...], anchor: Sorted | Kept) -> Tensor:
     return Tensor("found", shape, "int64", Definition(axes, const(0, "int64"), anchor))
 
 
-def filtered(
-    x: Tensor, ranks: Poly, *, limit: Tensor | None = None, near: float | None = None
-) -> Tensor:
+def filtered(x: Tensor, ranks: Poly, *, near: float | None = None) -> Tensor:
     """Return the positions of positive elements of each row, none near one kept before."""
     axes = axes_for((x.shape[0], ranks))
     row, along, other = var(axes[0]), Axis("r", x.shape[1]), Axis("s", x.shape[1])
@@ -68,8 +66,7 @@ def filtered(
     if near is not None:
         apart = binary("sub", x.at(row, var(along)), x.at(row, var(other)))
         clash = compare("lt", unary("abs", apart), near)
-    most = None if limit is None else limit.at(row)
-    return positions(axes, Kept(along, keep, axes[1], other, clash, most))
+    return positions(axes, Kept(along, keep, axes[1], other, clash))
 
 
 def test_filters_of_random_rows(cache: Path) -> None:
@@ -79,15 +76,6 @@ def test_filters_of_random_rows(cache: Path) -> None:
         ranks = int(rng.integers(1, x.shape[1] + 3))
         near = float(rng.choice([0.3, 1.0])) if rng.random() < 0.6 else None
         check(filtered(tensor_of("x", x), as_poly(ranks), near=near), {"x": x}, cache)
-
-
-def test_a_filter_stops_at_its_limit(cache: Path) -> None:
-    x = numbers(np.random.default_rng(1), (7, 20), "float32")
-    limits = np.array([0, 1, 3, 20, 1 << 60, -1, np.iinfo(np.int64).min])
-    result = filtered(tensor_of("x", x), as_poly(9), limit=tensor_of("limit", limits))
-    found = check(result, {"x": x, "limit": limits}, cache)
-    assert [int((row >= 0).sum()) for row in found][:3] == [0, 1, 3]
-    assert (found[[0, 5, 6]] == -1).all()
 
 
 def test_a_filter_of_run_time_dimensions(cache: Path) -> None:
@@ -120,6 +108,21 @@ def test_sorts_of_random_rows(depth: int, cache: Path) -> None:
             tensor_of("x", x), ranks, descending=bool(rng.integers(2)), kept=tensor_of("k", kept)
         )
         check(result, {"x": x, "k": kept}, cache)
+
+
+def test_sorts_of_what_is_kept_of_long_rows(cache: Path) -> None:
+    rng = np.random.default_rng(4)
+    x = rng.integers(0, 3, (3, 200, 1)).astype(np.float32)
+    for share in (0.0, 0.01, 0.5, 1.0):
+        kept = rng.random((3, 200)) < share
+        given = tensor_of("x", x), tensor_of("k", kept)
+        for ranks in (200, 210):
+            result = ranked(given[0], as_poly(ranks), descending=True, kept=given[1])
+            check(result, {"x": x, "k": kept}, cache)
+    named = tensor_of("x", x, (var(Dim("n")), var(Dim("m")), as_poly(1)))
+    use = tensor_of("k", kept, (var(Dim("n")), var(Dim("m"))))
+    result = ranked(named, var(Dim("m")), descending=True, kept=use)
+    check(result, {"x": x, "k": kept}, cache, {"n": 3, "m": 200})
 
 
 def test_a_sort_of_run_time_dimensions(cache: Path) -> None:

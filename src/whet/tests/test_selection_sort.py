@@ -49,8 +49,9 @@ def test_random_shapes() -> None:
 def test_nan_is_the_largest_and_zeros_are_equal(largest: int) -> None:
     row = [0.0, np.nan, -0.0, np.inf, -np.inf, -np.nan, 1.0, 0.0, -1.0, np.inf]
     for dtype in (np.float32, np.float64, np.float16):
-        x = np.array(row * 3, dtype)
-        top_k(x, 30, 0, largest).check(expected(x, 30, 0, largest))
+        for copies in (3, 20):
+            x = np.array(row * copies, dtype)
+            top_k(x, len(x), 0, largest).check(expected(x, len(x), 0, largest))
 
 
 @pytest.mark.parametrize("length", [1000, 4099])
@@ -63,12 +64,32 @@ def test_long_rows(length: int, k: int) -> None:
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("largest", [0, 1])
+@pytest.mark.parametrize("dtype", COMPUTED)
+def test_whole_rows_of_every_type(dtype: str, largest: int) -> None:
+    x = numbers(np.random.default_rng(4), (3, 2, 300), dtype)
+    top_k(x, 300, -1, largest).check(expected(x, 300, -1, largest), threads=2)
+
+
+def test_whole_rows_along_other_axes() -> None:
+    x = np.random.default_rng(5).standard_normal((2, 257, 3)).astype(np.float32)
+    for k in (257, 100, 17):
+        top_k(x, k, 1).check(expected(x, k, 1), threads=2)
+
+
+def test_more_rows_than_a_workspace_has_lines() -> None:
+    x = np.random.default_rng(6).integers(-(1 << 62), 1 << 62, (19, 130))
+    top_k(x, 130).check(expected(x, 130), threads=2)
+
+
 def test_extremes_of_integers() -> None:
     for kind in (np.int64, np.uint64, np.int8, np.uint8):
         limits = np.iinfo(kind)
-        x = np.array([limits.max, 0, limits.min, 1, limits.max - 1, limits.min], kind)
+        x = np.array([limits.max, 0, limits.min, 1, limits.max - 1, limits.min] * 30, kind)
         for largest in (0, 1):
-            top_k(x, 6, 0, largest).check(expected(x, 6, 0, largest))
+            for part in (x[:6], x):
+                right = expected(part, len(part), 0, largest)
+                top_k(part, len(part), 0, largest).check(right)
 
 
 def test_run_time_dimensions() -> None:

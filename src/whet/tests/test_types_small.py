@@ -233,3 +233,24 @@ def test_types_of_another_width_are_refused(tmp_path: Path) -> None:
 def test_spare_bits_of_the_caller_are_not_read(tmp_path: Path) -> None:
     x = np.arange(256, dtype=np.uint8).view(numpy_dtype("int4"))
     np.testing.assert_array_equal(cast(tmp_path, x, "int32"), x.astype(np.int32))
+
+
+@pytest.mark.parametrize("length", [1, 17, 33])
+@pytest.mark.parametrize("name", ["int8", "int16", "bfloat16"])
+def test_a_single_last_element_leaves_its_neighbours(
+    name: str, length: int, tmp_path: Path
+) -> None:
+    """LLVM stored the whole 32 bits of the last lane."""
+    node = helper.make_node("Cast", ["x"], ["y"], to=CODES[name])
+    info = helper.make_tensor_value_info("x", TensorProto.INT32, [length])
+    out = helper.make_tensor_value_info("y", CODES[name], [length])
+    model = helper.make_model(helper.make_graph([node], "last", [info], [out]))
+    goal = np.dtype(numpy_dtype(name))
+    guard = np.full(length * goal.itemsize + 8, 77, np.uint8)
+    y = guard[: length * goal.itemsize].view(goal)
+    options = whet.Options(cache_dir=str(tmp_path), threads=1)
+    whet.compile(model, options=options).run(
+        {"x": np.arange(length, dtype=np.int32)}, outputs={"y": y}
+    )
+    np.testing.assert_array_equal(guard[-8:], 77)
+    np.testing.assert_array_equal(y.astype(np.int64), np.arange(length))

@@ -79,8 +79,8 @@ def recipe_of(metadata: Mapping[str, str], model: Path) -> Recipe:
     """
     if "options" not in metadata or "shapes" not in metadata:
         raise ArtifactError("the compiled file does not say how it was made")
-    wanted = metadata.get("source_digest")
-    if wanted is not None and wanted != digest(read_file(model)):
+    wanted, file = metadata.get("source_digest"), read_file(model)
+    if wanted is not None and (file is None or wanted != digest(file.view)):
         raise ArtifactError(
             "the compiled file was made from another model",
             where=str(model),

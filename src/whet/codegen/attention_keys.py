@@ -1,0 +1,156 @@
+"""Packing a block of keys for attention, and where things lie in its scratch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from whet.codegen.builder import F32, Builder, Value, i64
+from whet.codegen.evaluate import Point
+from whet.codegen.frame import Frame
+from whet.codegen.kernel_function import Function, lane_mask
+from whet.codegen.transpose import transpose
+from whet.index import Axis
+from whet.kernel.spec import Attention
+
+
+def static_extent(axis: Axis) -> int:
+    """Return the extent of an axis that is known when compiling."""
+    extent = axis.extent.constant
+    assert extent is not None, f"{axis.name} is static in attention"
+    return extent
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things lie in scratch, counted in floats."""
+
+    kernel: Attention
+    lanes: int
+
+    @property
+    def panel(self) -> int:
+        """Keys of a panel."""
+        return self.kernel.key_vectors * self.lanes
+
+    @property
+    def line(self) -> int:
+        """Scores of a row: a block of keys in whole panels."""
+        return -(-self.kernel.keys // self.panel) * self.panel
+
+    @property
+    def lines(self) -> int:
+        """Where scores begin, behind the packed keys."""
+        return self.line * static_extent(self.kernel.depth)
+
+    @property
+    def slots(self) -> int:
+        """Where what waits between blocks begins, behind the scores."""
+        return self.lines + self.line * self.kernel.rows
+
+    @property
+    def cols(self) -> int:
+        """Columns in whole vectors."""
+        return -(-static_extent(self.kernel.col) // self.lanes) * self.lanes
+
+    @property
+    def row(self) -> int:
+        """What waits for one row: its result, then its maximum and its sum in every lane."""
+        return self.cols + 2 * self.lanes
+
+    @property
+    def slot(self) -> int:
+        """What waits for one tile; nothing if one block holds all keys."""
+        return 0 if self.whole else self.kernel.rows * self.row
+
+    @property
+    def whole(self) -> bool:
+        """Whether one block holds all keys."""
+        extent = self.kernel.key.extent.constant
+        return extent is not None and extent <= self.kernel.keys
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block of keys: the first one, and how many there are."""
+
+    start: Value
+    count: Value
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPacker:
+    """Copies keys to scratch as [panel, depth, keys of the panel]."""
+
+    kernel: Attention
+    fn: Function
+    layout: Layout
+
+    @property
+    def b(self) -> Builder:
+        """Where instructions go."""
+        return self.fn.b
+
+    @property
+    def width(self) -> int:
+        """Lanes of a vector."""
+        return self.layout.lanes
+
+    def pack(self, frame: Frame, block: Block) -> None:
+        """Copy a block; in the last vector, keys that do not exist repeat the last one."""
+        b, kernel, width = self.b, self.kernel, self.width
+        contiguous = kernel.k.address.coefficient(kernel.depth) == 1
+        write = self._transposed if contiguous else self._columns
+        whole, left = b.divide(block.count, width)
+        with b.loop(i64(0), whole, hint="keys") as part:
+            write(frame, block, part, None)
+        if left.known is None:
+            with b.when(b.icmp("ne", left, i64(0))):
+                write(frame, block, whole, left)
+        elif left.known:
+            write(frame, block, whole, left)
+
+    def _place(self, part: Value, depth: Value) -> Value:
+        """Return where the vector of some keys and one depth lies."""
+        b, kernel = self.b, self.kernel
+        vectors = i64(kernel.key_vectors)
+        panel, lane = b.binary("udiv", part, vectors), b.binary("urem", part, vectors)
+        row = b.add(b.mul(panel, i64(static_extent(kernel.depth))), depth)
+        offset = b.add(b.mul(row, i64(self.layout.panel)), b.mul(lane, i64(self.width)))
+        return b.gep(self.fn.scratch, F32, offset)
+
+    def _columns(self, frame: Frame, block: Block, part: Value, left: Value | None) -> None:
+        """Pack keys that lie far apart along the depth."""
+        b, kernel = self.b, self.kernel
+        key = b.add(block.start, b.mul(part, i64(self.width)))
+        bound = frame.bind(kernel.key, key)
+        mask = None if left is None else lane_mask(b, left, self.width)
+        with b.loop(i64(0), i64(static_extent(kernel.depth)), hint="depth") as d:
+            point = Point(bound.bind(kernel.depth, d), kernel.key, self.width, mask)
+            b.store(point.value(kernel.k), self._place(part, d), 64)
+
+    def _transposed(self, frame: Frame, block: Block, part: Value, left: Value | None) -> None:
+        """Pack keys by transposing squares in registers."""
+        b, kernel, width = self.b, self.kernel, self.width
+        depth = static_extent(kernel.depth)
+        first = b.add(block.start, b.mul(part, i64(width)))
+        frames = [frame.bind(kernel.key, first)] * width
+        if left is not None:
+            last = b.add(first, b.add(left, i64(-1)))
+            places = [b.min(b.add(first, i64(k)), last) for k in range(width)]
+            frames = [frame.bind(kernel.key, place) for place in places]
+        with b.loop(i64(0), i64(depth // width), hint="square") as square:
+            self._square(frames, part, b.mul(square, i64(width)), width)
+        if depth % width:
+            self._square(frames, part, i64(depth // width * width), depth % width)
+
+    def _square(self, frames: list[Frame], part: Value, start: Value, deep: int) -> None:
+        b, kernel, width = self.b, self.kernel, self.width
+        mask = None if deep == width else lane_mask(b, i64(deep), width)
+        together = all(f is frames[0] for f in frames)
+        lines = []
+        for key, frame in enumerate(frames):
+            shift = {kernel.key: key if together else 0}
+            bound = frame.bind(kernel.depth, start)
+            lines.append(Point(bound, kernel.depth, width, mask, shift).value(kernel.k))
+        for d, line in enumerate(transpose(b, lines)[:deep]):
+            b.store(line, self._place(part, b.add(start, i64(d))), 64)

@@ -1,0 +1,1 @@
+"""Fuzzing: random models against oracles, and damaged files against the loaders."""
