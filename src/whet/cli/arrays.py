@@ -17,6 +17,7 @@ from whet.measure.feeds import random_inputs
 from whet.program.records import TensorSpec
 
 RANDOM = "random"
+ZERO = "zero"
 
 
 def read_inputs(
@@ -24,8 +25,8 @@ def read_inputs(
 ) -> dict[str, Array]:
     """Read the values of ``--input``.
 
-    Each is ``random``, ``random:SEED``, a ``.npz`` with an array an input, a ``.npy`` for a model
-    of one input, or ``NAME=`` followed by a ``.npy`` file or ``random``.
+    Each is ``random``, ``random:SEED``, ``zero``, a ``.npz`` with an array an input, a ``.npy`` for
+    a model of one input, or ``NAME=`` followed by a ``.npy`` file or ``random``.
 
     Raises:
         InputError: a source cannot be read, or names an input that the model does not have.
@@ -44,6 +45,24 @@ def read_inputs(
     return arrays
 
 
+def read_feeds(
+    sources: Sequence[str], specs: Sequence[TensorSpec], dims: Mapping[str, int], count: int
+) -> list[dict[str, Array]]:
+    """Read inputs several times: sources that say just ``random`` give fresh numbers each time.
+
+    Raises:
+        InputError: as of ``read_inputs``.
+    """
+    fresh = [source.rpartition("=")[2] == RANDOM for source in sources]
+    feeds = count if any(fresh) else 1
+    return [
+        read_inputs(
+            [f"{s}:{n}" if f else s for s, f in zip(sources, fresh, strict=True)], specs, dims
+        )
+        for n in range(feeds)
+    ]
+
+
 def _read_source(
     source: str, specs: Sequence[TensorSpec], dims: Mapping[str, int]
 ) -> dict[str, Array]:
@@ -53,6 +72,9 @@ def _read_source(
         if seed and not seed.isdigit():
             raise InputError(f"the seed {seed!r} is not a number", hint="such as random:42")
         return random_inputs(specs, dims, seed=int(seed or 0))
+    if word == ZERO and not seed:
+        made = random_inputs(specs, dims, seed=0)
+        return {name: np.zeros_like(array) for name, array in made.items()}
     loaded = load_arrays(Path(source))
     if isinstance(loaded, dict):
         return loaded

@@ -6,21 +6,33 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from rich.console import Console
 
 from whet.cli import output, report
 from whet.cli.graph_facts import GraphFacts, read_graph_facts
-from whet.cli.opening import is_compiled, open_model
+from whet.cli.opening import CompiledModel, is_compiled, open_model
 from whet.cli.parameters import compiler_options, json_option, read_options
+from whet.errors import OptionError
 
 
 @click.command("inspect")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--compile", "compiled", is_flag=True, help="Compile an ONNX file and show both.")
+@click.option(
+    "--nodes", is_flag=True, help="Compile an ONNX file and show what became of each node."
+)
 @compiler_options
 @json_option
-def command(model: Path, compiled: bool, as_json: bool, **compiler: Any) -> None:
-    """Show inputs, outputs, operators, sizes and fused groups of MODEL, an ONNX or .whet file."""
+def command(model: Path, compiled: bool, nodes: bool, as_json: bool, **compiler: Any) -> None:
+    """Show inputs, outputs, operators, sizes and fused groups of MODEL, an ONNX or .whet file.
+
+    Example: whet inspect m.onnx --nodes
+    """
+    if nodes and is_compiled(model):
+        raise OptionError(
+            "the nodes of the model are in its ONNX file", where=str(model), hint="name m.onnx"
+        )
     facts: dict[str, Any] = {"file": str(model), "file_bytes": None}
     console = output.stdout()
     if not is_compiled(model):
@@ -28,7 +40,7 @@ def command(model: Path, compiled: bool, as_json: bool, **compiler: Any) -> None
         facts |= {"graph": graph.as_json()}
         if not as_json:
             print_graph(console, graph)
-    if is_compiled(model) or compiled:
+    if is_compiled(model) or compiled or nodes:
         opened = open_model(model, *read_options(compiler), foreign=True)
         facts |= {"compiled": report.model_as_json(opened)}
         if not as_json:
@@ -37,9 +49,32 @@ def command(model: Path, compiled: bool, as_json: bool, **compiler: Any) -> None
             console.print()
             report.print_groups(console, opened.stats.groups)
             report.print_placement(console, opened.program)
+        if nodes:
+            facts |= {"nodes": _show_nodes(model, opened, None if as_json else console)}
     if as_json:
         facts |= {"file_bytes": model.stat().st_size}
         output.print_json(facts, schema="whet.inspect.1")
+
+
+def _show_nodes(path: Path, opened: CompiledModel, console: Console | None) -> list[dict[str, Any]]:
+    """Find out what became of every node, and print it if asked."""
+    from whet.measure.accuracy.graphs import read_proto
+    from whet.measure.fates import trace_nodes
+
+    fates = trace_nodes(read_proto(path), opened.program)
+    if console is not None:
+        rows = [
+            (
+                f"{fate.node} ({fate.op})",
+                ", ".join(map(str, fate.launches)) or "none",
+                ", ".join(fate.kernels) or "folded, merged or not needed",
+                ", ".join(fate.with_nodes[:3]) + (", …" if len(fate.with_nodes) > 3 else ""),
+            )
+            for fate in fates
+        ]
+        console.print(output.table(("node", "launches", "kernel", "together with"), rows))
+    found: list[dict[str, Any]] = msgspec.to_builtins(fates)
+    return found
 
 
 def print_graph(console: Console, graph: GraphFacts) -> None:

@@ -21,13 +21,28 @@ _COMMANDS = {
     "check": "Say what of an ONNX model is supported and what it costs, without compiling.",
     "run": "Run a model once and show or save its outputs.",
     "bench": "Measure a model, against other runtimes if asked.",
+    "compare": "Say whether one model is faster than another, with the doubt stated.",
     "inspect": "Show what is inside an ONNX model or a .whet file.",
     "verify": "Compare a compiled model with what the ONNX file means.",
     "bisect": "Find the pass and the rewrite that make a model fail.",
     "reduce": "Cut the smallest failing part out of a model.",
+    "report": "Write one page about a model: graph, speed, memory, accuracy, advice.",
     "profile": "Show where time and memory of a model go, and what would help.",
     "demo": "Compile, check and time ResNet-50; needs no files and no network.",
     "doctor": "Show what this machine offers and what is missing.",
+}
+
+
+_MODULES = {"report": "report_command"}
+"""Modules that are not called like their command."""
+
+_FOREIGN = {
+    "atc": "Ascend's model compiler.",
+    "benchmark": "Ascend's and MindSpore Lite's benchmark.",
+    "graph_opt": "Ascend's graph optimiser.",
+    "perf_compare": "Ascend's comparison of two measurements.",
+    "msprof": "Ascend's profiler.",
+    "converter_lite": "MindSpore Lite's converter.",
 }
 
 
@@ -35,12 +50,15 @@ class _LazyGroup(click.Group):
     """A group whose commands are imported one at a time, so that ``whet --version`` is quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return [*_COMMANDS, *_FOREIGN]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _FOREIGN:
+            return cast(click.Command, import_module("whet.cli.foreign").foreign_command(cmd_name))
         if cmd_name not in _COMMANDS:
             return None
-        command = cast(click.Command, import_module(f"whet.cli.{cmd_name}").command)
+        module = _MODULES.get(cmd_name, cmd_name)
+        command = cast(click.Command, import_module(f"whet.cli.{module}").command)
         if not any(option.name == "traceback" for option in command.params):
             command.params.append(_traceback_option())
         return command
@@ -48,6 +66,8 @@ class _LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
+        with formatter.section("Commands of other tools, with their options"):
+            formatter.write_dl(list(_FOREIGN.items()))
 
 
 def _traceback_option() -> click.Option:

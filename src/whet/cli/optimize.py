@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,24 @@ import msgspec
 import onnx_ir as ir
 from rich.console import Console
 
-from whet.cli import output
-from whet.cli.parameters import json_option, parse_shapes, parse_switches
+from whet.cli import arrays, output
+from whet.cli.parameters import (
+    dim_option,
+    json_option,
+    parse_dims,
+    parse_shapes,
+    parse_switches,
+)
+from whet.cli.progress import ProgressBar
 from whet.errors import OptionError
-from whet.options import OPT_LEVELS
+from whet.options import OPT_LEVELS, Options
 
 if TYPE_CHECKING:
+    from whet.measure.keep_faster import Trial
     from whet.optimize.optimize import Optimized, OptimizeReport
 
 SCHEMA = "whet.optimize.1"
+_FEEDS = 4
 _LARGE_BYTES = 1 << 30
 """Weights of larger models go to a file beside the model."""
 
@@ -55,6 +64,9 @@ class _Request:
               help="Opset of the result; by default the lowest that has all it uses.")  # fmt: skip
 @click.option("--report", "report_file", type=click.Path(path_type=Path), metavar="F",
               help="Write the report to F as JSON.")  # fmt: skip
+@click.option("--keep-if-faster", is_flag=True,
+              help="Keep a rewrite only if it measures faster here, on random inputs.")  # fmt: skip
+@dim_option
 @json_option
 def command(as_json: bool, report_file: Path | None, **values: Any) -> None:
     """Optimise the graph of the ONNX file MODEL, for Whet or any other runtime.
@@ -65,6 +77,9 @@ def command(as_json: bool, report_file: Path | None, **values: Any) -> None:
     for path in (request.target, report_file):
         if path is not None:
             output.check_writable(path)
+    trials: tuple[Trial, ...] = ()
+    if values["keep_if_faster"]:
+        request, trials = _keep_faster(request, parse_dims(values["dims"]))
     from whet.optimize.optimize import optimize_graph
 
     made = optimize_graph(
@@ -80,6 +95,7 @@ def command(as_json: bool, report_file: Path | None, **values: Any) -> None:
         "output": str(request.target),
         "options": {"opt_level": request.opt_level, "passes": dict(request.passes)},
         **msgspec.to_builtins(made.report),
+        "trials": msgspec.to_builtins(trials),
     }
     if report_file is not None:
         output.write_text(report_file, output.json_text(facts, SCHEMA) + "\n")
@@ -87,6 +103,13 @@ def command(as_json: bool, report_file: Path | None, **values: Any) -> None:
         output.print_json(facts, schema=SCHEMA)
         return
     print_report(output.stdout(), made.report)
+    for trial in trials:
+        output.stdout().print(
+            f"{trial.name}: {'kept' if trial.kept else 'switched off'}, with it a run takes "
+            f"{trial.versus.ratio:.3f} times as long ({trial.versus.verdict})",
+            markup=False,
+            soft_wrap=True,
+        )
     output.stdout().print(f"wrote {request.target}", markup=False)
 
 
@@ -114,6 +137,31 @@ def _read_request(values: Mapping[str, Any]) -> _Request:
         shapes=strategy.shapes | (parse_shapes(values["shapes"]) or {}),
         opset=values["opset"],
     )
+
+
+def _keep_faster(request: _Request, dims: Mapping[str, int]) -> tuple[_Request, tuple[Trial, ...]]:
+    """Measure every rewrite that changes the model; return the request without those that lose."""
+    from whet.measure.accuracy.recipe import Recipe
+    from whet.measure.keep_faster import keep_faster
+    from whet.optimize.optimize import optimize_graph
+    from whet.passes.pipeline import REWRITES
+
+    options = Options(opt_level=request.opt_level, passes=dict(request.passes))
+    recipe = Recipe(options, request.shapes)
+    report = optimize_graph(
+        request.source,
+        shapes=request.shapes or None,
+        opt_level=request.opt_level,
+        passes=request.passes,
+    ).report
+    acting = {p.name for p in report.passes if p.rewrites} & {entry.name for entry in REWRITES}
+    names = [entry.name for entry in REWRITES if entry.name in acting]
+    specs = recipe.compile(request.source).inputs
+    feeds = arrays.read_feeds([arrays.RANDOM], specs, dims, _FEEDS)
+    with ProgressBar() as progress:
+        trials = keep_faster(request.source, recipe, feeds, names, progress=progress)
+    lost = {trial.name: False for trial in trials if not trial.kept}
+    return replace(request, passes={**request.passes, **lost}), trials
 
 
 def _save(made: Optimized, path: Path) -> None:

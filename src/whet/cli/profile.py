@@ -76,6 +76,19 @@ def command(model: Path, folder: Path | None, as_json: bool, top: int, **values:
 
 
 def _measure(path: Path, values: Mapping[str, Any]) -> Profile:
+    model = open_model(path, *read_options(values))
+    feeds = arrays.read_inputs(values["sources"], model.inputs, parse_dims(values["dims"]))
+    return measure_profile(model, feeds, values["runs"])
+
+
+def measure_profile(model: Any, feeds: Mapping[str, Any], runs: int) -> Profile:
+    """Profile a compiled model.
+
+    Args:
+        model: the model.
+        feeds: an array for each input.
+        runs: profiled runs.
+    """
     from whet.measure.machine import measure_limits
     from whet.measure.profile.advice import advise
     from whet.measure.profile.counters import count_events
@@ -83,9 +96,7 @@ def _measure(path: Path, values: Mapping[str, Any]) -> Profile:
     from whet.measure.profile.memory_timeline import trace_memory
     from whet.measure.profile.roofline import place_launches
 
-    model: Any = open_model(path, *read_options(values))
-    feeds = arrays.read_inputs(values["sources"], model.inputs, parse_dims(values["dims"]))
-    times = profile_model(model, feeds, values["runs"])
+    times = profile_model(model, feeds, runs)
     counters = count_events(lambda: model.profile_runs(feeds, 1))
     roofline = place_launches(times, measure_limits(times.threads))
     return Profile(

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from whet.dtypes import DTYPES
 from whet.errors import CompileError, Problem, UnsupportedError, WhetError
+from whet.graph.edit import sources
 from whet.index import Dim, Poly, as_poly, var
 from whet.kernel.tensor import Tensor
 from whet.lower.control import CONTROLS
@@ -176,6 +177,7 @@ def _lower(node: ir.Node, scope: Scope) -> Sequence[Item]:
         attributes={key: _attribute(a) for key, a in node.attributes.items()},
         outputs=tuple(v.name or "" for v in node.outputs),
         late=scope.late,
+        origins=tuple(filter(None, sources(node))),
     )
     try:
         made = scope.table[(_domain(node), node.op_type)].lower(view)

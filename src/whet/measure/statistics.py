@@ -34,6 +34,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     p90_ms: float
     p95_ms: float
     p99_ms: float
+    max_ms: float
     spread: float
 
 
@@ -69,6 +70,7 @@ def summarise(seconds: tuple[float, ...]) -> Summary:
         p90_ms=p90,
         p95_ms=p95,
         p99_ms=p99,
+        max_ms=float(times.max()),
         spread=(high - low) / median,
     )
 

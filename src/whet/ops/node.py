@@ -35,6 +35,7 @@ class Node:
         attributes: attribute values as Python objects and NumPy arrays.
         outputs: names of the outputs; ``""`` where one is not wanted.
         late: takes what only a run can tell, if the model may be cut here.
+        origins: names of the source nodes that it stands for, if it is not one of them.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Node:
     attributes: Mapping[str, Any]
     outputs: tuple[str, ...]
     late: LateSizes | None = None
+    origins: tuple[str, ...] = ()
 
     def input(self, position: int) -> Tensor:
         """Return a required input.
@@ -157,7 +159,7 @@ class Node:
             shape,
             dtype,
             definition,
-            nodes=(self.name,),
+            nodes=self.origins or (self.name,),
             ops=(self.op,),
             order=order,
         )
@@ -174,7 +176,12 @@ class Node:
     ) -> Tensor:
         """Return an inner tensor of a lowering that takes several equations."""
         return Tensor(
-            f"{self.name}.{suffix}", shape, dtype, definition, nodes=(self.name,), ops=(self.op,)
+            f"{self.name}.{suffix}",
+            shape,
+            dtype,
+            definition,
+            nodes=self.origins or (self.name,),
+            ops=(self.op,),
         )
 
 

@@ -61,7 +61,7 @@ def known_tensor(
 
 def replace_origin(tensor: Tensor, node: Node) -> Tensor:
     """Return the tensor as a result of a node."""
-    return replace(tensor, nodes=(node.name,), ops=(node.op,))
+    return replace(tensor, nodes=node.origins or (node.name,), ops=(node.op,))
 
 
 def _known_output(node: Node, tensor: Tensor) -> Tensor:

@@ -1,0 +1,92 @@
+"""What ``whet bench`` found out, for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from whet.cli import output
+
+OURS = "whet"
+SCHEMA = "whet.bench.1"
+_COLUMNS = ("best_ms", "mean_ms", "median_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms")
+
+
+def print_findings(console: Console, found: dict[str, Any]) -> None:
+    """Print times, comparisons, and what else was measured."""
+    headers = ["runtime", "min", "mean", "median", "p90", "p95", "p99", "max", "runs/s"]
+    by_peer = {c["peer"]: c for c in found["comparisons"]}
+    if by_peer:
+        headers += ["time ÷ ours", "difference"]
+    rows = []
+    for name, times in found["times"].items():
+        cells = [output.format_ms(times[key] / 1e3) for key in _COLUMNS]
+        row = [name, *cells, f"{1e3 / times['median_ms']:.1f}"]
+        if name in by_peer:
+            row += [_ratio(by_peer[name]), f"{found['largest_difference'][name]:.1e}"]
+        rows.append(row)
+    cpu, threads, noise = found["machine"]["cpu"], found["threads"], found["noise"]
+    calls = next(iter(found["times"].values()))["calls"]
+    title = f"{found['model']}: {threads} threads, {calls} rounds, {cpu}, machine {noise}"
+    console.print(output.table(headers, rows, title=title))
+    for line in (*_goal(found), *_costs(found), *_streams(found), *_memory(found)):
+        console.print(line, markup=False, soft_wrap=True)
+    for finding in found["advice"] or ():
+        console.print(
+            f"[{finding['severity']}] {finding['message']}; up to {finding['saves_us']:.0f} us a "
+            f"run. {finding['remedy']}.",
+            markup=False,
+            soft_wrap=True,
+        )
+    if noise == "noisy":
+        console.print("The machine was noisy: trust the ratios, not the times.")
+
+
+def _ratio(comparison: dict[str, Any]) -> str:
+    """Return the median ratio, its confidence interval and what that allows to say."""
+    low, high = comparison["interval"]
+    verdict = {"faster": "we are faster", "slower": "we are slower"}
+    words = verdict.get(comparison["verdict"], comparison["verdict"])
+    return f"{comparison['ratio']:.2f} ({low:.2f}–{high:.2f}, {words})"
+
+
+def _goal(found: dict[str, Any]) -> list[str]:
+    goal = found["goal"]
+    if goal is None:
+        return []
+    return [
+        f"best {goal['goal']}: {goal['threads']} threads a request, {goal['streams']} at once, "
+        f"{goal['median_ms']:.2f} ms, {goal['per_second']:.1f} /s (of {len(goal['tried'])} tried)"
+    ]
+
+
+def _costs(found: dict[str, Any]) -> list[str]:
+    costs, warm = found["costs"], found["warm_up"]
+    compiled = f"compiled in {costs['compile_s']:.2f} s, " if costs["compile_s"] else ""
+    steady = "stable" if warm["stable"] else "still not stable"
+    return [
+        f"{compiled}first call {warm['first_s'] * 1e3:.2f} ms, {steady} after "
+        f"{warm['calls']} calls; weights {output.format_bytes(costs['weight_bytes'])}, "
+        f"intermediate results {output.format_bytes(costs['arena_bytes'])}"
+    ]
+
+
+def _streams(found: dict[str, Any]) -> list[str]:
+    streams = found["streams"]
+    if streams is None:
+        return []
+    times = streams["times"]
+    return [
+        f"{streams['streams']} requests at once: {streams['per_second']:.1f} /s, median "
+        f"{times['median_ms']:.2f} ms, p99 {times['p99_ms']:.2f} ms"
+    ]
+
+
+def _memory(found: dict[str, Any]) -> list[str]:
+    return [
+        f"{name}: resident {output.format_bytes(use['after_bytes'])}, "
+        f"{output.format_bytes(use['after_bytes'] - use['before_bytes'])} of it for the model, "
+        f"peak {output.format_bytes(use['peak_bytes'])}, ready in {use['prepare_s']:.2f} s"
+        for name, use in (found["memory"] or {}).items()
+    ]

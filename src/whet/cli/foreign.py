@@ -1,0 +1,39 @@
+"""Commands of other tools under their names: each says which ``whet`` command it stands for."""
+
+from __future__ import annotations
+
+import shlex
+
+import click
+
+from whet.cli import exits, output
+from whet.compat.ascend import EXAMPLES, TOOLS
+
+
+def foreign_command(name: str) -> click.Command:
+    """Return the command that translates a tool's command line and runs what it means."""
+
+    @click.command(
+        name,
+        context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+        help=f"Do what Ascend's {name} does, with its options; docs/ascend.md has them.\n\n"
+        f"Example: whet {name} {EXAMPLES[name]}",
+    )
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    @click.pass_context
+    def command(ctx: click.Context, arguments: tuple[str, ...]) -> None:
+        from whet.cli.main import run_command
+
+        meant = TOOLS[name]([word for word in arguments if word != "--traceback"])
+        for note in meant.notes:
+            output.note(f"note: {note}")
+        output.note(f"this is: whet {shlex.join(meant.command)}")
+        if meant.first:
+            click.echo(meant.first)
+        code = run_command(meant.command)
+        if code == exits.OK:
+            for line in filter(None, (meant.report() if meant.report else "", meant.last)):
+                click.echo(line)
+        ctx.exit(code)
+
+    return command

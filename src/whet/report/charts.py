@@ -1,0 +1,133 @@
+"""Charts as inline SVG: bars, a roofline, bytes over time. Text is escaped, nothing is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from markupsafe import Markup, escape
+
+WIDTH = 720
+_ROW, _LABEL, _MARGIN = 24, 250, 60
+_LONGEST_LABEL = 38
+
+
+def bar_chart(rows: Sequence[tuple[str, float, str]], *, unit: str) -> Markup:
+    """Return horizontal bars.
+
+    Args:
+        rows: label, length and tooltip of each bar.
+        unit: behind the numbers.
+    """
+    most = max((value for _, value, _ in rows), default=0.0) or 1.0
+    room = WIDTH - _LABEL - _MARGIN - 40
+    parts = []
+    for number, (label, value, tip) in enumerate(rows):
+        y, length = number * _ROW, max(1.0, room * value / most)
+        parts.append(
+            Markup(
+                '<g><title>{tip}</title><text class="label" x="{x}" y="{ty}">{label}</text>'
+                '<rect class="bar" x="{bx}" y="{by}" width="{w:.1f}" height="16" rx="2"/>'
+                '<text x="{vx:.1f}" y="{ty}">{value:.4g} {unit}</text></g>'
+            ).format(
+                tip=tip, label=_short(label), x=_LABEL - 8, ty=y + 16, bx=_LABEL, by=y + 3,
+                w=length, vx=_LABEL + length + 6, value=value, unit=unit,
+            )
+        )  # fmt: skip
+    return _svg(Markup("").join(parts), len(rows) * _ROW + 6)
+
+
+def step_chart(values: Sequence[float], *, limit: float, unit: str) -> Markup:
+    """Return a stepped area, one step a value, with a line at ``limit``."""
+    height, top = 180, max([*values, limit, 1.0])
+    width = (WIDTH - 2 * _MARGIN) / max(len(values), 1)
+    points = [f"{_MARGIN},{height}"]
+    for number, value in enumerate(values):
+        y = height - (height - 20) * value / top
+        points.append(f"{_MARGIN + number * width:.1f},{y:.1f}")
+        points.append(f"{_MARGIN + (number + 1) * width:.1f},{y:.1f}")
+    points.append(f"{_MARGIN + len(values) * width:.1f},{height}")
+    line = height - (height - 20) * limit / top
+    content = Markup(
+        '<polygon class="area" points="{points}"/>'
+        '<line class="limit" x1="{x1}" x2="{x2}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        '<text x="{x1}" y="{ty:.1f}">{limit:.4g} {unit}</text>'
+        '<text x="{x1}" y="{by}">first launch</text>'
+        '<text class="label" x="{x2}" y="{by}">last launch</text>'
+    ).format(
+        points=" ".join(points), x1=_MARGIN, x2=WIDTH - _MARGIN, y=line, ty=line - 5,
+        by=height + 16, limit=limit, unit=unit,
+    )  # fmt: skip
+    return _svg(content, height + 24)
+
+
+def roofline_chart(
+    points: Sequence[tuple[str, float, float, float]], *, gflops: float, gbytes: float
+) -> Markup:
+    """Return launches under the machine's roof, both axes logarithmic.
+
+    Args:
+        points: name, operations a byte, GFLOP/s and share of the time of each launch.
+        gflops: the multiply-add peak.
+        gbytes: the memory's bandwidth.
+    """
+    shown = [p for p in points if p[1] > 0 and p[2] > 0]
+    ridge = gflops / gbytes
+    xs = [p[1] for p in shown] + [ridge]
+    ys = [p[2] for p in shown] + [gflops]
+    x_low, x_high = _decades(min(xs), max(xs) * 2)
+    y_low, y_high = _decades(min(ys), max(ys) * 1.2)
+    height = 320
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (math.log10(x) - x_low) / (x_high - x_low)
+        up = (math.log10(y) - y_low) / (y_high - y_low)
+        return _MARGIN + across * (WIDTH - 2 * _MARGIN), height - 30 - up * (height - 50)
+
+    left = max(10**x_low, 10**y_low / gbytes)
+    roof = [place(left, left * gbytes), place(ridge, gflops), place(10**x_high, gflops)]
+    parts = [
+        Markup('<polyline class="limit" fill="none" points="{}"/>').format(
+            " ".join(f"{x:.1f},{y:.1f}" for x, y in roof)
+        )
+    ]
+    for name, intensity, rate, share in shown:
+        x, y = place(intensity, rate)
+        tip = f"{name}: {rate:.1f} GFLOP/s, {intensity:.2f} FLOP/byte, {share:.1%} of the time"
+        dot = '<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"><title>{}</title></circle>'
+        parts.append(Markup(dot).format(x, y, 3 + 12 * math.sqrt(share), tip))
+    parts.append(_axes(place, (x_low, x_high), (y_low, y_high)))
+    return _svg(Markup("").join(parts), height)
+
+
+def _axes(place: object, xs: tuple[int, int], ys: tuple[int, int]) -> Markup:
+    assert callable(place)
+    parts = []
+    for power in range(xs[0], xs[1] + 1):
+        x, y = place(10.0**power, 10.0 ** ys[0])
+        parts.append(
+            Markup('<text x="{:.1f}" y="{:.1f}">{:g}</text>').format(x, y + 18, 10.0**power)
+        )
+    for power in range(ys[0], ys[1] + 1):
+        x, y = place(10.0 ** xs[0], 10.0**power)
+        parts.append(
+            Markup('<text class="label" x="{:.1f}" y="{:.1f}">{:g}</text>').format(
+                x - 6, y, 10.0**power
+            )
+        )
+    parts.append(Markup('<text x="10" y="14">GFLOP/s over FLOP a byte</text>'))
+    return Markup("").join(parts)
+
+
+def _decades(low: float, high: float) -> tuple[int, int]:
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    return first, max(last, first + 1)
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _LONGEST_LABEL else f"…{label[1 - _LONGEST_LABEL :]}"
+
+
+def _svg(content: Markup, height: float) -> Markup:
+    head = Markup('<svg role="img" viewBox="0 0 {} {:.0f}">').format(WIDTH, height)
+    return head + escape(content) + Markup("</svg>")

@@ -1,0 +1,47 @@
+"""The page of ``whet compare``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from whet.report.charts import bar_chart
+from whet.report.page import Section, render_page
+
+_BARS = 20
+
+
+def comparison_page(facts: Mapping[str, Any]) -> str:
+    """Return the page of a comparison, from the JSON value that the command prints."""
+    how = f"{facts['rounds']} rounds of calls in turn" if facts["paired"] else facts["note"]
+    figures = [
+        ("verdict on B", str(facts["verdict"])),
+        ("time of B ÷ A", f"{facts['ratio']:.4f}"),
+        (f"{facts['confidence']:.0%} interval", f"{facts['low']:.4f} to {facts['high']:.4f}"),
+        ("regression", "yes" if facts["regression"] else "no"),
+    ]
+    launches = facts["launches"]
+    bars = [
+        ("+".join(d["ops"]), abs(d["difference_us"]), ", ".join(d["nodes"]))
+        for d in launches[:_BARS]
+    ]
+    rows = tuple(
+        ("+".join(d["ops"]), _us(d["first_us"]), _us(d["second_us"]),
+         f"{d['difference_us']:+.1f}", ", ".join(d["nodes"])) for d in launches
+    )  # fmt: skip
+    headers = ("launch", "A us", "B us", "difference us", "nodes")
+    sections = [
+        Section(
+            "Launches that differ most",
+            texts=("Absolute differences; the table has their signs.",),
+            chart=bar_chart(bars, unit="us"),
+            headers=headers,
+            rows=rows,
+        )
+    ]
+    title = f"{facts['a']} (A) and {facts['b']} (B)"
+    return render_page(title, how, figures, sections if launches else [])
+
+
+def _us(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"

@@ -1,0 +1,129 @@
+"""Ascend's command lines: what they mean, what they refuse, and that they run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from whet.cli import exits
+from whet.cli.main import run_command
+from whet.compat import ascend
+from whet.compat.translation import Noted, Refused, Rule, Used, shape_arguments
+from whet.errors import OptionError
+from whet.tests.small_models import write_layer
+
+DOCS = Path(__file__).parents[3] / "docs" / "ascend.md"
+TABLES: dict[str, dict[str, Rule]] = {
+    "atc": ascend.ATC,
+    "benchmark": ascend.BENCHMARK,
+    "graph_opt": ascend.GRAPH_OPT,
+    "perf_compare": ascend.PERF_COMPARE,
+    "msprof": ascend.MSPROF,
+    "converter_lite": ascend.CONVERTER_LITE,
+}
+ATC_LINE = "--model=m.onnx --framework=5 --output=m"
+
+
+def test_atc_compiles() -> None:
+    line = f"{ATC_LINE} --soc_version=Ascend310P3 --input_shape=x:1,3,-1,1~8;y:2 --oo_level=O1"
+    meant = ascend.atc(line.split())
+    assert meant.command == [
+        "compile", "m.onnx", "-o", "m.whet", "--shape", "x:1,3,x_2,x_3", "--shape", "y:2", "-O1",
+    ]  # fmt: skip
+    assert meant.notes == ["--soc_version: code is made for the CPU of this machine"]
+
+
+def test_both_spellings_of_values() -> None:
+    line = ["--model", "m.onnx", "--framework", "5", "--output", '"m"']
+    assert ascend.atc(line).command == ascend.atc(ATC_LINE.split()).command
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("--model=m.onnx --framework=5", "--output"),
+        ("--model=m.prototxt --framework=0 --output=m", "convert the model to ONNX"),
+        (f"{ATC_LINE} --precision_mode=force_fp16", "float16"),
+        (f"{ATC_LINE} --insert_op_conf=aipp.cfg", "preprocessing"),
+        (f"{ATC_LINE} --soc_versions=Ascend310", "--soc_version"),
+        (f"{ATC_LINE} --output=n", "twice"),
+        (f"{ATC_LINE} --input_shape=x", "name:1,3"),
+        (f"{ATC_LINE} --input_shape=x:a,b", "number"),
+        (f"{ATC_LINE} --dynamic_batch_size=1", "2 to 100"),
+        (f"{ATC_LINE} --dynamic_batch_size=1,2 --dynamic_dims=1;2", "exclude"),
+        (f"{ATC_LINE} --mode=2", "0, 1, 3 or 6"),
+        (f"{ATC_LINE} stray", "not an option"),
+    ],
+)
+def test_atc_refuses_with_a_remedy(line: str, hint: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        ascend.atc(line.split())
+    assert hint in str(caught.value)
+
+
+def test_other_tools_are_translated(tmp_path: Path) -> None:
+    assert ascend.graph_opt(["--config=c.json", "--optimize"]).command == [
+        "optimize", "--config", "c.json",
+    ]  # fmt: skip
+    found = ascend.perf_compare("--baseline=a.json --optimized=b.json --output=r.html".split())
+    assert found.command == ["compare", "a.json", "b.json", "--html", "r.html"]
+    assert ascend.msprof("--model=m.om --output=p".split()).command[:2] == ["profile", "m.whet"]
+    lite = ascend.converter_lite("--fmk=ONNX --modelFile=m.onnx --outputFile=m".split())
+    assert lite.command == ["compile", "m.onnx", "-o", "m.whet"]
+    parallel = "--modelFile=m.ms --enableParallelPredict=true --parallelNum=3 --output=o.json"
+    assert "--streams" in ascend.benchmark(parallel.split()).command
+    (tmp_path / "real.om").write_bytes(b"")
+    name = str(tmp_path / "real.om")
+    assert ascend.msprof([f"--model={name}", "--output=p"]).command[1] == name
+
+
+def test_shapes() -> None:
+    assert shape_arguments("a:0:1,2") == ["--shape", "a:0:1,2"]
+    assert shape_arguments("x:-1,3;") == ["--shape", "x:x_0,3"]
+
+
+def test_every_option_is_documented() -> None:
+    text = DOCS.read_text()
+    for tool, table in TABLES.items():
+        part = text.split(f"\n## {tool}\n")[1].split("\n## ")[0]
+        for name, rule in table.items():
+            (line,) = [x for x in part.splitlines() if x.startswith(f"| `--{name}` ")]
+            expected = {Used: "acts", Noted: "accepted: ", Refused: "refused: "}[type(rule)]
+            assert expected in line
+
+
+def test_the_walk_through_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WHET_JOBS", "1")
+    write_layer(tmp_path / "m.onnx")
+    config = {
+        "optimization_version": "2.0",
+        "model_info": {"input_model": "m.onnx", "output_model": "o.onnx"},
+    }
+    Path("optimization_config.json").write_text(json.dumps(config))
+    lines = [
+        "benchmark --model=m.onnx --output=before.json --numThreads=1 --loopCount=3",
+        "graph_opt --config=optimization_config.json --optimize",
+        "atc --model=o.onnx --framework=5 --output=m --soc_version=Ascend310P3",
+        "benchmark --model=m.om --output=after.json --numThreads=1 --loopCount=3",
+        "perf_compare --baseline=before.json --optimized=after.json --output=r.html --threshold=99",
+        "msprof --model=m.om --output=prof --iterations=2",
+        "converter_lite --fmk=ONNX --modelFile=m.onnx --outputFile=lite",
+        "atc --mode=6 --om=m.om",
+    ]
+    for line in lines:
+        assert run_command(line.split()) == exits.OK, line
+    text = capsys.readouterr().out
+    assert "ATC run success" in text
+    assert "CONVERT RESULT SUCCESS:0" in text
+    assert "Model = m.whet, numThreads = 1, MinRunTime = " in text
+    assert Path("r.html").exists()
+    assert Path("prof/op_summary.csv").exists()
+    assert run_command("atc --model=missing.onnx --framework=5 --output=x".split()) == exits.MODEL
+    assert "ATC run success" not in capsys.readouterr().out
+    assert run_command("atc --help".split()) == exits.OK
+    assert "--framework=5" in capsys.readouterr().out

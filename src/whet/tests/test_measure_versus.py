@@ -1,0 +1,226 @@
+"""Comparison of two programs: intervals with known answers, and verdicts under simulated noise."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from whet.cli import exits
+from whet.cli.main import run_command
+from whet.measure.interleave import Samples
+from whet.measure.profile.differences import compare_launches
+from whet.measure.ranks import MOST_VALUES, paired_estimate, separate_estimate
+from whet.measure.versus import (
+    MOST_ROUNDS,
+    Pairs,
+    Sampler,
+    Versus,
+    compare_runners,
+    compare_samples,
+    compare_until_precise,
+)
+from whet.tests.small_models import write_layer
+from whet.tests.test_measure_profile import stamped
+
+TRIALS = 100
+NOISES = ("quiet", "steps", "spikes", "crowded")
+
+
+def machine(kind: str, slowdown: float, seed: int) -> Sampler:
+    """Return a machine of some kind of noise on which B takes ``1 + slowdown`` times as long.
+
+    ``steps`` changes its speed by up to 2 within a run, ``spikes`` gives every twelfth call a delay
+    of up to 5 times its time, ``crowded`` lets other processes take half of some calls' time, and
+    all calls of a round are slow together for a part of each kind.
+    """
+    rng = np.random.default_rng(seed)
+    state = {"drift": 0.0, "speed": 1.0}
+
+    def call(base: float) -> float:
+        seconds = base * math.exp(state["drift"]) * state["speed"] * math.exp(rng.normal(0, 0.01))
+        if kind == "spikes" and rng.random() < 1 / 12:
+            seconds *= 1 + rng.exponential(1.0)
+        if kind == "crowded":
+            seconds *= 1 + (rng.random() < 0.3) * rng.uniform(0.0, 0.5)
+        return seconds
+
+    def sample(count: int) -> Pairs:
+        first, second = [], []
+        for _ in range(count):
+            state["drift"] = 0.9 * state["drift"] + rng.normal(0, 0.02)
+            if kind == "steps" and rng.random() < 0.05:
+                state["speed"] = rng.uniform(1.0, 2.0)
+            first.append(call(1e-3))
+            second.append(call(1e-3 * (1 + slowdown)))
+        return first, second
+
+    return sample
+
+
+def verdicts(kind: str, slowdown: float) -> list[str]:
+    return [compare_until_precise(machine(kind, slowdown, seed)).verdict for seed in range(TRIALS)]
+
+
+@pytest.mark.parametrize("kind", NOISES)
+def test_a_program_does_not_differ_from_itself(kind: str) -> None:
+    assert verdicts(kind, 0.0).count("no significant difference") >= 95
+
+
+@pytest.mark.parametrize("kind", NOISES)
+def test_a_slowdown_of_five_percent_is_found(kind: str) -> None:
+    assert verdicts(kind, 0.05).count("slower") >= 90
+    assert verdicts(kind, -0.05).count("faster") >= 90
+
+
+def test_pairs_agree_with_the_exact_test() -> None:
+    """The interval is that of the signed-rank test: all sign patterns of ten differences."""
+    values = np.arange(1.0, 11.0)
+    sums = [sum(v for v, s in zip(values, signs, strict=True) if s)
+            for signs in itertools.product((0, 1), repeat=10)]  # fmt: skip
+    estimate = paired_estimate(values, 0.95)
+    walsh = np.sort([(a + b) / 2 for i, a in enumerate(values) for b in values[i:]])
+    cut = int(np.searchsorted(walsh, estimate.low))
+    tail = np.mean(np.asarray(sums) <= cut)
+    assert tail <= 0.03
+    assert estimate.middle == 5.5
+    assert estimate.low < 5.5 < estimate.high
+
+
+def test_estimates_of_constant_values() -> None:
+    estimate = paired_estimate(np.full(7, 0.25), 0.99)
+    assert (estimate.low, estimate.middle, estimate.high) == (0.25, 0.25, 0.25)
+    apart = separate_estimate(np.full(5, 3.0), np.full(9, 1.0), 0.99)
+    assert (apart.low, apart.middle, apart.high) == (2.0, 2.0, 2.0)
+    assert paired_estimate(np.array([0.5]), 0.99).middle == 0.5
+
+
+def test_many_values_are_thinned() -> None:
+    values = np.random.default_rng(0).normal(1.0, 0.1, 5 * MOST_VALUES)
+    assert paired_estimate(values, 0.99).middle == pytest.approx(1.0, abs=0.02)
+
+
+def test_measuring_stops_when_precise_or_at_the_limit() -> None:
+    quiet = compare_until_precise(machine("quiet", 0.0, 1))
+    assert quiet.precise
+    assert quiet.rounds < 100
+    noisy = compare_until_precise(machine("crowded", 0.0, 1), precision=1e-4)
+    assert not noisy.precise
+    assert noisy.rounds == MOST_ROUNDS
+
+
+def apart(ratio: float, *, peer: bool, seed: int = 0) -> tuple[Samples, Samples]:
+    """Return two measurements; between them the machine became 1.5 times slower."""
+    made = []
+    for number, speed in enumerate((1.0, 1.5)):
+        rng = np.random.default_rng(seed + number)
+        drift = speed * np.exp(rng.normal(0, 0.1, 80))
+        own = drift * 1e-3 * (ratio if number else 1.0) * np.exp(rng.normal(0, 0.01, 80))
+        seconds = {"whet": tuple(own.tolist())}
+        if peer:
+            seconds["ort"] = tuple((drift * 2e-3).tolist())
+        made.append(Samples(seconds=seconds, wall_s=1.0, foreign_cpu=None))
+    return made[0], made[1]
+
+
+def test_a_peer_in_both_measurements_is_the_yardstick() -> None:
+    names = ("whet", "whet")
+    same = compare_samples(*apart(1.0, peer=True), names)
+    assert same.verdict == "no significant difference"
+    assert not same.paired
+    slower = compare_samples(*apart(1.05, peer=True), names)
+    assert slower.verdict == "slower"
+    assert slower.ratio == pytest.approx(1.05, abs=0.01)
+
+
+def test_drift_within_the_measurements_widens_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 0.2, 80)
+    a, b = (
+        Samples(
+            seconds={"whet": tuple(np.exp(ramp + shift + rng.normal(0, 0.01, 80)).tolist())},
+            wall_s=1.0,
+            foreign_cpu=None,
+        )
+        for shift in (0.0, 0.1)
+    )
+    found = compare_samples(a, b, ("whet", "whet"))
+    assert found.verdict == "no significant difference"
+    assert "drift" in found.note
+
+
+def test_regression_needs_doubtlessness_and_size() -> None:
+    found = compare_until_precise(machine("quiet", 0.05, 0))
+    assert found.regresses(0.02)
+    assert not found.regresses(0.10)
+    unsure = Versus(
+        ratio=1.3, low=0.9, high=1.6, confidence=0.99, verdict="no significant difference",
+        rounds=10, paired=True, precise=False,
+    )  # fmt: skip
+    assert not unsure.regresses(0.02)
+
+
+class Sleeper:
+    """A runner whose calls take no time worth measuring, but in a known order."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.calls = 0
+
+    def prepare(self) -> None:
+        """Do nothing."""
+
+    def run(self, inputs: object) -> dict[str, np.ndarray]:
+        """Count a call."""
+        self.calls += 1
+        return {}
+
+
+def test_runners_are_called_in_turn() -> None:
+    a, b = Sleeper("A"), Sleeper("B")
+    found = compare_runners(a, b, [{}], precision=10.0)
+    assert found.rounds == 40
+    assert a.calls == b.calls >= 40
+
+
+def test_launches_are_matched_by_their_nodes() -> None:
+    _, times = stamped()
+    same = compare_launches(times, times)
+    assert {d.difference_us for d in same} == {0.0}
+    assert {d.nodes for d in same} == {("node0",), ("node1",), ("node2",)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_layer(tmp_path / "m.onnx")
+    return tmp_path
+
+
+def test_command_on_models(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "compare m.onnx m.onnx --threads 1 --rounds 10 --threshold 10"
+    assert run_command([*line.split(), "--json"]) == exits.OK
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["schema"] == "whet.compare.1"
+    assert facts["rounds"] == 10
+    assert facts["regression"] is False
+    assert facts["launches"]
+    assert run_command(line.split()) == exits.OK
+    assert "times as long as A" in capsys.readouterr().out
+
+
+def test_command_on_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, ratio in (("a", 1.0), ("b", 1.2)):
+        samples = apart(ratio, peer=True)[1 if ratio > 1 else 0]
+        Path(f"{name}.json").write_text(json.dumps({"seconds": samples.seconds}))
+    assert run_command("compare a.json b.json".split()) == exits.NEGATIVE
+    assert "slower" in capsys.readouterr().out
+    assert run_command("compare a.json b.json --threshold 0.5".split()) == exits.OK
+    assert run_command("compare a.json m.onnx".split()) == exits.INPUT
+    Path("bad.json").write_text("{}")
+    assert run_command("compare a.json bad.json".split()) == exits.INPUT
+    assert run_command("compare a.json missing.json".split()) == exits.INPUT
