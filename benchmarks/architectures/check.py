@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnxruntime
 
 import whet
 from benchmarks.agreement import TOLERANCES, agreement_of
@@ -31,7 +32,34 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check(model: Path, answers: Path) -> Check:
-    """Compile a model once and run it at every size; errors become part of the result."""
+    """Compile a model once and run it at every size; errors become part of the result.
+
+    A failure is the exporter's where ONNX Runtime cannot run the file either, or disagrees with
+    PyTorch too.
+    """
+    found = _checked(model, answers)
+    wrong = _fault_of_file(model, answers) if found.failure else None
+    return found if wrong is None else Check(failure=Failure(stage="export", reason=wrong))
+
+
+def _fault_of_file(model: Path, answers: Path) -> str | None:
+    """Return what ONNX Runtime finds wrong with a file, or ``None`` if it agrees with PyTorch."""
+    try:
+        session = onnxruntime.InferenceSession(model.read_bytes())
+        for inputs, expected in _cases(answers):
+            feeds = {i.name: inputs[i.name] for i in session.get_inputs()}
+            found = dict(enumerate(session.run(None, feeds)))
+            outputs = {str(k): np.asarray(v) for k, v in found.items()}
+            wanted = {str(k): v for k, v in enumerate(expected)}
+            if not agreement_of(outputs, wanted, TOLERANCES["transformer"]).passed:
+                return "the exported file is wrong: ONNX Runtime disagrees with PyTorch too"
+    except Exception as problem:  # noqa: BLE001 - a failure is a result here
+        line = " ".join(str(problem).split())[:150]
+        return f"the exported file is wrong: ONNX Runtime cannot run it: {line}"
+    return None
+
+
+def _checked(model: Path, answers: Path) -> Check:
     stage = "compile"
     worst = 0.0
     try:

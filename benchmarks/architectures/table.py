@@ -55,7 +55,7 @@ def _cell(outcome: Check | None) -> str:
         return "not run"
     if outcome.failure is None:
         return f"{outcome.worst:.0e}"
-    reason = outcome.failure.reason.replace("|", "/")
+    reason = "".join(c for c in outcome.failure.reason if c.isprintable()).replace("|", "/")
     return f"{outcome.failure.stage}: {reason[:120]}"
 
 

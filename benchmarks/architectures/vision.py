@@ -74,8 +74,8 @@ VISION = {
     "yolos": fixed(
         "YolosForObjectDetection", **{**PATCHED, "image_size": [32, 32]}, num_detection_tokens=4
     ),
-    "dpt": fixed("DPTForDepthEstimation", **{**PATCHED, "num_hidden_layers": 4}, **MASKS, fusion_hidden_size=16,
-                 backbone_config=None, is_hybrid=False),
+    "dpt": fixed("DPTForDepthEstimation", **{**PATCHED, "num_hidden_layers": 4}, **MASKS,
+                 fusion_hidden_size=16, backbone_config=None, is_hybrid=False),
     "swin": fixed("SwinModel", window_size=4, **SWIN),
     "swinv2": fixed("Swinv2Model", window_size=4, **SWIN),
     "hiera": fixed("HieraModel", image_size=[32, 32], embed_dim=16, depths=[1, 1, 1],
