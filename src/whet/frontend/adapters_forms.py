@@ -106,8 +106,40 @@ def _group_norm(node: ir.Node, rewriter: Rewriter) -> str | None:
 
 
 def _scan(node: ir.Node, rewriter: Rewriter) -> str | None:
-    """Scan had a batch axis and sequence lengths before 9."""
-    return "Scan of opset 8 has no equivalent"
+    """Scan had a batch axis and sequence lengths before 9.
+
+    It becomes a Scan over the batch, whose body is the Scan of today: initial states are slices of
+    the outer one, and final states are collected by it.
+    """
+    if node.inputs[0] is not None:
+        return "Scan of opset 8 with sequence lengths has no equivalent"
+    directions = take_ints(node, "directions")
+    attributes = dict(node.attributes)
+    if directions is not None:
+        attributes["scan_input_directions"] = ir.AttrInt64s("scan_input_directions", directions)
+    own = list(node.inputs[1:])
+    name = rewriter.names.fresh(f"{node.name or node.outputs[0].name}_batch")
+    slices = [
+        ir.Value(
+            name=f"{name}_{k}",
+            type=v.type,
+            shape=None if v.shape is None else ir.Shape(v.shape[1:]),
+        )
+        for k, v in enumerate(own)
+        if v is not None
+    ]
+    if len(slices) != len(own):
+        return "Scan with an input that is left out has no equivalent"
+    node.attributes.clear()
+    results = [ir.Value(name=f"{name}_out{k}") for k in range(len(node.outputs))]
+    inner = ir.node("Scan", slices, attributes, outputs=results, name=name)
+    graph = ir.Graph(slices, results, nodes=[inner], name=name)
+    for k, value in enumerate(own):
+        node.replace_input_with(k, value)
+    node.resize_inputs(len(own))
+    node.attributes["body"] = ir.AttrGraph("body", graph)
+    node.attributes["num_scan_inputs"] = ir.AttrInt64("num_scan_inputs", len(own))
+    return None
 
 
 def _default_axes(node: ir.Node, rewriter: Rewriter) -> str | None:
