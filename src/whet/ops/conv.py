@@ -33,8 +33,9 @@ def convolution(node: Node, x: Tensor, w: Tensor) -> tuple[tuple[Poly, ...], Def
     group = node.attribute("group", 1)
     channels, filters = x.shape[1], _static(node, w.shape[0])
     per_group = _static(node, w.shape[1])
-    if channels != per_group * group or filters % group:
+    if channels.constant not in (None, per_group * group) or filters % group:
         raise node.error(f"group {group} does not fit x {list(x.shape)} and w {list(w.shape)}")
+    node.agree(channels, as_poly(per_group * group))
     kernel = tuple(_static(node, n) for n in w.shape[2:])
     window = window_of(node, kernel, x.shape[2:])
     spatial = tuple(window.outputs(k, n) for k, n in enumerate(x.shape[2:]))

@@ -15,9 +15,9 @@ import tempfile
 import threading
 import traceback
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,15 @@ from whet.tests.ops_harness import parameters_of
 from whet.tests.tolerance import tolerance
 
 PASSES = Path(__file__).parent / "data" / "backend_passes.txt"
-FOLDERS = ("simple", "pytorch-converted", "pytorch-operator")
+FOLDERS = ("simple", "pytorch-converted", "pytorch-operator", "real")
 FIXED = "+constants"
+OPEN = "+symbolic"
+ALL = -1
+WITH_WEIGHTS = frozenset({
+    "Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv", "CausalConvWithState",
+    "GRU", "LSTM", "RNN", "QuantizeLinear", "DequantizeLinear", "GroupNormalization",
+})  # fmt: skip
+WITH_HEADS = frozenset({"Attention", "RotaryEmbedding", "LinearAttention", "FlexAttention"})
 PASSED, REFUSED = "passed", "refused"
 
 
@@ -63,13 +70,39 @@ def all_cases() -> dict[str, Any]:
 
 
 def names() -> list[str]:
-    """Return the names of all tests; a second form has its parameters as constants."""
-    return sorted(n for base in all_cases() for n in (base, base + FIXED))
+    """Return the names of all tests in their forms.
+
+    Besides the plain one there is one with its parameters as constants, and one with names for the
+    dimensions of its inputs.
+    """
+    return sorted(n for base in all_cases() for n in (base, base + FIXED, base + OPEN))
 
 
 def load_case(name: str) -> Case | None:
-    """Return one test by name; ``None`` if it has no parameters to make constant."""
-    case = all_cases()[name.removesuffix(FIXED)]
+    """Return one test by name; ``None`` if there is nothing to make constant or to name."""
+    case = all_cases()[name.removesuffix(FIXED).removesuffix(OPEN)]
+    found = _topology(name, case) if case.kind == "real" else _plain_case(name, case)
+    if name.endswith(FIXED):
+        return with_constants(found)
+    return with_open_dims(found) if name.endswith(OPEN) else found
+
+
+def _topology(name: str, case: Any) -> Case:
+    """Return a network whose weights are all the same, with the output that belongs to ones."""
+    folder = Path(onnx.__file__).parent / "backend/test/data/light"
+    stem = Path(case.url).stem
+    model = onnx.load(folder / f"{stem}.onnx")
+    known = {i.name for i in model.graph.initializer}
+    inputs = {
+        i.name: np.ones([d.dim_value for d in i.type.tensor_type.shape.dim], np.float32)
+        for i in model.graph.input
+        if i.name not in known
+    }
+    wanted = onnx.TensorProto.FromString((folder / f"{stem}_output_0.pb").read_bytes())
+    return Case(name, model, inputs, [numpy_helper.to_array(wanted)], case.rtol, case.atol)
+
+
+def _plain_case(name: str, case: Any) -> Case:
     model = case.model if case.model is not None else onnx.load(Path(case.model_dir) / "model.onnx")
     sets = case.data_sets or [_stored_set(Path(case.model_dir), model)]
     inputs, outputs = sets[0]
@@ -78,11 +111,46 @@ def load_case(name: str) -> Case | None:
     free = [i.name for i in model.graph.input]
     if len(free) != len(given):
         free = [n for n in free if n not in known]
-    found = Case(
+    return Case(
         name, model, dict(zip(free, given, strict=False)), [_array(v) for v in outputs],
         case.rtol, case.atol,
     )  # fmt: skip
-    return with_constants(found) if name.endswith(FIXED) else found
+
+
+def with_open_dims(case: Case) -> Case | None:
+    """Return the test with a name for every extent of its inputs above 1, equal ones the same.
+
+    Weights, heads, and what says shapes or axes stay as they are: they belong to a model.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(case.model)
+    del model.graph.value_info[:]
+    kept = _kept_axes(model)
+    count = 0
+    for value in model.graph.input:
+        if value.name not in case.inputs or not value.type.HasField("tensor_type"):
+            continue
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.dim_value > 1 and not {axis, ALL} & kept[value.name]:
+                dim.dim_param = f"extent_{dim.dim_value}"
+                count += 1
+    for value in model.graph.output:
+        if value.type.HasField("tensor_type"):
+            for dim in value.type.tensor_type.shape.dim:
+                dim.Clear()
+    return replace(case, model=model) if count else None
+
+
+def _kept_axes(model: onnx.ModelProto) -> dict[str, set[int]]:
+    """Return by input which axes a model fixes."""
+    kept: dict[str, set[int]] = defaultdict(set)
+    for node in model.graph.node:
+        for k, name in enumerate(node.input):
+            if k in parameters_of(node) or (k > 0 and node.op_type in WITH_WEIGHTS):
+                kept[name].add(ALL)
+            elif node.op_type in WITH_HEADS:
+                kept[name] |= {1, 2, 3}
+    return kept
 
 
 def with_constants(case: Case) -> Case | None:
