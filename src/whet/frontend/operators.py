@@ -119,8 +119,10 @@ def _attribute_fault(node: ir.Node, schema: onnx.defs.OpSchema) -> str | None:
             fault = f"has the attribute {name!r} of type {attribute.type.name}"
         elif attribute.type.name == "STRING" and not isinstance(attribute.value, str):
             fault = f"has the attribute {name!r}, which is not UTF-8"
-        elif attribute.type.name == "INT" and attribute.value < _LEAST.get(
-            (node.op_type, name), attribute.value
+        elif (
+            attribute.type.name == "INT"
+            and not attribute.is_ref()
+            and attribute.value < _LEAST.get((node.op_type, name), attribute.value)
         ):
             fault = f"has the attribute {name!r} of {attribute.value}"
     for name, formal in schema.attributes.items():

@@ -12,6 +12,7 @@ from whet.kernel.spec import ACCUMULATOR, Step
 from whet.kernel.tensor import Definition, Product, Steps, Tensor, axes_for
 from whet.ops.build import binary
 from whet.ops.node import Node, Op, constant
+from whet.ops.operand import agree
 from whet.ops.windows import Window, window_of
 
 
@@ -109,11 +110,12 @@ def lower_conv_transpose(node: Node) -> list[Tensor]:
     ``x[q - j]``: for each of the ``s`` remainders a plain convolution with ``J`` taps.
     """
     x, w = node.input(0), node.input(1)
-    if x.rank < 3 or w.rank != x.rank or x.shape[1] != w.shape[0]:
+    if x.rank < 3 or w.rank != x.rank:
         raise node.error(f"x {list(x.shape)} and w {list(w.shape)} do not fit")
+    agree(node, (x.shape[1],), (w.shape[0],), "channels of x for w")
     group = node.attribute("group", 1)
-    if group < 1 or (x.shape[1].constant or group) % group:
-        raise node.error(f"{x.shape[1]} channels do not split into {group} groups")
+    if group < 1 or (w.shape[0].constant or group) % group:
+        raise node.error(f"{w.shape[0]} channels do not split into {group} groups")
     kernel = tuple(_static(node, n) for n in w.shape[2:])
     window = window_of(node, kernel, x.shape[2:])
     full = _transposed_full(node, window, group)
@@ -162,7 +164,7 @@ def _transposed_full(node: Node, window: Window, group: int) -> Tensor:
     weights = _phase_weights(node, w, window, group)
     filters = _static(node, w.shape[1])
     n, g, m = Axis("n", x.shape[0]), Axis("g", as_poly(group)), Axis("m", as_poly(filters))
-    depth = x.shape[1] // group
+    depth = w.shape[0] // group
     c = Axis("c", depth)
     places = tuple(Axis(f"q{k}", x.shape[2 + k] + (counts[k] - 1)) for k in range(rank))
     phases = tuple(Axis(f"r{k}", as_poly(s)) for k, s in enumerate(window.strides))

@@ -11,7 +11,7 @@ from whet.kernel.expr import Expr, IndexValue
 from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.ops.build import binary, cast, compare, compute_type, const, select, unary
 from whet.ops.node import Node, Op
-from whet.ops.operand import attribute_flag, number
+from whet.ops.operand import agree, attribute_flag, number
 from whet.ops.sampling import Interpolation, taps_of
 
 PADDINGS = ("zeros", "border", "reflection")
@@ -60,8 +60,9 @@ def lower_grid_sample(node: Node) -> list[Tensor]:
     """Lower ``GridSample``: x ``[n, c, d...]`` at grid ``[n, o..., r]``."""
     x, grid = node.input(0), node.input(1)
     rank = x.rank - 2
-    if rank < 1 or grid.rank != x.rank or grid.shape[-1] != rank:
+    if rank < 1 or grid.rank != x.rank:
         raise node.error(f"x {list(x.shape)} and grid {list(grid.shape)} do not fit")
+    agree(node, (grid.shape[-1],), (as_poly(rank),), "coordinates of the grid")
     mode, padding = node.attribute("mode", "linear"), node.attribute("padding_mode", "zeros")
     mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
     if mode not in ("linear", "nearest", "cubic") or padding not in PADDINGS:

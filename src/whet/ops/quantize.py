@@ -12,7 +12,7 @@ from whet.kernel.tensor import Definition, Steps, Tensor, axes_for
 from whet.ops.build import binary, cast, compare, const, select, unary
 from whet.ops.casts import converted
 from whet.ops.node import Node, Op, normalise_axis
-from whet.ops.operand import attribute_flag, operand
+from whet.ops.operand import agree, attribute_flag, operand
 from whet.ops.pointwise import element_type
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -44,11 +44,7 @@ def _parameter(node: Node, given: Tensor, axes: tuple[Axis, ...]) -> Expr:
     axis = normalise_axis(node, int(node.attribute("axis", 1)), x.rank)
     block = int(node.attribute("block_size", 0))
     if not block:
-        if given.rank != 1 or given.shape[0] != x.shape[axis]:
-            raise node.error(
-                f"scale or zero point of shape {list(given.shape)} does not fit "
-                f"axis {axis} of {list(x.shape)}"
-            )
+        agree(node, given.shape, (x.shape[axis],), f"scale or zero point along axis {axis}")
         return given.at(var(axes[axis]))
     wanted = tuple(-(-e // block) if k == axis else e for k, e in enumerate(x.shape))
     if block < 0 or given.shape != wanted:

@@ -14,6 +14,7 @@ from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.ops.build import binary, cast, compare, compute_type, const, select
 from whet.ops.matmul import matrix_product
 from whet.ops.node import Node, Op, constant
+from whet.ops.operand import agree
 from whet.ops.recurrent_activations import activations_of
 
 
@@ -53,8 +54,7 @@ class _Layer:
         directions = as_poly(self.directions)
         if node.attribute("hidden_size", self.hidden) != self.hidden:
             raise node.error(f"hidden_size is not {self.hidden}, the size of r {list(r.shape)}")
-        if w.shape != (directions, as_poly(rows), x.shape[2]):
-            raise node.error(f"w {list(w.shape)} does not fit x {list(x.shape)}, {rows} rows")
+        agree(node, w.shape, (directions, as_poly(rows), x.shape[2]), "w for this x")
         if r.shape[:2] != (directions, as_poly(rows)):
             raise node.error(f"r {list(r.shape)} does not fit w {list(w.shape)}")
         bias = node.optional(3)
@@ -68,14 +68,14 @@ class _Layer:
         rows = self.gates * self.hidden
         shape = (self.steps, self.batch, as_poly(rows * self.directions))
         t, b, n = (var(a) for a in axes_for(shape))
-        k = var(Axis("k", x.shape[2]))
+        k = var(Axis("k", w.shape[2]))
         body: Expr = Var(ACCUMULATOR, self.dtype)
         bias = self._bias()
         if bias is not None:
             body = binary("add", body, cast(bias.at(n), self.dtype))
         a = x.at(b, t, k) if self.batch_first else x.at(t, b, k)
         weight = w.at(n // rows, n % rows, k)
-        definition = matrix_product(shape, x.shape[2], a, weight, body)
+        definition = matrix_product(shape, w.shape[2], a, weight, body)
         return self.node.temporary("inputs", shape, self.dtype, definition)
 
     def _bias(self) -> Tensor | None:

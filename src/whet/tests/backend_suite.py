@@ -32,6 +32,7 @@ from whet.tests.ops_harness import parameters_of
 from whet.tests.tolerance import tolerance
 
 PASSES = Path(__file__).parent / "data" / "backend_passes.txt"
+FAILURES = Path(__file__).parent / "data" / "backend_failures.txt"
 FOLDERS = ("simple", "pytorch-converted", "pytorch-operator", "real")
 FIXED = "+constants"
 OPEN = "+symbolic"
@@ -324,6 +325,15 @@ def read_passes() -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
+def read_failures() -> dict[str, str]:
+    """Return what becomes of the other tests by name; the reason stands behind it in the file."""
+    found = {}
+    for line in FAILURES.read_text().splitlines() if FAILURES.exists() else ():
+        status, name, _ = line.split(" ", 2)
+        found[name.removesuffix(":")] = status
+    return found
+
+
 def _run_all(chosen: list[str], level: int) -> Iterator[tuple[str, str, str]]:
     with tempfile.TemporaryDirectory() as cache:
         workers = Workers(os.environ.get("WHET_CACHE_DIR", cache), level)  # noqa: TID251
@@ -346,6 +356,7 @@ def main() -> None:
     chosen = [n for n in names() if not args.patterns or any(p in n for p in args.patterns)]
     counts: Counter[str] = Counter()
     passed = set(read_passes())
+    failed: list[str] = []
     for name, status, why in _run_all(chosen, args.level):
         counts[status] += 1
         if status == PASSED:
@@ -353,9 +364,12 @@ def main() -> None:
         elif status != "none":
             sys.stdout.write(f"{status} {name}: {why}\n")
             sys.stdout.flush()
+            failed.append(f"{status} {name}: {why.splitlines()[0]}\n")
     sys.stdout.write(f"{dict(counts)}\n")
     if args.update:
         PASSES.write_text("".join(f"{n}\n" for n in sorted(passed)))
+    if args.update and not args.patterns:
+        FAILURES.write_text("".join(failed))
 
 
 MODULE = "whet.tests.backend_suite"

@@ -13,6 +13,8 @@ from whet.tests.seeds import seeds_of_models
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+ORDERED = [name for name in COMPUTED if name != "bool"]
+
 
 def top_k(x: Array, k: int, axis: int = -1, largest: int = 1, **more: Any) -> NodeModel:
     attributes = {"axis": axis, "largest": largest}
@@ -29,7 +31,7 @@ def expected(x: Array, k: int, axis: int = -1, largest: int = 1) -> list[Array]:
 
 
 @pytest.mark.parametrize("largest", [0, 1])
-@pytest.mark.parametrize("dtype", COMPUTED)
+@pytest.mark.parametrize("dtype", ORDERED)
 def test_every_type(dtype: str, largest: int) -> None:
     x = numbers(np.random.default_rng(1), (3, 37), dtype)
     top_k(x, 9, 1, largest).check(expected(x, 9, 1, largest))
@@ -65,7 +67,7 @@ def test_long_rows(length: int, k: int) -> None:
 
 
 @pytest.mark.parametrize("largest", [0, 1])
-@pytest.mark.parametrize("dtype", COMPUTED)
+@pytest.mark.parametrize("dtype", ORDERED)
 def test_whole_rows_of_every_type(dtype: str, largest: int) -> None:
     x = numbers(np.random.default_rng(4), (3, 2, 300), dtype)
     top_k(x, 300, -1, largest).check(expected(x, 300, -1, largest), threads=2)

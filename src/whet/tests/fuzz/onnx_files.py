@@ -6,6 +6,7 @@ import functools
 import math
 import traceback
 import warnings
+from typing import Any
 
 import numpy as np
 import onnx
@@ -86,4 +87,10 @@ def _run(model: CompiledModel) -> None:
     }
     if work + sum(map(math.prod, shapes.values())) > _MOST_WORK:
         return
-    model.run({s.name: np.ones(shapes[s.name], numpy_dtype(s.dtype)) for s in model.inputs})
+    model.run({s.name: _ones(shapes[s.name], s.dtype) for s in model.inputs})
+
+
+def _ones(shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
+    if dtype == "string":
+        return np.full(shape, "one", object)
+    return np.ones(shape, numpy_dtype(dtype))
