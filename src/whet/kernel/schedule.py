@@ -38,6 +38,7 @@ class Work:
         depth: extent of the depth axis.
         edges: whether rows may lie outside the operand.
         unroll: depth steps unrolled, 0 for as many as suit a plain product.
+        open: whether only a run knows how many rows there are, so that they may be few.
     """
 
     outer: int
@@ -47,6 +48,7 @@ class Work:
     depth: int
     edges: bool
     unroll: int = 0
+    open: bool = False
 
 
 def choose_tile(work: Work, target: Target, threads: int) -> Tile:
@@ -135,7 +137,7 @@ def _chunks(work: Work, target: Target, threads: int, rows: int, vectors: int) -
     cycles = work.reduction * max(rows * vectors / FMA_PER_CYCLE, FMA_LATENCY)
     wanted = CHUNKS_PER_THREAD * threads if threads > 1 else 1
     columns = panels
-    while _count(items, row_items) * _count(panels, columns) < wanted:
+    while (1 if work.open else _count(items, row_items)) * _count(panels, columns) < wanted:
         if row_items * columns * cycles <= CHUNK_CYCLES or (row_items == 1 and columns == 1):
             break
         if columns > 1 and (row_items == 1 or columns * vectors * target.lanes >= row_items * rows):

@@ -29,6 +29,7 @@ from whet.target import Target
 
 MIN_EDGE_DEPTH = 12
 
+ENOUGH_ROWS = 32
 FEW_ROWS = 8
 """Up to so many rows the multiply-adds of large weights wait for memory."""
 
@@ -152,9 +153,24 @@ def _shape_rows(
     b_read = Read(a.param, b_address, a.dtype)
     indices = indices_of([guard, b_read], [store])
     outer, first = merge_axes(by_stride(shared, store.address), indices)
-    inner, second = merge_axes(by_stride(free, store.address), indices)
+    open_axes, known_axes = _split_known(by_stride(free, store.address))
+    inner, second = merge_axes(open_axes, indices)
+    tiled, third = merge_axes(known_axes, indices)
+    inner = (*inner, *tiled)
     row = inner[-1] if inner else Axis("row", ONE)
-    return (*outer, *inner[:-1]), row, {**first, **second}
+    return (*outer, *inner[:-1]), row, {**first, **second, **third}
+
+
+def _split_known(axes: tuple[Axis, ...]) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
+    """Split off the innermost axes of known size, if they give enough rows for whole tiles.
+
+    Joined with a batch of unknown size, they would be cut into tiles with a rest at run time.
+    """
+    unknown = [k for k, axis in enumerate(axes) if axis.extent.constant is None]
+    start = unknown[-1] + 1 if unknown else 0
+    if magnitude(product(a.extent for a in axes[start:])) < ENOUGH_ROWS:
+        start = 0
+    return tuple(axes[:start]), tuple(axes[start:])
 
 
 def _b_address(anchor: Product, storages: Storages) -> Poly:
@@ -173,6 +189,7 @@ def _tile(
         reduction=max(depth * magnitude(product(t.extent for t in anchor.taps)), 1),
         depth=max(depth, 1),
         edges=edges,
+        open=any(x.extent.constant is None for x in (*outer, row)),
     )
     if anchor.quad is not None:
         room = target.registers - SPARE_REGISTERS[target.dot]

@@ -72,7 +72,7 @@ def build_winograd(
     anchor, source = found.anchor, found.operand.load.source
     image, rows, cols = anchor.rows
     work = Convolution(
-        images=magnitude(image.extent),
+        images=image.extent.constant or 1,  # unknown ones may be a single one
         rows=magnitude(rows.extent),
         cols=magnitude(cols.extent),
         depth=magnitude(anchor.depth.extent),
