@@ -255,12 +255,7 @@ class CompiledModel:
         """Return the dimensions that the arrays among the inputs give."""
         pairs = [(p, a) for p, a in zip(self._inputs, items, strict=True) if p.dtype != object]
         ports, shapes = [p for p, _ in pairs], [a.shape for _, a in pairs]
-        dims = bind_dims(ports, self._dims, shapes)
-        zero = [name for name, value in dims.items() if value == 0]
-        if zero:
-            hint = "sizes that depend on data may be 0, those of inputs may not; give at least 1"
-            raise InputError(f"dimension {zero[0]!r} is 0", hint=hint)
-        return dims
+        return bind_dims(ports, self._dims, shapes)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a ``.whet`` file, whole or not at all.

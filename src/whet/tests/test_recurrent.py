@@ -247,7 +247,7 @@ def test_bad_attributes(attributes: dict[str, Any], words: str) -> None:
         run_node(bad.node(), bad.arrays)
 
 
-@pytest.mark.parametrize(("name", "words"), [("W", "does not fit x"), ("B", "should be")])
+@pytest.mark.parametrize(("name", "words"), [("W", "w for this x"), ("B", "should be")])
 def test_bad_shapes(name: str, words: str) -> None:
     case = layer("GRU", (2, 1, 3, 4))
     arrays = {**case.arrays, name: case.arrays[name][..., :-1]}

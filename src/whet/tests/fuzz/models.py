@@ -39,6 +39,14 @@ class Sample:
     opt_level: int
 
 
+JUMPS = frozenset({
+    "ArgMax", "ArgMin", "Ceil", "Compress", "Equal", "Floor", "Greater", "GreaterOrEqual", "Hardmax",
+    "IsInf", "IsNaN", "Less", "LessOrEqual", "Mod", "NonMaxSuppression", "NonZero", "QuantizeLinear",
+    "DynamicQuantizeLinear", "QLinearMatMul", "QLinearConv", "Round", "Sign", "TopK", "Unique",
+})  # fmt: skip
+"""Operators whose result may change by much when an input changes by a rounding error."""
+
+
 def sample(seed: int) -> Sample:
     """Return the random model of a seed."""
     rng = np.random.default_rng(seed)
@@ -57,7 +65,8 @@ def judge(case: Sample, cache: str) -> tuple[str, str]:
 
     A difference is a bug if it is one to the reference in double precision, to the reference in
     the types of the model and to ONNX Runtime, as far as each computes the model: each has faults
-    of its own, and where a comparison hangs on the last bit all are right.
+    of its own. Where a last bit of what comes before decides, nobody can tell; there only crashes
+    and errors count.
     """
     if not case.model.graph.node:
         return OK, "empty"
@@ -83,7 +92,11 @@ def judge(case: Sample, cache: str) -> tuple[str, str]:
             if not wrong:
                 return OK, ""
             wrong = f"{name}: {wrong}"
-    return (BUG, wrong) if wrong else (OK, "no oracle computes it")
+    if not wrong:
+        return OK, "no oracle computes it"
+    if any(node.op_type in JUMPS for node in case.model.graph.node):
+        return OK, "an operator jumps, so that a last bit decides"
+    return BUG, wrong
 
 
 def largest_difference(a: Array, b: Array) -> float:
