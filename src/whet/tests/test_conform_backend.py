@@ -74,5 +74,5 @@ def test_all_others_fail_as_listed(workers: Workers) -> None:
 @pytest.mark.timeout(1800)
 def test_all_pass_without_optimisation(tmp_path_factory: pytest.TempPathFactory) -> None:
     plain = Workers(str(tmp_path_factory.mktemp("plain")), level=0)
-    _check(plain, read_passes(), {PASSED})
+    _check(plain, [name for name in read_passes() if "+" not in name], {PASSED})
     plain.close()
