@@ -18,7 +18,7 @@ from whet.runtime.model import CompiledModel
 from whet.tests.fences import fenced
 from whet.tests.random_models import inputs_of, random_network
 from whet.tests.seeds import seeds_of_models
-from whet.tests.tolerance import assert_close
+from whet.tests.tolerance import assert_close, largest_difference
 
 Array = np.ndarray[Any, np.dtype[Any]]
 BATCHES = (1, 2, 5)
@@ -54,13 +54,6 @@ def check(
         dtype = "float32" if array.dtype == np.float64 else array.dtype.name
         noise = 0.0 if rounded is None else largest_difference(rounded[index], wanted)
         assert_close(array, wanted, "graph", dtype=dtype, scale=scale, noise=noise)
-
-
-def largest_difference(a: Array, b: Array) -> float:
-    """Return the largest finite difference of two arrays' elements."""
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
-    return float(difference[np.isfinite(difference)].max(initial=0.0))
 
 
 def widened(inputs: dict[str, Array]) -> dict[str, Array]:

@@ -93,3 +93,17 @@ def test_samples_are_stored_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_what_once_failed_is_right(name: str, tmp_path: Path) -> None:
     status, detail = judge(regressions.read(name), str(tmp_path))
     assert status not in BAD, detail
+
+
+def test_only_what_a_last_bit_decides_is_unsure() -> None:
+    nodes = [
+        helper.make_node("Floor", ["x"], ["whole"]),
+        helper.make_node("Exp", ["x"], ["raised"]),
+        helper.make_node("Floor", ["raised"], ["jump"]),
+        helper.make_node("Add", ["jump", "x"], ["after"]),
+        helper.make_node("Add", ["whole", "raised"], ["sure"]),
+        helper.make_node("HannWindow", ["n"], ["window"]),
+        helper.make_node("Pow", ["window", "x"], ["power"]),
+    ]
+    graph = helper.make_graph(nodes, "graph", [], [])
+    assert models.unsure(graph) == {"jump", "after", "power"}

@@ -55,6 +55,15 @@ def tolerance(op_class: str, dtype: str, *, length: int = 1, scale: float = 1.0)
     return Tolerance(unit, unit * math.sqrt(max(length, 1)) * scale)
 
 
+def largest_difference(a: Array, b: Array) -> float:
+    """Return the largest finite difference of two arrays' elements, 0 for other shapes."""
+    if a.shape != b.shape:
+        return 0.0
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    return float(difference[np.isfinite(difference)].max(initial=0.0))
+
+
 def assert_close(
     found: Array,
     expected: Array,
