@@ -173,6 +173,9 @@ def _chunks(
         # All weights stay in the first cache: finish a few rows while they are there too.
         room, row_bytes = target.l1_bytes // 4, rows * (work.depth + work.cols) * 4
     row_items = max(1, min(items, room // max(row_bytes, 1)))
+    if work.cols > work.depth and work.reduction * work.cols * 4 <= room:
+        # Weights stay in the second cache: finish whole rows of the larger result, in order.
+        row_items = 1
     cycles = work.reduction * max(rows * vectors / FMA_PER_CYCLE, FMA_LATENCY)
     wanted = CHUNKS_PER_THREAD * threads if threads > 1 else 1
     columns = panels
@@ -292,8 +295,14 @@ def choose_winograd(work: Convolution, target: Target, threads: int) -> tuple[in
 
 
 def _winograd_tile(work: Convolution, target: Target, threads: int, tiles: int, span: int) -> Tile:
-    """Return a schedule whose transformed tiles stay in the level-2 cache."""
-    room = target.l2_bytes // 2 // (4 * span * (work.depth + work.filters))
+    """Return a schedule whose transformed tiles, or else the weights, stay near.
+
+    Weights that the level-2 cache does not hold come from afar for every block of tiles: then few
+    blocks are better than transformed tiles that stay in that cache.
+    """
+    weights = 4 * span * work.depth * work.filters
+    near = 2 * target.l2_bytes if weights > target.l2_bytes else target.l2_bytes // 2
+    room = near // (4 * span * (work.depth + work.filters))
     most = max(1, min(tiles, room))
     rounds = -(-tiles // (most * threads))
     blocks = min(rounds * threads, tiles)
