@@ -1,8 +1,8 @@
 """Blocks of a reduction: partial sums wait in scratch while other tiles take their turn.
 
-A deep reduction over a whole panel of weights streams more than the level-2 cache holds past every
-row tile. In blocks, a piece of the panel and the same columns of all rows stay near, and the sums of
-a register tile are put aside after each block and taken up again at the next (decision 15).
+A deep reduction over a whole panel of weights streams more than the level-2 cache holds past
+every row tile. In blocks, a piece of the panel and the same columns of all rows stay near, and the
+sums of a register tile are put aside after each block and taken up again at the next (decision 15).
 """
 
 from __future__ import annotations

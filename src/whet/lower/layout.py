@@ -2,8 +2,8 @@
 
 Images are stored with channels last. A pointwise result takes the order of its largest operand. The
 parts of a concatenation are written straight into its memory, and a concatenation that starts
-another one is a view of it, so that dense blocks copy nothing. Rows that a product reads side by side
-are kept apart in the cache (decision 15).
+another one is a view of it, so that dense blocks copy nothing. Rows that a product reads side by
+side are kept apart in the cache (decision 15).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from whet.lower.storage import Root, Storage, address_of, constant_root, magnitu
 from whet.lower.uses import loads
 from whet.ops.movement import concat_parts
 from whet.program.records import BufferKind
-
 
 CROWDING_BYTES = 2048
 LINE_BYTES = 64
