@@ -26,6 +26,10 @@ def is_zero(tensor: Tensor | None) -> bool:
     )
 
 
+def _is_one(scale: Tensor) -> bool:
+    return scale.value is not None and bool(np.all(scale.value == 1))
+
+
 def saturated(value: Expr, dtype: str) -> Expr:
     """Return whole numbers as integers of a type, the nearest one where they do not fit."""
     low, high = DTYPES[dtype].limits
@@ -94,7 +98,13 @@ def _quantize(node: Node) -> list[Tensor]:
     saturate = attribute_flag(node, "saturate", 1)
 
     def body(*axes: Axis) -> Expr:
-        quotient = _quotient(operand(x, axes), _parameter(node, scale, axes), precision)
+        value = operand(x, axes)
+        unscaled = precision is None and x.dtype == scale.dtype and _is_one(scale)
+        quotient = (
+            value
+            if unscaled and x.dtype in ("float32", "float64")
+            else _quotient(value, _parameter(node, scale, axes), precision)
+        )
         moves = zero is not None and not is_zero(zero)
         point = _parameter(node, zero, axes) if zero is not None and moves else None
         return quantised(quotient, point, dtype, saturate=saturate)
