@@ -155,6 +155,8 @@ def _at_point(definition: Definition, dimension: int) -> Place:
     position = definition.position
 
     def read(parameter: Tensor) -> Expr:
+        if parameter.value is not None and parameter.value.size == 1:
+            return const(parameter.value.reshape(-1)[0].item(), parameter.dtype)
         if parameter.rank == 0 or parameter.size == 1:
             return operand(parameter, ()) if parameter.rank == 0 else _only(parameter)
         if parameter.rank == 1:

@@ -75,13 +75,20 @@ def integer_form(node: ir.Node) -> Integers | Miss:
         return x
     if isinstance(w, Miss):
         return w
+    reason = _obstacle(node, x, w)
+    if reason is not None:
+        return reason
+    return _conv(node, x, w) if node.op_type == "Conv" else _matrices(node, x, w)
+
+
+def _obstacle(node: ir.Node, x: Linear8, w: Linear8) -> Miss | None:
     if not x.whole:
         return Miss(f"{x.source.name} has a scale for each channel, which is summed over")
     if x.source.dtype not in BYTES or w.source.dtype not in _WEIGHTS:
         return Miss(f"{node.name} multiplies {x.source.dtype} by {w.source.dtype}")
     if node.outputs[0].dtype != ir.DataType.FLOAT:
         return Miss(f"the result of {node.name} is {node.outputs[0].dtype}")
-    return _conv(node, x, w) if node.op_type == "Conv" else _matrices(node, x, w)
+    return None
 
 
 def _conv(node: ir.Node, x: Linear8, w: Linear8) -> Integers | Miss:
