@@ -195,7 +195,12 @@ def _joined(tensor: Tensor, anchor: Product, layout: Layout) -> tuple[Product, T
     operand = operand_of(anchor.a.then if isinstance(anchor.a, Guard) else anchor.a)
     if operand is None or not isinstance(outside, Const):
         return None
+    if any(isinstance(atom, Opaque) for p in operand.load.index for atom in p.atoms):
+        return None
+    address = address_of(operand.load.index, layout.storages[id(operand.load.source)])
     conditions = anchor.a.conditions if isinstance(anchor.a, Guard) else ()
+    if not conditions and address.coefficient(anchor.depth) == 1:
+        return None
     padded = _padded(tensor, Operand(operand.load, conditions, operand.flips), outside)
     if padded is None or not isinstance(padded[0], Load):
         return None
