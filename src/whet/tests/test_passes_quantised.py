@@ -33,12 +33,12 @@ quantised (uint8[1, 1, 5, 4] x, float sx, uint8 zx, int8[2, 1, 3, 3] w, float[2]
 """
 
 
-def arrays(**more: Array) -> dict[str, Array]:
+def arrays(**more: Array | np.generic) -> dict[str, Array]:
     given = {**PARAMETERS, "sb": SX * SW, "b": np.array([-70, 900], np.int32), **more}
     return {name: np.asarray(value) for name, value in given.items()}
 
 
-def conv_model(**more: Array) -> ir.Model:
+def conv_model(**more: Array | np.generic) -> ir.Model:
     constants = arrays(**more)
     text = CONV
     if constants["sb"].ndim:
@@ -214,7 +214,7 @@ signed (float[1, 1, 5, 4] x, float sx, int8 zx, int8[2, 1, 3, 3] w, int64[2] sha
 
 
 def test_signed_activations_become_unsigned() -> None:
-    given = {"sx": np.asarray(SX), "zx": np.asarray(np.int8(-7)), "w": W}
+    given: dict[str, Array] = {"sx": np.asarray(SX), "zx": np.asarray(np.int8(-7)), "w": W}
     model = build(SIGNED, **given, shape=np.array([4, 5]))
     agree(unsign_activations, model, 1, steps=0)
     assert node_of(model, "Reshape").outputs[0].dtype == ir.DataType.UINT8
