@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from whet.errors import ModelError, Problem, UnsupportedError, nearest
 from whet.frontend.expand import EXPANDED
+from whet.frontend.gradient.expand import GRADIENT
 from whet.frontend.translate import foreign_operators
 from whet.frontend.upgrade import adapters
 from whet.graph.opset import (
@@ -62,7 +63,9 @@ def check_operators(model: ir.Model) -> None:
 def is_known_name(domain: str, op_type: str) -> bool:
     """Tell whether loading turns an operator into others: a translation or an old form."""
     old = domain == "" and (op_type in adapters() or op_type in _DEPRECATED_BUT_KNOWN)
-    return old or op_type == "Constant" or (domain, op_type) in foreign_operators()
+    if old or op_type == "Constant" or (domain, op_type) == GRADIENT:
+        return True
+    return (domain, op_type) in foreign_operators()
 
 
 def _is_known(node: ir.Node, imports: dict[str, int], foreign: Container[tuple[str, str]]) -> bool:

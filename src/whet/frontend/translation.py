@@ -247,6 +247,21 @@ class Translation:
         """Add a constant of a type that NumPy does not know, such as int4."""
         return self.op("Constant", value=tensor)
 
+    def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Node:
+        """Add a copy of a standard node that reads other values."""
+        base = f"{self.node.name or self.node.outputs[0].name}_{node.op_type}"
+        values = [ir.Value(name=v.name and self._names.fresh(f"{base}_out")) for v in node.outputs]
+        made = ir.Node(
+            node.domain,
+            node.op_type,
+            inputs,
+            node.attributes.values(),
+            outputs=values,
+            name=self._names.fresh(base),
+        )
+        self._place(made)
+        return made
+
     def _insert(
         self, op_type: str, inputs: list[ir.Value | None], attributes: dict[str, Any], count: int
     ) -> tuple[ir.Value, ...]:
@@ -254,14 +269,16 @@ class Translation:
         name = self._names.fresh(base)
         suffixes = [""] + [f"_{k}" for k in range(1, count)]
         values = [ir.Value(name=self._names.fresh(f"{base}_out{s}")) for s in suffixes]
-        made = ir.node(op_type, inputs, attributes, outputs=values, name=name)
+        self._place(ir.node(op_type, inputs, attributes, outputs=values, name=name))
+        return tuple(values)
+
+    def _place(self, made: ir.Node) -> None:
         graph = self.node.graph
         assert graph is not None
         graph.insert_before(self.node, made)
         inherit_sources(made, [self.node])
         self.made.append(made)
         infer_node(made)
-        return tuple(values)
 
 
 def _fits(value: Any, default: Any) -> bool:
