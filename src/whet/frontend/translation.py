@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from whet.errors import ShapeError, UnsupportedError
 from whet.graph.edit import Names, constant, constant_tensor, inherit_sources
-from whet.graph.opset import canonical_opset
+from whet.graph.opset import WHET_DOMAIN, canonical_opset
 
 Array = np.ndarray[Any, Any]
 Operand = ir.Value | Array | None
@@ -229,6 +229,19 @@ class Translation:
         bounds = [np.array([b], np.int64) if isinstance(b, int) else b for b in (start, end)]
         return self.op("Slice", value, *bounds, np.array([axis], np.int64))
 
+    def step(
+        self, op_type: str, value: ir.Value, dtype: ir.DataType, **attributes: Any
+    ) -> ir.Value:
+        """Add a step of the script that gives a value of the same shape in another type."""
+        base = f"{self.node.name or self.node.outputs[0].name}_{op_type}"
+        result = ir.Value(name=self._names.fresh(f"{base}_out"), type=ir.TensorType(dtype))
+        made = ir.node(
+            op_type, [value], attributes, domain=WHET_DOMAIN, outputs=[result],
+            name=self._names.fresh(base),
+        )  # fmt: skip
+        self._place(made, known=True)
+        return self.of_shape(result, value)
+
     def of_shape(self, value: ir.Value, like: ir.Value) -> ir.Value:
         """Say that a value has another one's shape, for operators without a rule of inference."""
         value.shape = like.shape.copy() if like.shape is not None else None
@@ -272,13 +285,14 @@ class Translation:
         self._place(ir.node(op_type, inputs, attributes, outputs=values, name=name))
         return tuple(values)
 
-    def _place(self, made: ir.Node) -> None:
+    def _place(self, made: ir.Node, *, known: bool = False) -> None:
         graph = self.node.graph
         assert graph is not None
         graph.insert_before(self.node, made)
         inherit_sources(made, [self.node])
         self.made.append(made)
-        infer_node(made)
+        if not known:
+            infer_node(made)
 
 
 def _fits(value: Any, default: Any) -> bool:
