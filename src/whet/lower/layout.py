@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from whet.index import ZERO, Poly, as_poly
 from whet.kernel.expr import Load
+from whet.kernel.scatter import Updates
 from whet.kernel.tensor import Product, Tensor
 from whet.lower.equations import Equations
 from whet.lower.storage import Root, Storage, address_of, constant_root, magnitude, packed_strides
@@ -45,8 +46,25 @@ def choose_layout(equations: Equations, *, share: bool) -> Layout:
         _place_parts(tensor, parts, layout, outputs, share=share)
     for tensor in equations.tensors:
         if id(tensor) not in layout.storages:
-            layout.storages[id(tensor)] = _own(tensor, orders[id(tensor)], outputs)
+            base = _changed_in_place(tensor)
+            layout.storages[id(tensor)] = (
+                _own(tensor, orders[id(tensor)], outputs)
+                if base is None
+                else layout.storages[id(base)]
+            )
     return layout
+
+
+def _changed_in_place(tensor: Tensor) -> Tensor | None:
+    """Return the tensor in whose memory a scatter works, if it has none of its own."""
+    definition = tensor.definition
+    if definition is None or not isinstance(definition.anchor, Updates):
+        return None
+    if not definition.anchor.in_place:
+        return None
+    assert isinstance(definition.body, Load), "a scatter in place starts with what is there"
+    base: Tensor = definition.body.source
+    return base
 
 
 def _own(tensor: Tensor, order: tuple[int, ...], outputs: dict[int, str]) -> Storage:
