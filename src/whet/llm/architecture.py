@@ -57,6 +57,7 @@ class Rope:
         interleaved: whether neighbours are turned together, not halves.
         factor: positions are divided by it; 1 for none.
         llama3: low and high frequency factor and original length of Llama 3's scaling, or ``None``.
+        divisors: what each frequency is divided by; none for 1.
     """
 
     theta: float
@@ -64,6 +65,7 @@ class Rope:
     interleaved: bool = False
     factor: float = 1.0
     llama3: tuple[float, float, int] | None = None
+    divisors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

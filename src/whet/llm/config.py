@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from whet.errors import ModelError, UnsupportedError
@@ -92,18 +92,21 @@ def rope_of(config: Config, size: int, *, interleaved: bool = False, kind: str =
     partial = given.number("partial_rotary_factor", config.number("partial_rotary_factor", 1.0))
     name = scaling.text("rope_type", scaling.text("type", "default"))
     factor = scaling.number("factor", 1.0)
-    rope = Rope(theta, int(size * partial), interleaved)
+    divisors = tuple(float(d) for d in config.values.get("rope_divisors") or ())
+    rope = Rope(theta, int(size * partial), interleaved, divisors=divisors)
+    if len(divisors) not in (0, rope.size // 2):
+        raise config.error(f"{len(divisors)} divisors for {rope.size // 2} frequencies")
     if name == "default":
         return rope
     if name == "linear":
-        return Rope(theta, rope.size, interleaved, factor)
+        return replace(rope, factor=factor)
     if name == "llama3":
         bands = (
             scaling.number("low_freq_factor", 1.0),
             scaling.number("high_freq_factor", 4.0),
             scaling.integer("original_max_position_embeddings", 8192),
         )
-        return Rope(theta, rope.size, interleaved, factor, bands)
+        return replace(rope, factor=factor, llama3=bands)
     raise UnsupportedError(
         f"rotary positions of type {name!r}",
         where=config.where,

@@ -15,6 +15,7 @@ from whet.llm.checkpoint import Checkpoint, TensorFolder
 from whet.llm.decoder import decoder_graph
 from whet.llm.engine import Engine, Reason, Request
 from whet.llm.families.table import architecture_of
+from whet.llm.gguf_file import GgufFile
 from whet.llm.pages import PagePool
 from whet.llm.program import StepProgram
 from whet.llm.sampling import SamplingParams
@@ -54,7 +55,7 @@ class LLM:
     """A language model ready to run.
 
     Args:
-        path: a checkpoint folder with ``config.json`` and ``*.safetensors``.
+        path: a checkpoint folder with ``config.json`` and ``*.safetensors``, or a GGUF file.
         options: how to compile.
         context: tokens that a sequence may have; by default what the model allows, at most 4096.
         cache_bytes: memory for keys and values.
@@ -165,7 +166,11 @@ def page_bytes(arch: Architecture) -> int:
 def _open(path: Path) -> tuple[Checkpoint, Tokenizer | None]:
     if path.is_dir():
         return TensorFolder(path), open_tokenizer(path)
-    raise ModelError("there is no checkpoint folder", where=str(path), hint="check the path")
+    if path.suffix == ".gguf" and path.exists():
+        file = GgufFile(path)
+        return file, file.tokenizer()
+    hint = "give a folder with config.json, or a file that ends in .gguf"
+    raise ModelError("there is no checkpoint", where=str(path), hint=hint)
 
 
 def _listed(prompts: Prompts) -> list[Prompt]:

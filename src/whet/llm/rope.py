@@ -13,9 +13,11 @@ def rope_tables(rope: Rope, positions: int) -> tuple[Array, Array]:
     Angles are products in float32, as in the models' own code, so that results agree at large
     positions too.
     """
-    exponent = np.arange(0, rope.size, 2, dtype=np.float32) / np.float32(rope.size)
+    exponent: Array = np.arange(0, rope.size, 2, dtype=np.float32) / np.float32(rope.size)
     inverse = (1.0 / np.float32(rope.theta) ** exponent).astype(np.float32)
     inverse = _stretched(inverse, rope)
+    if rope.divisors:
+        inverse = np.asarray(inverse / np.array(rope.divisors, np.float32), np.float32)
     angles = np.arange(positions, dtype=np.float32)[:, None] * inverse[None, :]
     return np.cos(angles), np.sin(angles)
 

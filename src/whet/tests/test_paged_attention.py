@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,3 +162,17 @@ def test_pool_has_to_be_an_input() -> None:
     model.graph.node[1].input[3] = "changed"
     with pytest.raises(whet.WhetError, match="changed in place"):
         whet.compile(model)
+
+
+def test_pools_that_could_not_be_changed_are_refused(tmp_path: Path) -> None:
+    heads = Heads(2, 2, 16, 16)
+    model = compiled(heads, Weighing(0.25))
+    model.save(tmp_path / "paged.whet")
+    model = whet.load(tmp_path / "paged.whet")
+    step = random_step(heads, [(9, 9)], np.random.default_rng(8))
+    fixed = step["key_pages"].copy()
+    fixed.flags.writeable = False
+    for wrong in (fixed, np.repeat(step["key_pages"], 2, axis=0)[::2]):
+        with pytest.raises(whet.InputError, match="key_pages"):
+            model({**step, "key_pages": wrong})
+    assert model(step)["y"].shape == step["q"].shape

@@ -70,7 +70,7 @@ def plain_layers(
     config: Config, parts: list[dict[str, Part]], seen: list[int]
 ) -> tuple[Layer, ...]:
     """Return layers that all have the same rotary positions."""
-    rope = rope_of(config, head_size(config))
+    rope = rope_of(config, head_size(config), interleaved=config.flag("rope_interleaved"))
     return tuple(Layer(p, rope, window) for p, window in zip(parts, seen, strict=True))
 
 

@@ -41,10 +41,11 @@ def gemma3(config: Config) -> Architecture:
 
 def _gemma(config: Config, default: list[str], norms: dict[str, str]) -> Architecture:
     kinds = config.layer_types(len(default)) or default
+    plus = 0.0 if config.flag("norms_are_whole") else 1.0
     whole = Config({**config.values, "layer_types": kinds}, config.where)
     layers = tuple(
         Layer(
-            attention_parts(i) | mlp_parts(i) | norm_parts(i, norms, plus=1.0),
+            attention_parts(i) | mlp_parts(i) | norm_parts(i, norms, plus=plus),
             _rope(config, kind),
             window,
         )
@@ -54,7 +55,7 @@ def _gemma(config: Config, default: list[str], norms: dict[str, str]) -> Archite
     return decoder(
         config,
         layers,
-        model_parts(config, tied=True, plus=1.0),
+        model_parts(config, tied=True, plus=plus),
         activation=config.text("hidden_activation", "gelu_pytorch_tanh"),
         scale=config.number("query_pre_attn_scalar", 256.0) ** -0.5,
         score_softcap=config.number("attn_logit_softcapping", 0.0),
