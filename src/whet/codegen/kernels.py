@@ -16,6 +16,7 @@ from whet.codegen.contraction import (
 )
 from whet.codegen.filter import filter_chunks, write_filter
 from whet.codegen.nest import nest_chunks, write_nest
+from whet.codegen.paged import paged_chunks, paged_scratch, write_paged
 from whet.codegen.radix_sort import radix_sort_chunks, write_radix_sort
 from whet.codegen.recurrence import recurrence_chunks, write_recurrence
 from whet.codegen.scan import scan_chunks, write_scan
@@ -24,6 +25,7 @@ from whet.codegen.sort import sort_chunks, write_sort
 from whet.codegen.winograd import winograd_chunks, winograd_scratch, write_winograd
 from whet.index import Poly
 from whet.kernel.filter import Filter
+from whet.kernel.paged import PagedAttention
 from whet.kernel.recurrence import Recurrence
 from whet.kernel.scan import Scan
 from whet.kernel.scatter import Scatter
@@ -63,6 +65,7 @@ KINDS: Mapping[type, KernelKind] = MappingProxyType(
         Sort: KernelKind(write_sort, sort_chunks, _no_scratch),
         RadixSort: KernelKind(write_radix_sort, radix_sort_chunks, _no_scratch),
         Filter: KernelKind(write_filter, filter_chunks, _no_scratch),
+        PagedAttention: KernelKind(write_paged, paged_chunks, paged_scratch),
     }
 )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from whet.index import Axis, Poly
 from whet.kernel.expr import Expr, Read, Within
 from whet.kernel.filter import Filter
+from whet.kernel.paged import PagedAttention
 from whet.kernel.recurrence import Recurrence
 from whet.kernel.scan import Scan
 from whet.kernel.scatter import Scatter
@@ -283,4 +284,5 @@ Kernel = (
     | Sort
     | RadixSort
     | Filter
+    | PagedAttention
 )

@@ -14,6 +14,7 @@ from whet.dtypes import DTYPES
 from whet.index import ZERO, Atom, IndexLike, as_poly, product
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Var, depth, rewrite_leaves, walk
 from whet.kernel.filter import Kept
+from whet.kernel.paged import PagedAttend
 from whet.kernel.sort import Sorted
 from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Product, Steps, Tensor, Whole
@@ -268,6 +269,8 @@ def _is_repeated(source: Tensor, reader: Definition) -> bool:
         operands = (anchor.key,)
     elif isinstance(anchor, Kept):
         operands = (anchor.clash,)
+    elif isinstance(anchor, PagedAttend):
+        operands = (anchor.q,)
     found = (e for o in operands if o is not None for e in walk(o))
     return any(isinstance(e, Load) and e.source is source for e in found)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from whet.dtypes import DTYPES
 from whet.index import ZERO, Poly, as_poly, product
 from whet.kernel.expr import Load, walk
+from whet.kernel.scatter import Updates
 from whet.kernel.tensor import Product, Tensor
 from whet.lower.equations import Equations
 from whet.lower.storage import Root, Storage, address_of, constant_root, magnitude, packed_strides
@@ -54,7 +55,12 @@ def choose_layout(equations: Equations, *, share: bool) -> Layout:
         _place_parts(tensor, parts, layout, outputs, share=share)
     for tensor in equations.tensors:
         if id(tensor) not in layout.storages:
-            layout.storages[id(tensor)] = _own(tensor, orders[id(tensor)], outputs, layout)
+            base = _changed_in_place(tensor)
+            layout.storages[id(tensor)] = (
+                _own(tensor, orders[id(tensor)], outputs, layout)
+                if base is None
+                else layout.storages[id(base)]
+            )
     return layout
 
 
@@ -67,6 +73,18 @@ def _multiplied(equations: Equations) -> frozenset[int]:
         for e in walk(tensor.definition.anchor.a)
         if isinstance(e, Load)
     )
+
+
+def _changed_in_place(tensor: Tensor) -> Tensor | None:
+    """Return the tensor in whose memory a scatter works, if it has none of its own."""
+    definition = tensor.definition
+    if definition is None or not isinstance(definition.anchor, Updates):
+        return None
+    if not definition.anchor.in_place:
+        return None
+    assert isinstance(definition.body, Load), "a scatter in place starts with what is there"
+    base: Tensor = definition.body.source
+    return base
 
 
 def _own(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from whet.index import Atom, Axis, IndexLike, Opaque, Poly, at_least, var
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Within, guard
+from whet.kernel.paged import PagedAttend
 from whet.kernel.recurrence import Phase, Recur
 from whet.kernel.tensor import Attend, Definition, Product, Tensor, axes_for
 from whet.lower.contractions import MIN_EDGE_DEPTH, Operand, operand_of, tiled_row
@@ -42,6 +43,8 @@ def legalise(equations: Equations, layout: Layout) -> bool:
                 tensor.definition = replace(definition, anchor=replace(anchor, a=a, b=b))
         if definition is not None and isinstance(definition.anchor, Attend):
             result.extend(_legal_attention(tensor, definition, definition.anchor, layout))
+        if definition is not None and isinstance(definition.anchor, PagedAttend):
+            result.extend(_legal_queries(tensor, definition, definition.anchor, layout))
         if definition is not None and isinstance(definition.anchor, Recur):
             result.extend(_legal_recurrence(tensor, definition, definition.anchor, layout))
         result.append(tensor)
@@ -281,6 +284,20 @@ def _legal_attention(
         moved = replace(anchor, q=operands["q"], k=operands["k"], v=operands["v"])
         tensor.definition = replace(definition, anchor=moved)
     return copies
+
+
+def _legal_queries(
+    tensor: Tensor, definition: Definition, anchor: PagedAttend, layout: Layout
+) -> list[Tensor]:
+    """Copy queries that are not affine, or not contiguous along the depth."""
+    axes = (*anchor.axes[:2], anchor.depth)
+    if isinstance(anchor.q, Load) and _is_affine(anchor.q, axes, layout):
+        address = address_of(anchor.q.index, layout.storages[id(anchor.q.source)])
+        if address.coefficient(anchor.depth) == 1:
+            return []
+    q, copy = _gathered(tensor, "q", axes, anchor.q)
+    tensor.definition = replace(definition, anchor=replace(anchor, q=q))
+    return [copy]
 
 
 def _legal_recurrence(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -49,7 +50,7 @@ def product(rows: int | str) -> onnx.ModelProto:
     return _model(nodes, [rows, 96], {"w": (96, 70), "b": (70,)})
 
 
-def convolution(**attributes: list[int]) -> onnx.ModelProto:
+def convolution(**attributes: Any) -> onnx.ModelProto:
     """Return a 3x3 convolution of 48 channels with zeros around the image."""
     node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1], **attributes)
     return _model([node], [2, 48, 9, 11], {"w": (37, 48, 3, 3)})
