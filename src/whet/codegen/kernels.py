@@ -9,7 +9,11 @@ from typing import Any
 
 from whet.codegen.attention import attention_chunks, attention_scratch, write_attention
 from whet.codegen.builder import Module
-from whet.codegen.contraction import contraction_chunks, write_contraction
+from whet.codegen.contraction import (
+    contraction_chunks,
+    contraction_scratch,
+    write_contraction,
+)
 from whet.codegen.filter import filter_chunks, write_filter
 from whet.codegen.nest import nest_chunks, write_nest
 from whet.codegen.paged import paged_chunks, paged_scratch, write_paged
@@ -52,7 +56,7 @@ def _no_scratch(kernel: Kernel, lanes: int) -> int:
 KINDS: Mapping[type, KernelKind] = MappingProxyType(
     {
         Nest: KernelKind(write_nest, nest_chunks, _no_scratch),
-        Contraction: KernelKind(write_contraction, contraction_chunks, _no_scratch),
+        Contraction: KernelKind(write_contraction, contraction_chunks, contraction_scratch),
         Attention: KernelKind(write_attention, attention_chunks, attention_scratch),
         Recurrence: KernelKind(write_recurrence, recurrence_chunks, _no_scratch),
         Winograd: KernelKind(write_winograd, winograd_chunks, winograd_scratch),

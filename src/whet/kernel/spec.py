@@ -94,6 +94,8 @@ class Tile:
         row_items: register tiles along rows in one chunk.
         panels: column panels in one chunk.
         prefetch: cache lines of the next panel fetched at each unrolled depth step.
+        block: depth steps of a block, which all tiles of a chunk do before the next; 0 for all at
+            once.
     """
 
     rows: int
@@ -102,6 +104,7 @@ class Tile:
     row_items: int
     panels: int
     prefetch: int = 0
+    block: int = 0
 
 
 @dataclass(frozen=True, slots=True)

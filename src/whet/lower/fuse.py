@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from whet.dtypes import DTYPES
 from whet.index import ZERO, Atom, IndexLike, as_poly, product
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Var, depth, rewrite_leaves, walk
 from whet.kernel.filter import Kept
@@ -46,6 +47,8 @@ CHEAP_OPS = frozenset(
         "cast",
         "fma",
         "floor",
+        "nearest",
+        "round",
     ]
 )
 CHEAP = 1
@@ -221,6 +224,8 @@ def _pays(source: Tensor, reader: Definition, count: int, readers: _Readers) -> 
     """Whether repeating the work of a source costs less than storing it."""
     inner = source.definition
     assert inner is not None
+    if _narrows(source) and _would_be_absorbed(source, readers):
+        return False
     cost = work(inner.body) * _amplification(source, reader)
     if isinstance(reader.anchor, Steps):
         return _cheap_in_steps(source, reader, cost, readers)
@@ -283,6 +288,15 @@ def _cheap_in_steps(source: Tensor, reader: Definition, cost: int, readers: _Rea
         for e in walk(root)
     )
     return cost * passes <= ROW_LIMIT
+
+
+def _narrows(tensor: Tensor) -> bool:
+    """Whether a tensor takes less memory than each of what it is computed from."""
+    assert tensor.definition is not None
+    read = sources(tensor.definition)
+    size = DTYPES[tensor.dtype].size
+    wide = [s for s in read if s.size == tensor.size]
+    return bool(wide) and all(DTYPES[s.dtype].size > size for s in wide)
 
 
 def _would_be_absorbed(tensor: Tensor, readers: _Readers) -> bool:
