@@ -10,6 +10,7 @@ import click
 
 from whet.cli import output
 from whet.cli.parameters import json_option
+from whet.errors import UnsupportedError
 from whet.options import Options
 
 if TYPE_CHECKING:
@@ -148,6 +149,33 @@ def bench(
             f"{row.batch:5} {row.prefill_rate:14.1f} {row.decode_rate:13.1f} "
             f"{row.first_ms:9.1f} {row.next_ms:8.1f}"
         )
+
+
+@command.command("serve")
+@_MODEL
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--api-key", envvar="WHET_API_KEY", default="", help="Callers have to give it.")
+@click.option("--name", default="", help="What the model is called; by default its file name.")
+@click.option("--max-requests", type=click.IntRange(1), default=64, show_default=True)
+@_model_options
+def serve(
+    model: Path, host: str, port: int, api_key: str, name: str, max_requests: int, **options: Any
+) -> None:
+    """Serve MODEL over the OpenAI API, until interrupted.
+
+    Example: whet llm serve folder --port 8000 --api-key secret
+    """
+    try:
+        import uvicorn
+
+        from whet.serve.app import Settings, application
+    except ImportError as error:
+        raise UnsupportedError(
+            "starlette and uvicorn are not installed", hint="pip install 'whet[serve]'"
+        ) from error
+    settings = Settings(name or model.stem, api_key, max_requests)
+    uvicorn.run(application(_load(model, options), settings), host=host, port=port)
 
 
 def _load(model: Path, options: Mapping[str, Any]) -> LLM:

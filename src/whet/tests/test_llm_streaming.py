@@ -19,6 +19,7 @@ from whet.llm.pages import PagePool
 from whet.llm.program import Span
 from whet.llm.sampling import SamplingParams
 from whet.llm.scheduler import Limits, Scheduler
+from whet.tests.tiny_models import write_checkpoint
 
 
 class Counting:
@@ -109,9 +110,7 @@ def test_what_is_held_back() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from whet.tests.tiny_models import reference_model, save
-
-    folder = str(save(reference_model("llama"), tmp_path))
+    folder = str(write_checkpoint(tmp_path, "llama"))
     run = ["llm", "run", folder, "--tokens", "--prompt", "1,2,3", "--max-tokens", "4"]
     assert run_command([*run, "--json", "--cache-mib", "1"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["completions"]
