@@ -36,7 +36,8 @@ def prompts(count: int, seed: int) -> list[list[int]]:
 
 
 def engine_of(llm: LLM, pages: int, limits: Limits) -> Engine:
-    """Return an engine of its own on the same compiled step."""
+    """Return an engine of its own on the same compiled step, with a cache that holds nothing."""
+    llm.program.clear()
     return Engine(llm.program, Scheduler(PagePool(pages), limits))
 
 
