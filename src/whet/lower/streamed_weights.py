@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from whet.dtypes import DTYPES
+from whet.dtypes import DTYPES, numpy_dtype
 from whet.index import Atom, Axis, Div, IndexLike, Poly, as_poly, product, var
 from whet.kernel.expr import Expr, Load, rewrite_leaves, walk
 from whet.kernel.spec import ACCUMULATOR, Step
@@ -153,8 +153,18 @@ class _Panels:
         across = (values.shape[0] // PANEL, PANEL // LANES, LANES)
         panels = values.T.reshape(steps, *across).transpose(1, 0, 2, 3)
         shape = tuple(as_poly(n) for n in panels.shape)
-        packed = np.ascontiguousarray(panels)
-        return Tensor(f"{e.source.name}.panels", shape, e.dtype, value=packed)
+        dtype = self._stored(e.dtype, group)
+        packed = np.ascontiguousarray(panels).astype(numpy_dtype(dtype))
+        return Tensor(f"{e.source.name}.panels", shape, dtype, value=packed)
+
+    def _stored(self, dtype: str, group: int) -> str:
+        """Return the type that takes the fewest instructions to read: bytes, or 32 bits of few."""
+        d = DTYPES[dtype]
+        if d.kind not in "iu" or d.size != 1:
+            return dtype
+        if group != 1:
+            return "int32"
+        return "uint8" if d.kind == "u" else "int8"
 
     def _step(self, group: int) -> Poly:
         if not group:
