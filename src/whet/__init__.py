@@ -24,15 +24,18 @@ if TYPE_CHECKING:
         UnsupportedError,
         WhetError,
     )
+    from whet.frontend.preprocess.records import Colours, Preprocess
     from whet.limits import Limits
     from whet.options import Options
     from whet.program.records import FusedGroup, Stats, TensorSpec
+    from whet.quantize.api import quantize
     from whet.runtime.model import load
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ArtifactError",
+    "Colours",
     "CompileError",
     "FusedGroup",
     "InputError",
@@ -40,6 +43,7 @@ __all__ = [
     "ModelError",
     "OptionError",
     "Options",
+    "Preprocess",
     "ResourceError",
     "ShapeError",
     "Stats",
@@ -50,9 +54,12 @@ __all__ = [
     "compile",
     "errors",
     "load",
+    "quantize",
 ]
 
 _HOME = {
+    "Colours": "whet.frontend.preprocess.records",
+    "Preprocess": "whet.frontend.preprocess.records",
     "Limits": "whet.limits",
     "Options": "whet.options",
     "FusedGroup": "whet.program.records",
@@ -60,6 +67,7 @@ _HOME = {
     "TensorSpec": "whet.program.records",
     "compile": "whet.driver",
     "load": "whet.runtime.model",
+    "quantize": "whet.quantize.api",
 }
 
 

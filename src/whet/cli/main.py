@@ -17,6 +17,7 @@ from whet.errors import WhetError
 # Name, and what the menu says; the module of the same name is imported when the command is used.
 _COMMANDS = {
     "compile": "Compile an ONNX model to a .whet file.",
+    "quantize": "Quantise an ONNX model, within a promise about its accuracy.",
     "optimize": "Optimise the graph of an ONNX model, for any runtime.",
     "check": "Say what of an ONNX model is supported and what it costs, without compiling.",
     "run": "Run a model once and show or save its outputs.",
@@ -27,6 +28,7 @@ _COMMANDS = {
     "bisect": "Find the pass and the rewrite that make a model fail.",
     "reduce": "Cut the smallest failing part out of a model.",
     "report": "Write one page about a model: graph, speed, memory, accuracy, advice.",
+    "migrate": "Assess, compile, verify, measure and judge a model, step by step.",
     "profile": "Show where time and memory of a model go, and what would help.",
     "demo": "Compile, check and time ResNet-50; needs no files and no network.",
     "doctor": "Show what this machine offers and what is missing.",
