@@ -105,8 +105,8 @@ def atc(arguments: Sequence[str]) -> Translation:
         return Translation(["inspect", compiled_path(given.need("om", "model"))], given.notes)
     if mode == "1":
         shown, file = compiled_path(given.need("om", "model")), given.get("json")
-        save = (Path(file), str) if file is not None else None
-        return Translation(["inspect", shown, "--json"], given.notes, save=save)
+        shown_in = None if file is None else (Path(file), lambda text: text)
+        return Translation(["inspect", shown, "--json"], given.notes, save=shown_in)
     if mode == "3":
         model, file = given.need("model"), given.get("check_report") or "check_result.json"
         save = Path(file), lambda text: check_report(text, model)
