@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from whet.limits import Limits
     from whet.options import Options
     from whet.program.records import FusedGroup, Stats, TensorSpec
+    from whet.quantize.api import quantize
     from whet.runtime.model import load
 
 __version__ = "0.1.0"
@@ -53,6 +54,7 @@ __all__ = [
     "compile",
     "errors",
     "load",
+    "quantize",
 ]
 
 _HOME = {
@@ -65,6 +67,7 @@ _HOME = {
     "TensorSpec": "whet.program.records",
     "compile": "whet.driver",
     "load": "whet.runtime.model",
+    "quantize": "whet.quantize.api",
 }
 
 

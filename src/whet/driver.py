@@ -32,7 +32,6 @@ from whet.lower.assemble import Assembled, assemble
 from whet.lower.assemble_script import assemble_script
 from whet.lower.assemble_variants import Build, assemble_variants
 from whet.lower.lower import Lowered, LoweredScript, lower_model
-from whet.ops.table import op_table
 from whet.options import Options
 from whet.passes.pipeline import run_passes
 from whet.program.container import digest
@@ -191,7 +190,7 @@ def _translate(
         )
         tell("optimise", done + 1, count)
         tell("lower", done, count)
-        lowered.append(_lowered(model, options, target, frozenset(observers.expose)))
+        lowered.append(_lowered(model, options, target, observers))
         tell("lower", done + 1, count)
     graph = light_proto(models[0], GRAPH_WEIGHT_BYTES).SerializeToString(deterministic=True)
     tell("pack", 0, 1)
@@ -207,10 +206,17 @@ def _translate(
 
 
 def _lowered(
-    model: ir.Model, options: Options, target: Target, expose: frozenset[str]
+    model: ir.Model, options: Options, target: Target, observers: _Observers
 ) -> Lowered | LoweredScript:
     level, threads = options.opt_level, options.thread_count
-    return lower_model(model, op_table(), target, level=level, threads=threads, expose=expose)
+    return lower_model(
+        model,
+        target,
+        level=level,
+        threads=threads,
+        expose=observers.expose,
+        budget=observers.budget,
+    )
 
 
 def _assembled(

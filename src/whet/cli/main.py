@@ -17,6 +17,7 @@ from whet.errors import WhetError
 # Name, and what the menu says; the module of the same name is imported when the command is used.
 _COMMANDS = {
     "compile": "Compile an ONNX model to a .whet file.",
+    "quantize": "Quantise an ONNX model, within a promise about its accuracy.",
     "optimize": "Optimise the graph of an ONNX model, for any runtime.",
     "check": "Say what of an ONNX model is supported and what it costs, without compiling.",
     "run": "Run a model once and show or save its outputs.",

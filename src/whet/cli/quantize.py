@@ -1,0 +1,222 @@
+"""``whet quantize``: a float ONNX model becomes a quantised one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+from rich.console import Console
+
+from whet.cli import output
+from whet.cli.parameters import json_option, parse_shapes
+from whet.cli.progress import ProgressBar
+from whet.errors import OptionError
+from whet.options import Options
+
+if TYPE_CHECKING:
+    from whet.quantize.api import QuantizeReport
+    from whet.quantize.config import QuantizeConfig
+    from whet.quantize.images import ImageOptions
+    from whet.quantize.target import TargetReport
+
+SCHEMA = "whet.quantize.1"
+_CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy", "scale_search")
+
+
+@click.command("quantize")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--calibration", type=click.Path(path_type=Path), metavar="DATA",
+              help="A .npy, .npz or image file, or a folder of them.")  # fmt: skip
+@click.option("-o", "--output", "target_file", type=click.Path(path_type=Path),
+              help="Quantised ONNX file; MODEL's name with .int8.onnx if not given.")  # fmt: skip
+@click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="F",
+              help="A configuration in JSON, such as --report writes.")  # fmt: skip
+@click.option("--calibrator", type=click.Choice(_CALIBRATORS),
+              help="How ranges of activations are chosen; mse if not given.")  # fmt: skip
+@click.option("--activations", type=click.Choice(("uint8", "int8", "uint16", "int16")),
+              help="Type of activations; uint8 if not given.")  # fmt: skip
+@click.option("--symmetric", is_flag=True, default=None,
+              help="Give activations the zero point in the middle.")  # fmt: skip
+@click.option("--per-tensor", is_flag=True,
+              help="Give a weight one scale, not one for each output channel.")  # fmt: skip
+@click.option("--rounding", type=click.Choice(("nearest", "adaptive", "gptq")),
+              help="How weights are rounded; nearest if not given.")  # fmt: skip
+@click.option("--smooth", type=click.FloatRange(0, 1), metavar="ALPHA",
+              help="Move the spread of activations into weights (SmoothQuant).")  # fmt: skip
+@click.option("--equalize", is_flag=True, default=None,
+              help="Balance weights across layers first.")  # fmt: skip
+@click.option("--bias-correction", is_flag=True, default=None,
+              help="Take mean errors out through the biases.")  # fmt: skip
+@click.option("--skip", "skipped", multiple=True, metavar="LAYER",
+              help="Leave a layer in float; may be repeated.")  # fmt: skip
+@click.option(
+    "--max-drop",
+    metavar="DROP",
+    help="Largest drop of the metric, such as 0.5%; layers stay in float for it.",
+)
+@click.option("--metric", default="top1", show_default=True,
+              help="top1, cosine, or FILE.py:FUNCTION, whose file is executed.")  # fmt: skip
+@click.option("--evaluation", type=click.Path(path_type=Path), metavar="DATA",
+              help="What the metric is measured on; the calibration data by default.")  # fmt: skip
+@click.option("--samples", type=click.IntRange(0), help="Most samples that are calibrated with.")
+@click.option("--batch", type=click.IntRange(1), help="Samples at a time, where that is open.")
+@click.option("--seed", type=int, help="Seed of everything that is drawn by chance.")
+@click.option(
+    "--image",
+    "image",
+    metavar="KEY=VALUE,…",
+    help="How images become inputs: imagenet, or resize, scale, mean, std, order.",
+)
+@click.option("--state", type=click.Path(path_type=Path), metavar="DIR",
+              help="Folder from which interrupted work goes on.")  # fmt: skip
+@click.option("--shape", "shapes", multiple=True, metavar="NAME:DIMS",
+              help="Fix an input's shape, such as input:1,3,224,224; may be repeated.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(0, 1024), default=0,
+              help="Threads of calibration; 0 takes every CPU.")  # fmt: skip
+@click.option("--report", "report_file", type=click.Path(path_type=Path), metavar="F",
+              help="Write the report to F: JSON, or a page if F ends in .html.")  # fmt: skip
+@json_option
+def command(
+    model: Path, target_file: Path | None, report_file: Path | None, as_json: bool, **values: Any
+) -> None:
+    """Quantise the ONNX file MODEL, for Whet or any other runtime.
+
+    Example: whet quantize m.onnx --calibration data/ -o m.int8.onnx --max-drop 0.5%
+    """
+    destination = target_file or Path(f"{model.stem}.int8.onnx")
+    for path in (destination, report_file):
+        if path is not None:
+            output.check_writable(path)
+    made = _static(model, values)
+    made.save(destination)
+    facts = {
+        "model": str(model), "output": str(destination), **msgspec.to_builtins(made.report),
+    }  # fmt: skip
+    if report_file is not None:
+        _write_report(report_file, facts)
+    if as_json:
+        output.print_json(facts, schema=SCHEMA)
+        return
+    print_report(output.stdout(), made.report)
+    output.stdout().print(f"wrote {destination}", markup=False)
+
+
+def _static(model: Path, values: Mapping[str, Any]) -> Any:
+    """Run static quantisation as the command line says."""
+    from whet.quantize.api import quantize
+
+    if values["calibration"] is None:
+        raise OptionError(
+            "there is no calibration data",
+            where="--calibration",
+            hint="give files, or a folder of them",
+        )
+    with ProgressBar() as progress:
+        return quantize(
+            model,
+            values["calibration"],
+            config=_config(values),
+            max_drop=values["max_drop"],
+            metric=values["metric"],
+            evaluation=values["evaluation"],
+            shapes=parse_shapes(values["shapes"]),
+            options=Options(threads=values["threads"]),
+            images=_images(values["image"]),
+            state=values["state"],
+            progress=progress,
+        )
+
+
+def _config(values: Mapping[str, Any]) -> QuantizeConfig:
+    """Put the command line over the configuration file."""
+    from whet.quantize.config import config_from_dict, read_config
+
+    base: dict[str, Any] = {}
+    if values["config_file"] is not None:
+        base = msgspec.to_builtins(read_config(values["config_file"]))
+    same = ("calibrator", "activations", "rounding", "smooth", "equalize", "bias_correction",
+            "samples", "batch", "seed")  # fmt: skip
+    given = {name: values[name] for name in same if values[name] is not None}
+    if values["symmetric"]:
+        given["activations_symmetric"] = True
+    if values["per_tensor"]:
+        given["per_channel"] = False
+    layers = {**base.get("layers", {}), **dict.fromkeys(values["skipped"], "float")}
+    return config_from_dict({**base, **given, "layers": layers}, "command line")
+
+
+def _images(text: str | None) -> ImageOptions:
+    """Read ``--image``."""
+    from whet.quantize.images import IMAGENET, ImageOptions
+
+    base, given = ImageOptions(), dict[str, Any]()
+    for part in filter(None, (text or "").split(",")):
+        name, equals, value = part.partition("=")
+        if name == "imagenet" and not equals:
+            base = IMAGENET
+            continue
+        if not equals:
+            raise OptionError(f"{part!r} is not KEY=VALUE", where="--image", hint="such as scale=1")
+        numbers = value.split("/")
+        given[name] = value if name == "order" else _numbers(name, numbers)
+    try:
+        return msgspec.convert({**msgspec.to_builtins(base), **given}, ImageOptions)
+    except msgspec.ValidationError as error:
+        raise OptionError(f"{error}", where="--image") from error
+
+
+def _numbers(name: str, texts: list[str]) -> Any:
+    """Read one number, or one for each channel: ``0.5/0.5/0.5``."""
+    try:
+        numbers = [float(text) for text in texts]
+    except ValueError:
+        raise OptionError(
+            f"{'/'.join(texts)!r} is no number", where=f"--image {name}", hint="such as 0.5/0.5/0.5"
+        ) from None
+    if name in ("mean", "std"):
+        return numbers
+    return int(numbers[0]) if name == "resize" else numbers[0]
+
+
+def _write_report(path: Path, facts: Mapping[str, Any]) -> None:
+    if path.suffix == ".html":
+        from whet.report.quantization import quantization_page
+
+        output.write_text(path, quantization_page(facts))
+    else:
+        output.write_text(path, output.json_text(facts, SCHEMA) + "\n")
+
+
+def print_report(console: Console, report: QuantizeReport) -> None:
+    """Print what was quantised and how the target was reached."""
+    if report.target is not None:
+        _print_target(console, report.target)
+    for skipped in report.skipped:
+        console.print(
+            f"left alone: {skipped.name} ({skipped.op}): {skipped.why}", markup=False,
+            soft_wrap=True,
+        )  # fmt: skip
+    console.print(
+        f"{len(report.quantized)} layers quantised, {len(report.floats)} in float, calibrated with "
+        f"{report.samples} samples; weights {output.format_bytes(report.bytes_before)} → "
+        f"{output.format_bytes(report.bytes_after)}",
+        soft_wrap=True,
+    )
+
+
+def _print_target(console: Console, target: TargetReport) -> None:
+    rows = [
+        (r.name, r.op, f"{r.own_error:.3e}", f"{target.float_value - r.own_value:+.4f}", r.choice)
+        for r in target.ranking
+    ]
+    if rows:
+        headers = ("layer", "operator", "own error", "own drop", "choice")
+        console.print(output.table(headers, rows, title="layers, the most sensitive first"))
+    console.print(
+        f"metric {target.float_value:.4f} in float, {target.value:.4f} quantised: a drop of "
+        f"{target.drop:.4%}, allowed {target.max_drop:.4%}; {len(target.trials)} variants judged",
+        soft_wrap=True,
+    )

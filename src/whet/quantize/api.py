@@ -1,0 +1,235 @@
+"""``whet.quantize``: a quantised ONNX model from a float one and calibration data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import onnx
+import onnx_ir as ir
+
+from whet.errors import OptionError
+from whet.options import Options
+from whet.quantize.config import Choice, QuantizeConfig, config_from_dict
+from whet.quantize.data import Source
+from whet.quantize.images import ImageOptions
+from whet.quantize.judge import Choices, Judge, write_bytes
+from whet.quantize.layers import Skipped
+from whet.quantize.observe import Progress
+from whet.quantize.scores import find_metric
+from whet.quantize.static import (
+    Model,
+    Prepared,
+    Request,
+    Shapes,
+    calibration_data,
+    input_specs,
+    prepare,
+)
+from whet.quantize.target import Search, TargetReport, parse_drop
+
+
+class QuantizeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a model.
+
+    Attributes:
+        config: how it was quantised, with the final choice of every layer.
+        samples: calibration samples.
+        quantized: layers that are quantised, and their operators.
+        floats: layers that could be and are not.
+        skipped: products that cannot be, and why.
+        bytes_before: size of the float model's weights.
+        bytes_after: of the quantised model's.
+        target: how the accuracy target was reached, if there was one.
+    """
+
+    config: QuantizeConfig
+    samples: int
+    quantized: dict[str, str]
+    floats: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+    bytes_before: int
+    bytes_after: int
+    target: TargetReport | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Quantized:
+    """A quantised model.
+
+    Attributes:
+        model: ONNX with QuantizeLinear and DequantizeLinear.
+        report: how it came about.
+    """
+
+    model: onnx.ModelProto
+    report: QuantizeReport
+
+    def save(self, path: str | Path) -> None:
+        """Write the ONNX file, whole or not at all.
+
+        Raises:
+            ArtifactError: it cannot be written.
+        """
+        write_bytes(Path(path), self.model.SerializeToString(deterministic=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a quantised model is held to.
+
+    Attributes:
+        max_drop: largest drop of the metric: ``0.005`` or ``"0.5%"``; ``None`` for no target.
+        metric: ``top1``, ``cosine`` or ``file.py:function``.
+        evaluation: what it is measured on; the calibration data if not given.
+        samples: most samples of it; 0 for all.
+    """
+
+    max_drop: float | str | None = None
+    metric: str = "top1"
+    evaluation: Source | None = None
+    samples: int = 0
+
+
+def quantize(
+    model: Model,
+    calibration: Source,
+    *,
+    config: QuantizeConfig | Mapping[str, Any] | None = None,
+    max_drop: float | str | None = None,
+    metric: str = "top1",
+    evaluation: Source | None = None,
+    **more: Any,
+) -> Quantized:
+    """Quantise a model after training.
+
+    Args:
+        model: path of an ONNX file, its bytes or a ``ModelProto``.
+        calibration: a ``.npy``, ``.npz`` or image file, a folder of them, an array, a mapping of
+            arrays, an iterable of either, or a function that returns one.
+        config: how; a ``QuantizeConfig`` or its fields.
+        max_drop: the largest drop of the metric, such as ``"0.5%"``: layers are rolled back until
+            it holds.
+        metric: ``top1``, ``cosine`` or ``file.py:function``.
+        evaluation: what the metric is measured on; the calibration data if not given.
+        more: ``shapes``, ``options``, ``images``, ``state`` (a folder from which interrupted work
+            goes on) and ``progress``, as of ``Request``.
+
+    Raises:
+        WhetError: the model, the data or a setting is not valid, or the target cannot be reached.
+    """
+    request = _request(model, calibration, config, more)
+    goal = Goal(max_drop, metric, evaluation)
+    return run(request, goal, _folder(more.get("state")))
+
+
+def _request(
+    model: Model,
+    calibration: Source,
+    config: QuantizeConfig | Mapping[str, Any] | None,
+    more: Mapping[str, Any],
+) -> Request:
+    known = {"shapes", "options", "images", "state", "progress"}
+    for name in more:
+        if name not in known:
+            raise OptionError(f"unknown option {name!r}", hint=f"valid: {', '.join(sorted(known))}")
+    chosen = config if isinstance(config, QuantizeConfig) else config_from_dict(dict(config or {}))
+    folder = _folder(more.get("state"))
+    silent: Progress = lambda stage, done, total: None  # noqa: E731 - the type is the point
+    return Request(
+        source=model,
+        calibration=calibration,
+        config=chosen,
+        shapes=cast(Shapes | None, more.get("shapes")),
+        options=more.get("options") or Options(),
+        images=more.get("images") or ImageOptions(),
+        state=None if folder is None else folder / "calibration.npz",
+        progress=more.get("progress") or silent,
+    )
+
+
+def _folder(state: str | Path | None) -> Path | None:
+    if state is None:
+        return None
+    folder = Path(state)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def run(request: Request, goal: Goal, state: Path | None = None) -> Quantized:
+    """Quantise as a request says and hold it to a goal.
+
+    Raises:
+        WhetError: as ``quantize`` does.
+    """
+    limit = _limit(goal)
+    measured = find_metric(goal.metric) if limit is not None else None
+    ready = prepare(request)
+    if limit is None or measured is None:
+        return finish(ready, dict(ready.plan.choices), None)
+    judge = make_judge(ready, request, goal, state)
+    base = judge.begin(ready.base)
+    layers = [
+        (x.name, x.op) for x in ready.plan.layers if request.config.layers.get(x.name) is None
+    ]
+    finer = frozenset(
+        x.name for x in ready.plan.layers if x.axis is not None and not request.config.per_channel
+    )
+    search = Search(judge, layers, base, limit, finer, progress=request.progress)
+    report = search.run()
+    return finish(ready, {**request.config.layers, **report.choices}, report)
+
+
+def _limit(goal: Goal) -> float | None:
+    return None if goal.max_drop is None else parse_drop(str(goal.max_drop))
+
+
+def make_judge(ready: Prepared, request: Request, goal: Goal, state: Path | None) -> Judge:
+    """Return what judges variants of a prepared model."""
+    given = request.calibration if goal.evaluation is None else goal.evaluation
+    changed = msgspec.structs.replace(request.config, samples=goal.samples)
+    data = calibration_data(
+        Request(request.source, given, changed, images=request.images), input_specs(ready.base)
+    )
+    digest = hashlib.sha256(msgspec.json.encode(request.config))
+    for name, grid in sorted(ready.plan.grids.items()):
+        digest.update(f"{name} {grid.scale} {grid.zero}".encode())
+    digest.update(f"{goal.metric} {given if isinstance(given, str | Path) else ''}".encode())
+    return Judge(
+        data=data,
+        metric=find_metric(goal.metric),
+        options=request.options,
+        write=lambda choices: ready.write(choices={**request.config.layers, **choices}),
+        memory=None if state is None else state / "scores.json",
+        key=digest.hexdigest(),
+    )
+
+
+def finish(ready: Prepared, choices: Choices, target: TargetReport | None) -> Quantized:
+    """Write the final model and its report."""
+    made = ready.write(choices=choices)
+    proto = ir.to_proto(made)
+    whole: dict[str, Choice] = {
+        x.name: cast(Choice, choices.get(x.name, "int8")) for x in ready.plan.layers
+    }
+    report = QuantizeReport(
+        config=msgspec.structs.replace(ready.plan.config, layers=whole),
+        samples=ready.observations.samples,
+        quantized={x.name: x.op for x in ready.plan.layers if whole[x.name] != "float"},
+        floats=tuple(name for name, choice in whole.items() if choice == "float"),
+        skipped=ready.skipped,
+        bytes_before=weight_bytes(ready.base),
+        bytes_after=weight_bytes(made),
+        target=target,
+    )
+    return Quantized(proto, report)
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Return the bytes of a graph's constants."""
+    tensors = (v.const_value for v in model.graph.initializers.values())
+    return sum(t.nbytes for t in tensors if t is not None)

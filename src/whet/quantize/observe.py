@@ -1,0 +1,227 @@
+"""Calibration: the float model runs on data, and of every value a histogram is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from whet.driver import compile as compile_model
+from whet.errors import ArtifactError, InputError, ModelError
+from whet.options import Options
+from whet.quantize.config import QuantizeConfig
+from whet.quantize.data import Batch, CalibrationData
+from whet.quantize.histogram import Histogram, restored
+from whet.quantize.layers import Layer, root_of
+from whet.quantize.moments import Moments, matrix_of, restored_moments, rows_read, weight_of
+
+Array = np.ndarray[Any, Any]
+Progress = Callable[[str, int, int], None]
+
+_SAVE_EVERY = 16
+"""Batches between two writes of the state."""
+
+
+@dataclass(slots=True)
+class Observations:
+    """What was learned of a model's values.
+
+    Attributes:
+        histograms: by the name of the value.
+        moments: of what products read, by layer; empty unless asked for.
+        batches: batches that were run.
+        samples: samples in them.
+    """
+
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    moments: dict[str, Moments] = field(default_factory=dict)
+    batches: int = 0
+    samples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Observer:
+    """How a model is observed.
+
+    Attributes:
+        config: what has to be known, and the seed.
+        options: how the model is compiled.
+        state: file from which an interrupted calibration goes on; ``None`` keeps none.
+        progress: called as ``progress(stage, done, total)``; the total is 0 where nobody knows.
+    """
+
+    config: QuantizeConfig
+    options: Options
+    state: Path | None = None
+    progress: Progress = lambda stage, done, total: None
+
+
+def wanted_values(model: ir.Model, layers: tuple[Layer, ...]) -> dict[str, ir.Value]:
+    """Return the values whose ranges are needed: those that layers read, before movers."""
+    nodes = {node.name: node for node in model.graph}
+    wanted: dict[str, ir.Value] = {}
+    for layer in layers:
+        for position in layer.activations:
+            value = nodes[layer.name].inputs[position]
+            assert value is not None
+            root = root_of(value)
+            wanted[root.name or ""] = root
+    return wanted
+
+
+def observe(
+    model: ir.Model, layers: tuple[Layer, ...], data: CalibrationData, how: Observer
+) -> Observations:
+    """Run a model on calibration data.
+
+    Raises:
+        InputError: the data does not fit, or makes values that are not finite.
+        WhetError: the model cannot be compiled.
+    """
+    values = wanted_values(model, layers)
+    readers = _product_inputs(model, layers) if how.config.needs_moments else {}
+    names = sorted({*values, *readers.values()})
+    program = compile_model(_with_outputs(model, names), options=how.options)
+    given = {v.name for v in model.graph.inputs}
+    key = _key(model, names, how.config)
+    found = _resumed(how.state, key, names)
+    nodes = {str(node.name): node for node in model.graph}
+    chosen = {x.name: (nodes[x.name], x) for x in layers}
+    for number, batch in enumerate(data.batches()):
+        if number < found.batches:
+            continue
+        results = {**program.run(batch.feeds), **{n: batch.feeds[n] for n in names if n in given}}
+        _check_finite(results, names, batch)
+        for name in values:
+            found.histograms.setdefault(name, Histogram()).add(results[name])
+        for layer, name in readers.items():
+            _add_rows(found.moments, chosen[layer], results[name], how.config.seed + number)
+        found.batches += 1
+        found.samples += _size(batch)
+        how.progress("calibrate", found.batches, 0)
+        if how.state is not None and found.batches % _SAVE_EVERY == 0:
+            _save(how.state, key, found)
+    if how.state is not None:
+        _save(how.state, key, found)
+    return found
+
+
+def _size(batch: Batch) -> int:
+    return len(next(iter(batch.feeds.values())))
+
+
+def _add_rows(
+    moments: dict[str, Moments], chosen: tuple[ir.Node, Layer], values: Array, seed: int
+) -> None:
+    node, layer = chosen
+    rows = rows_read(node, layer, values, seed)
+    if rows is None:
+        return
+    if layer.name not in moments:
+        groups, _, depth = matrix_of(weight_of(node, layer), node, layer).shape
+        moments[layer.name] = Moments(groups, depth)
+    moments[layer.name].add(rows)
+
+
+def _product_inputs(model: ir.Model, layers: tuple[Layer, ...]) -> dict[str, str]:
+    nodes = {node.name: node for node in model.graph}
+    found: dict[str, str] = {}
+    for layer in layers:
+        if layer.weight is not None and layer.activations:
+            value = nodes[layer.name].inputs[layer.activations[0]]
+            found[layer.name] = (value.name or "") if value is not None else ""
+    return found
+
+
+def _with_outputs(model: ir.Model, names: list[str]) -> ir.Model:
+    """Return a copy that gives some values too; fusion leaves what is an output in place."""
+    made = model.clone()
+    known = {v.name for v in (*made.graph.outputs, *made.graph.inputs)}
+    for node in made.graph:
+        made.graph.outputs.extend(
+            v for v in node.outputs if v.name in names and v.name not in known
+        )
+    return made
+
+
+def _check_finite(results: Mapping[str, Array], names: list[str], batch: Batch) -> None:
+    for name in names:
+        if not np.isfinite(results[name]).all():
+            raise InputError(
+                f"the float model computes NaN or infinity in {name!r}",
+                where=batch.where,
+                hint="leave such samples out, or repair the model",
+            )
+
+
+def _key(model: ir.Model, names: list[str], config: QuantizeConfig) -> str:
+    """Return what a state must have in common with a calibration that goes on from it."""
+    digest = hashlib.sha256()
+    for node in model.graph:
+        digest.update(f"{node.op_type} {node.name} {[v and v.name for v in node.inputs]}".encode())
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:
+            digest.update(np.ascontiguousarray(value.const_value.numpy()).tobytes())
+    facts = [names, config.batch, config.samples, config.seed, config.needs_moments]
+    digest.update(json.dumps(facts).encode())
+    return digest.hexdigest()
+
+
+def _save(path: Path, key: str, found: Observations) -> None:
+    """Write the state, whole or not at all."""
+    arrays: dict[str, Array] = {"key": np.array(key)}
+    arrays["done"] = np.array([found.batches, found.samples])
+    for kind, items in (("h", found.histograms), ("m", found.moments)):
+        for name, item in items.items():
+            for part, array in item.state().items():
+                arrays[f"{kind}/{part}/{name}"] = array
+    temporary = ""
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=".whet-", suffix=".npz", delete=False
+        ) as file:
+            temporary = file.name
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True) if temporary else None
+        raise ArtifactError(f"cannot write: {error.strerror or error}", where=str(path)) from error
+
+
+def _resumed(path: Path | None, key: str, names: list[str]) -> Observations:
+    """Return the state of an interrupted calibration, or an empty one."""
+    if path is None or not path.exists():
+        return Observations()
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ArtifactError(
+            f"not a calibration state: {error}", where=str(path), hint="delete it and start again"
+        ) from error
+    if str(arrays.get("key")) != key:
+        raise ModelError(
+            "the calibration state is of another model or configuration",
+            where=str(path),
+            hint="delete it to start again, or name another file",
+        )
+    parts: dict[tuple[str, str], dict[str, Array]] = {}
+    for label, array in arrays.items():
+        if label not in ("key", "done"):
+            kind, part, name = label.split("/", 2)
+            parts.setdefault((kind, name), {})[part] = array
+    batches, samples = (int(n) for n in arrays["done"])
+    histograms = {n: restored(state) for (kind, n), state in parts.items() if kind == "h"}
+    moments = {n: restored_moments(state) for (kind, n), state in parts.items() if kind == "m"}
+    return Observations(histograms, moments, batches, samples)

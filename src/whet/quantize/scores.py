@@ -1,0 +1,140 @@
+"""What a quantised model is worth: a metric of its outputs, and their distance from the float's."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whet.errors import InputError, OptionError
+
+Array = np.ndarray[Any, Any]
+Outputs = Mapping[str, Array]
+Metric = Callable[[Outputs, Outputs, Array | None], float]
+"""Of outputs, the float model's outputs and labels: larger is better, 1 is perfect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How good a variant is.
+
+    Attributes:
+        value: of the metric.
+        error: distance from the float outputs over their length, Euclidean, the mean of outputs.
+    """
+
+    value: float
+    error: float
+
+
+def top1(outputs: Outputs, references: Outputs, labels: Array | None) -> float:
+    """Return the share of samples whose largest output is right.
+
+    Right is the label where there are labels, else what the float model says.
+    """
+    name = next(iter(outputs))
+    chosen = _classes(outputs[name])
+    right = _classes(references[name]) if labels is None else np.asarray(labels).reshape(-1)
+    if chosen.shape != right.shape:
+        raise InputError(f"there are {right.size} labels for {chosen.size} results", where="labels")
+    return float((chosen == right).mean())
+
+
+def _classes(scores: Array) -> Array:
+    return np.asarray(scores.reshape(len(scores), -1).argmax(axis=1))
+
+
+def cosine(outputs: Outputs, references: Outputs, labels: Array | None) -> float:
+    """Return the mean cosine between the outputs of a sample and those of the float model."""
+    found = [_cosines(outputs[name], references[name]) for name in references]
+    return float(np.mean(found))
+
+
+def _cosines(a: Array, b: Array) -> float:
+    left = a.reshape(len(a), -1).astype(np.float64)
+    right = b.reshape(len(b), -1).astype(np.float64)
+    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    dots = (left * right).sum(axis=1)
+    same = (left == right).all(axis=1)
+    return float(np.where(lengths > 0, dots / np.where(lengths > 0, lengths, 1.0), same).mean())
+
+
+METRICS: dict[str, Metric] = {"top1": top1, "cosine": cosine}
+"""Metrics by name."""
+
+
+def find_metric(text: str) -> Metric:
+    """Return a metric: one by name, or ``file.py:function``, whose file is executed.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if text in METRICS:
+        return METRICS[text]
+    path, colon, name = text.rpartition(":")
+    if not colon or not path.endswith(".py"):
+        raise OptionError(
+            f"there is no metric {text!r}", hint=f"give {', '.join(METRICS)} or FILE.py:FUNCTION"
+        )
+    spec = importlib.util.spec_from_file_location("whet_custom_metric", path)
+    if spec is None or spec.loader is None or not Path(path).exists():
+        raise OptionError("cannot read the file of the metric", where=path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise OptionError(
+            f"the file of the metric fails: {type(error).__name__}: {error}", where=path
+        ) from error
+    if not callable(getattr(module, name, None)):
+        raise OptionError(f"there is no function {name!r}", where=path)
+    return _guarded(getattr(module, name), text)
+
+
+def _guarded(function: Callable[..., Any], where: str) -> Metric:
+    """Return a metric that turns what goes wrong in a user's function into one clear error."""
+
+    def metric(outputs: Outputs, references: Outputs, labels: Array | None) -> float:
+        try:
+            return float(function(dict(outputs), dict(references), labels))
+        except Exception as error:
+            raise OptionError(
+                f"the metric fails: {type(error).__name__}: {error}",
+                where=where,
+                hint="it takes outputs, the float model's outputs and labels, and gives a number",
+            ) from error
+
+    return metric
+
+
+def score(metric: Metric, outputs: Outputs, references: Outputs, labels: Array | None) -> Score:
+    """Judge the outputs of a variant."""
+    value = metric(outputs, references, labels)
+    return Score(value, distance(outputs, references))
+
+
+def distance(outputs: Outputs, references: Outputs) -> float:
+    """Return ``|a - g| / |g|``, the mean over outputs of floats; infinite if one is not finite."""
+    found = [
+        _relative(outputs[name], golden)
+        for name, golden in references.items()
+        if golden.dtype.kind == "f"
+    ]
+    return float(np.mean(found)) if found else 0.0
+
+
+def _relative(a: Array, g: Array) -> float:
+    left, right = a.astype(np.float64), g.astype(np.float64)
+    if not np.isfinite(left).all():
+        return float("inf")
+    length = float(np.linalg.norm(right))
+    return float(np.linalg.norm(left - right)) / (length or 1.0)
+
+
+def joined(parts: Sequence[Outputs]) -> dict[str, Array]:
+    """Return the outputs of several batches as one."""
+    return {name: np.concatenate([np.atleast_1d(p[name]) for p in parts]) for name in parts[0]}

@@ -1,0 +1,151 @@
+"""Static quantisation after training: optimise, calibrate, choose grids, write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from whet.driver import compile as compile_model
+from whet.errors import OptionError, UnsupportedError, nearest
+from whet.optimize.optimize import optimize_graph
+from whet.options import Options
+from whet.program.records import TensorSpec
+from whet.quantize.bias import corrected_biases
+from whet.quantize.config import QuantizeConfig
+from whet.quantize.data import CalibrationData, Source
+from whet.quantize.equalize import equalize_layers
+from whet.quantize.grid import Grid
+from whet.quantize.images import ImageOptions
+from whet.quantize.layers import Layer, Skipped, find_layers
+from whet.quantize.observe import Observations, Observer, Progress, observe
+from whet.quantize.ranges import Target, find_range
+from whet.quantize.rounding import rounded_layers
+from whet.quantize.smooth import smooth_layers
+from whet.quantize.write import Plan, write_plan
+
+Model = str | os.PathLike[str] | bytes | onnx.ModelProto
+Shapes = Mapping[str, tuple[int | str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be quantised and how.
+
+    Attributes:
+        source: path of an ONNX file, its bytes or a ``ModelProto``.
+        calibration: calibration data; see ``CalibrationData``.
+        config: how.
+        shapes: shapes by input name.
+        options: how models are compiled for calibration and scores.
+        images: how images become inputs.
+        state: file from which an interrupted calibration goes on.
+        progress: called as ``progress(stage, done, total)``.
+    """
+
+    source: Model
+    calibration: Source
+    config: QuantizeConfig = field(default_factory=QuantizeConfig)
+    shapes: Shapes | None = None
+    options: Options = field(default_factory=Options)
+    images: ImageOptions = field(default_factory=ImageOptions)
+    state: Path | None = None
+    progress: Progress = lambda stage, done, total: None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A model that is ready to be written with any choice of layers.
+
+    Attributes:
+        base: the optimised float graph, balanced if that was asked for.
+        plan: grids and rounded weights, all layers quantised.
+        skipped: products that cannot be quantised.
+        observations: what calibration saw.
+        data: the calibration data.
+    """
+
+    base: ir.Model
+    plan: Plan
+    skipped: tuple[Skipped, ...]
+    observations: Observations
+    data: CalibrationData
+
+    def write(self, **choices: Any) -> ir.Model:
+        """Return the quantised model, with other choices or grids if given."""
+        plan = replace(self.plan, **choices) if choices else self.plan
+        return write_plan(self.base, corrected_biases(self.base, plan, self.observations))
+
+
+def prepare(request: Request) -> Prepared:
+    """Optimise a model, calibrate it and choose its grids.
+
+    Raises:
+        InputError: the data does not fit the model.
+        UnsupportedError: nothing in the model can be quantised.
+        WhetError: the model is damaged or cannot be compiled.
+    """
+    config = request.config
+    base = optimize_graph(request.source, shapes=request.shapes).model
+    if config.equalize:
+        equalize_layers(base)
+    layers, skipped = find_layers(base, config)
+    _check_choices(layers, config)
+    data = calibration_data(request, input_specs(base))
+    observer = Observer(config, request.options, request.state, request.progress)
+    seen = observe(base, layers, data, observer)
+    if config.smooth is not None and smooth_layers(base, layers, seen, config.smooth):
+        observer = replace(observer, state=None)
+        seen = observe(base, layers, data, observer)  # ranges and moments have moved
+    plan = Plan(config, layers, dict(config.layers), find_grids(seen, config))
+    return Prepared(base, rounded_layers(base, plan, seen), skipped, seen, data)
+
+
+def calibration_data(request: Request, specs: tuple[TensorSpec, ...]) -> CalibrationData:
+    """Return the calibration data of a request."""
+    config = request.config
+    return CalibrationData(request.calibration, specs, config.batch, config.samples, request.images)
+
+
+def find_grids(seen: Observations, config: QuantizeConfig) -> dict[str, Grid]:
+    """Return the grid of every observed value, as the calibrator chooses it."""
+    target = Target(config.activations, config.activations_symmetric, config.percentile)
+    return {
+        name: target.grid(find_range(config.calibrator, histogram, target))
+        for name, histogram in seen.histograms.items()
+    }
+
+
+def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
+    """Describe what a graph takes."""
+    made = []
+    for value in model.graph.inputs:
+        if value.dtype is None or value.shape is None:
+            raise UnsupportedError("an input has no type or shape", where=value.name)
+        dims = tuple(d if isinstance(d, int) else str(d.value or "?") for d in value.shape)
+        made.append(TensorSpec(value.name or "", value.dtype.numpy().name, dims))
+    return tuple(made)
+
+
+def _check_choices(layers: tuple[Layer, ...], config: QuantizeConfig) -> None:
+    names = [layer.name for layer in layers]
+    if not names:
+        raise UnsupportedError(
+            "nothing in the model can be quantised",
+            hint="products with constant float32 weights can: Conv, Gemm, MatMul",
+        )
+    for name in config.layers:
+        if name not in names:
+            raise OptionError(
+                f"there is no layer {name!r}", where="layers", hint=nearest(name, names)
+            )
+
+
+def compile_variant(model: ir.Model, options: Options) -> Any:
+    """Compile a float or quantised graph."""
+    return compile_model(model, options=options)
