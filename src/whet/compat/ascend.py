@@ -25,7 +25,7 @@ from whet.errors import OptionError
 
 _HERE = "code is made for the CPU of this machine"
 _TYPES = "arithmetic has the types of the model"
-_QUANTISE = "quantise the ONNX model first"
+_QUANTISE = "quantise the ONNX model first: whet quantize"
 
 ATC: dict[str, Rule] = {
     "mode": Used("0"), "model": Used(), "framework": Used(), "output": Used(), "om": Used(),

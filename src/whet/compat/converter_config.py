@@ -10,7 +10,7 @@ from pathlib import Path
 from whet.compat.translation import Given, Noted, Refused, Rule, Used
 from whet.errors import OptionError, nearest
 
-_QUANTISE = "quantise the ONNX model first"
+_QUANTISE = "quantise the ONNX model first: whet quantize"
 _TYPES = "arithmetic has the types of the model"
 _HERE = "code is made for the CPU of this machine"
 
@@ -60,7 +60,7 @@ def read_config(path: Path) -> Given:
 
 def _rules(section: str, place: str) -> Mapping[str, Rule]:
     if section in _QUANTISATION:
-        raise OptionError("there is no quantisation yet", where=place, hint=_QUANTISE)
+        raise OptionError("the converter does not quantise", where=place, hint=_QUANTISE)
     if section not in SECTIONS:
         known = (*SECTIONS, *_QUANTISATION)
         raise OptionError(f"unknown section {section!r}", where=place, hint=nearest(section, known))

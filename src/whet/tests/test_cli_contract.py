@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
 from whet.cli import exits
@@ -22,6 +23,7 @@ QUICK = "--rounds 2 --threads 1"
 
 JSON_LINES = {
     "compile": "compile m.onnx -o a.whet --json",
+    "quantize": "quantize m.onnx --calibration c.npy --metric cosine -o q.onnx --json",
     "optimize": "optimize m.onnx -o o.onnx --json",
     "check": "check m.onnx --json",
     "run": "run m.onnx --input random --json",
@@ -44,6 +46,7 @@ JSON_LINES = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("contract")
     write_layer(place / "m.onnx")
+    np.save(place / "c.npy", np.ones((2, 4), np.float32))
     line = ["compile", str(place / "m.onnx"), "-o", str(place / "m.whet"), "--threads", "1"]
     assert run_command([*line, "--cache-dir", ""]) == exits.OK
     return place
