@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import onnx
 import pytest
 
 import whet
+from whet.cli import exits
+from whet.cli.main import run_command
 from whet.errors import OptionError, UnsupportedError
 from whet.quantize.api import Goal
 from whet.quantize.blocks import block_grid, dequantize_blocks, quantize_blocks
@@ -166,3 +169,20 @@ def test_small_floats_keep_a_target() -> None:
     assert held.report.converted < free.report.converted
     assert held.report.target is not None
     assert held.report.target.drop <= 2e-6
+
+
+def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(9)
+    onnx.save(dense(rng), "m.onnx")
+    np.save("x.npy", rng.standard_normal((8, 40)).astype(np.float32))
+    assert run_command("quantize m.onnx --mode weights --skip first".split()) == exits.OK
+    kinds = {t.name: t.data_type for t in onnx.load("m.int4.onnx").graph.initializer}
+    assert kinds["v_q"] == onnx.TensorProto.INT4
+    assert kinds["w"] == onnx.TensorProto.FLOAT
+    line = "quantize m.onnx --mode float16 --calibration x.npy --report r.html"
+    assert run_command(line.split()) == exits.OK
+    assert "weights smaller by" in Path("r.html").read_text()
+    assert run_command("quantize m.onnx --mode weights --method gptq -o n.onnx".split()) == 2
+    assert run_command("quantize m.onnx --mode float16 -o n.onnx".split()) == exits.USAGE
+    assert not Path("n.onnx").exists()
