@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         UnsupportedError,
         WhetError,
     )
+    from whet.frontend.preprocess.records import Colours, Preprocess
     from whet.limits import Limits
     from whet.options import Options
     from whet.program.records import FusedGroup, Stats, TensorSpec
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArtifactError",
+    "Colours",
     "CompileError",
     "FusedGroup",
     "InputError",
@@ -41,6 +43,7 @@ __all__ = [
     "ModelError",
     "OptionError",
     "Options",
+    "Preprocess",
     "ResourceError",
     "ShapeError",
     "Stats",
@@ -55,6 +58,8 @@ __all__ = [
 ]
 
 _HOME = {
+    "Colours": "whet.frontend.preprocess.records",
+    "Preprocess": "whet.frontend.preprocess.records",
     "Limits": "whet.limits",
     "Options": "whet.options",
     "FusedGroup": "whet.program.records",

@@ -22,6 +22,9 @@ from whet.dump import Dump
 from whet.errors import OptionError, UnsupportedError
 from whet.frontend.buckets import split_buckets
 from whet.frontend.load import check_files, load_model
+from whet.frontend.preprocess.aipp import read_preprocess
+from whet.frontend.preprocess.attach import attach_preprocess
+from whet.frontend.preprocess.records import Preprocess
 from whet.frontend.read import read_file
 from whet.graph.infer import light_proto
 from whet.limits import Budget
@@ -29,7 +32,6 @@ from whet.lower.assemble import Assembled, assemble
 from whet.lower.assemble_script import assemble_script
 from whet.lower.assemble_variants import Build, assemble_variants
 from whet.lower.lower import Lowered, LoweredScript, lower_model
-from whet.ops.table import op_table
 from whet.options import Options
 from whet.passes.pipeline import run_passes
 from whet.program.container import digest
@@ -42,6 +44,7 @@ Source = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 Shape = Sequence[int | str]
 Shapes = Mapping[str, Shape | Sequence[Shape]]
 Progress = Callable[[str, int, int], None]
+Preprocessing = str | os.PathLike[str] | Sequence[Preprocess]
 
 GRAPH_WEIGHT_BYTES = 1024
 """Larger weights are left out of the graph that a compiled file keeps: it has them packed."""
@@ -54,6 +57,7 @@ def compile(  # noqa: A001 - the public name
     options: Options | None = None,
     progress: Progress | None = None,
     expose: Collection[str] = (),
+    preprocess: Preprocessing = (),
 ) -> CompiledModel:
     """Compile a model to native code.
 
@@ -68,6 +72,8 @@ def compile(  # noqa: A001 - the public name
         expose: names of intermediate values that the program gives too, as far as they exist in
             it: those that fusion or a rewrite removed, or that are inside a model which a script
             runs, are not among the outputs.
+        preprocess: what happens to pictures before the model: an AIPP file, or ``Preprocess``
+            records. Inputs take bytes then; ``shapes`` still are those of the model in the file.
 
     Returns:
         The compiled model, ready to run; made for another machine, to be saved and inspected.
@@ -83,14 +89,13 @@ def compile(  # noqa: A001 - the public name
     dump = Dump(settings.dump_dir, source, shapes, chosen) if settings.dump_dir else None
     target = resolve_target(chosen.target)
     tell("load", 0, 1)
-    facts = _facts(source, shapes, chosen)
-    base, buckets = split_buckets(shapes)
-    model = load_model(source, shapes=base, limits=chosen.limits)
+    steps = read_preprocess(preprocess)
+    facts = _facts(source, shapes, chosen, steps)
+    models = _load(source, shapes, chosen, steps)
     tell("load", 1, 1)
-    others = [load_model(source, shapes=bucket, limits=chosen.limits) for bucket in buckets]
     tell = _checking(tell, budget)
     observers = _Observers(tell, dump, budget, expose)
-    assembled, graph = _translate([model, *others], chosen, target, observers)
+    assembled, graph = _translate(models, chosen, target, observers)
     image = _generate(assembled, target, chosen, settings, tell)
     parts = Parts(
         program=assembled.program,
@@ -124,12 +129,22 @@ def plan(
     """
     chosen = _checked(options)
     budget = Budget(chosen.limits)
-    base, buckets = split_buckets(shapes)
-    models = [load_model(source, shapes=s, limits=chosen.limits) for s in (base, *buckets)]
+    models = _load(source, shapes, chosen, ())
     tell = _checking(lambda stage, done, total: None, budget)
     target = resolve_target(chosen.target)
     assembled, _ = _translate(models, chosen, target, _Observers(tell, None, budget, ()))
     return assembled
+
+
+def _load(
+    source: Source, shapes: Shapes | None, options: Options, steps: Sequence[Preprocess]
+) -> list[ir.Model]:
+    """Return the model, and once more for each bucket of shapes."""
+    base, buckets = split_buckets(shapes)
+    models = [load_model(source, shapes=s, limits=options.limits) for s in (base, *buckets)]
+    for model in models:
+        attach_preprocess(model, steps)
+    return models
 
 
 def _checked(options: Options | None) -> Options:
@@ -175,7 +190,7 @@ def _translate(
         )
         tell("optimise", done + 1, count)
         tell("lower", done, count)
-        lowered.append(_lowered(model, options, target, frozenset(observers.expose)))
+        lowered.append(_lowered(model, options, target, observers))
         tell("lower", done + 1, count)
     graph = light_proto(models[0], GRAPH_WEIGHT_BYTES).SerializeToString(deterministic=True)
     tell("pack", 0, 1)
@@ -191,10 +206,17 @@ def _translate(
 
 
 def _lowered(
-    model: ir.Model, options: Options, target: Target, expose: frozenset[str]
+    model: ir.Model, options: Options, target: Target, observers: _Observers
 ) -> Lowered | LoweredScript:
     level, threads = options.opt_level, options.thread_count
-    return lower_model(model, op_table(), target, level=level, threads=threads, expose=expose)
+    return lower_model(
+        model,
+        target,
+        level=level,
+        threads=threads,
+        expose=observers.expose,
+        budget=observers.budget,
+    )
 
 
 def _assembled(
@@ -248,7 +270,9 @@ def _cache_folder(options: Options, settings: Settings) -> Path | None:
     return Path(options.cache_dir) if str(options.cache_dir) else None
 
 
-def _facts(source: Source, shapes: Shapes | None, options: Options) -> dict[str, str]:
+def _facts(
+    source: Source, shapes: Shapes | None, options: Options, steps: Sequence[Preprocess]
+) -> dict[str, str]:
     """Return what a compiled file says about its origin; equal for equal compilations."""
     facts = {
         "options": msgspec.json.encode(options.as_dict(), order="deterministic").decode(),
@@ -256,6 +280,8 @@ def _facts(source: Source, shapes: Shapes | None, options: Options) -> dict[str,
         "whet": __version__,
         **{package: version(package) for package in ("llvmlite", "onnx", "onnx-ir")},
     }
+    if steps:
+        facts |= {"preprocess": msgspec.json.encode(steps, order="deterministic").decode()}
     if isinstance(source, bytes):
         facts |= {"source_digest": digest(memoryview(source))}
     elif isinstance(source, str | os.PathLike):

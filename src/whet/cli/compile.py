@@ -32,6 +32,12 @@ from whet.cli.parameters import (
 )
 @bucket_options[0]
 @bucket_options[1]
+@click.option(
+    "--preprocess",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="AIPP file: how inputs that are images become what the model takes.",
+)
 @compiler_options
 @json_option
 def command(model: Path, target_file: Path | None, as_json: bool, **compiler: Any) -> None:
@@ -46,7 +52,7 @@ def command(model: Path, target_file: Path | None, as_json: bool, **compiler: An
     shapes = bucket_shapes(inputs, given, batches, images)
     destination = target_file or Path(model.stem + COMPILED_SUFFIX)
     output.check_writable(destination)
-    compiled = compile_file(model, shapes, options)
+    compiled = compile_file(model, shapes, options, compiler["preprocess"])
     compiled.save(destination)
     size = destination.stat().st_size
     if as_json:

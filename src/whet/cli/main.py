@@ -28,6 +28,7 @@ _COMMANDS = {
     "bisect": "Find the pass and the rewrite that make a model fail.",
     "reduce": "Cut the smallest failing part out of a model.",
     "report": "Write one page about a model: graph, speed, memory, accuracy, advice.",
+    "migrate": "Assess, compile, verify, measure and judge a model, step by step.",
     "profile": "Show where time and memory of a model go, and what would help.",
     "demo": "Compile, check and time ResNet-50; needs no files and no network.",
     "doctor": "Show what this machine offers and what is missing.",

@@ -54,11 +54,20 @@ def is_compiled(path: Path) -> bool:
     return path.suffix == COMPILED_SUFFIX
 
 
-def compile_file(path: Path, shapes: Mapping[str, Any] | None, options: Options) -> CompiledModel:
+def compile_file(
+    path: Path,
+    shapes: Mapping[str, Any] | None,
+    options: Options,
+    preprocess: Path | None = None,
+) -> CompiledModel:
     """Compile an ONNX file, with a progress bar."""
     with ProgressBar() as progress:
         compiled: CompiledModel = whet.compile(
-            path, shapes=shapes, options=options, progress=progress
+            path,
+            shapes=shapes,
+            options=options,
+            progress=progress,
+            preprocess=() if preprocess is None else preprocess,
         )
     return compiled
 

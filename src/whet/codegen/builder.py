@@ -174,8 +174,12 @@ class Builder:
 
     @contextmanager
     def loop(self, low: Value, high: Value, step: int = 1, hint: str = "l") -> Iterator[Value]:
-        """Count from ``low`` while below ``high``; yields the counter. Bottom-tested."""
-        body, latch, done = self.label(hint), self.label(hint + "n"), self.label(hint + "x")
+        """Count from ``low`` while below ``high``; yields the counter. Bottom-tested.
+
+        The test stands in the last block of the body: in front of a block of its own, LLVM moves
+        what is only used behind the loop there, and loses the order in which it was written.
+        """
+        body, done = self.label(hint), self.label(hint + "x")
         if low.known is not None and high.known is not None:
             if low.known >= high.known:
                 self.jump(done)
@@ -191,12 +195,12 @@ class Builder:
             self.branch(guard, body, done)
         self.start(body)
         counter, following = Value(f"%{body}.i", I64), Value(f"%{body}.n", I64)
-        self.line(
-            f"{counter.text} = phi i64 [ {low.text}, %{before} ], [ {following.text}, %{latch} ]"
-        )
+        place = len(self._lines)
+        self.line("")
         yield counter
-        self.jump(latch)
-        self.start(latch)
+        starts = f"[ {low.text}, %{before} ]"
+        goes_on = f"[ {following.text}, %{self.block} ]"
+        self._lines[place] = f"  {counter.text} = phi i64 {starts}, {goes_on}"
         self.line(f"{following.text} = add nsw i64 {counter.text}, {step}")
         again = self.icmp("slt", following, high)
         self.branch(again, body, done)

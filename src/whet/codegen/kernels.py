@@ -9,9 +9,14 @@ from typing import Any
 
 from whet.codegen.attention import attention_chunks, attention_scratch, write_attention
 from whet.codegen.builder import Module
-from whet.codegen.contraction import contraction_chunks, write_contraction
+from whet.codegen.contraction import (
+    contraction_chunks,
+    contraction_scratch,
+    write_contraction,
+)
 from whet.codegen.filter import filter_chunks, write_filter
 from whet.codegen.nest import nest_chunks, write_nest
+from whet.codegen.paged import paged_chunks, paged_scratch, write_paged
 from whet.codegen.radix_sort import radix_sort_chunks, write_radix_sort
 from whet.codegen.recurrence import recurrence_chunks, write_recurrence
 from whet.codegen.scan import scan_chunks, write_scan
@@ -20,6 +25,7 @@ from whet.codegen.sort import sort_chunks, write_sort
 from whet.codegen.winograd import winograd_chunks, winograd_scratch, write_winograd
 from whet.index import Poly
 from whet.kernel.filter import Filter
+from whet.kernel.paged import PagedAttention
 from whet.kernel.recurrence import Recurrence
 from whet.kernel.scan import Scan
 from whet.kernel.scatter import Scatter
@@ -50,7 +56,7 @@ def _no_scratch(kernel: Kernel, lanes: int) -> int:
 KINDS: Mapping[type, KernelKind] = MappingProxyType(
     {
         Nest: KernelKind(write_nest, nest_chunks, _no_scratch),
-        Contraction: KernelKind(write_contraction, contraction_chunks, _no_scratch),
+        Contraction: KernelKind(write_contraction, contraction_chunks, contraction_scratch),
         Attention: KernelKind(write_attention, attention_chunks, attention_scratch),
         Recurrence: KernelKind(write_recurrence, recurrence_chunks, _no_scratch),
         Winograd: KernelKind(write_winograd, winograd_chunks, winograd_scratch),
@@ -59,6 +65,7 @@ KINDS: Mapping[type, KernelKind] = MappingProxyType(
         Sort: KernelKind(write_sort, sort_chunks, _no_scratch),
         RadixSort: KernelKind(write_radix_sort, radix_sort_chunks, _no_scratch),
         Filter: KernelKind(write_filter, filter_chunks, _no_scratch),
+        PagedAttention: KernelKind(write_paged, paged_chunks, paged_scratch),
     }
 )
 

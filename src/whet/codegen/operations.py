@@ -192,10 +192,22 @@ def _convert_float(b: Builder, value: Value, target: DType, goal: str) -> Value:
 def _float_to_int(b: Builder, value: Value, goal: str, *, signed: bool) -> Value:
     name = "llvm.fptosi.sat" if signed else "llvm.fptoui.sat"
     count, bits = lanes(goal), element(goal)
+    if count > 1 and bits in ("i8", "i16"):
+        return _float_to_few_bits(b, value, goal, signed=signed)
     left = f"v{count}{bits}" if count > 1 else bits
     kind = "f64" if element(value.type) == F64 else "f32"
     right = f"v{count}{kind}" if count > 1 else kind
     return b.call(f"{name}.{left}.{right}", goal, value)
+
+
+def _float_to_few_bits(b: Builder, value: Value, goal: str, *, signed: bool) -> Value:
+    """Convert vectors through 32-bit integers; LLVM would take vectors of bytes apart."""
+    bits = 8 if element(goal) == "i8" else 16
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    wide = _float_to_int(b, value, vector("i32", lanes(goal)), signed=True)
+    most = b.call_intrinsic("llvm.smin", wide.type, wide, const(wide.type, high))
+    least = b.call_intrinsic("llvm.smax", wide.type, most, const(wide.type, low))
+    return b.cast("trunc", least, goal)
 
 
 def combine(b: Builder, op: str, a: Value, c: Value, dtype: str) -> Value:
@@ -318,6 +330,13 @@ def _fma(b: Builder, args: list[Value], dtype: str) -> Value:
     return b.binary("add", b.binary("mul", args[0], args[1]), args[2])
 
 
+def _nearest(b: Builder, value: Value) -> Value:
+    """Round to a 32-bit integer, ties to even; the caller sees to it that it is in range."""
+    count = lanes(value.type)
+    suffix = f"v{count}i32.v{count}f32" if count > 1 else "i32.f32"
+    return b.call(f"llvm.lrint.{suffix}", vector("i32", count), value)
+
+
 def _shift(left: bool) -> Emit:
     def emit(b: Builder, args: list[Value], dtype: str) -> Value:
         bits = DTYPES[dtype].size * 8
@@ -349,6 +368,7 @@ OPERATIONS: MappingProxyType[str, Emit] = MappingProxyType(
         "shr": _shift(False),
         "select": _select,
         "fma": _fma,
+        "nearest": lambda b, args, _: _nearest(b, args[0]),
         "random_bits": lambda b, args, _: random_bits(b, *args),
     }
 )

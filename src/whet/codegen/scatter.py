@@ -59,7 +59,8 @@ class _Writer:
         last = b.min(b.add(first, i64(kernel.grain)), points)
         with b.loop(first, last, hint="row") as row:
             inner = bind_flat(frame, rows, row)
-            self._loops(inner, kernel.fill, kernel.wide_fill, self._fill)
+            if not kernel.in_place:
+                self._loops(inner, kernel.fill, kernel.wide_fill, self._fill)
             self._updates(inner)
 
     def _fill(self, point: Point) -> None:

@@ -42,7 +42,7 @@ ATC: dict[str, Rule] = {
     "optimization_switch": Refused("use --fusion_switch_file, or whet compile --pass NAME=off"),
     "weight": Refused("convert the model to ONNX, which holds its weights"),
     "out_nodes": Refused("cut the model at the node when it is exported"),
-    "insert_op_conf": Refused("put the preprocessing into the ONNX model"),
+    "insert_op_conf": Used(),
     "compression_optimize_conf": Refused(_QUANTISE),
     "modify_mixlist": Refused(_TYPES), "keep_dtype": Noted(_TYPES),
     "op_precision_mode": Refused(_TYPES),
@@ -135,6 +135,8 @@ def _compile(given: Given) -> Translation:
     switches = given.get("fusion_switch_file")
     if switches is not None:
         command += _switch_arguments(Path(switches))
+    aipp = given.get("insert_op_conf")
+    command += ["--preprocess", aipp] if aipp is not None else []
     cache = given.get("op_compiler_cache_dir")
     if cache is not None:
         command += ["--cache-dir", cache]

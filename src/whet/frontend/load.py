@@ -19,6 +19,7 @@ from whet.frontend.check import check_external_data, check_proto
 from whet.frontend.expand import expand_operators
 from whet.frontend.extent import check_size
 from whet.frontend.external import attach_external
+from whet.frontend.gradient.expand import expand_gradients
 from whet.frontend.inline import inline_functions, shares_opset
 from whet.frontend.normalize import (
     lift_constants,
@@ -117,6 +118,10 @@ def _canonicalise(model: ir.Model, shapes: Mapping[str, tuple[int | str, ...]]) 
     name_nodes(model)
     bind_shapes(model, shapes)
     infer_shapes(model)
+    if expand_gradients(model):
+        lift_constants(model)
+        name_nodes(model)
+        infer_shapes(model)
     if expand_operators(model):
         inline_functions(model)
         lift_constants(model)

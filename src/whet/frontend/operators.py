@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from whet.errors import ModelError, Problem, UnsupportedError, nearest
 from whet.frontend.expand import EXPANDED
+from whet.frontend.gradient.expand import GRADIENT
 from whet.frontend.translate import foreign_operators
 from whet.frontend.upgrade import adapters
 from whet.graph.opset import (
@@ -62,7 +63,9 @@ def check_operators(model: ir.Model) -> None:
 def is_known_name(domain: str, op_type: str) -> bool:
     """Tell whether loading turns an operator into others: a translation or an old form."""
     old = domain == "" and (op_type in adapters() or op_type in _DEPRECATED_BUT_KNOWN)
-    return old or op_type == "Constant" or (domain, op_type) in foreign_operators()
+    if old or op_type == "Constant" or (domain, op_type) == GRADIENT:
+        return True
+    return (domain, op_type) in foreign_operators()
 
 
 def _is_known(node: ir.Node, imports: dict[str, int], foreign: Container[tuple[str, str]]) -> bool:
@@ -80,18 +83,30 @@ def _is_known(node: ir.Node, imports: dict[str, int], foreign: Container[tuple[s
                 hint="export the model again",
             )
         return (node.domain, node.op_type) in foreign
-    if ("", node.op_type) in foreign:
-        return True
+    return ("", node.op_type) in foreign or _has_form(node, imports)
+
+
+def _has_form(node: ir.Node, imports: dict[str, int]) -> bool:
+    """Tell whether a node's operator is in the opset of its model, and check its form."""
     version = imports.get("", imports.get("ai.onnx", 0))
-    known = node.op_type in _DEPRECATED_BUT_KNOWN or has_operator(node.op_type, version)
-    if known:
-        _check_form(node, version)
-    return known
+    schema = _schema(node.op_type, version)
+    if schema is None:
+        return False
+    _check_form(node, schema, version)
+    return True
 
 
-def _check_form(node: ir.Node, version: int) -> None:
+def _schema(op_type: str, version: int) -> onnx.defs.OpSchema | None:
+    """Return the definition of a standard operator, ``None`` if there is none in that opset."""
+    try:
+        schema = onnx.defs.get_schema(op_type, version, "")
+    except onnx.defs.SchemaError:
+        return None
+    return None if schema.deprecated and op_type not in _DEPRECATED_BUT_KNOWN else schema
+
+
+def _check_form(node: ir.Node, schema: onnx.defs.OpSchema, version: int) -> None:
     """Refuse a node whose inputs, outputs or attributes its operator does not have."""
-    schema = onnx.defs.get_schema(node.op_type, version, "")
     fault = None
     if not schema.min_input <= len(node.inputs) <= schema.max_input:
         fault = f"has {len(node.inputs)} inputs, not {schema.min_input} to {schema.max_input}"

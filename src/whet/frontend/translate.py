@@ -55,6 +55,8 @@ def translate_model(model: ir.Model) -> int:
         raise _all_of(walk.problems)
     for domain in {key[0] for key in table if key[0]}:
         model.opset_imports.pop(domain, None)
+    if any(node.domain == WHET_DOMAIN for node in model.graph.all_nodes()):
+        model.opset_imports[WHET_DOMAIN] = 1
     return walk.count
 
 

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from whet.errors import ShapeError, UnsupportedError
 from whet.graph.edit import Names, constant, constant_tensor, inherit_sources
-from whet.graph.opset import canonical_opset
+from whet.graph.opset import WHET_DOMAIN, canonical_opset
 
 Array = np.ndarray[Any, Any]
 Operand = ir.Value | Array | None
@@ -229,6 +229,19 @@ class Translation:
         bounds = [np.array([b], np.int64) if isinstance(b, int) else b for b in (start, end)]
         return self.op("Slice", value, *bounds, np.array([axis], np.int64))
 
+    def step(
+        self, op_type: str, value: ir.Value, dtype: ir.DataType, **attributes: Any
+    ) -> ir.Value:
+        """Add a step of the script that gives a value of the same shape in another type."""
+        base = f"{self.node.name or self.node.outputs[0].name}_{op_type}"
+        result = ir.Value(name=self._names.fresh(f"{base}_out"), type=ir.TensorType(dtype))
+        made = ir.node(
+            op_type, [value], attributes, domain=WHET_DOMAIN, outputs=[result],
+            name=self._names.fresh(base),
+        )  # fmt: skip
+        self._place(made, known=True)
+        return self.of_shape(result, value)
+
     def of_shape(self, value: ir.Value, like: ir.Value) -> ir.Value:
         """Say that a value has another one's shape, for operators without a rule of inference."""
         value.shape = like.shape.copy() if like.shape is not None else None
@@ -247,6 +260,21 @@ class Translation:
         """Add a constant of a type that NumPy does not know, such as int4."""
         return self.op("Constant", value=tensor)
 
+    def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Node:
+        """Add a copy of a standard node that reads other values."""
+        base = f"{self.node.name or self.node.outputs[0].name}_{node.op_type}"
+        values = [ir.Value(name=v.name and self._names.fresh(f"{base}_out")) for v in node.outputs]
+        made = ir.Node(
+            node.domain,
+            node.op_type,
+            inputs,
+            node.attributes.values(),
+            outputs=values,
+            name=self._names.fresh(base),
+        )
+        self._place(made)
+        return made
+
     def _insert(
         self, op_type: str, inputs: list[ir.Value | None], attributes: dict[str, Any], count: int
     ) -> tuple[ir.Value, ...]:
@@ -254,14 +282,17 @@ class Translation:
         name = self._names.fresh(base)
         suffixes = [""] + [f"_{k}" for k in range(1, count)]
         values = [ir.Value(name=self._names.fresh(f"{base}_out{s}")) for s in suffixes]
-        made = ir.node(op_type, inputs, attributes, outputs=values, name=name)
+        self._place(ir.node(op_type, inputs, attributes, outputs=values, name=name))
+        return tuple(values)
+
+    def _place(self, made: ir.Node, *, known: bool = False) -> None:
         graph = self.node.graph
         assert graph is not None
         graph.insert_before(self.node, made)
         inherit_sources(made, [self.node])
         self.made.append(made)
-        infer_node(made)
-        return tuple(values)
+        if not known:
+            infer_node(made)
 
 
 def _fits(value: Any, default: Any) -> bool:

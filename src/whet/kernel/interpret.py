@@ -12,8 +12,10 @@ from whet.index import Axis, Dim, var
 from whet.kernel.expr import Expr, Load, Read, Within, walk
 from whet.kernel.filter import Kept
 from whet.kernel.grid import Grid, Leaf, Scores, widened
+from whet.kernel.interpret_paged import paged_attention
 from whet.kernel.interpret_recurrence import run_recurrence
 from whet.kernel.interpret_selection import run_filter, run_scan, run_sort, run_updates
+from whet.kernel.paged import PagedAttend
 from whet.kernel.recurrence import Recur
 from whet.kernel.scan import Prefix
 from whet.kernel.scatter import Updates
@@ -90,6 +92,8 @@ class _Evaluation:
         if tensor.definition is None:
             return self._stored(np.asarray(self.inputs[tensor.name]), tensor.dtype)
         definition = tensor.definition
+        if isinstance(definition.anchor, PagedAttend):
+            return self._stored(self._paged(definition.anchor), tensor.dtype)
         axes = _all_axes(definition)
         grid = Grid(axes, self.dims, self._load, precise=self.precise)
         if isinstance(definition.anchor, Recur | Sorted | Kept):
@@ -101,6 +105,16 @@ class _Evaluation:
             result = result.copy()
             run_updates(grid, result, definition.anchor)
         return result
+
+    def _paged(self, anchor: PagedAttend) -> Array:
+        """Return an attention over pages; its queries are evaluated at every point first."""
+        axes = (*anchor.axes[:2], anchor.depth)
+        grid = Grid(axes, self.dims, self._load, precise=self.precise)
+        q = np.broadcast_to(grid.value(anchor.q), grid.shape)
+        found = [self.tensor(e.source) for e in anchor.expressions()[1:] if isinstance(e, Load)]
+        tiles, tables, keys, values = found
+        columns = grid.extent(anchor.axes[2].extent)
+        return paged_attention(q, (keys, values), tiles, tables, anchor.weighing, columns)
 
     def _stored(self, array: Array, dtype: str) -> Array:
         as_double = self.precise and DTYPES[dtype].is_float

@@ -26,12 +26,15 @@ class Updates:
             read from data.
         value: what an update brings, of the result's type.
         op: operation that combines the element with the value, ``""`` to replace it.
+        in_place: whether the result lies in the memory of the input that the body reads, which
+            is changed; nothing else may read that input.
     """
 
     axes: tuple[Axis, ...]
     place: tuple[Expr, ...]
     value: Expr
     op: str
+    in_place: bool = False
 
     def expressions(self) -> list[Expr]:
         """Return the roots of all expressions."""
@@ -61,6 +64,7 @@ class Scatter:
         wide_fill: whether the fill runs in lanes.
         wide: whether updates run in lanes: they change neighbouring elements.
         grain: points of the shared axes in one chunk.
+        in_place: whether the result holds its elements before the updates already.
     """
 
     params: tuple[Param, ...]
@@ -73,3 +77,4 @@ class Scatter:
     wide_fill: bool
     wide: bool
     grain: int = 1
+    in_place: bool = False

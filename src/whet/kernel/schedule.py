@@ -12,7 +12,10 @@ from whet.kernel.spec import Tile
 from whet.target import Target
 
 FMA_PER_CYCLE = 2
-LOADS_PER_CYCLE = 2
+LOADS_PER_CYCLE = 1.5
+PANEL_BYTES_PER_CYCLE = 40
+PANEL_CYCLES_PER_BYTE = 0.007
+"""What of a panel's way from the level-2 cache is not hidden behind multiply-adds."""
 FMA_LATENCY = 4
 TILE_OVERHEAD = 30
 MAX_VECTORS = 8
@@ -23,6 +26,9 @@ LINE_BYTES = 64
 MOST_PREFETCHES = 4
 EDGE_UNROLL = 8
 SPARE = 2
+MOST_EDGE_ROWS = 10
+"""Rows with a pointer each, where there are 16 general registers."""
+MIN_BLOCK = 192
 LOAD_COST = 0.1
 
 
@@ -39,6 +45,7 @@ class Work:
         edges: whether rows may lie outside the operand.
         unroll: depth steps unrolled, 0 for as many as suit a plain product.
         open: whether only a run knows how many rows there are, so that they may be few.
+        blocks: whether the reduction may be done in blocks.
     """
 
     outer: int
@@ -49,6 +56,7 @@ class Work:
     edges: bool
     unroll: int = 0
     open: bool = False
+    blocks: bool = False
 
 
 def choose_tile(work: Work, target: Target, threads: int) -> Tile:
@@ -56,9 +64,32 @@ def choose_tile(work: Work, target: Target, threads: int) -> Tile:
     rows, vectors = _register_tile(work, target)
     plain = EDGE_UNROLL if work.edges and not target.lane_fma else UNROLL
     unroll = work.unroll or plain
-    row_items, panels = _chunks(work, target, threads, rows, vectors)
+    block = _depth_block(work, target, (rows, vectors), unroll)
+    row_items, panels = _chunks(work, target, threads, (rows, vectors), block)
     prefetch = _prefetch(work, target, row_items, vectors, unroll)
-    return Tile(rows, vectors, unroll, row_items, panels, prefetch)
+    return Tile(rows, vectors, unroll, row_items, panels, prefetch, block)
+
+
+def _depth_block(work: Work, target: Target, tile: tuple[int, int], unroll: int) -> int:
+    """Return depth steps of a block, 0 if the reduction is done at once (decision 15).
+
+    Blocks pay where a panel, or the rows that share it, do not stay in the level-2 cache.
+    """
+    if not work.blocks or work.open:
+        return 0
+    rows, vectors = tile
+    items = work.outer * -(-work.rows // rows)
+    panel_bytes = work.reduction * vectors * target.vector_bytes
+    row_bytes = items * rows * work.depth * 4
+    crowded = panel_bytes > target.l2_bytes // 4 or row_bytes > target.l2_bytes // 4
+    if items < 2 or not crowded:
+        return 0
+    most = target.l2_bytes // 16 // (vectors * target.vector_bytes)
+    for count in range(1, work.depth // MIN_BLOCK + 1):
+        size, rest = divmod(work.depth, count)
+        if not rest and size % unroll == 0 and size <= most:
+            return size if size < work.reduction else 0
+    return 0
 
 
 def _prefetch(work: Work, target: Target, row_items: int, vectors: int, unroll: int) -> int:
@@ -79,7 +110,10 @@ def _register_tile(work: Work, target: Target) -> tuple[int, int]:
     best: tuple[float, int, int] | None = None
     most = min(MAX_VECTORS, -(-work.cols // target.lanes))
     for vectors in range(1, most + 1):
-        for rows in range(1, min(_most_rows(target, vectors), work.rows) + 1):
+        tallest = _most_rows(target, vectors)
+        if work.edges and not target.lane_fma:
+            tallest = min(tallest, MOST_EDGE_ROWS)
+        for rows in range(1, min(tallest, work.rows) + 1):
             cost = _cycles(work, target, rows, vectors)
             if target.lane_fma:
                 cost *= 1 + LOAD_COST * (1 / target.lanes / vectors + 1 / rows)
@@ -92,11 +126,13 @@ def _register_tile(work: Work, target: Target) -> tuple[int, int]:
 def _most_rows(target: Target, vectors: int) -> int:
     """Return how many rows of accumulators leave room for the operands.
 
-    They are the vectors of a depth step and one scalar, or a vector along the depth for each row.
+    They are the vectors of a depth step and one scalar, and what LLVM loads ahead of the next step;
+    or a vector along the depth for each row.
     """
     if target.lane_fma:
         return (target.registers - SPARE - vectors) // (vectors + 1)
-    return (target.registers - 1 - vectors) // vectors
+    hoisted = target.registers // 16
+    return (target.registers - hoisted - 1 - vectors) // vectors
 
 
 def _cycles(work: Work, target: Target, rows: int, vectors: int) -> float:
@@ -111,9 +147,9 @@ def _cycles(work: Work, target: Target, rows: int, vectors: int) -> float:
     for (height, tiles), (width, panels) in pairs(heights, widths):
         fma = max(height * width / FMA_PER_CYCLE, FMA_LATENCY)
         loads = (height / shared + width) / LOADS_PER_CYCLE
-        total += (
-            tiles * panels * (work.reduction * max(fma, loads) + TILE_OVERHEAD + 3 * height * width)
-        )
+        panel = width * target.vector_bytes
+        step = max(fma, loads, panel / PANEL_BYTES_PER_CYCLE) + PANEL_CYCLES_PER_BYTE * panel
+        total += tiles * panels * (work.reduction * step + TILE_OVERHEAD + 3 * height * width)
     return total * work.outer
 
 
@@ -124,19 +160,29 @@ def _balanced(extent: int, size: int) -> list[tuple[int, int]]:
     return [(small + 1, larger), (small, count - larger)] if larger else [(small, count)]
 
 
-def _chunks(work: Work, target: Target, threads: int, rows: int, vectors: int) -> tuple[int, int]:
+def _chunks(
+    work: Work, target: Target, threads: int, tile: tuple[int, int], block: int
+) -> tuple[int, int]:
     """Return row items and panels of one chunk: operands fit the cache, threads stay busy."""
+    rows, vectors = tile
     items = work.outer * -(-work.rows // rows)
     panels = -(-work.cols // (vectors * target.lanes))
-    row_bytes = rows * work.depth * 4
+    row_bytes = rows * (block or work.depth) * 4
     room = target.l2_bytes // 4
     if work.reduction * work.cols * 4 <= target.l1_bytes // 2:
         # All weights stay in the first cache: finish a few rows while they are there too.
         room, row_bytes = target.l1_bytes // 4, rows * (work.depth + work.cols) * 4
     row_items = max(1, min(items, room // max(row_bytes, 1)))
+    if work.cols > work.depth and work.reduction * work.cols * 4 <= room:
+        # Weights stay in the second cache: finish whole rows of the larger result, in order.
+        row_items = 1
     cycles = work.reduction * max(rows * vectors / FMA_PER_CYCLE, FMA_LATENCY)
     wanted = CHUNKS_PER_THREAD * threads if threads > 1 else 1
     columns = panels
+    if block:
+        sums = row_items * rows * vectors * target.vector_bytes
+        columns = max(1, min(panels, room // sums))
+        wanted //= 2
     while (1 if work.open else _count(items, row_items)) * _count(panels, columns) < wanted:
         if row_items * columns * cycles <= CHUNK_CYCLES or (row_items == 1 and columns == 1):
             break
@@ -249,8 +295,14 @@ def choose_winograd(work: Convolution, target: Target, threads: int) -> tuple[in
 
 
 def _winograd_tile(work: Convolution, target: Target, threads: int, tiles: int, span: int) -> Tile:
-    """Return a schedule whose transformed tiles stay in the level-2 cache."""
-    room = target.l2_bytes // 2 // (4 * span * (work.depth + work.filters))
+    """Return a schedule whose transformed tiles, or else the weights, stay near.
+
+    Weights that the level-2 cache does not hold come from afar for every block of tiles: then few
+    blocks are better than transformed tiles that stay in that cache.
+    """
+    weights = 4 * span * work.depth * work.filters
+    near = 2 * target.l2_bytes if weights > target.l2_bytes else target.l2_bytes // 2
+    room = near // (4 * span * (work.depth + work.filters))
     most = max(1, min(tiles, room))
     rounds = -(-tiles // (most * threads))
     blocks = min(rounds * threads, tiles)

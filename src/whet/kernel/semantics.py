@@ -201,6 +201,7 @@ SEMANTICS: MappingProxyType[str, Operation] = MappingProxyType(
         "floor": np.floor,
         "ceil": np.ceil,
         "round": np.round,
+        "nearest": lambda x: np.rint(x).astype(np.int32),
         "trunc": np.trunc,
         "sign": np.sign,
         "random_bits": random_bits,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from whet.index import Axis, Poly
 from whet.kernel.expr import Expr, Read, Within
 from whet.kernel.filter import Filter
+from whet.kernel.paged import PagedAttention
 from whet.kernel.recurrence import Recurrence
 from whet.kernel.scan import Scan
 from whet.kernel.scatter import Scatter
@@ -93,6 +94,8 @@ class Tile:
         row_items: register tiles along rows in one chunk.
         panels: column panels in one chunk.
         prefetch: cache lines of the next panel fetched at each unrolled depth step.
+        block: depth steps of a block, which all tiles of a chunk do before the next; 0 for all at
+            once.
     """
 
     rows: int
@@ -101,6 +104,7 @@ class Tile:
     row_items: int
     panels: int
     prefetch: int = 0
+    block: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,4 +284,5 @@ Kernel = (
     | Sort
     | RadixSort
     | Filter
+    | PagedAttention
 )

@@ -10,6 +10,7 @@ import numpy as np
 from whet.index import Axis, Poly, as_poly, product, var
 from whet.kernel.expr import Expr, Load
 from whet.kernel.filter import Kept
+from whet.kernel.paged import PagedAttend
 from whet.kernel.recurrence import Recur
 from whet.kernel.scan import Prefix
 from whet.kernel.scatter import Updates
@@ -106,7 +107,7 @@ class Attend:
         return replace(self, q=q, k=k, v=v, score=score)
 
 
-Whole = Recur | Updates | Sorted | Kept
+Whole = Recur | Updates | Sorted | Kept | PagedAttend
 """Anchors that work in the memory of their result, so that no epilogue can run on registers."""
 
 Anchor = Steps | Product | Attend | Prefix | Whole

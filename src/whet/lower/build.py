@@ -13,19 +13,24 @@ import onnx_ir as ir
 from whet.dtypes import DTYPES
 from whet.errors import CompileError, Problem, UnsupportedError, WhetError
 from whet.graph.edit import sources
+from whet.graph.opset import WHET_DOMAIN
 from whet.index import Dim, Poly, as_poly, var
 from whet.kernel.tensor import Tensor
 from whet.lower.control import CONTROLS
 from whet.lower.equations import Equations, collect_tensors
+from whet.lower.images import IMAGES
 from whet.lower.outline import Form, Held, Item, Outline
 from whet.lower.scope import OpTable, Scope, Site, UnloweredError
 from whet.lower.sequences import SEQUENCES, held_form, shape_of
-from whet.lower.texts import TEXT_FORMS, TEXTS, is_text, text_constant
+from whet.lower.texts import TEXT_FORMS, TEXTS, gives_texts, is_text, text_constant
 from whet.ops.late import DimNames
 from whet.ops.node import Node, constant
 
-STEPS = MappingProxyType({**CONTROLS, **SEQUENCES, **TEXTS})
+STEPS = MappingProxyType({**CONTROLS, **SEQUENCES, **TEXTS, **IMAGES})
 """Operators that are steps of the script, by name."""
+
+STEP_DOMAINS = ("", WHET_DOMAIN)
+"""Domains of such operators."""
 
 
 def build_equations(model: ir.Model, table: OpTable) -> Equations:
@@ -160,7 +165,7 @@ def _absent(value: ir.Value) -> UnsupportedError:
 
 
 def _lower(node: ir.Node, scope: Scope) -> Sequence[Item]:
-    control = STEPS.get(node.op_type) if _domain(node) == "" else None
+    control = STEPS.get(node.op_type) if _domain(node) in STEP_DOMAINS else None
     items = tuple(None if v is None else scope.item(v) for v in node.inputs)
     name = node.name or f"{node.op_type}:{node.outputs[0].name}"
     if _domain(node) == "" and isinstance(items[0] if items else None, Held):
@@ -168,6 +173,8 @@ def _lower(node: ir.Node, scope: Scope) -> Sequence[Item]:
             return [scope.item(v) for v in node.inputs if v is not None]
         if is_text(items[0]):
             control = TEXT_FORMS.get(node.op_type, control)
+    if gives_texts(node):
+        control = TEXT_FORMS["Cast"]
     if control is not None:
         return control(Site(node, name, items, scope, lower_body))
     view = Node(
@@ -262,7 +269,7 @@ def check_supported(model: ir.Model, table: OpTable) -> None:
 def _node_problems(node: ir.Node, table: OpTable) -> Iterator[tuple[str, Problem]]:
     """Yield what is not supported of a node: a label that others share, and the node itself."""
     own, name = _domain(node) == "", node.name or ""
-    if own and node.op_type in STEPS:
+    if _domain(node) in STEP_DOMAINS and node.op_type in STEPS:
         return
     if (_domain(node), node.op_type) not in table:
         label = f"operator {node.op_type}" + (f" of {node.domain}" if node.domain else "")

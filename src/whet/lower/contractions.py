@@ -190,6 +190,7 @@ def _tile(
         depth=max(depth, 1),
         edges=edges,
         open=any(x.extent.constant is None for x in (*outer, row)),
+        blocks=anchor.quad is None and anchor.depth.extent.constant is not None,
     )
     if anchor.quad is not None:
         room = target.registers - SPARE_REGISTERS[target.dot]

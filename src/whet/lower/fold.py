@@ -7,31 +7,54 @@ from whet.index import Dim, product
 from whet.kernel.expr import all_atoms, walk
 from whet.kernel.interpret import evaluate_tensor
 from whet.kernel.tensor import Definition, Product, Steps, Tensor
+from whet.limits import Budget
 from whet.lower.equations import Equations
 from whet.lower.outline import dims_in
 from whet.lower.uses import sources
 from whet.ops.movement import concat_parts
 
-MOST_BYTES = 1 << 32
-"""All constants that are made here together; what is beyond stays an equation."""
-
 MAX_POINTS = 1 << 25
 """Points at which an equation is evaluated when compiling; the interpreter holds them all."""
 
 
-def fold_equations(equations: Equations) -> None:
+class FoldBudget:
+    """What all parts of a model together may still spend on constants made here.
+
+    Args:
+        budget: of the compilation; its limit on folded bytes holds here too.
+    """
+
+    def __init__(self, budget: Budget | None = None) -> None:
+        self._budget = budget or Budget()
+        self._left = self._budget.limits.folded_bytes
+
+    def allows(self, tensor: Tensor) -> bool:
+        """Take the bytes of a tensor, unless too few are left: then it stays an equation.
+
+        Raises:
+            ResourceError: the compilation's time or memory is used up.
+        """
+        self._budget.check(f"constant {tensor.name}")
+        size = (tensor.size.constant or 0) * DTYPES[tensor.dtype].size
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
+
+
+def fold_equations(equations: Equations, budget: FoldBudget | None = None) -> None:
     """Evaluate, in place, what reads constants and nothing else.
 
     Equations that read nothing, such as a tensor filled with one number, stay: they are cheaper to
     write than to load.
+
+    Raises:
+        ResourceError: the compilation's time or memory is used up.
     """
     outputs = {id(t) for _, t in equations.outputs}
-    left = MOST_BYTES
+    spend = budget or FoldBudget()
     for tensor in equations.tensors:
-        if id(tensor) not in outputs and is_constant(tensor):
-            left -= (tensor.size.constant or 0) * DTYPES[tensor.dtype].size
-            if left < 0:
-                return
+        if id(tensor) not in outputs and is_constant(tensor) and spend.allows(tensor):
             tensor.value = evaluate_tensor(tensor, {}, {})
             tensor.definition = None
             tensor.order = ()

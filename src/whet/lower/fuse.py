@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from whet.dtypes import DTYPES
 from whet.index import ZERO, Atom, IndexLike, as_poly, product
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Var, depth, rewrite_leaves, walk
 from whet.kernel.filter import Kept
+from whet.kernel.paged import PagedAttend
 from whet.kernel.sort import Sorted
 from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Product, Steps, Tensor, Whole
@@ -45,6 +47,8 @@ CHEAP_OPS = frozenset(
         "cast",
         "fma",
         "floor",
+        "nearest",
+        "round",
     ]
 )
 CHEAP = 1
@@ -220,6 +224,8 @@ def _pays(source: Tensor, reader: Definition, count: int, readers: _Readers) -> 
     """Whether repeating the work of a source costs less than storing it."""
     inner = source.definition
     assert inner is not None
+    if _narrows(source) and _would_be_absorbed(source, readers):
+        return False
     cost = work(inner.body) * _amplification(source, reader)
     if isinstance(reader.anchor, Steps):
         return _cheap_in_steps(source, reader, cost, readers)
@@ -263,6 +269,8 @@ def _is_repeated(source: Tensor, reader: Definition) -> bool:
         operands = (anchor.key,)
     elif isinstance(anchor, Kept):
         operands = (anchor.clash,)
+    elif isinstance(anchor, PagedAttend):
+        operands = (anchor.q,)
     found = (e for o in operands if o is not None for e in walk(o))
     return any(isinstance(e, Load) and e.source is source for e in found)
 
@@ -280,6 +288,15 @@ def _cheap_in_steps(source: Tensor, reader: Definition, cost: int, readers: _Rea
         for e in walk(root)
     )
     return cost * passes <= ROW_LIMIT
+
+
+def _narrows(tensor: Tensor) -> bool:
+    """Whether a tensor takes less memory than each of what it is computed from."""
+    assert tensor.definition is not None
+    read = sources(tensor.definition)
+    size = DTYPES[tensor.dtype].size
+    wide = [s for s in read if s.size == tensor.size]
+    return bool(wide) and all(DTYPES[s.dtype].size > size for s in wide)
 
 
 def _would_be_absorbed(tensor: Tensor, readers: _Readers) -> bool:

@@ -2,15 +2,18 @@
 
 Images are stored with channels last. A pointwise result takes the order of its largest operand. The
 parts of a concatenation are written straight into its memory, and a concatenation that starts
-another one is a view of it, so that dense blocks copy nothing.
+another one is a view of it, so that dense blocks copy nothing. Rows that a product reads side by
+side are kept apart in the cache (decision 15).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from whet.index import ZERO, Poly, as_poly
-from whet.kernel.expr import Load
+from whet.dtypes import DTYPES
+from whet.index import ZERO, Poly, as_poly, product
+from whet.kernel.expr import Load, walk
+from whet.kernel.scatter import Updates
 from whet.kernel.tensor import Product, Tensor
 from whet.lower.equations import Equations
 from whet.lower.storage import Root, Storage, address_of, constant_root, magnitude, packed_strides
@@ -18,13 +21,20 @@ from whet.lower.uses import loads
 from whet.ops.movement import concat_parts
 from whet.program.records import BufferKind
 
+CROWDING_BYTES = 2048
+LINE_BYTES = 64
+
 
 @dataclass(slots=True)
 class Layout:
-    """The storage of every tensor, by identity, and concatenation parts that need a copy."""
+    """The storage of every tensor, by identity, and concatenation parts that need a copy.
+
+    ``spaced`` holds the identities of tensors whose rows a product reads side by side.
+    """
 
     storages: dict[int, Storage] = field(default_factory=dict)
     copied_parts: dict[int, list[tuple[Tensor, Storage]]] = field(default_factory=dict)
+    spaced: frozenset[int] = frozenset()
 
 
 def choose_layout(equations: Equations, *, share: bool) -> Layout:
@@ -33,7 +43,7 @@ def choose_layout(equations: Equations, *, share: bool) -> Layout:
     outputs = {id(t): name for name, t in equations.outputs}
     for tensor in equations.tensors:
         orders[id(tensor)] = _order(tensor, orders, fixed=id(tensor) in outputs)
-    layout = Layout()
+    layout = Layout(spaced=_multiplied(equations))
     for tensor in reversed(equations.tensors):
         parts = concat_parts(tensor)
         if parts is None:
@@ -41,15 +51,45 @@ def choose_layout(equations: Equations, *, share: bool) -> Layout:
         if id(tensor) not in layout.storages and share and id(tensor) not in outputs:
             _view_of_larger(tensor, parts, orders, layout)
         if id(tensor) not in layout.storages:
-            layout.storages[id(tensor)] = _own(tensor, orders[id(tensor)], outputs)
+            layout.storages[id(tensor)] = _own(tensor, orders[id(tensor)], outputs, layout)
         _place_parts(tensor, parts, layout, outputs, share=share)
     for tensor in equations.tensors:
         if id(tensor) not in layout.storages:
-            layout.storages[id(tensor)] = _own(tensor, orders[id(tensor)], outputs)
+            base = _changed_in_place(tensor)
+            layout.storages[id(tensor)] = (
+                _own(tensor, orders[id(tensor)], outputs, layout)
+                if base is None
+                else layout.storages[id(base)]
+            )
     return layout
 
 
-def _own(tensor: Tensor, order: tuple[int, ...], outputs: dict[int, str]) -> Storage:
+def _multiplied(equations: Equations) -> frozenset[int]:
+    """Return the tensors that products read as their broadcast operand."""
+    return frozenset(
+        id(e.source)
+        for tensor in equations.tensors
+        if tensor.definition is not None and isinstance(tensor.definition.anchor, Product)
+        for e in walk(tensor.definition.anchor.a)
+        if isinstance(e, Load)
+    )
+
+
+def _changed_in_place(tensor: Tensor) -> Tensor | None:
+    """Return the tensor in whose memory a scatter works, if it has none of its own."""
+    definition = tensor.definition
+    if definition is None or not isinstance(definition.anchor, Updates):
+        return None
+    if not definition.anchor.in_place:
+        return None
+    assert isinstance(definition.body, Load), "a scatter in place starts with what is there"
+    base: Tensor = definition.body.source
+    return base
+
+
+def _own(
+    tensor: Tensor, order: tuple[int, ...], outputs: dict[int, str], layout: Layout
+) -> Storage:
     """Return storage in memory of the tensor's own."""
     strides = packed_strides(tensor.shape, order)
     if tensor.value is not None:
@@ -59,8 +99,27 @@ def _own(tensor: Tensor, order: tuple[int, ...], outputs: dict[int, str]) -> Sto
     elif tensor.definition is None:
         root = Root(tensor.name, BufferKind.INPUT, tensor.dtype, tensor.size)
     else:
-        root = Root(tensor.name, BufferKind.TEMP, tensor.dtype, tensor.size)
+        size = tensor.size
+        if id(tensor) in layout.spaced:
+            strides, size = _spaced(tensor, order)
+        root = Root(tensor.name, BufferKind.TEMP, tensor.dtype, size)
     return Storage(root, ZERO, strides)
+
+
+def _spaced(tensor: Tensor, order: tuple[int, ...]) -> tuple[tuple[Poly, ...], Poly]:
+    """Return strides and size with a cache line between rows that would crowd the same cache sets.
+
+    A register tile reads the same column of many rows. If rows are a multiple of half a page long,
+    these elements share one or two sets of the first cache and push each other out of it.
+    """
+    inner = [d for d in order if tensor.shape[d] != 1][-1:]
+    item = DTYPES[tensor.dtype].size
+    row = tensor.shape[inner[0]].constant if inner else None
+    if row is None or row == 0 or row * item % CROWDING_BYTES:
+        return packed_strides(tensor.shape, order), tensor.size
+    widened = list(tensor.shape)
+    widened[inner[0]] = as_poly(row + LINE_BYTES // item)
+    return packed_strides(widened, order), product(widened)
 
 
 # -- order of dimensions ---------------------------------------------------------------------------

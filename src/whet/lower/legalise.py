@@ -6,11 +6,13 @@ from dataclasses import replace
 
 from whet.index import Atom, Axis, IndexLike, Opaque, Poly, at_least, var
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Within, guard
+from whet.kernel.paged import PagedAttend
 from whet.kernel.recurrence import Phase, Recur
 from whet.kernel.tensor import Attend, Definition, Product, Tensor, axes_for
 from whet.lower.contractions import MIN_EDGE_DEPTH, Operand, operand_of, tiled_row
 from whet.lower.equations import Equations
 from whet.lower.layout import Layout
+from whet.lower.narrow_depths import is_narrow, joined_depth
 from whet.lower.quads import needs_quads, quad_product, whole_depth
 from whet.lower.storage import address_of
 
@@ -41,6 +43,8 @@ def legalise(equations: Equations, layout: Layout) -> bool:
                 tensor.definition = replace(definition, anchor=replace(anchor, a=a, b=b))
         if definition is not None and isinstance(definition.anchor, Attend):
             result.extend(_legal_attention(tensor, definition, definition.anchor, layout))
+        if definition is not None and isinstance(definition.anchor, PagedAttend):
+            result.extend(_legal_queries(tensor, definition, definition.anchor, layout))
         if definition is not None and isinstance(definition.anchor, Recur):
             result.extend(_legal_recurrence(tensor, definition, definition.anchor, layout))
         result.append(tensor)
@@ -174,12 +178,36 @@ def _legal_integers(
     if whole is not anchor.depth:
         anchor, copy = _whole_product(tensor, anchor, whole)
     else:
-        a, copy = _contiguous_a(tensor, anchor, layout, definition)
-        anchor = replace(anchor, a=a)
+        joined = _joined(tensor, anchor, layout)
+        if joined is not None:
+            anchor, copy = joined
+        else:
+            a, copy = _contiguous_a(tensor, anchor, layout, definition)
+            anchor = replace(anchor, a=a)
     if copy is None:
         anchor, copy = quad_product(tensor, anchor)
     tensor.definition = replace(definition, anchor=anchor)
     return [copy]
+
+
+def _joined(tensor: Tensor, anchor: Product, layout: Layout) -> tuple[Product, Tensor] | None:
+    """Return a product of few depth values with its last tap among them, and its copy."""
+    if not is_narrow(anchor):
+        return None
+    outside = anchor.a.otherwise if isinstance(anchor.a, Guard) else Const(0, "uint8")
+    operand = operand_of(anchor.a.then if isinstance(anchor.a, Guard) else anchor.a)
+    if operand is None or not isinstance(outside, Const):
+        return None
+    if any(isinstance(atom, Opaque) for p in operand.load.index for atom in p.atoms):
+        return None
+    address = address_of(operand.load.index, layout.storages[id(operand.load.source)])
+    conditions = anchor.a.conditions if isinstance(anchor.a, Guard) else ()
+    if not conditions and address.coefficient(anchor.depth) == 1:
+        return None
+    padded = _padded(tensor, Operand(operand.load, conditions, operand.flips), outside)
+    if padded is None or not isinstance(padded[0], Load):
+        return None
+    return joined_depth(anchor, padded[0], padded[1])
 
 
 def _whole_product(tensor: Tensor, anchor: Product, whole: Axis) -> tuple[Product, Tensor]:
@@ -256,6 +284,20 @@ def _legal_attention(
         moved = replace(anchor, q=operands["q"], k=operands["k"], v=operands["v"])
         tensor.definition = replace(definition, anchor=moved)
     return copies
+
+
+def _legal_queries(
+    tensor: Tensor, definition: Definition, anchor: PagedAttend, layout: Layout
+) -> list[Tensor]:
+    """Copy queries that are not affine, or not contiguous along the depth."""
+    axes = (*anchor.axes[:2], anchor.depth)
+    if isinstance(anchor.q, Load) and _is_affine(anchor.q, axes, layout):
+        address = address_of(anchor.q.index, layout.storages[id(anchor.q.source)])
+        if address.coefficient(anchor.depth) == 1:
+            return []
+    q, copy = _gathered(tensor, "q", axes, anchor.q)
+    tensor.definition = replace(definition, anchor=replace(anchor, q=q))
+    return [copy]
 
 
 def _legal_recurrence(

@@ -12,9 +12,10 @@ from whet.index import var
 from whet.kernel.expr import Const, Expr, Load
 from whet.kernel.recurrence import Recur
 from whet.kernel.tensor import Definition, Product, Tensor, axes_for
+from whet.limits import Budget
 from whet.lower.build import build_equations, build_outline, plain_equations
 from whet.lower.equations import Equations
-from whet.lower.fold import fold_equations
+from whet.lower.fold import FoldBudget, fold_equations
 from whet.lower.fuse import fuse
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
@@ -24,6 +25,7 @@ from whet.lower.segments import Cut, cut_outline
 from whet.lower.select import KernelCall, Selection
 from whet.lower.storage import Root
 from whet.lower.uses import rewrite_definition
+from whet.ops.table import op_table
 from whet.target import Target
 
 MAX_LAYOUTS = 4
@@ -67,35 +69,40 @@ def lower(model: ir.Model, table: OpTable, target: Target, *, level: int, thread
 
 def lower_model(
     model: ir.Model,
-    table: OpTable,
     target: Target,
     *,
     level: int,
     threads: int,
     expose: Collection[str] = (),
+    budget: Budget | None = None,
 ) -> Lowered | LoweredScript:
     """Turn an optimised graph into kernels, and a script around them where it needs one.
 
     Args:
         model: the graph.
-        table: what each operator becomes.
         target: processor.
         level: optimisation level.
         threads: threads that chunks are cut for.
         expose: names of values that become outputs too, as far as fusion leaves them in memory.
             They are copied when all is done, so that the kernels are those of the plain program;
             nothing is exposed where a script is needed.
+        budget: time, memory and folded bytes of the compilation.
 
     Raises:
         UnsupportedError: the model uses operators or types without a lowering.
+        ResourceError: the budget's time or memory is used up.
     """
-    outline = build_outline(model, table)
+    outline = build_outline(model, op_table())
+    folding = FoldBudget(budget)
     equations = plain_equations(outline)
     if equations is not None:
-        return lower_equations(equations, target, level=level, threads=threads, expose=expose)
+        return lower_equations(
+            equations, target, level=level, threads=threads, expose=expose, folding=folding
+        )
     cut = cut_outline(outline)
     parts = tuple(
-        lower_equations(p.equations, target, level=level, threads=threads) for p in cut.parts
+        lower_equations(p.equations, target, level=level, threads=threads, folding=folding)
+        for p in cut.parts
     )
     return LoweredScript(parts, cut, tuple(outline.inputs), tuple(outline.outputs))
 
@@ -107,9 +114,10 @@ def lower_equations(
     level: int,
     threads: int,
     expose: Collection[str] = (),
+    folding: FoldBudget | None = None,
 ) -> Lowered:
     """Turn equations into kernels; the equations are changed on the way. See ``lower_model``."""
-    fold_equations(equations)
+    fold_equations(equations, folding)
     _embed_scalars(equations)
     equations = fuse(equations, level=level)
     _separate_outputs(equations)

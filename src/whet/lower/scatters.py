@@ -63,6 +63,7 @@ def build_scatter(
         bool(fill) and _is_lane(fill[-1], draft.start.address),
         pair is not None and _runs_wide(draft, pair[1]),
         _grain(draft),
+        _in_place(definition),
     )
     return kernel, params
 
@@ -88,6 +89,10 @@ def _draft(definition: Definition, storage: Storage, storages: Storages, params:
         Store(output, address, value),
         tuple(c for c in conditions if not c.always),
     )
+
+
+def _in_place(definition: Definition) -> bool:
+    return isinstance(definition.anchor, Updates) and definition.anchor.in_place
 
 
 def _index(place: Expr) -> Poly:

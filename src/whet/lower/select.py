@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from whet.index import Poly, product, var
 from whet.kernel.filter import Kept
+from whet.kernel.paged import PagedAttend
 from whet.kernel.recurrence import Recur
 from whet.kernel.scan import Prefix
 from whet.kernel.scatter import Updates
@@ -19,6 +20,7 @@ from whet.lower.contractions import build_contraction
 from whet.lower.fuse import work
 from whet.lower.layout import Layout
 from whet.lower.nests import build_nest
+from whet.lower.paged import build_paged
 from whet.lower.recurrences import build_recurrence, flops_of_recurrence
 from whet.lower.scans import build_scan
 from whet.lower.scatters import build_scatter
@@ -44,6 +46,7 @@ BUILDERS: Mapping[type, Build] = MappingProxyType(
         Updates: build_scatter,
         Sorted: build_sort,
         Kept: build_filter,
+        PagedAttend: build_paged,
     }
 )
 """The file that makes a kernel of each anchor."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import onnx_ir as ir
 
+from whet.dtypes import DTYPES
 from whet.index import Poly, as_poly
 from whet.lower.outline import Control, Form, Held, Item
 from whet.lower.scope import Scope, Site
@@ -101,6 +103,38 @@ def _join(site: Site) -> Sequence[Item]:
     return call(site, [text(site, shape)], _settings(site), "TextConcat")
 
 
+def gives_texts(node: ir.Node) -> bool:
+    """Tell whether a node converts to texts."""
+    if node.op_type != "Cast" or node.domain:
+        return False
+    return bool(node.attributes["to"].as_int() == ir.DataType.STRING)
+
+
+def _cast(site: Site) -> Sequence[Item]:
+    item = site.optional(0)
+    if item is None:
+        raise site.refusal("of nothing")
+    if gives_texts(site.node):
+        if isinstance(item, Held):
+            return [item]
+        return call(site, [text(site, item.shape)], function="NumbersToText")
+    code = int(site.node.attributes["to"].as_int())
+    dtype = str(np.dtype(ir.DataType(code).numpy()).name)
+    if dtype not in DTYPES:
+        raise site.refusal(f"of texts to {dtype}")
+    form = Form(dtype, _open(_shape(site, 0)))
+    return call(site, [form], (("to", dtype),), "TextToNumbers")
+
+
+def _labels(site: Site) -> Sequence[Item]:
+    settings = _settings(site)
+    result = str(dict(settings)["result"])
+    item = site.optional(0)
+    shape = _shape(site, 0) if isinstance(item, Held) else site.tensor(0).shape
+    form = text(site, shape) if result == "string" else Form(result, shape)
+    return call(site, [form], settings)
+
+
 def _reshape(site: Site) -> Sequence[Item]:
     target = site.tensor(1)
     rank = target.size.constant
@@ -123,10 +157,12 @@ TEXTS: dict[str, Lowering] = {
     "StringSplit": _split,
     "RegexFullMatch": _match,
     "TfIdfVectorizer": _tfidf,
+    "LabelEncoder": _labels,
 }
 """Operators that are about texts, by name."""
 
 TEXT_FORMS: dict[str, Lowering] = {
+    "Cast": _cast,
     "Equal": _equal,
     "Concat": _join,
     "Reshape": _reshape,

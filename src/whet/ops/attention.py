@@ -19,7 +19,7 @@ from whet.ops.build import binary, cast, compare, compute_type, const, select, u
 from whet.ops.movement import joined
 from whet.ops.node import Node, Op
 from whet.ops.normalise import softmax_raised, softmax_unless_empty
-from whet.ops.operand import attribute_flag, attribute_float
+from whet.ops.operand import agree, attribute_flag, attribute_float
 from whet.ops.pointwise import element_type
 
 Score = Callable[[Expr], Expr]
@@ -251,6 +251,7 @@ def lower_attention(node: Node) -> list[Tensor]:
     k, past = _cached(node, 1, 4, "present_key")
     v, _ = _cached(node, 2, 5, "present_value")
     grid = grid_of(node, q, k)
+    _check_fit(node, grid, k, v)
     visible = Visible(
         mask=node.optional(3),
         lengths=node.optional(6),
@@ -310,6 +311,24 @@ class _Stages:
         return 1 / math.sqrt(max(size, 1)) if not given else float(np.float32(given))
 
 
+def _check_fit(node: Node, grid: Grid, k: Heads, v: Heads) -> None:
+    """Check, now or in a run, that all is as large as the axes along which it is read."""
+    if v.count != k.count:
+        raise node.error(f"keys {list(k.x.shape)} and values {list(v.x.shape)} do not fit")
+    batch, mask, lengths = grid.batch.extent, node.optional(3), node.optional(6)
+    agree(node, (k.x.shape[0], v.x.shape[0]), (batch, batch), "batch of keys and values")
+    agree(node, (v.length,), (k.length,), "lengths of keys and values")
+    if lengths is not None:
+        agree(node, lengths.shape, (batch,), "a length for every batch entry")
+    if mask is not None:
+        wide = (batch, grid.heads, grid.query.extent, grid.key.extent)
+        if mask.rank > len(wide):
+            raise node.error(f"the mask {list(mask.shape)} has too many dimensions")
+        pairs = list(zip(mask.shape, wide[4 - mask.rank :], strict=True))[:-1]
+        full = [(m, e) for m, e in pairs if m != 1]
+        agree(node, tuple(m for m, _ in full), tuple(e for _, e in full), "the mask")
+
+
 def _cached(node: Node, position: int, past: int, name: str) -> tuple[Heads, Poly]:
     """Return keys or values behind those of earlier calls, and how many those are."""
     new, earlier = heads_of(node, position, "kv_num_heads"), node.optional(past)
@@ -318,6 +337,8 @@ def _cached(node: Node, position: int, past: int, name: str) -> tuple[Heads, Pol
     if earlier.rank != 4:
         raise node.error(f"input {past} has rank {earlier.rank}, needs 4")
     parts = [earlier, _headed(node, new, position)]
+    sides = [(t.shape[0], t.shape[1], t.shape[3]) for t in parts]
+    agree(node, sides[0], sides[1], f"input {past} and what comes after it")
     kept = [p for p in parts if p.shape[2] != 0] or parts[:1]
     return Heads(joined(node.step(name), kept, 2), new.count), earlier.shape[2]
 

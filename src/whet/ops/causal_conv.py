@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from whet.index import var
+from whet.index import as_poly, var
 from whet.kernel.expr import Within, guard
 from whet.kernel.tensor import Tensor
 from whet.ops.build import cast, compute_type, const, unary
 from whet.ops.conv import lower_conv
 from whet.ops.movement import joined
 from whet.ops.node import Node, Op
+from whet.ops.operand import agree
 
 
 def lower_causal_conv(node: Node) -> list[Tensor]:
@@ -24,6 +25,8 @@ def lower_causal_conv(node: Node) -> list[Tensor]:
     if past is None or earlier == 0:
         step = node.step("conv", x, w, bias, **attributes, pads=(earlier, 0))
     else:
+        wanted = (x.shape[0], x.shape[1], as_poly(earlier))
+        agree(node, past.shape, wanted, "the state of earlier inputs")
         x = joined(node.step("padded"), [past, x], 2)
         step = node.step("conv", x, w, bias, **attributes)
     (result,) = lower_conv(step)

@@ -19,13 +19,13 @@ from whet.index import Poly, as_poly, product, var
 from whet.kernel.expr import Call, Const, Expr, Guard, Var
 from whet.kernel.spec import ACCUMULATOR, Step
 from whet.kernel.tensor import Definition, Product, Steps, Tensor
-from whet.ops.build import binary, cast, const, reinterpret, unary
+from whet.ops.build import binary, cast, const, reinterpret
 from whet.ops.casts import converted
 from whet.ops.conv import channels_last, convolution
 from whet.ops.matmul import matrices
 from whet.ops.node import Node, Op, constant
 from whet.ops.operand import number, operand
-from whet.ops.quantize import is_zero
+from whet.ops.quantize import is_zero, quantised
 
 HALF_RANGE = 128
 ZERO, ONE = const(0, "int32"), const(1, "int32")
@@ -144,15 +144,10 @@ class Scales:
 def requantised(total: Expr, scales: Scales, zero: Expr, dtype: str) -> Expr:
     """Return a 32-bit sum in the scale of the result: ``saturate(round(sum * factor) + zero)``.
 
-    The product is taken in double precision, which holds it exactly, and ties go to even, as in
-    QuantizeLinear.
+    The product is taken in single precision, as ONNX Runtime takes it; ties go to even.
     """
-    low, high = DTYPES[dtype].limits
-    exact = binary("mul", cast(total, "float64"), cast(scales.factor, "float64"))
-    far = float(high - low + 1)
-    near = binary("max", binary("min", unary("round", exact), far), -far)
-    moved = binary("add", cast(near, "int32"), cast(zero, "int32"))
-    return cast(binary("max", binary("min", moved, high), low), dtype)
+    scaled = binary("mul", cast(total, "float32"), scales.factor)
+    return quantised(scaled, zero, dtype, saturate=True)
 
 
 def _at_point(definition: Definition, dimension: int) -> Place:
@@ -160,6 +155,8 @@ def _at_point(definition: Definition, dimension: int) -> Place:
     position = definition.position
 
     def read(parameter: Tensor) -> Expr:
+        if parameter.value is not None and parameter.value.size == 1:
+            return const(parameter.value.reshape(-1)[0].item(), parameter.dtype)
         if parameter.rank == 0 or parameter.size == 1:
             return operand(parameter, ()) if parameter.rank == 0 else _only(parameter)
         if parameter.rank == 1:

@@ -168,20 +168,24 @@ def unsqueezed(node: Node, shape: Shape, axes: Tensor) -> Shape:
 
 def around_axis(node: Node, x: Tensor, axis: Tensor) -> Shape:
     """Return sizes before, along and after an axis whose number depends on data."""
-    flags = axis_flags(node, axis, x.rank)
+    three = sizes_around(axis_flags(node, axis, x.rank), x.shape)
+    shape = sizes_from(node, "around", three)
+    node.agree(product(shape), x.size)
+    return shape
+
+
+def sizes_around(flags: Sequence[Expr], shape: Shape) -> list[Expr]:
+    """Return the number of elements before, along and after the dimension whose flag is set."""
     one = Const(1, "int64")
     before, along, after = [], [], []
     passed: Expr = Const(False, "bool")
-    for flag, extent in zip(flags, x.shape, strict=True):
+    for flag, extent in zip(flags, shape, strict=True):
         size = index_number(extent)
         along.append(select(flag, size, one))
         after.append(select(passed, size, one))
         passed = binary("or", passed, flag)
         before.append(select(passed, one, size))
-    three = [total(values, "mul", 1) for values in (before, along, after)]
-    shape = sizes_from(node, "around", three)
-    node.agree(product(shape), x.size)
-    return shape
+    return [total(values, "mul", 1) for values in (before, along, after)]
 
 
 # -- Slice, Pad, Range -----------------------------------------------------------------------------

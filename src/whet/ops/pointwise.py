@@ -9,11 +9,12 @@ import numpy as np
 
 from whet.dtypes import DTYPES
 from whet.errors import UnsupportedError
+from whet.index import ONE, ZERO
 from whet.kernel.expr import Const, Expr
 from whet.kernel.tensor import Tensor
 from whet.ops.build import binary, cast, compare, const, select, unary
 from whet.ops.node import Lower, Node, Op, broadcast_shapes
-from whet.ops.operand import attribute_flag, operand, scalar_constant
+from whet.ops.operand import agree, attribute_flag, operand, scalar_constant
 
 TENSOR_TYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64",
@@ -136,16 +137,25 @@ def _where(node: Node) -> list[Tensor]:
 def _clip(node: Node) -> list[Tensor]:
     x = node.input(0)
     low, high = node.optional(1), node.optional(2)
+    for bound in (low, high):
+        if bound is not None:
+            agree(node, (bound.size,), (ONE,), "a bound")
 
     def body(*axes: object) -> Expr:
         value = operand(x, axes)  # type: ignore[arg-type]
         if low is not None:
-            value = binary("max", value, operand(low, ()))
+            value = binary("max", value, _scalar(low))
         if high is not None:
-            value = binary("min", value, operand(high, ()))
+            value = binary("min", value, _scalar(high))
         return value
 
     return [node.pointwise(x.shape, x.dtype, body)]
+
+
+def _scalar(tensor: Tensor) -> Expr:
+    fixed = scalar_constant(tensor)
+    at = tensor.at(*(ZERO for _ in tensor.shape))
+    return at if fixed is None else Const(fixed, tensor.dtype)
 
 
 # -- powers ----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 
 from whet.dtypes import DTYPES
 from whet.index import Axis, var
-from whet.kernel.expr import Expr, Var
+from whet.kernel.expr import Call, Const, Expr, Var
 from whet.kernel.spec import Step
 from whet.kernel.tensor import Definition, Steps, Tensor, axes_for
 from whet.ops.build import binary, cast, compare, const, select, unary
@@ -17,6 +17,9 @@ from whet.ops.pointwise import element_type
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 UINT8_STEPS = 255
+WORD_BYTES = 2
+FAR = float(1 << 20)
+"""Beyond every step that a zero point of 16 bits can bring back."""
 
 
 def is_zero(tensor: Tensor | None) -> bool:
@@ -24,6 +27,10 @@ def is_zero(tensor: Tensor | None) -> bool:
     return tensor is None or (
         tensor.value is not None and not np.any(tensor.value.astype(np.float32))
     )
+
+
+def _is_one(scale: Tensor) -> bool:
+    return scale.value is not None and bool(np.all(scale.value == 1))
 
 
 def saturated(value: Expr, dtype: str) -> Expr:
@@ -39,6 +46,8 @@ def _parameter(node: Node, given: Tensor, axes: tuple[Axis, ...]) -> Expr:
     ``block_size`` elements along it.
     """
     x = node.input(0)
+    if given.value is not None and given.value.size == 1 and given.rank <= 1:
+        return const(given.value.reshape(-1)[0].item(), given.dtype)
     if given.rank == 0 or (given.rank == 1 and given.shape[0] == 1):
         return operand(given, ()) if given.rank == 0 or given.value is not None else given.at(0)
     axis = normalise_axis(node, int(node.attribute("axis", 1)), x.rank)
@@ -70,15 +79,40 @@ def quantised(value: Expr, zero: Expr | None, dtype: str, *, saturate: bool) -> 
     """Return a quotient as an element of a quantised type; ``zero`` is its zero point.
 
     ``y = saturate(round(value) + zero)``, ties to even; small floats are rounded by their own
-    step instead. NaN becomes 0 in integers.
+    step instead. NaN becomes the least integer of up to 16 bits that ``float32`` is rounded to.
     """
     d = DTYPES[dtype]
+    if d.kind in "iu" and value.dtype == "float32" and d.size <= WORD_BYTES:
+        return _nearest_step(value, zero, dtype)
     if d.kind in "iu":
         whole = unary("round", value)
         moved = whole if zero is None else binary("add", whole, cast(zero, value.dtype))
         return saturated(moved, dtype)
     moved = value if zero is None else binary("add", value, cast(zero, value.dtype))
     return converted(moved, dtype, saturate=saturate)
+
+
+def _nearest_step(value: Expr, zero: Expr | None, dtype: str) -> Expr:
+    """Return the nearest step, clamped before it is rounded: a known zero point costs one add."""
+    low, high = DTYPES[dtype].limits
+    if zero is not None and not isinstance(zero, Const):
+        near = binary("min", binary("max", value, -FAR), FAR)
+        return saturated(
+            binary("add", unary_to("nearest", near, "int32"), cast(zero, "int32")), dtype
+        )
+    point = 0 if zero is None else int(zero.value)
+    # A maximum that takes the bound where the value is NaN is one instruction, in this order.
+    floor = float(low - point)
+    above = select(compare("gt", value, floor), value, const(floor, value.dtype))
+    ceiling = float(high - point)
+    inside = select(compare("lt", above, ceiling), above, const(ceiling, value.dtype))
+    whole = unary_to("nearest", inside, "int32")
+    return cast(binary("add", whole, point) if point else whole, dtype)
+
+
+def unary_to(op: str, x: Expr, dtype: str) -> Expr:
+    """Apply a one-operand operation that changes the element type."""
+    return Call(op, (x,), dtype)
 
 
 def _quantize(node: Node) -> list[Tensor]:
@@ -94,7 +128,13 @@ def _quantize(node: Node) -> list[Tensor]:
     saturate = attribute_flag(node, "saturate", 1)
 
     def body(*axes: Axis) -> Expr:
-        quotient = _quotient(operand(x, axes), _parameter(node, scale, axes), precision)
+        value = operand(x, axes)
+        unscaled = precision is None and x.dtype == scale.dtype and _is_one(scale)
+        quotient = (
+            value
+            if unscaled and x.dtype in ("float32", "float64")
+            else _quotient(value, _parameter(node, scale, axes), precision)
+        )
         moves = zero is not None and not is_zero(zero)
         point = _parameter(node, zero, axes) if zero is not None and moves else None
         return quantised(quotient, point, dtype, saturate=saturate)

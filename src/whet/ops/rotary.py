@@ -13,7 +13,7 @@ from whet.ops.build import binary, cast, compute_type
 from whet.ops.gather import positions
 from whet.ops.movement import joined
 from whet.ops.node import Node, Op
-from whet.ops.operand import attribute_flag
+from whet.ops.operand import agree, attribute_flag
 from whet.ops.views import reshaped
 
 Angle = Callable[[Tensor, Axis, Axis, Axis], Expr]
@@ -23,6 +23,7 @@ def lower_rotary(node: Node) -> list[Tensor]:
     """Lower ``RotaryEmbedding``; source: ONNX RotaryEmbedding 23."""
     x = heads_of(node, 0, "num_heads")
     cos, sin, places = node.input(1), node.input(2), node.optional(3)
+    _check_tables(node, x, cos, sin, places)
 
     def angle(table: Tensor, batch: Axis, position: Axis, pair: Axis) -> Expr:
         if places is None:
@@ -37,6 +38,17 @@ def lower_rotary(node: Node) -> list[Tensor]:
         interleaved=attribute_flag(node, "interleaved"),
     )
     return [turned.result(cos, sin, angle)]
+
+
+def _check_tables(node: Node, x: Heads, cos: Tensor, sin: Tensor, places: Tensor | None) -> None:
+    """Check, now or in a run, that there is an angle for every position of every entry."""
+    by_place = cos if places is None else places
+    if cos.rank != (3 if places is None else 2) or by_place.rank < 2:
+        raise node.error(f"cannot take angles from {list(cos.shape)}")
+    agree(node, sin.shape, cos.shape, "sines for these cosines")
+    wide = zip(by_place.shape[:2], (x.x.shape[0], x.length), strict=True)
+    full = [(extent, goal) for extent, goal in wide if extent != 1]
+    agree(node, tuple(e for e, _ in full), tuple(g for _, g in full), "positions of the angles")
 
 
 def _one(tensor: Tensor, k: int, axis: Axis) -> Poly:

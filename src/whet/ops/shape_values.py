@@ -209,9 +209,9 @@ class _Point:
 
 
 def _plain(value: np.ndarray, dtype: str) -> Value:
-    if DTYPES[dtype].is_float:
-        return float(value)
-    return as_poly(int(value))
+    if DTYPES[dtype].kind in "biu":
+        return as_poly(int(value))
+    return float(value)  # small floats too, which are stored and not computed with
 
 
 def _number(value: Value) -> int | float | None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from whet.index import ONE, Axis, Poly, as_poly, at_least, product, var
 from whet.kernel.expr import Const, Expr, Within, guard
 from whet.kernel.tensor import Definition, Tensor, axes_for
-from whet.ops.build import binary, cast, compute_type, unary
+from whet.ops.build import binary, cast, compute_type, const, select, unary
 from whet.ops.fourier import PAIR, transformed
-from whet.ops.node import Node, Op, normalise_axis
+from whet.ops.late_shapes import axis_flags, index_number, sizes_around, sizes_from, total
+from whet.ops.node import Node, Op, constant, known_values, normalise_axis
 from whet.ops.operand import attribute_flag, number
+from whet.ops.views import reshaped
 
 
 def lower_dft(node: Node) -> list[Tensor]:
@@ -17,6 +23,9 @@ def lower_dft(node: Node) -> list[Tensor]:
     One-sided, a forward transform gives the first half of the spectrum, and an inverse one takes
     that and gives a real signal.
     """
+    place = node.optional(2)
+    if place is not None and known_values(place) is None and node.late is not None:
+        return _along_late_axis(node, place)
     x, wanted, given = node.input(0), node.sizes(1), node.ints(2)
     axis = normalise_axis(node, given[0] if given else -2, x.rank)
     if axis == x.rank - 1:
@@ -39,6 +48,30 @@ def lower_dft(node: Node) -> list[Tensor]:
     if inverse:
         value = binary("div", value, number(length, value.dtype))
     return [node.define(shape, x.dtype, Definition(axes, cast(value, x.dtype)))]
+
+
+def _along_late_axis(node: Node, place: Tensor) -> list[Tensor]:
+    """Transform along an axis whose number depends on data.
+
+    The dimensions before and after it are joined, so that it is always the second one.
+    """
+    x = node.input(0)
+    *flags, _ = axis_flags(node, place, x.rank)
+    hits = total([select(f, const(1, "int64"), const(0, "int64")) for f in flags], "add", 0)
+    *around, hit = sizes_from(node, "around", [*sizes_around(flags, x.shape[:-1]), hits])
+    node.agree(hit, ONE)  # the last axis holds real and imaginary parts
+    shape = (*around, x.shape[-1])
+    node.agree(product(shape), x.size)
+    second = constant(f"{node.name}.axis", np.array(1))
+    inputs = (reshaped(node, x, shape), node.optional(1), second)
+    (found,) = lower_dft(replace(node, inputs=inputs))
+    dims = x.shape[:-1]
+    if found.shape[1] != around[1]:
+        bins = index_number(found.shape[1])
+        sizes = [select(f, bins, index_number(e)) for f, e in zip(flags, dims, strict=True)]
+        dims = sizes_from(node, "result", sizes)
+        node.agree(product(dims), product(found.shape[:-1]))
+    return [reshaped(node, found, (*dims, found.shape[-1]))]
 
 
 def _flat(index: list[Poly], shape: tuple[Poly, ...]) -> Poly:

@@ -8,7 +8,7 @@ from operator import mul
 import numpy as np
 
 from whet.errors import ShapeError, UnsupportedError
-from whet.index import ONE, ZERO, Axis, Poly, as_poly, product, var
+from whet.index import ONE, ZERO, Axis, Poly, as_poly, at_least, product, var
 from whet.kernel.expr import Expr
 from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.ops.late_shapes import expand_target, reshape_target, squeezed, unsqueezed
@@ -152,11 +152,15 @@ def _squeeze(node: Node) -> list[Tensor]:
     axes = node.ints(1)
     if axes is None:
         gone = {k for k, e in enumerate(x.shape) if e == 1}
+        for extent in x.shape:
+            if extent != 1 and not at_least(extent, 2):
+                node.agree(ONE // extent, ZERO)  # with 1 there it would be one axis less
     else:
         gone = {normalise_axis(node, a, x.rank) for a in axes}
     for k in gone:
         if x.shape[k].constant not in (None, 1):
             raise node.error(f"dimension {k} is {x.shape[k]}, not 1")
+        node.agree(x.shape[k], ONE)
     kept = [k for k in range(x.rank) if k not in gone]
     shape = tuple(x.shape[k] for k in kept)
     index = [ZERO] * x.rank

@@ -63,8 +63,9 @@ def fold_node(node: ir.Node) -> list[Array] | Miss:
     for value in node.inputs:
         if value is not None and constant_tensor(value) is None:
             return Miss(f"{value.name} is not constant")
-    if not any(v is not None for v in node.inputs):
-        return Miss(f"{node.op_type} has no inputs")
+    given = [v for v in node.inputs if v is not None]
+    if not given or any(v.dtype == ir.DataType.STRING for v in (*given, *node.outputs)):
+        return Miss(f"{node.op_type} has no inputs, or works on texts, which a run makes")
     return evaluate_node(node, [constant(v) for v in node.inputs])
 
 

@@ -20,6 +20,7 @@ from whet.passes.eliminate_shape_subgraphs import eliminate_shape_subgraphs
 from whet.passes.fold_batchnorm import fold_batchnorm
 from whet.passes.fold_constants import fold_constants
 from whet.passes.fold_pad import fold_pad
+from whet.passes.fold_requantise import fold_requantise
 from whet.passes.fold_scale import fold_scale
 from whet.passes.fuse_gelu import fuse_gelu
 from whet.passes.fuse_hardswish import fuse_hardswish
@@ -30,6 +31,9 @@ from whet.passes.fuse_silu import fuse_silu
 from whet.passes.merge_matmuls import merge_matmuls
 from whet.passes.merge_reshapes import merge_reshapes
 from whet.passes.merge_transposes import merge_transposes
+from whet.passes.move_quantised import move_quantised
+from whet.passes.multiply_in_integers import multiply_in_integers
+from whet.passes.unsign_activations import unsign_activations
 
 MAX_ROUNDS = 8
 """A clean-up that still changes something after this many rounds is left there."""
@@ -84,6 +88,9 @@ CLEANUP = (
 """Repeated until nothing changes, before and after the rewrites."""
 
 REWRITES = (
+    PassEntry(move_quantised, 2),
+    PassEntry(multiply_in_integers, 2),
+    PassEntry(unsign_activations, 2),
     PassEntry(fold_pad, 1),
     PassEntry(fold_batchnorm, 1),
     PassEntry(fold_scale, 1),
@@ -94,6 +101,7 @@ REWRITES = (
     PassEntry(fuse_hardswish, 2),
     PassEntry(merge_matmuls, 2),
     PassEntry(fuse_matmul_add, 2),
+    PassEntry(fold_requantise, 2),
 )
 """Run once, in this order."""
 

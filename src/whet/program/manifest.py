@@ -15,6 +15,9 @@ from whet.program.polynomials import from_json, to_json
 from whet.program.records import Buffer, BufferKind, Launch, Part, Program, TargetInfo, TensorSpec
 from whet.program.script import Script
 
+IN_PLACE = "scatter_"
+"""Kernels that may change an input of the program: scatters into a cache."""
+
 _MOST_BYTES = 2**47
 _MOST_THREADS = 1024
 
@@ -313,7 +316,8 @@ def _launch_problem(program: Program) -> str:
             return f"launch {number} writes an argument that does not exist"
         for position in launch.writes:
             kind = program.buffers[launch.args[position]].kind
-            if kind in (BufferKind.CONSTANT, BufferKind.INPUT):
+            in_place = kind is BufferKind.INPUT and launch.kernel.startswith(IN_PLACE)
+            if kind in (BufferKind.CONSTANT, BufferKind.INPUT) and not in_place:
                 return f"launch {number} writes a buffer of kind {kind}"
     return ""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from whet.index import Poly
 from whet.program.context import segments_of
 from whet.program.records import BufferKind, Part, Program
 
@@ -18,10 +19,12 @@ class Liveness:
     Attributes:
         spans: first and last segment in use, by buffer index.
         conflicts: for each temporary, the others that are live at the same time.
+        sizes: the different sizes in bytes, each with the temporaries that have it.
     """
 
     spans: dict[int, tuple[int, int]]
     conflicts: dict[int, tuple[int, ...]]
+    sizes: tuple[tuple[Poly, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +60,24 @@ def part_liveness(program: Program, part: Part) -> Liveness:
     live = find_liveness(program)
     own = {b for launch in program.launches[part.begin : part.end] for b in launch.args}
     spans = {b: span for b, span in live.spans.items() if b in own}
-    return Liveness(spans, {b: tuple(o for o in live.conflicts[b] if o in own) for b in spans})
+    conflicts = {b: tuple(o for o in live.conflicts[b] if o in own) for b in spans}
+    return Liveness(spans, conflicts, _sizes(program, spans))
+
+
+def _sizes(
+    program: Program, temporaries: Iterable[int]
+) -> tuple[tuple[Poly, tuple[int, ...]], ...]:
+    """Return the different sizes: a plan for new dimensions evaluates each of them once."""
+    found: dict[Poly, list[int]] = {}
+    for buffer in temporaries:
+        found.setdefault(program.buffers[buffer].size_bytes, []).append(buffer)
+    return tuple((size, tuple(buffers)) for size, buffers in found.items())
 
 
 def _conflicts(program: Program, spans: dict[int, tuple[int, int]]) -> Liveness:
     if not program.reuse:
         everyone = tuple(spans)
-        return Liveness(spans, dict.fromkeys(spans, everyone))
+        return Liveness(spans, dict.fromkeys(spans, everyone), _sizes(program, spans))
     conflicts: dict[int, list[int]] = {buffer: [] for buffer in spans}
     active: list[int] = []
     for buffer in sorted(spans, key=lambda b: (spans[b], b)):
@@ -73,7 +87,8 @@ def _conflicts(program: Program, spans: dict[int, tuple[int, int]]) -> Liveness:
             conflicts[other].append(buffer)
             conflicts[buffer].append(other)
         active.append(buffer)
-    return Liveness(spans, {buffer: tuple(others) for buffer, others in conflicts.items()})
+    settled = {buffer: tuple(others) for buffer, others in conflicts.items()}
+    return Liveness(spans, settled, _sizes(program, spans))
 
 
 def plan_memory(
@@ -87,9 +102,9 @@ def plan_memory(
         liveness: result of ``find_liveness``, if at hand.
     """
     live = liveness or find_liveness(program)
-    sizes = {
-        buffer: _aligned(program.buffers[buffer].size_bytes.evaluate(dims)) for buffer in live.spans
-    }
+    sizes: dict[int, int] = {}
+    for poly, buffers in live.sizes:
+        sizes.update(dict.fromkeys(buffers, _aligned(poly.evaluate(dims))))
     offsets: dict[int, int] = {}
     top = 0
     for buffer in sorted(sizes, key=lambda b: (-sizes[b], live.spans[b], b)):

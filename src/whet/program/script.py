@@ -22,7 +22,8 @@ ABSENT = -1
 
 HOST_FUNCTIONS = frozenset(
     {"StringConcat", "StringNormalizer", "StringSplit", "RegexFullMatch", "TfIdfVectorizer"}
-    | {"TextConcat", "TextEqual", "TextGather", "TextReshape"}
+    | {"TextConcat", "TextEqual", "TextGather", "TextReshape", "TextToNumbers", "NumbersToText"}
+    | {"LabelEncoder", "ImageDecoder"}
 )
 """Functions that compute on the host; all others only pass values on."""
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from whet.program.script import Call
-from whet.runtime import sequences, texts
+from whet.runtime import images, sequences, text_numbers, texts
 
 Function = Callable[[Call, list[Any]], list[Any]]
 
@@ -34,5 +34,9 @@ CALLS: Mapping[str, Function] = MappingProxyType(
         "TextConcat": texts.concatenate,
         "TextReshape": texts.reshape,
         "TextGather": texts.gather,
+        "TextToNumbers": text_numbers.to_numbers,
+        "NumbersToText": text_numbers.to_texts,
+        "LabelEncoder": text_numbers.labels,
+        "ImageDecoder": images.decode,
     }
 )

@@ -39,6 +39,7 @@ from whet.runtime.arrays import (
     settle_outputs,
 )
 from whet.runtime.bindings import Bindings
+from whet.runtime.changed import changed_inputs, check_changed
 from whet.runtime.cpu import available_cpus, check_target, runs_here
 from whet.runtime.image import NativeCode, map_code
 from whet.runtime.items import collect_items
@@ -91,6 +92,7 @@ class CompiledModel:
         self._inputs = _make_ports(program.inputs, program.input_shapes)
         self._outputs = _make_ports(program.outputs, program.output_shapes)
         self._dims = _input_dims(program)
+        self._changed = changed_inputs(program)
         self._bindings = Bindings(program, self._inputs) if self._plan is None else None
         self._known = self._bindings.known if self._bindings is not None else {}
         self._engine = _make_engine(parts, code, threads) if code else None
@@ -184,6 +186,8 @@ class CompiledModel:
         if self._plan is not None:
             return self._run_script(self._plan, engine, inputs, outputs)
         arrays = collect_inputs(self._inputs, inputs)
+        if self._changed:
+            check_changed(self._changed, self._inputs, inputs, arrays)
         shapes = tuple([array.shape for array in arrays])
         binding = self._known.get(shapes) or self._whole().bind(shapes)
         results = place_outputs(self._outputs, binding.output_shapes, outputs, arrays)

@@ -98,7 +98,7 @@ class ScriptPlan:
             self._refuse_zeros(part, dims)
             for launch in launches:
                 launch.chunks.evaluate(dims)
-            sizes = [self.program.buffers[b].size_bytes.evaluate(dims) for b in live.spans]
+            sizes = [size.evaluate(dims) for size, _ in live.sizes]
             plan = plan_memory(self.program, dims, live)
         except ZeroDivisionError:
             raise _odd_sizes(part, launches, dims) from None

@@ -36,6 +36,8 @@ FAILURES = Path(__file__).parent / "data" / "backend_failures.txt"
 FOLDERS = ("simple", "pytorch-converted", "pytorch-operator", "real")
 FIXED = "+constants"
 OPEN = "+symbolic"
+FOLDED = "+folded"
+FORMS = (FIXED, OPEN, FOLDED)
 ALL = -1
 WITH_WEIGHTS = frozenset({
     "Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv", "CausalConvWithState",
@@ -73,18 +75,21 @@ def all_cases() -> dict[str, Any]:
 def names() -> list[str]:
     """Return the names of all tests in their forms.
 
-    Besides the plain one there is one with its parameters as constants, and one with names for the
-    dimensions of its inputs.
+    Besides the plain one there is one with its parameters as constants, one with names for the
+    dimensions of its inputs, and one in which all inputs are constants.
     """
-    return sorted(n for base in all_cases() for n in (base, base + FIXED, base + OPEN))
+    forms = ("", *FORMS)
+    return sorted(base + form for base in all_cases() for form in forms)
 
 
 def load_case(name: str) -> Case | None:
     """Return one test by name; ``None`` if there is nothing to make constant or to name."""
-    case = all_cases()[name.removesuffix(FIXED).removesuffix(OPEN)]
+    case = all_cases()[name.partition("+")[0]]
     found = _topology(name, case) if case.kind == "real" else _plain_case(name, case)
     if name.endswith(FIXED):
-        return with_constants(found)
+        return with_constants(found, parameters(found))
+    if name.endswith(FOLDED):
+        return with_constants(found, set(found.inputs)) if case.kind == "node" else None
     return with_open_dims(found) if name.endswith(OPEN) else found
 
 
@@ -154,13 +159,17 @@ def _kept_axes(model: onnx.ModelProto) -> dict[str, set[int]]:
     return kept
 
 
-def with_constants(case: Case) -> Case | None:
-    """Return the test with inputs that have to be known when compiling turned into constants."""
+def parameters(case: Case) -> set[str]:
+    """Return the inputs that have to be known when compiling, unless the model may be cut."""
     graph = case.model.graph
     wanted = {
         n.input[k] for n in graph.node for k in parameters_of(n) if k < len(n.input) and n.input[k]
     }
-    wanted &= set(case.inputs)
+    return wanted & set(case.inputs)
+
+
+def with_constants(case: Case, wanted: set[str]) -> Case | None:
+    """Return the test with some inputs turned into constants; ``None`` if they are no arrays."""
     if not wanted or not all(isinstance(case.inputs[n], np.ndarray) for n in wanted):
         return None
     model = onnx.ModelProto()
@@ -327,11 +336,8 @@ def read_passes() -> list[str]:
 
 def read_failures() -> dict[str, str]:
     """Return what becomes of the other tests by name; the reason stands behind it in the file."""
-    found = {}
-    for line in FAILURES.read_text().splitlines() if FAILURES.exists() else ():
-        status, name, _ = line.split(" ", 2)
-        found[name.removesuffix(":")] = status
-    return found
+    lines = FAILURES.read_text().splitlines() if FAILURES.exists() else []
+    return {_named(line): line.partition(" ")[0] for line in lines}
 
 
 def _run_all(chosen: list[str], level: int) -> Iterator[tuple[str, str, str]]:
@@ -368,8 +374,19 @@ def main() -> None:
     sys.stdout.write(f"{dict(counts)}\n")
     if args.update:
         PASSES.write_text("".join(f"{n}\n" for n in sorted(passed)))
-    if args.update and not args.patterns:
-        FAILURES.write_text("".join(failed))
+    if args.update:
+        _write_failures(set(chosen), failed)
+
+
+def _write_failures(chosen: set[str], failed: list[str]) -> None:
+    """Replace the lines of the tests that were run."""
+    lines = FAILURES.read_text().splitlines(keepends=True) if FAILURES.exists() else []
+    kept = [line for line in lines if _named(line) not in chosen]
+    FAILURES.write_text("".join(sorted([*kept, *failed], key=_named)))
+
+
+def _named(line: str) -> str:
+    return line.split(" ", 2)[1].removesuffix(":")
 
 
 MODULE = "whet.tests.backend_suite"

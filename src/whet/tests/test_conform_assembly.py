@@ -21,7 +21,7 @@ AVX512 = "x86_64-unknown-linux-gnu:skylake-avx512"
 AVX2 = "x86_64-unknown-linux-gnu:haswell"
 LABEL = re.compile(r"^(\.L\w+):")
 JUMP = re.compile(r"^\s+j\w+\s+(\.L\w+)")
-SPILL = re.compile(r"v\w+\s.*\(%r[sb]p.*%[yz]mm|v\w+\s.*%[yz]mm\d+.*\(%r[sb]p")
+SPILL = re.compile(r"v(?!broadcast)\w+\s.*\(%r[sb]p.*%[yz]mm|v\w+\s.*%[yz]mm\d+.*\(%r[sb]p")
 
 
 def _model(
@@ -84,9 +84,7 @@ def spills(kernel: Contraction, target: Target) -> list[str]:
 @pytest.mark.parametrize("model", [matrix_product, convolution])
 def test_inner_loops_do_not_spill(model: Callable[[], onnx.ModelProto], name: str) -> None:
     kernel, target = product_kernel(model(), name)
-    cells = kernel.tile.rows * kernel.tile.vectors * kernel.tile.unroll
-    # On Intel cores LLVM keeps one sum of the widest tile in memory; more would cost speed.
-    assert len(spills(kernel, target)) <= cells // 10
+    assert not spills(kernel, target)
 
 
 @pytest.mark.parametrize("name", [AVX512, AVX2])

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from whet.tests.backend_suite import PASSED, Workers, names, read_failures, read_passes
+from whet.tests.backend_suite import FOLDED, PASSED, Workers, names, read_failures, read_passes
 
 SEED = 20261
 SAMPLE = 120
 REFUSED_SAMPLE = 30
+FOLDED_SAMPLE = 200
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,19 @@ def test_the_list_is_sorted_and_names_existing_tests() -> None:
 
 
 def test_a_sample_of_passes_passes(workers: Workers) -> None:
-    _check(workers, random.Random(SEED).sample(read_passes(), SAMPLE), {PASSED})
+    _check(workers, random.Random(SEED).sample(_without_folded(), SAMPLE), {PASSED})
+
+
+def _without_folded() -> list[str]:
+    return [name for name in read_passes() if not name.endswith(FOLDED)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_sample_of_what_passes_with_constants_alone(workers: Workers) -> None:
+    """What is folded says little that another run would not; all: ``backend_suite +folded``."""
+    folded = [name for name in read_passes() if name.endswith(FOLDED)]
+    _check(workers, random.Random(SEED).sample(folded, FOLDED_SAMPLE), {PASSED})
 
 
 def _check_failures(workers: Workers, listed: dict[str, str]) -> None:
@@ -61,7 +74,7 @@ def test_a_sample_of_the_rest_fails_as_listed(workers: Workers) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_all_passes_pass(workers: Workers) -> None:
-    _check(workers, read_passes(), {PASSED})
+    _check(workers, _without_folded(), {PASSED})
 
 
 @pytest.mark.slow

@@ -240,3 +240,11 @@ def test_resize_by_scales_from_data() -> None:
     x = X[0]
     check(model, {"x": x, "s": np.array([2, 3], np.float32)}, x.repeat(2, 0).repeat(3, 1))
     check(model, {"x": x, "s": np.array([1, 0.5], np.float32)}, x[:, ::2])
+
+
+def test_squeeze_refuses_an_open_dim_that_would_go() -> None:
+    model = compiled("g (float[n,1,3] x) => (float[n,3] y) { y = Squeeze(x) }")
+    x = X.reshape(8, 1, 3)
+    check(model, {"x": x}, x[:, 0])
+    with pytest.raises(ShapeError, match="do not fit"):
+        model({"x": x[:1]})

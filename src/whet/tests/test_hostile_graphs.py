@@ -333,6 +333,25 @@ def test_attributes_of_the_wrong_kind() -> None:
             _compile(model)
 
 
+def test_constants_that_lowering_computes_keep_to_the_limits() -> None:
+    """Beyond the bytes that may be folded an equation stays one, and the result the same."""
+    column = np.linspace(0, 1, 64, dtype=np.float32)[:, None]
+    nodes = [
+        helper.make_node("MatMul", ["a", "b"], ["c"]),
+        helper.make_node("Add", ["x", "c"], ["y"]),
+    ]
+    model = _model(nodes, [64, 64], {"a": column, "b": column.T})
+    weights, x = [], np.ones((64, 64), np.float32)
+    for folded in (1 << 10, 1 << 20):
+        options = whet.Options(
+            threads=1, passes={"fold_constants": False}, limits=whet.Limits(folded_bytes=folded)
+        )
+        compiled = whet.compile(model.SerializeToString(), options=options)
+        weights.append(compiled.stats.weight_bytes)
+        np.testing.assert_allclose(compiled.run({"x": x})["y"], 1 + column * column.T, rtol=1e-6)
+    assert weights[0] < 1 << 12 < weights[1]
+
+
 def test_inputs_without_a_type() -> None:
     model = _one("Relu", [2], {})
     model.graph.input[0].type.tensor_type.elem_type = 0

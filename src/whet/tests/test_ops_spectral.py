@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx.parser
 import pytest
 
+import whet
+from whet.errors import ShapeError
 from whet.ops.fourier import DIRECT_LENGTH, LARGEST_FACTOR, largest_prime
 from whet.tests.compiled_node import Array, check_node
 
@@ -116,3 +119,30 @@ def test_sizes_from_data() -> None:
 
     given = (_signal(2, 21, 1), np.array(4), None, np.array(6))
     check_node("STFT", *given, fixed=set(), expected=expected)
+
+
+@pytest.mark.parametrize("form", ["", "onesided=1", "inverse=1", "inverse=1, onesided=1"])
+def test_dft_along_an_axis_from_data(form: str) -> None:
+    parts = 2 if "inverse" in form else 1
+    attributes = f"<{form}>" if form else ""
+    text = f"""<ir_version: 10, opset_import: ["" : 21]>
+        g (float[a,b,c,{parts}] x, int64 axis) => (float[d,e,f,g] y) {{
+        y = DFT{attributes}(x, , axis) }}"""
+    compiled = whet.compile(onnx.parser.parse_model(text), options=whet.Options(threads=1))
+    x = np.random.default_rng(3).standard_normal((4, 6, 10, parts)).astype(np.float32)
+    signal = x[..., 0].astype(np.complex128) + (1j * x[..., 1] if parts == 2 else 0)
+    for axis in (0, 1, -2, -3):
+        place = axis if axis >= 0 else axis + 1
+        if form == "inverse=1, onesided=1":
+            wanted = np.fft.irfft(signal, axis=place)[..., None]
+        else:
+            function = np.fft.ifft if "inverse" in form else np.fft.fft
+            full = function(signal, axis=place)
+            if "onesided" in form:
+                full = full.take(range(x.shape[axis] // 2 + 1), axis=place)
+            wanted = np.stack([full.real, full.imag], -1)
+        found = compiled({"x": x, "axis": np.array(axis)})["y"]
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    for axis in (3, -1, 9):
+        with pytest.raises(ShapeError, match="do not fit"):
+            compiled({"x": x, "axis": np.array(axis)})

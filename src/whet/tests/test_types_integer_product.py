@@ -225,7 +225,8 @@ def test_qlinear_convolution(first: str, second: str, result: str, tmp_path: Pat
         total = convolve(x.astype(np.int64) - int(arrays["zx"]), weights, attributes)
         total += arrays["b"].astype(np.int64)[:, None, None]
         factor = arrays["sx"] * scales / arrays["sy"]
-        exact = np.rint(total * factor.astype(np.float64)[:, None, None]) + int(arrays["zy"])
+        scaled = total.astype(np.float32) * factor.astype(np.float32)[:, None, None]
+        exact = np.rint(scaled).astype(np.float64) + int(arrays["zy"])
         limits = np.iinfo(result)
         expected = np.clip(exact, limits.min, limits.max).astype(result)
         fixed = ("w",) if k % 2 else tuple(n for n in arrays if n != "x")
@@ -246,8 +247,9 @@ def test_qlinear_matmul(first: str, second: str, tmp_path: Path) -> None:
         }  # fmt: skip
         node = helper.make_node("QLinearMatMul", list(arrays), ["y"])
         total = product(a, b, int(arrays["za"]), arrays["zb"].astype(np.int64))
-        factor = (arrays["sa"] * arrays["sb"] / arrays["sy"]).astype(np.float64)
-        expected = np.clip(np.rint(total * factor) + int(arrays["zy"]), 0, 255)
+        factor = (arrays["sa"] * arrays["sb"] / arrays["sy"]).astype(np.float32)
+        scaled = np.rint(total.astype(np.float32) * factor).astype(np.float64)
+        expected = np.clip(scaled + int(arrays["zy"]), 0, 255)
         for fixed in (tuple(n for n in arrays if n != "a"), ()):
             found = run(tmp_path, node, arrays, fixed=fixed)
             np.testing.assert_array_equal(found, expected.astype(np.uint8))

@@ -254,3 +254,26 @@ def test_a_single_last_element_leaves_its_neighbours(
     )
     np.testing.assert_array_equal(guard[-8:], 77)
     np.testing.assert_array_equal(y.astype(np.int64), np.arange(length))
+
+
+@pytest.mark.parametrize(
+    "kind", ["float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float4_e2m1fn"]
+)
+def test_constants_of_small_floats_keep_their_values(kind: str) -> None:
+    """Few elements are evaluated while lowering, where they were once taken for integers."""
+    numbers = np.array([0.5, 1.0, 1.5, 3.0], np.float32).astype(numpy_dtype(kind))
+    code = helper.np_dtype_to_tensor_dtype(numbers.dtype)
+    nodes = [
+        helper.make_node("Identity", ["c"], ["same"]),
+        helper.make_node("Cast", ["c"], ["wide"], to=TensorProto.FLOAT),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("same", code, None),
+        helper.make_tensor_value_info("wide", TensorProto.FLOAT, None),
+    ]
+    graph = helper.make_graph(nodes, "g", [], outputs, [numpy_helper.from_array(numbers, "c")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11)
+    for level in (0, 3):
+        found = whet.compile(model, options=whet.Options(threads=1, opt_level=level)).run({})
+        assert np.array_equal(found["same"].view(np.uint8), numbers.view(np.uint8))
+        assert np.array_equal(found["wide"], numbers.astype(np.float32))

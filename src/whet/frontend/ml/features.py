@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -91,9 +93,11 @@ def one_hot_encoder(t: Translation) -> ir.Value:
 
 
 def label_encoder(t: Translation) -> ir.Value:
-    """LabelEncoder: a table from numbers to numbers."""
+    """LabelEncoder: a table from numbers to numbers; with texts a step of the script."""
     keys, values, default = _mapping(t)
     x = t.input(0)
+    if object in (keys.dtype, values.dtype):
+        return _text_labels(t, keys, values, default)
     if t.dtype(x).numpy() != keys.dtype:
         raise t.refuse(f"keys of {keys.dtype} for an input of {t.dtype(x).name}")
     wide = t.unsqueeze(x, -1)
@@ -108,25 +112,54 @@ def label_encoder(t: Translation) -> ir.Value:
     return t.op("Where", known, t.op("Gather", values, place), default)
 
 
+def _text_labels(t: Translation, keys: Array, values: Array, default: Array) -> ir.Value:
+    if (keys.dtype == object) != (t.dtype(t.input(0)) == ir.DataType.STRING):
+        raise t.refuse(f"keys of another type than the input, {t.dtype(t.input(0)).name}")
+    texts = values.dtype == object
+    kind = ir.DataType.STRING if texts else ir.DataType.from_numpy(values.dtype)
+    return t.step(
+        "LabelEncoder", t.input(0), kind, keys=keys.tolist(), values=values.tolist(),
+        default=default.item(), result="string" if texts else values.dtype.name,
+    )  # fmt: skip
+
+
 def _mapping(t: Translation) -> tuple[Array, Array, Array]:
     """Return keys, values and the value of unknown keys."""
     found: dict[str, Array] = {}
     for role in ("keys", "values"):
-        for suffix, kind in (("int64s", np.int64), ("floats", np.float32)):
+        for suffix, kind in _KINDS:
             given = t.take(f"{role}_{suffix}", ())
             if given:
                 found[role] = np.array(given, kind)
         tensor = t.take(f"{role}_tensor", None)
         if tensor is not None:
-            found[role] = np.asarray(tensor.numpy())
-    if set(found) != {"keys", "values"} or any(a.dtype.kind not in "fi" for a in found.values()):
-        raise t.refuse("keys or values that are strings are not numeric")
+            found[role] = _elements(tensor)
+    if set(found) != {"keys", "values"} or any(a.dtype.kind not in "fiO" for a in found.values()):
+        raise t.refuse("there are no keys or values, or they are neither numbers nor texts")
     values = found["values"]
-    whole, real = t.take("default_int64", -1), t.take("default_float", -0.0)
+    if found["keys"].size != values.size:
+        raise t.refuse(f"{found['keys'].size} keys for {values.size} values")
+    usual = {
+        "i": t.take("default_int64", -1),
+        "f": t.take("default_float", -0.0),
+        "O": t.take("default_string", "_Unused"),
+    }[values.dtype.kind]
     tensor = t.take("default_tensor", None)
-    usual = np.asarray(whole if values.dtype.kind == "i" else real, values.dtype)
-    default = usual if tensor is None else np.asarray(tensor.numpy()).reshape(())
+    default = np.asarray(usual, values.dtype) if tensor is None else _elements(tensor).reshape(())
     return found["keys"], values, default
+
+
+_KINDS: tuple[tuple[str, Any], ...] = (
+    ("int64s", np.int64), ("floats", np.float32), ("strings", object),
+)  # fmt: skip
+
+
+def _elements(tensor: ir.TensorProtocol) -> Array:
+    """Return the elements of a tensor, texts as such."""
+    array = np.asarray(tensor.numpy()).reshape(-1)
+    if tensor.dtype != ir.DataType.STRING:
+        return array
+    return np.array([v.decode() if isinstance(v, bytes) else str(v) for v in array], object)
 
 
 OPS = (
@@ -137,5 +170,9 @@ OPS = (
     Foreign("ArrayFeatureExtractor", array_feature_extractor),
     Foreign("FeatureVectorizer", feature_vectorizer),
     Foreign("OneHotEncoder", one_hot_encoder),
-    Foreign("LabelEncoder", label_encoder, ignored=("default_string",)),
+    Foreign(
+        "LabelEncoder",
+        label_encoder,
+        ignored=("default_string", "default_int64", "default_float"),
+    ),
 )

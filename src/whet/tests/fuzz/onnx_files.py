@@ -17,6 +17,7 @@ from whet.errors import CompileError, WhetError
 from whet.limits import Limits
 from whet.runtime.model import CompiledModel
 from whet.tests import backend_suite
+from whet.tests.fences import fenced
 from whet.tests.fuzz.children import BUG, OK, REFUSED
 from whet.tests.fuzz.mutate import mutate_bytes, mutate_message
 from whet.tests.random_models import random_network
@@ -29,6 +30,7 @@ LIMITS = Limits(
     nodes=5000,
     compile_s=60,
 )
+_MOST_FENCED_BYTES = 1 << 18
 _MOST_WORK = 10**8
 _LARGEST_SEED_FILE = 20_000
 
@@ -94,6 +96,8 @@ def _run(model: CompiledModel) -> None:
 
 
 def _ones(shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
+    """Return ones, where there are not many with a page behind them that must not be read."""
     if dtype == "string":
         return np.full(shape, "one", object)
-    return np.ones(shape, numpy_dtype(dtype))
+    array = np.ones(shape, numpy_dtype(dtype))
+    return fenced(array, at_end=True) if array.nbytes <= _MOST_FENCED_BYTES else array

@@ -200,6 +200,12 @@ def _cast(draft: Draft) -> Proposal:
     return Proposal("Cast", [x], {"to": draft.choice((*kinds, *more, onnx.TensorProto.FLOAT16))})
 
 
+def _cast_like(draft: Draft) -> Proposal:
+    """Propose a conversion to a signed type: what a negative float is without sign nobody says."""
+    kind = draft.choice(("float32", "int32", "bool", "int64", "float64", "int8", "float16"))
+    return Proposal("CastLike", [draft.some(), draft.some(kind)])
+
+
 def _clip(draft: Draft) -> Proposal:
     x = draft.some()
     low, high = (draft.parameter(v, draft.of(x).dtype.name) for v in (-0.75, 1.25))
@@ -330,7 +336,8 @@ GENERATORS: dict[str, Generator] = {
     "QLinearMatMul": qlinear_mat_mul,
     "GlobalMaxPool": global_max_pool, "GridSample": grid_sample,
     "Reshape": _reshape, "Transpose": _transpose, "Slice": _slice, "Split": _split, "Pad": _pad,
-    "Tile": _tile, "Expand": _expand, "Cast": _cast, "Clip": _clip, "Trilu": _trilu,
+    "Tile": _tile, "Expand": _expand, "Cast": _cast, "CastLike": _cast_like, "Clip": _clip,
+    "Trilu": _trilu,
     "TopK": _top_k, "Gather": _gather, "GatherElements": _gather_elements, "GatherND": _gather_nd,
     "ScatterElements": _scatter_elements, "OneHot": _one_hot, "Where": _where, "Concat": _concat,
     "MatMul": mat_mul, "Gemm": gemm, "LayerNormalization": layer_norm, "Resize": resize,

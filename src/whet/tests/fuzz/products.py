@@ -42,6 +42,8 @@ def gemm(draft: Draft) -> Proposal:
 
 
 def windowed(op: str) -> Generator:
+    """Propose convolutions; transposed, the reference adds one group's bias to all of them."""
+
     def make(draft: Draft) -> Proposal:
         x = draft.some(rank=(3, 4))
         channels, spatial = draft.of(x).shape[1], draft.of(x).ndim - 2
@@ -49,7 +51,8 @@ def windowed(op: str) -> Generator:
         kernel = [draft.choice((1, 2, 3)) for _ in range(spatial)]
         per_group = draft.integer(1, 3)
         shape = (group * per_group, channels // group) if op == "Conv" else (channels, per_group)
-        bias = [_new(draft, group * per_group)] if draft.likely(0.5) else []
+        biased = draft.likely(0.5) and (op == "Conv" or group == 1)
+        bias = [_new(draft, group * per_group)] if biased else []
         window: dict[str, Any] = {
             "strides": [draft.choice((1, 1, 2)) for _ in kernel],
             "pads": [draft.integer(0, 1) for _ in range(2 * spatial)],

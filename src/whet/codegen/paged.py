@@ -1,0 +1,291 @@
+"""Attention over pages: scores of a page in scratch, a running softmax, values streamed.
+
+Rows of a tile go through the pages of their sequence together. Maximum, sum and result of each wait
+in scratch between pages, as in ``attention.py``; pages need no packing. Nothing that a table or a
+tile says is believed: indices are clamped, so that wrong ones give wrong numbers and no crash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from whet.codegen.builder import F32, I1, I32, I64, Builder, Module, Value, const, i64, vector
+from whet.codegen.evaluate import Point
+from whet.codegen.frame import Frame
+from whet.codegen.kernel_function import Function, accesses_of, frame_of, lane_mask, open_function
+from whet.codegen.nest import horizontal
+from whet.codegen.operations import apply
+from whet.codegen.register_tile import Operands, register_tile
+from whet.index import Axis, Poly
+from whet.kernel.paged import PAGE, PagedAttention
+from whet.kernel.spec import ACCUMULATOR
+from whet.target import Target
+
+VECTORS = 2
+"""Vectors of a register tile."""
+
+
+def paged_chunks(kernel: PagedAttention, lanes: int) -> Poly:
+    """Return the number of chunks."""
+    return kernel.pages.tile_count * kernel.pages.heads
+
+
+def paged_scratch(kernel: PagedAttention, lanes: int) -> int:
+    """Return the bytes of scratch that one thread needs."""
+    return 4 * kernel.rows * (PAGE + kernel.pages.padded + 2 * lanes)
+
+
+def write_paged(
+    module: Module, name: str, kernel: PagedAttention, dims: tuple[str, ...], target: Target
+) -> None:
+    """Write the function of an attention over pages."""
+    fn = open_function(module, name, kernel.params, dims, exclusive=True)
+    frame = frame_of(fn, kernel.params, accesses_of([kernel.q], (kernel.store,)))
+    writer = _Writer(kernel, fn, frame, target.lanes)
+    with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
+        writer.chunk(chunk)
+    fn.b.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row of a register tile: where it reads and what it sees."""
+
+    frame: Frame
+    limit: Value
+    low: Value
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """A tile as the kernel trusts it."""
+
+    table: Value
+    first: Value
+    rows: Value
+    position: Value
+    head: Value
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    kernel: PagedAttention
+    fn: Function
+    frame: Frame
+    width: int
+
+    @property
+    def b(self) -> Builder:
+        return self.fn.b
+
+    @property
+    def type(self) -> str:
+        return vector(F32, self.width)
+
+    def chunk(self, number: Value) -> None:
+        """Write one tile and one head: its rows, some at a time."""
+        b, kernel = self.b, self.kernel
+        heads = i64(kernel.pages.heads)
+        tile = self._tile(b.binary("udiv", number, heads), b.binary("urem", number, heads))
+        with b.loop(i64(0), tile.rows, kernel.rows, hint="rows") as start:
+            rows = [self._row(tile, b.add(start, i64(i))) for i in range(kernel.rows)]
+            self._rows(tile, rows)
+
+    def _tile(self, number: Value, head: Value) -> _Tile:
+        b, pages = self.b, self.kernel.pages
+        line = b.gep(self.fn.params[pages.tiles], I32, b.mul(number, i64(4)))
+        sequence, first, count, position = (self._integer(line, i64(k)) for k in range(4))
+        width = self.frame.scalar_index(pages.width)
+        tokens = self.frame.scalar_index(self.kernel.token.extent)
+        sequence = self._clamped(sequence, self.frame.scalar_index(pages.sequences))
+        first = self._clamped(first, b.add(tokens, i64(1)))
+        room = b.binary("sub nsw", tokens, first)
+        held = b.mul(width, i64(PAGE))
+        count = b.max(b.min(b.min(count, room), held), i64(0))
+        position = self._clamped(position, b.add(b.binary("sub nsw", held, count), i64(1)))
+        table = b.gep(self.fn.params[pages.tables], I32, b.mul(sequence, width))
+        return _Tile(table, first, b.mul(count, i64(self.kernel.group)), position, head)
+
+    def _integer(self, base: Value, index: Value) -> Value:
+        return self.b.cast("sext", self.b.load(I32, self.b.gep(base, I32, index), 4), I64)
+
+    def _clamped(self, value: Value, extent: Value) -> Value:
+        return self.b.max(self.b.min(value, self.b.add(extent, i64(-1))), i64(0))
+
+    def _row(self, tile: _Tile, number: Value) -> _Row:
+        """Bind one row; behind the last one, the last one is computed again."""
+        b, kernel = self.b, self.kernel
+        last = b.add(tile.rows, i64(-1))
+        token, head = b.divide(b.min(number, last), kernel.group)
+        frame = self.frame.bind(kernel.token, b.add(tile.first, token))
+        frame = frame.bind(kernel.head, b.add(b.mul(tile.head, i64(kernel.group)), head))
+        limit = b.add(b.add(tile.position, token), i64(1))
+        low = i64(0)
+        if kernel.weighing.window:
+            low = b.max(b.add(limit, i64(-kernel.weighing.window)), i64(0))
+        return _Row(frame, limit, low)
+
+    def _rows(self, tile: _Tile, rows: list[_Row]) -> None:
+        """Write the loop over the pages that any of the rows sees."""
+        b, end = self.b, rows[-1].limit
+        self._reset()
+        first = b.binary("udiv", rows[0].low, i64(PAGE))
+        last = b.binary("udiv", b.add(end, i64(PAGE - 1)), i64(PAGE))
+        with b.loop(first, last, hint="page") as number:
+            page = self._clamped(
+                self._integer(tile.table, number), self.frame.scalar_index(self.kernel.pages.pool)
+            )
+            place = b.add(b.mul(page, i64(self.kernel.pages.heads)), tile.head)
+            start = b.mul(number, i64(PAGE))
+            self._scores(rows, place, start)
+            factors = self._softmax(len(rows))
+            count = b.min(b.binary("sub nsw", end, start), i64(PAGE))
+            self._values(len(rows), place, count, factors)
+        self._finish(rows)
+
+    # -- where things wait ---------------------------------------------------------------------
+
+    def _line(self, row: int) -> Value:
+        """Return where the scores of a row lie."""
+        return self.b.gep(self.fn.scratch, F32, row * PAGE)
+
+    def _state(self, row: int) -> Value:
+        """Return where a row's maximum and sum wait, in every lane, and behind them its result."""
+        size = self.kernel.pages.padded + 2 * self.width
+        return self.b.gep(self.fn.scratch, F32, self.kernel.rows * PAGE + row * size)
+
+    def _sum(self, row: int) -> Value:
+        return self.b.gep(self._state(row), F32, self.width)
+
+    def _result(self, row: int) -> Value:
+        return self.b.gep(self._state(row), F32, 2 * self.width)
+
+    def _reset(self) -> None:
+        b = self.b
+        for i in range(self.kernel.rows):
+            b.store(const(self.type, float("-inf")), self._state(i), 4)
+            b.store(const(self.type, 0.0), self._sum(i), 4)
+            for at in range(0, self.kernel.pages.padded, self.width):
+                b.store(const(self.type, 0.0), b.gep(self._result(i), F32, at), 4)
+
+    # -- one page ------------------------------------------------------------------------------
+
+    def _scores(self, rows: list[_Row], place: Value, start: Value) -> None:
+        """Multiply queries by the keys of a page, and weigh and mask the products."""
+        b, kernel, width = self.b, self.kernel, self.width
+        depth = _static(kernel.depth)
+        base = b.gep(self.fn.params[kernel.pages.keys], F32, b.mul(place, i64(depth * PAGE)))
+
+        def query(i: int, k: Value, u: int) -> Value:
+            return Point(rows[i].frame.bind(kernel.depth, k), shift={kernel.depth: u}).scalar(
+                kernel.q
+            )
+
+        for panel in range(0, PAGE, VECTORS * width):
+
+            def keys(j: int, k: Value, u: int, panel: int = panel) -> Value:
+                line = b.gep(base, F32, b.mul(k, i64(PAGE)))
+                return b.load(self.type, b.gep(line, F32, u * PAGE + panel + j * width), 4)
+
+            shape = (len(rows), VECTORS)
+            sums = register_tile(b, width, shape, depth, Operands(query, keys))
+            for i, row in enumerate(rows):
+                for j, total in enumerate(sums[i]):
+                    at = panel + j * width
+                    score = self._visible(self._weighed(total), row, b.add(start, i64(at)))
+                    b.store(score, b.gep(self._line(i), F32, at), 4)
+
+    def _weighed(self, score: Value) -> Value:
+        b, weighing = self.b, self.kernel.weighing
+        score = b.binary("fmul", score, const(self.type, weighing.scale))
+        if weighing.softcap:
+            inner = b.binary("fmul", score, const(self.type, 1.0 / weighing.softcap))
+            turned = apply(b, "tanh", [inner], ["float32"], "float32")
+            score = b.binary("fmul", turned, const(self.type, weighing.softcap))
+        return score
+
+    def _visible(self, score: Value, row: _Row, start: Value) -> Value:
+        """Put minus infinity where a row does not see a position."""
+        b, width = self.b, self.width
+        seen = lane_mask(b, b.binary("sub nsw", row.limit, start), width)
+        if self.kernel.weighing.window:
+            before = lane_mask(b, b.binary("sub nsw", row.low, start), width)
+            late = b.binary("xor", before, const(vector(I1, width), 1))
+            seen = b.binary("and", seen, late)
+        return b.select(seen, score, const(self.type, float("-inf")))
+
+    def _softmax(self, rows: int) -> list[Value]:
+        """Replace scores by exponentials; return what each row's older result is multiplied by."""
+        b, width = self.b, self.width
+        factors = []
+        for i in range(rows):
+            places = [b.gep(self._line(i), F32, at) for at in range(0, PAGE, width)]
+            scores = [b.load(self.type, place, 4) for place in places]
+            top = scores[0]
+            for score in scores[1:]:
+                top = b.select(b.fcmp("ogt", score, top), score, top)
+            before = b.load(self.type, self._state(i), 4)
+            new = b.splat(horizontal(b, "max", top, "float32"), width)
+            new = b.select(b.fcmp("ogt", new, before), new, before)
+            b.store(new, self._state(i), 4)
+            finite = b.fcmp("ogt", new, const(self.type, float("-inf")))
+            base = b.select(finite, new, const(self.type, 0.0))
+            total = const(self.type, 0.0)
+            for score, place in zip(scores, places, strict=True):
+                raised = self._exp(b.binary("fsub", score, base))
+                b.store(raised, place, 4)
+                total = b.binary("fadd", total, raised)
+            factor = self._exp(b.binary("fsub", before, base))
+            whole = b.splat(horizontal(b, "sum", total, "float32"), width)
+            b.store(b.fma(b.load(self.type, self._sum(i), 4), factor, whole), self._sum(i), 4)
+            factors.append(factor)
+        return factors
+
+    def _exp(self, value: Value) -> Value:
+        return apply(self.b, "exp_nonpositive", [value], ["float32"], "float32")
+
+    def _values(self, rows: int, place: Value, count: Value, factors: list[Value]) -> None:
+        """Multiply exponentials by the values of a page, and add them to the results."""
+        b, width, padded = self.b, self.width, self.kernel.pages.padded
+        pool = self.fn.params[self.kernel.pages.values]
+        base = b.gep(pool, F32, b.mul(place, i64(PAGE * padded)))
+
+        def weight(i: int, k: Value, u: int) -> Value:
+            return b.load(F32, b.gep(b.gep(self._line(i), F32, k), F32, u), 4)
+
+        for at in range(0, padded, VECTORS * width):
+            vectors = min(VECTORS, (padded - at) // width)
+
+            def values(j: int, k: Value, u: int, at: int = at) -> Value:
+                line = b.gep(base, F32, b.mul(k, i64(padded)))
+                return b.load(self.type, b.gep(line, F32, u * padded + at + j * width), 4)
+
+            sums = register_tile(b, width, (rows, vectors), count, Operands(weight, values))
+            for i, line in enumerate(sums):
+                for j, value in enumerate(line):
+                    target = b.gep(self._result(i), F32, at + j * width)
+                    before = b.load(self.type, target, 4)
+                    b.store(b.fma(before, factors[i], value), target, 4)
+
+    def _finish(self, rows: list[_Row]) -> None:
+        """Divide results by their sums and store them."""
+        b, kernel, width = self.b, self.kernel, self.width
+        columns = _static(kernel.col)
+        for i, row in enumerate(rows):
+            total = b.load(self.type, self._sum(i), 4)
+            inverse = b.binary("fdiv", const(self.type, 1.0), total)
+            for at in range(0, columns, width):
+                value = b.load(self.type, b.gep(self._result(i), F32, at), 4)
+                value = b.binary("fmul", value, inverse)
+                left = columns - at
+                mask = None if left >= width else lane_mask(b, i64(left), width)
+                bound = row.frame.bind(kernel.col, i64(at))
+                Point(bound, kernel.col, width, mask, names={ACCUMULATOR: value}).store(
+                    kernel.store
+                )
+
+
+def _static(axis: Axis) -> int:
+    extent = axis.extent.constant
+    assert extent is not None, f"{axis.name} is static in attention"
+    return extent

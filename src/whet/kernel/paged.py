@@ -1,0 +1,138 @@
+"""Attention over keys and values that lie in pages: a pool of blocks, and a table a sequence.
+
+A page holds ``PAGE`` positions of one sequence. Keys of a page lie with positions running fastest,
+``[page, head, depth, position]``, so that lanes of a vector are positions; values lie with columns
+running fastest, ``[page, head, position, column]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from whet.index import Axis, Poly
+from whet.kernel.expr import Expr
+
+if TYPE_CHECKING:
+    from whet.kernel.expr import Read
+    from whet.kernel.spec import Param, Store
+
+PAGE = 32
+"""Positions of a page."""
+
+COLUMNS = 16
+"""Rows of values are padded to a multiple of so many, the floats of the widest vector."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weighing:
+    """How scores become weights.
+
+    Attributes:
+        scale: factor of the products of queries and keys.
+        softcap: scores are ``softcap * tanh(score / softcap)``; 0 for none.
+        window: positions that a query sees, its own included; 0 for all before it.
+    """
+
+    scale: float
+    softcap: float = 0.0
+    window: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PagedAttend:
+    """The anchor of attention over pages; the body reads its result as ``Var("acc")``.
+
+    Attributes:
+        q: queries at (token, head, depth).
+        tiles: element 0 of the tiles ``[tile, 4]``: row of the table, first token, number of
+            tokens, and position of the first one; tokens of a tile follow each other.
+        tables: element 0 of the pages of every sequence ``[sequence, page]``.
+        keys: element 0 of the pool of keys.
+        values: element 0 of the pool of values.
+        axes: token, head and column of the result.
+        depth: what queries and keys are multiplied along.
+        weighing: how scores become weights.
+    """
+
+    q: Expr
+    tiles: Expr
+    tables: Expr
+    keys: Expr
+    values: Expr
+    axes: tuple[Axis, Axis, Axis]
+    depth: Axis
+    weighing: Weighing
+
+    def expressions(self) -> list[Expr]:
+        """Return the roots of all expressions."""
+        return [self.q, self.tiles, self.tables, self.keys, self.values]
+
+    def rewritten(self, rewrite: Callable[[Expr], Expr]) -> PagedAttend:
+        """Return the attention with every expression rewritten."""
+        q, tiles, tables, keys, values = (rewrite(e) for e in self.expressions())
+        return replace(self, q=q, tiles=tiles, tables=tables, keys=keys, values=values)
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Where pages lie.
+
+    Attributes:
+        tiles: parameter of the tiles, 32-bit integers.
+        tables: parameter of the tables, 32-bit integers.
+        keys: parameter of the keys.
+        values: parameter of the values.
+        tile_count: number of tiles.
+        sequences: rows of the tables.
+        width: pages in a row of the tables.
+        pool: pages in the pools.
+        heads: heads of keys and values.
+        padded: floats in a row of values.
+    """
+
+    tiles: int
+    tables: int
+    keys: int
+    values: int
+    tile_count: Poly
+    sequences: Poly
+    width: Poly
+    pool: Poly
+    heads: int
+    padded: int
+
+
+@dataclass(frozen=True, slots=True)
+class PagedAttention:
+    """The kernel: a chunk is one tile and one head of keys, with all heads of queries that use it.
+
+    The weights of a row are summed page by page from its first visible one, each page in one
+    order, whatever else is in the tile: equal inputs give equal bits.
+
+    Attributes:
+        params: pointer parameters.
+        token: tokens of the step.
+        head: heads of queries.
+        depth: what queries and keys are multiplied along.
+        col: columns of the result, in lanes.
+        q: queries, affine in token, head and depth, contiguous in depth.
+        pages: tables and pools.
+        weighing: how scores become weights.
+        store: writes ``Var("acc")`` at (token, head, col).
+        group: heads of queries to a head of keys.
+        rows: rows of a register tile.
+    """
+
+    params: tuple[Param, ...]
+    token: Axis
+    head: Axis
+    depth: Axis
+    col: Axis
+    q: Read
+    pages: Pages
+    weighing: Weighing
+    store: Store
+    group: int
+    rows: int

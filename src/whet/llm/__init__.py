@@ -1,0 +1,29 @@
+"""Language models: from a checkpoint to tokens.
+
+Nothing is imported until it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from whet.llm.llm import LLM, Completion
+    from whet.llm.sampling import SamplingParams
+
+__all__ = ["LLM", "Completion", "SamplingParams"]
+
+_HOME = {
+    "LLM": "whet.llm.llm",
+    "Completion": "whet.llm.llm",
+    "SamplingParams": "whet.llm.sampling",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Import a public name where it lives, the first time it is asked for."""
+        if name not in __all__:
+            raise AttributeError(f"module 'whet.llm' has no attribute {name!r}")
+        return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,265 @@
+"""The graph of one step of a decoder: tokens of any number of sequences in, logits out.
+
+All tokens of a step are one list, whatever sequences they belong to; only attention tells them
+apart. Every size that a step decides is a symbolic dim, so that one program runs them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from whet.errors import ModelError, UnsupportedError
+from whet.kernel.paged import COLUMNS, PAGE
+from whet.llm.architecture import Architecture, Layer, Part, Parts
+from whet.llm.checkpoint import Checkpoint
+from whet.llm.graph import FLOAT, INT32, INT64, GraphWriter
+from whet.llm.rope import rope_tables
+
+ACTIVATIONS = {
+    "silu": ("Swish", {}),
+    "gelu": ("Gelu", {}),
+    "gelu_new": ("Gelu", {"approximate": "tanh"}),
+    "gelu_fast": ("Gelu", {"approximate": "tanh"}),
+    "gelu_pytorch_tanh": ("Gelu", {"approximate": "tanh"}),
+    "relu": ("Relu", {}),
+}
+
+
+def decoder_graph(arch: Architecture, checkpoint: Checkpoint, context: int) -> ir.Model:
+    """Return the graph of a decoder's step.
+
+    Args:
+        arch: what it is made of.
+        checkpoint: its tensors.
+        context: positions that sequences may have.
+
+    Raises:
+        ModelError: a tensor is missing or has the wrong shape.
+        UnsupportedError: the activation is not known.
+    """
+    if arch.activation not in ACTIVATIONS:
+        raise UnsupportedError(
+            f"activation {arch.activation!r}", hint=f"known: {', '.join(ACTIVATIONS)}"
+        )
+    return _Decoder(arch, checkpoint, context, GraphWriter()).model()
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What every layer reads of the step."""
+
+    positions: ir.Value
+    slots: ir.Value
+    tiles: ir.Value
+    tables: ir.Value
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoder:
+    arch: Architecture
+    checkpoint: Checkpoint
+    context: int
+    g: GraphWriter
+
+    def model(self) -> ir.Model:
+        """Write the whole graph."""
+        g, arch = self.g, self.arch
+        ids = g.input("ids", INT64, ["tokens"])
+        step = _Step(
+            g.input("positions", INT64, ["tokens"]),
+            g.input("slots", INT32, ["tokens"]),
+            g.input("tiles", INT32, ["tiles", 4]),
+            g.input("tables", INT32, ["sequences", "width"]),
+        )
+        rows = g.input("rows", INT64, ["logits"])
+        x = self._embedding(ids, step)
+        for number, layer in enumerate(arch.layers):
+            x = self._layer(x, number, layer, step)
+        last = g.op("Gather", x, rows, name="last", axis=0)
+        last = self._norm(last, "norm", arch.parts, "norm")
+        raw = "logits.raw" if arch.logit_softcap else "logits"
+        logits = self._linear(last, "head", arch.parts, (arch.vocabulary, arch.hidden), raw)
+        if arch.logit_softcap:
+            logits = self._softcap(logits, arch.logit_softcap, "logits")
+        logits.type, logits.shape = ir.TensorType(FLOAT), ir.Shape(["logits", arch.vocabulary])
+        return g.model(arch.family, [logits])
+
+    def _embedding(self, ids: ir.Value, step: _Step) -> ir.Value:
+        g, arch = self.g, self.arch
+        table = self._weight("embedding", arch.parts, (arch.vocabulary, arch.hidden))
+        x = g.op("Gather", table, ids, name="embedded", axis=0)
+        if arch.embedding_scale != 1.0:
+            factor = g.constant("embedding.scale", np.float32(arch.embedding_scale).reshape(1))
+            x = g.op("Mul", x, factor, name="embedded.scaled")
+        if "positions" in arch.parts:
+            shape = self.checkpoint.shape(arch.parts["positions"].name)
+            table = self._weight("positions", arch.parts, (shape[0], arch.hidden))
+            at = g.op("Gather", table, step.positions, name="placed", axis=0)
+            x = g.op("Add", x, at, name="embedded.placed")
+        return x
+
+    def _layer(self, x: ir.Value, number: int, layer: Layer, step: _Step) -> ir.Value:
+        g, parts, name = self.g, layer.parts, f"layer{number}"
+        y = self._norm(x, "attention_norm", parts, f"{name}.attention_norm")
+        y = self._attention(y, number, layer, step)
+        y = self._norm(y, "attention_post_norm", parts, f"{name}.attention_post_norm")
+        if self.arch.parallel:
+            z = self._mlp(self._norm(x, "mlp_norm", parts, f"{name}.mlp_norm"), parts, name)
+            both = g.op("Add", y, z, name=f"{name}.both")
+            return g.op("Add", both, x, name=f"{name}.out")
+        x = g.op("Add", x, y, name=f"{name}.attended")
+        y = self._mlp(self._norm(x, "mlp_norm", parts, f"{name}.mlp_norm"), parts, name)
+        y = self._norm(y, "mlp_post_norm", parts, f"{name}.mlp_post_norm")
+        return g.op("Add", x, y, name=f"{name}.out")
+
+    # -- attention -----------------------------------------------------------------------------
+
+    def _attention(self, x: ir.Value, number: int, layer: Layer, step: _Step) -> ir.Value:
+        g, arch, name = self.g, self.arch, f"layer{number}"
+        heads = {"q": arch.heads, "k": arch.kv_heads, "v": arch.kv_heads}
+        q, k, v = (self._heads(x, role, heads[role], layer, step, name) for role in "qkv")
+        padded = -(-arch.head_size // COLUMNS) * COLUMNS
+        size = arch.head_size
+        keys = g.input(f"keys.{number}", FLOAT, ["pages", arch.kv_heads, size, PAGE])
+        values = g.input(f"values.{number}", FLOAT, ["pages", arch.kv_heads, PAGE, padded])
+        y = g.whet_op(
+            "PagedAttention",
+            *(q, k, v, keys, values, step.slots, step.tiles, step.tables),
+            name=f"{name}.attention",
+            dims=["tokens", arch.heads, size],
+            scale=float(arch.scale),
+            softcap=float(arch.score_softcap),
+            window=layer.window,
+        )
+        y = self._reshape(y, (-1, arch.heads * size), f"{name}.joined")
+        return self._linear(y, "o", layer.parts, (arch.hidden, arch.heads * size), f"{name}.o")
+
+    def _heads(
+        self, x: ir.Value, role: str, heads: int, layer: Layer, step: _Step, name: str
+    ) -> ir.Value:
+        """Return queries, keys or values as [token, head, element], turned to their positions."""
+        g, arch, size = self.g, self.arch, self.arch.head_size
+        y = self._linear(x, role, layer.parts, (heads * size, arch.hidden), f"{name}.{role}")
+        if arch.clip:
+            low, high = (np.array(s * arch.clip, np.float32) for s in (-1, 1))
+            limits = g.constant("clip.low", low), g.constant("clip.high", high)
+            y = g.op("Clip", y, *limits, name=f"{name}.{role}.clipped")
+        if role == "v":
+            return self._reshape(y, (-1, heads, size), f"{name}.{role}.heads")
+        norm = f"{role}_norm"
+        if arch.full_norms:
+            y = self._norm(y, norm, layer.parts, f"{name}.{norm}")
+        y = self._reshape(y, (-1, heads, size), f"{name}.{role}.heads")
+        if not arch.full_norms:
+            y = self._norm(y, norm, layer.parts, f"{name}.{norm}")
+        return y if layer.rope is None else self._turned(y, heads, layer, step, f"{name}.{role}")
+
+    def _turned(self, y: ir.Value, heads: int, layer: Layer, step: _Step, name: str) -> ir.Value:
+        g, rope, size = self.g, layer.rope, self.arch.head_size
+        assert rope is not None, "layers without rotary positions turn nothing"
+        key = f"rope.{rope.theta:g}.{rope.factor:g}"
+        cos, sin = rope_tables(rope, self.context)
+        cos_table, sin_table = g.constant(f"{key}.cos", cos), g.constant(f"{key}.sin", sin)
+        flat = self._reshape(y, (1, -1, heads * size), f"{name}.flat")
+        places = g.op("Unsqueeze", step.positions, self._ints(0), name=f"{name}.places")
+        turned = g.op(
+            "RotaryEmbedding",
+            *(flat, cos_table, sin_table, places),
+            name=f"{name}.turned",
+            num_heads=heads,
+            interleaved=int(rope.interleaved),
+            rotary_embedding_dim=0 if rope.size == size else rope.size,
+        )
+        return self._reshape(turned, (-1, heads, size), f"{name}.placed")
+
+    # -- the rest ------------------------------------------------------------------------------
+
+    def _mlp(self, x: ir.Value, parts: Parts, name: str) -> ir.Value:
+        g, arch = self.g, self.arch
+        wide = (arch.inner, arch.hidden)
+        up = self._linear(x, "up", parts, wide, f"{name}.up")
+        op, attributes = ACTIVATIONS[arch.activation]
+        if "gate" in parts:
+            gate = self._linear(x, "gate", parts, wide, f"{name}.gate")
+            opened = g.op(op, gate, name=f"{name}.activated", **attributes)
+            inner = g.op("Mul", opened, up, name=f"{name}.gated")
+        else:
+            inner = g.op(op, up, name=f"{name}.activated", **attributes)
+        return self._linear(inner, "down", parts, (arch.hidden, arch.inner), f"{name}.down")
+
+    def _norm(self, x: ir.Value, role: str, parts: Parts, name: str) -> ir.Value:
+        """Write a norm over the last axis; none if the role has no part."""
+        g, arch = self.g, self.arch
+        if arch.bare_norm and role in ("attention_norm", "mlp_norm", "norm"):
+            ones = g.constant("norm.ones", np.ones(arch.hidden, np.float32))
+            return g.op("LayerNormalization", x, ones, name=name, epsilon=arch.norm_eps)
+        if role not in parts:
+            return x
+        shape = self.checkpoint.shape(parts[role].name)
+        scale = self._weight(role, parts, (self._norm_size(role),))
+        if arch.norm == "rms":
+            return g.op("RMSNormalization", x, scale, name=name, axis=-1, epsilon=arch.norm_eps)
+        bias = self._weight(f"{role}.bias", parts, shape) if f"{role}.bias" in parts else None
+        inputs = (x, scale) if bias is None else (x, scale, bias)
+        return g.op("LayerNormalization", *inputs, name=name, axis=-1, epsilon=arch.norm_eps)
+
+    def _norm_size(self, role: str) -> int:
+        arch = self.arch
+        if role not in ("q_norm", "k_norm"):
+            return arch.hidden
+        heads = arch.heads if role == "q_norm" else arch.kv_heads
+        return arch.head_size * (heads if arch.full_norms else 1)
+
+    def _linear(
+        self, x: ir.Value, role: str, parts: Parts, shape: tuple[int, int], name: str
+    ) -> ir.Value:
+        weight = self._weight(role, parts, shape)
+        if f"{role}.bias" in parts:
+            bias = self._weight(f"{role}.bias", parts, shape[:1])
+            return self.g.op("Gemm", x, weight, bias, name=name, transB=1)
+        return self.g.op("Gemm", x, weight, name=name, transB=1)
+
+    def _weight(self, role: str, parts: Parts, shape: tuple[int, ...]) -> ir.Value:
+        """Return a tensor of the checkpoint, checked against the shape that it has to have.
+
+        Raises:
+            ModelError: it is missing or has another shape.
+        """
+        part = parts[role]
+        _check_shape(part, self.checkpoint, shape)
+        key = part.name + (f"[{role}]" if part != Part(part.name) else "")
+        return self.g.weight(key, shape, lambda: part.take(self.checkpoint.tensor(part.name)))
+
+    def _softcap(self, x: ir.Value, cap: float, name: str) -> ir.Value:
+        g = self.g
+        factor = g.constant(f"{name}.cap", np.float32(cap).reshape(1))
+        small = g.op("Div", x, factor, name=f"{name}.small")
+        return g.op("Mul", g.op("Tanh", small, name=f"{name}.tanh"), factor, name=name)
+
+    def _reshape(self, x: ir.Value, dims: tuple[int, ...], name: str) -> ir.Value:
+        return self.g.op("Reshape", x, self._ints(*dims), name=name)
+
+    def _ints(self, *numbers: int) -> ir.Value:
+        name = "ints." + ".".join(map(str, numbers))
+        return self.g.constant(name, np.array(numbers, np.int64))
+
+
+def _check_shape(part: Part, checkpoint: Checkpoint, wanted: tuple[int, ...]) -> None:
+    shape = checkpoint.shape(part.name)
+    seen = shape[::-1] if part.transposed else shape
+    if part.stop:
+        fits = bool(seen) and part.stop <= seen[0] and seen[1:] == wanted[1:]
+        fits = fits and part.stop - part.start == wanted[0]
+    elif part.thirds is not None:
+        fits = bool(seen) and seen[0] == 3 * wanted[0] and seen[1:] == wanted[1:]
+    else:
+        fits = seen == wanted
+    if not fits:
+        raise ModelError(
+            f"{part.name!r} has shape {list(shape)}, the configuration needs {list(wanted)}",
+            where=checkpoint.config.where,
+            hint="config.json and weights belong to different models",
+        )

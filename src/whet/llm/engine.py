@@ -1,0 +1,168 @@
+"""The engine: requests in, tokens out, one step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+
+from whet.llm.architecture import Array
+from whet.llm.program import Span
+from whet.llm.sampling import Choice, Sampler, SamplingParams
+from whet.llm.scheduler import Scheduler, Share
+
+Reason = Literal["", "stop", "length", "cancelled", "error"]
+
+
+class Runs(Protocol):
+    """What runs a step; see ``whet.llm.program.StepProgram``."""
+
+    def run(self, spans: Sequence[Span]) -> Array:
+        """Return the logits asked for, sequence by sequence."""
+
+
+@dataclass(slots=True)
+class Request:
+    """A completion in the making.
+
+    Attributes:
+        prompt: tokens of the prompt.
+        params: how it is sampled.
+        ends: tokens that end it.
+        sampler: chooses its tokens.
+        output: what was chosen so far.
+        choices: the same with log probabilities.
+        text: what the output says so far.
+        reason: why it ended, "" while it goes on.
+        cached: tokens of the prompt that the cache held.
+    """
+
+    prompt: Sequence[int]
+    params: SamplingParams
+    ends: frozenset[int]
+    sampler: Sampler
+    output: list[int] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    text: str = ""
+    reason: Reason = ""
+    cached: int = 0
+
+
+class Engine:
+    """Runs requests together; every request's tokens are those that it would get alone.
+
+    Args:
+        program: what runs a step.
+        scheduler: what plans it.
+        decode: text of tokens, needed where requests stop at texts.
+    """
+
+    def __init__(
+        self,
+        program: Runs,
+        scheduler: Scheduler,
+        decode: Callable[[Sequence[int]], str] | None = None,
+    ) -> None:
+        self._program = program
+        self._scheduler = scheduler
+        self._decode = decode
+        self.requests: dict[int, Request] = {}
+        self.steps = 0
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """What plans the steps."""
+        return self._scheduler
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits or runs."""
+        return bool(self._scheduler.waiting or self._scheduler.running)
+
+    def add(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        *,
+        ends: frozenset[int] = frozenset(),
+        index: int = 0,
+        priority: int = 0,
+    ) -> int:
+        """Queue a request and return its number.
+
+        Args:
+            prompt: tokens.
+            params: how it is sampled.
+            ends: tokens that end it.
+            index: which of several completions of one prompt it is.
+            priority: smaller is more urgent.
+
+        Raises:
+            InputError: the prompt is empty or too long.
+            ResourceError: the cache could never hold it.
+        """
+        number = self._scheduler.add(prompt, params.max_tokens, priority)
+        stops = frozenset(params.stop_tokens) | (frozenset() if params.ignore_eos else ends)
+        self.requests[number] = Request(tuple(prompt), params, stops, Sampler(params, index))
+        return number
+
+    def cancel(self, number: int) -> None:
+        """End a request; what it has so far stays."""
+        if number in self.requests and not self.requests[number].reason:
+            self._end(number, "cancelled")
+
+    def step(self) -> list[int]:
+        """Run one step and return the requests that got a token or ended, if any did."""
+        shares = self._scheduler.plan()
+        assert shares or not self.busy, "what waits can always run some time"
+        if not shares:
+            return []
+        spans = [self._span(share) for share in shares]
+        logits = self._program.run(spans)
+        self._scheduler.done(shares)
+        self.steps += 1
+        chosen = [share.number for share in shares if share.last]
+        for number, line in zip(chosen, logits, strict=True):
+            self._advance(number, line)
+        return chosen
+
+    def _span(self, share: Share) -> Span:
+        track = self._scheduler.find(share.number)
+        tokens = track.tokens[share.start : share.start + share.count]
+        return Span(tokens, share.start, track.pages, int(share.last))
+
+    def _advance(self, number: int, logits: Array) -> None:
+        """Choose a request's next token, and end it if that was the last one."""
+        request, track = self.requests[number], self._scheduler.find(number)
+        if not request.output:
+            request.cached = track.cached
+        if not np.isfinite(logits).all():
+            self._end(number, "error")
+            return
+        choice = request.sampler.choose(logits, request.prompt, request.output)
+        request.output.append(choice.token)
+        request.choices.append(choice)
+        track.tokens.append(choice.token)
+        if choice.token in request.ends:
+            self._end(number, "stop")
+            return
+        if self._decode is not None:
+            request.text = self._decode(request.output)
+        place = _stop_place(request)
+        if place is not None:
+            request.text = request.text[:place]
+            self._end(number, "stop")
+        elif len(track.tokens) >= track.limit:
+            self._end(number, "length")
+
+    def _end(self, number: int, reason: Reason) -> None:
+        self.requests[number].reason = reason
+        self._scheduler.finish(number)
+
+
+def _stop_place(request: Request) -> int | None:
+    """Return where the earliest stop text begins, if any is there."""
+    places = [p for p in (request.text.find(s) for s in request.params.stop) if p >= 0]
+    return min(places) if places else None

@@ -1,0 +1,46 @@
+"""Every family, by the ``model_type`` that ``config.json`` names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from whet.errors import UnsupportedError, nearest
+from whet.llm.architecture import Architecture
+from whet.llm.config import Config
+from whet.llm.families import gemma, glm, gpt, llama, olmo, phi3
+
+Family = Callable[[Config], Architecture]
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "llama": llama.llama,
+        "mistral": llama.llama,
+        "qwen2": llama.qwen2,
+        "qwen3": llama.qwen3,
+        "olmo": olmo.olmo,
+        "olmo2": olmo.olmo2,
+        "phi3": phi3.phi3,
+        "gemma2": gemma.gemma2,
+        "gemma3_text": gemma.gemma3,
+        "gpt2": gpt.gpt2,
+        "gpt_neox": gpt.gpt_neox,
+        "glm": glm.glm,
+        "glm4": glm.glm4,
+    }
+)
+
+
+def architecture_of(config: Config) -> Architecture:
+    """Return the decoder that a configuration describes.
+
+    Raises:
+        UnsupportedError: the family is not known.
+        ModelError: a value is missing or wrong.
+    """
+    name = config.text("model_type", "")
+    if name not in FAMILIES:
+        raise UnsupportedError(
+            f"the model is of family {name!r}", where=config.where, hint=nearest(name, FAMILIES)
+        )
+    return FAMILIES[name](config)

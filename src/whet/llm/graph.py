@@ -1,0 +1,89 @@
+"""Writing an ONNX graph: nodes, constants, and weights that are read when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from whet.graph.opset import WHET_DOMAIN, canonical_opset
+from whet.llm.architecture import Array
+
+Dims = Sequence[int | str]
+FLOAT, INT32, INT64 = ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64
+
+
+class GraphWriter:
+    """Collects the nodes of one graph."""
+
+    def __init__(self) -> None:
+        self._nodes: list[ir.Node] = []
+        self._inputs: list[ir.Value] = []
+        self._initializers: dict[str, ir.Value] = {}
+
+    def input(self, name: str, dtype: ir.DataType, dims: Dims) -> ir.Value:
+        """Add an input; dims that are names are known when the model runs."""
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(dims))
+        self._inputs.append(value)
+        return value
+
+    def constant(self, name: str, array: Array) -> ir.Value:
+        """Add a constant, or return the one of that name."""
+        return self._initializer(name, ir.Tensor(array, name=name))
+
+    def weight(self, name: str, shape: tuple[int, ...], read: Callable[[], Array]) -> ir.Value:
+        """Add float32 weights that are read when the model is packed."""
+
+        def tensor() -> ir.TensorProtocol:
+            return ir.Tensor(np.ascontiguousarray(read()), name=name)
+
+        return self._initializer(name, ir.LazyTensor(tensor, FLOAT, ir.Shape(shape), name=name))
+
+    def _initializer(self, name: str, tensor: Any) -> ir.Value:
+        known = self._initializers.get(name)
+        if known is None:
+            kind = ir.TensorType(tensor.dtype)
+            known = ir.Value(name=name, type=kind, shape=tensor.shape, const_value=tensor)
+            self._initializers[name] = known
+        return known
+
+    def op(self, op_type: str, *inputs: ir.Value | None, name: str, **attributes: Any) -> ir.Value:
+        """Add a node of the standard domain and return its output."""
+        return self._node("", op_type, inputs, name, attributes)
+
+    def whet_op(
+        self, op_type: str, *inputs: ir.Value, name: str, dims: Dims, **attributes: Any
+    ) -> ir.Value:
+        """Add a node of Whet's own domain, whose output ``onnx`` cannot infer."""
+        value = self._node(WHET_DOMAIN, op_type, inputs, name, attributes)
+        value.type, value.shape = ir.TensorType(FLOAT), ir.Shape(dims)
+        return value
+
+    def _node(
+        self,
+        domain: str,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        name: str,
+        attributes: dict[str, Any],
+    ) -> ir.Value:
+        made = ir.convenience.convert_attributes(attributes)
+        output = ir.Value(name=name)
+        node = ir.Node(domain, op_type, inputs, made, outputs=[output], name=name)
+        self._nodes.append(node)
+        return output
+
+    def model(self, name: str, outputs: Sequence[ir.Value]) -> ir.Model:
+        """Return the model."""
+        opsets = {"": canonical_opset(), WHET_DOMAIN: 1}
+        graph = ir.Graph(
+            self._inputs,
+            outputs,
+            nodes=self._nodes,
+            initializers=list(self._initializers.values()),
+            opset_imports=opsets,
+            name=name,
+        )
+        return ir.Model(graph, ir_version=10)

@@ -1,0 +1,196 @@
+"""``LLM``: a checkpoint, compiled, that completes prompts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from whet.driver import compile as compile_model
+from whet.errors import InputError, ModelError, ResourceError
+from whet.kernel.paged import COLUMNS, PAGE
+from whet.llm.architecture import Architecture
+from whet.llm.checkpoint import Checkpoint, TensorFolder
+from whet.llm.decoder import decoder_graph
+from whet.llm.engine import Engine, Reason, Request
+from whet.llm.families.table import architecture_of
+from whet.llm.gguf_file import GgufFile
+from whet.llm.pages import PagePool
+from whet.llm.program import StepProgram
+from whet.llm.sampling import SamplingParams
+from whet.llm.scheduler import Limits, Scheduler
+from whet.llm.tokens import Message, Tokenizer, open_tokenizer
+from whet.options import Options
+
+Prompt = str | Sequence[int]
+Prompts = Prompt | Sequence[Prompt]
+
+CACHE_BYTES = 1 << 30
+DEFAULT_CONTEXT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a prompt was completed with.
+
+    Attributes:
+        text: the new text; "" where the checkpoint has no tokenizer.
+        tokens: the new tokens, the one that ended it included.
+        reason: "stop", "length", "cancelled", or "error" if logits were no numbers.
+        prompt_tokens: tokens of the prompt.
+        cached_tokens: how many of them the cache held.
+        logprobs: log probabilities of the likeliest and the chosen token at every position.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    reason: Reason
+    prompt_tokens: int
+    cached_tokens: int
+    logprobs: tuple[Mapping[int, float], ...] | None
+
+
+class LLM:
+    """A language model ready to run.
+
+    Args:
+        path: a checkpoint folder with ``config.json`` and ``*.safetensors``, or a GGUF file.
+        options: how to compile.
+        context: tokens that a sequence may have; by default what the model allows, at most 4096.
+        cache_bytes: memory for keys and values.
+        step_tokens: tokens of a step; longer prompts are cut into chunks.
+        sequences: sequences that run at once.
+
+    Raises:
+        ModelError: the checkpoint is incomplete or damaged; the error names the place.
+        UnsupportedError: the family or something in it is not known.
+        ResourceError: the cache is too small for one page.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        options: Options | None = None,
+        context: int = 0,
+        cache_bytes: int = CACHE_BYTES,
+        step_tokens: int = 512,
+        sequences: int = 16,
+    ) -> None:
+        checkpoint, self.tokenizer = _open(Path(path))
+        self.architecture = arch = architecture_of(checkpoint.config)
+        self.context = context or min(arch.context, DEFAULT_CONTEXT)
+        if not 0 < self.context <= arch.context:
+            raise InputError(
+                f"context is {context}, the model was made for {arch.context}",
+                hint="give at most that",
+            )
+        pages = min(cache_bytes // page_bytes(arch), sequences * -(-self.context // PAGE))
+        if pages < 1:
+            raise ResourceError(
+                f"a page of the cache takes {page_bytes(arch)} bytes, cache_bytes is {cache_bytes}",
+                hint="give more",
+            )
+        graph = decoder_graph(arch, checkpoint, self.context)
+        self.program = StepProgram(compile_model(graph, options=options), arch, pages)
+        scheduler = Scheduler(PagePool(pages), Limits(step_tokens, sequences, self.context))
+        decode = self.tokenizer.decode if self.tokenizer else None
+        self.engine = Engine(self.program, scheduler, decode)
+
+    def generate(self, prompts: Prompts, params: SamplingParams | None = None) -> list[Completion]:
+        """Complete prompts together; the completions come in the order of the prompts.
+
+        With ``params.n`` above 1, those of a prompt follow each other.
+
+        Raises:
+            InputError: a prompt is empty, too long, or has unknown tokens.
+        """
+        chosen = params or SamplingParams()
+        tokens = [self.encode(p) for p in _listed(prompts)]
+        ends = self.tokenizer.ends if self.tokenizer else frozenset()
+        numbers: list[int] = []
+        try:
+            for prompt in tokens:
+                for index in range(chosen.n):
+                    numbers.append(self.engine.add(prompt, chosen, ends=ends, index=index))
+            while any(not self.engine.requests[n].reason for n in numbers):
+                self.engine.step()
+            return [_completion(self.engine.requests[n]) for n in numbers]
+        finally:
+            for number in numbers:
+                self.engine.cancel(number)
+                del self.engine.requests[number]
+
+    def chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Completion:
+        """Answer a conversation.
+
+        Raises:
+            UnsupportedError: the checkpoint has no chat template.
+            InputError: the template refuses the messages.
+        """
+        return self.generate([self.chat_prompt(messages)], params)[0]
+
+    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Return the tokens of a conversation; the template writes the special ones."""
+        tokenizer = self._text()
+        return tokenizer.encode(tokenizer.chat(messages), special=False)
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Return the tokens of a prompt, checked against the vocabulary."""
+        if isinstance(prompt, str):
+            return self._text().encode(prompt)
+        tokens = [int(t) for t in prompt]
+        wrong = [t for t in tokens if not 0 <= t < self.architecture.vocabulary]
+        if wrong:
+            raise InputError(
+                f"the prompt has token {wrong[0]}",
+                hint=f"the model knows 0 to {self.architecture.vocabulary - 1}",
+            )
+        return tokens
+
+    def _text(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise InputError(
+                "the checkpoint has no tokenizer.json", hint="give tokens instead of text"
+            )
+        return self.tokenizer
+
+
+def page_bytes(arch: Architecture) -> int:
+    """Return the bytes that a page of the cache takes, in all layers."""
+    padded = -(-arch.head_size // COLUMNS) * COLUMNS
+    return 4 * len(arch.layers) * arch.kv_heads * PAGE * (arch.head_size + padded)
+
+
+def _open(path: Path) -> tuple[Checkpoint, Tokenizer | None]:
+    if path.is_dir():
+        return TensorFolder(path), open_tokenizer(path)
+    if path.suffix == ".gguf" and path.exists():
+        file = GgufFile(path)
+        return file, file.tokenizer()
+    hint = "give a folder with config.json, or a file that ends in .gguf"
+    raise ModelError("there is no checkpoint", where=str(path), hint=hint)
+
+
+def _listed(prompts: Prompts) -> list[Prompt]:
+    if isinstance(prompts, str):
+        return [prompts]
+    tokens = [int(p) for p in prompts if not isinstance(p, str | Sequence)]
+    if tokens and len(tokens) == len(prompts):
+        return [tokens]
+    return [p for p in prompts if isinstance(p, str | Sequence)]
+
+
+def _completion(request: Request) -> Completion:
+    logprobs = None
+    if request.params.logprobs is not None:
+        logprobs = tuple(c.logprobs or {} for c in request.choices)
+    return Completion(
+        request.text,
+        tuple(request.output),
+        request.reason,
+        len(request.prompt),
+        request.cached,
+        logprobs,
+    )

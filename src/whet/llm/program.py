@@ -1,0 +1,95 @@
+"""The compiled step: a plan of which tokens run becomes arrays, the program gives logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from whet.kernel.paged import COLUMNS, PAGE
+from whet.llm.architecture import Architecture, Array
+from whet.runtime.model import CompiledModel
+
+TILE_TOKENS = 8
+"""Tokens of one sequence that attention takes together; few enough to share among threads."""
+
+_TABLE_STEP = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens of one sequence that run in a step.
+
+    Attributes:
+        tokens: their ids.
+        start: position of the first one.
+        pages: the sequence's pages, for all positions up to the last of the tokens.
+        logits: how many of the last tokens need logits.
+    """
+
+    tokens: Sequence[int]
+    start: int
+    pages: Sequence[int]
+    logits: int
+
+
+class StepProgram:
+    """A compiled decoder with its cache.
+
+    Args:
+        model: the compiled graph of ``decoder_graph``.
+        arch: what it is made of.
+        pages: pages of the cache.
+    """
+
+    def __init__(self, model: CompiledModel, arch: Architecture, pages: int) -> None:
+        self._model = model
+        self.vocabulary = arch.vocabulary
+        padded = -(-arch.head_size // COLUMNS) * COLUMNS
+        keys = (pages, arch.kv_heads, arch.head_size, PAGE)
+        values = (pages, arch.kv_heads, PAGE, padded)
+        self._pools: dict[str, Array] = {}
+        for number in range(len(arch.layers)):
+            self._pools[f"keys.{number}"] = np.zeros(keys, np.float32)
+            self._pools[f"values.{number}"] = np.zeros(values, np.float32)
+
+    @property
+    def model(self) -> CompiledModel:
+        """The compiled graph."""
+        return self._model
+
+    def run(self, spans: Sequence[Span]) -> Array:
+        """Run one step; return the logits asked for, sequence by sequence, in order."""
+        result: Array = self._model.run({**step_inputs(spans), **self._pools})["logits"]
+        return result
+
+
+def step_inputs(spans: Sequence[Span]) -> dict[str, Array]:
+    """Return the arrays of a step, but for the cache."""
+    counts = [len(s.tokens) for s in spans]
+    firsts = np.cumsum([0, *counts])
+    ids = np.fromiter((t for s in spans for t in s.tokens), np.int64, int(firsts[-1]))
+    places = [np.arange(s.start, s.start + n) for s, n in zip(spans, counts, strict=True)]
+    width = max(len(s.pages) for s in spans)
+    tables = np.zeros((len(spans), -(-width // _TABLE_STEP) * _TABLE_STEP), np.int32)
+    slots: list[Array] = []
+    rows: list[Array] = []
+    tiles: list[tuple[int, int, int, int]] = []
+    for k, (span, at) in enumerate(zip(spans, places, strict=True)):
+        tables[k, : len(span.pages)] = span.pages
+        slots.append(tables[k, at // PAGE] * PAGE + at % PAGE)
+        first, count = int(firsts[k]), counts[k]
+        rows.append(np.arange(first + count - span.logits, first + count))
+        tiles.extend(
+            (k, first + i, min(TILE_TOKENS, count - i), span.start + i)
+            for i in range(0, count, TILE_TOKENS)
+        )
+    return {
+        "ids": ids,
+        "positions": np.concatenate(places).astype(np.int64),
+        "slots": np.concatenate(slots).astype(np.int32),
+        "rows": np.concatenate(rows).astype(np.int64),
+        "tiles": np.array(tiles, np.int32),
+        "tables": tables,
+    }

@@ -1,0 +1,148 @@
+"""How the next token is chosen: parameters, and the choice itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+
+from whet.errors import OptionError
+from whet.llm.architecture import Array
+
+MAX_LOGPROBS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How a completion is sampled.
+
+    Attributes:
+        max_tokens: most tokens to generate.
+        temperature: logits are divided by it; 0 takes the likeliest token.
+        top_k: only so many of the likeliest tokens are drawn from; 0 for all.
+        top_p: only the likeliest tokens that together have this probability are drawn from.
+        min_p: tokens less likely than this part of the likeliest are not drawn.
+        repetition_penalty: positive logits of tokens seen are divided by it, negative multiplied.
+        presence_penalty: taken off the logits of tokens generated before.
+        frequency_penalty: taken off for each time that a token was generated before.
+        logit_bias: added to logits, by token.
+        seed: makes the draws repeatable, whatever else runs; ``None`` for a random one.
+        n: completions of each prompt.
+        stop: texts that end a completion; they are not part of it.
+        stop_tokens: tokens that end a completion; they are not part of its text.
+        ignore_eos: whether the model's end token is a token like any other.
+        logprobs: how many of the likeliest tokens to report at every position; ``None`` for none.
+    """
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
+    seed: int | None = None
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing.
+
+        Raises:
+            OptionError: one does; it is named.
+        """
+        rules = (
+            ("max_tokens", self.max_tokens >= 1, "1 or more"),
+            ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "more than 0, at most 1"),
+            ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
+            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "more than 0"),
+            ("n", 1 <= self.n <= 128, "1 to 128"),
+            (
+                "stop",
+                all(self.stop) and not isinstance(self.stop, str),
+                "texts, none of them empty",
+            ),
+            ("logprobs", self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS, "0 to 64"),
+        )
+        for name, holds, wanted in rules:
+            if not holds:
+                raise OptionError(f"{name} is {getattr(self, name)!r}", hint=f"give {wanted}")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A chosen token and, if asked for, log probabilities of the likeliest and of itself."""
+
+    token: int
+    logprobs: Mapping[int, float] | None = None
+
+
+class Sampler:
+    """Chooses the tokens of one completion; draws depend on its own seed alone."""
+
+    def __init__(self, params: SamplingParams, index: int = 0) -> None:
+        self._params = params
+        seed = None if params.seed is None else [params.seed & (2**64 - 1), index]
+        self._random = np.random.default_rng(seed)
+
+    def choose(self, logits: Array, prompt: Sequence[int], output: Sequence[int]) -> Choice:
+        """Return the next token, given its logits and what came before."""
+        params = self._params
+        scores = _penalised(logits, params, prompt, output)
+        token = int(scores.argmax()) if params.temperature == 0 else self._draw(scores)
+        if params.logprobs is None:
+            return Choice(token)
+        return Choice(token, _top(logits, token, params.logprobs))
+
+    def _draw(self, scores: Array) -> int:
+        params = self._params
+        scaled = scores.astype(np.float64) / params.temperature
+        order = np.argsort(-scaled, kind="stable")
+        if params.top_k:
+            order = order[: params.top_k]
+        weights = np.exp(scaled[order] - scaled[order[0]])
+        weights /= weights.sum()
+        kept = weights >= params.min_p * weights[0]
+        before = np.cumsum(weights) - weights
+        kept &= before < params.top_p
+        weights = np.where(kept, weights, 0.0)
+        place = np.searchsorted(np.cumsum(weights), self._random.random() * weights.sum(), "right")
+        return int(order[min(int(place), int(kept.sum()) - 1)])
+
+
+def _penalised(
+    logits: Array, params: SamplingParams, prompt: Sequence[int], output: Sequence[int]
+) -> Array:
+    """Return the logits with penalties and biases, in float32."""
+    scores = logits.astype(np.float32, copy=True)
+    if params.repetition_penalty != 1.0 and (prompt or output):
+        seen = np.unique(np.array([*prompt, *output]))
+        low = scores[seen] < 0
+        factor = np.where(low, params.repetition_penalty, 1 / params.repetition_penalty)
+        scores[seen] *= factor.astype(np.float32)
+    if output and (params.presence_penalty or params.frequency_penalty):
+        seen, counts = np.unique(np.array(output), return_counts=True)
+        scores[seen] -= (params.presence_penalty + params.frequency_penalty * counts).astype(
+            np.float32
+        )
+    for token, bias in params.logit_bias.items():
+        if 0 <= token < scores.size:
+            scores[token] += np.float32(bias)
+    return scores
+
+
+def _top(logits: Array, token: int, count: int) -> dict[int, float]:
+    wide = logits.astype(np.float64)
+    top = wide.max()
+    total = top + np.log(np.exp(wide - top).sum())
+    best = np.argsort(-wide, kind="stable")[:count]
+    return {int(t): float(wide[t] - total) for t in (*best, token)}

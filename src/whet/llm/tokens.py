@@ -1,0 +1,156 @@
+"""Texts to tokens and back, and conversations to prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from whet.errors import InputError, ModelError, UnsupportedError
+from whet.llm.checkpoint import read_json
+
+Message = Mapping[str, Any]
+
+
+class TextCodec(Protocol):
+    """What a tokenizer of the package ``tokenizers`` offers."""
+
+    def encode(self, sequence: str, *, add_special_tokens: bool) -> Any:
+        """Return the encoding of a text."""
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Return the text of tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """A checkpoint's tokenizer.
+
+    Attributes:
+        codec: what turns texts into tokens.
+        ends: tokens that end a completion.
+        template: the chat template, "" for none.
+        names: names of special tokens, for the template.
+    """
+
+    codec: TextCodec
+    ends: frozenset[int]
+    template: str
+    names: Mapping[str, str]
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Return the tokens of a text.
+
+        Args:
+            text: the text.
+            special: whether the tokens that begin or end a text are added.
+        """
+        return list(self.codec.encode(text, add_special_tokens=special).ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, without special ones."""
+        return self.codec.decode(list(tokens), skip_special_tokens=True)
+
+    def chat(self, messages: Sequence[Message]) -> str:
+        """Return the prompt of a conversation, as the checkpoint's template writes it.
+
+        The template runs in a sandbox: it cannot reach outside its arguments.
+
+        Raises:
+            UnsupportedError: the checkpoint has no template.
+            InputError: the template refuses the messages, or is broken or hostile.
+        """
+        if not self.template:
+            raise UnsupportedError(
+                "the checkpoint has no chat template", hint="give a prompt instead of messages"
+            )
+        return render_chat(self.template, messages, self.names)
+
+
+def render_chat(template: str, messages: Sequence[Message], names: Mapping[str, str]) -> str:
+    """Return what a chat template makes of a conversation.
+
+    Raises:
+        InputError: the template fails; the reason is in the message.
+    """
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = refuse
+    try:
+        return environment.from_string(template).render(
+            messages=[dict(m) for m in messages], add_generation_prompt=True, **names
+        )
+    except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError,
+            MemoryError) as error:  # fmt: skip
+        raise InputError(
+            f"the chat template failed: {error}"[:500],
+            where="chat template",
+            hint="check the roles and contents of the messages",
+        ) from error
+
+
+def open_tokenizer(folder: Path) -> Tokenizer | None:
+    """Return the tokenizer of a checkpoint folder, ``None`` if it has none.
+
+    Raises:
+        ModelError: its file is damaged.
+        UnsupportedError: the package ``tokenizers`` is missing.
+    """
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return None
+    try:
+        from tokenizers import Tokenizer as Codec
+    except ImportError as error:
+        raise UnsupportedError(
+            "the package tokenizers is not installed", hint="pip install 'whet[llm]'"
+        ) from error
+    try:
+        codec = Codec.from_file(str(path))
+    except Exception as error:  # the package raises plain exceptions
+        raise ModelError(
+            f"the tokenizer cannot be read: {error}"[:300],
+            where=str(path),
+            hint="download the checkpoint again",
+        ) from error
+    facts = _optional(folder / "tokenizer_config.json")
+    names = {k: _token_text(v) for k, v in facts.items() if k.endswith("_token") and v}
+    return Tokenizer(codec, _ends(folder, codec, names), _template(folder, facts), names)
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
+
+
+def _token_text(value: Any) -> str:
+    return str(value.get("content", "")) if isinstance(value, dict) else str(value)
+
+
+def _template(folder: Path, facts: Mapping[str, Any]) -> str:
+    file = folder / "chat_template.jinja"
+    if file.exists():
+        return file.read_text(encoding="utf-8")
+    found = facts.get("chat_template", "")
+    if isinstance(found, list):
+        named = {str(t.get("name")): t.get("template") for t in found if isinstance(t, dict)}
+        found = named.get("default", "")
+    return found if isinstance(found, str) else ""
+
+
+def _ends(folder: Path, codec: Any, names: Mapping[str, str]) -> frozenset[int]:
+    """Return the tokens that end a text, from wherever the checkpoint says it."""
+    found: set[int] = set()
+    for file in ("generation_config.json", "config.json"):
+        value = _optional(folder / file).get("eos_token_id")
+        many = value if isinstance(value, list) else [value]
+        found |= {v for v in many if isinstance(v, int)}
+    own = codec.token_to_id(names["eos_token"]) if "eos_token" in names else None
+    return frozenset(found if own is None else found | {own})

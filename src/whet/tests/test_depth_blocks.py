@@ -1,0 +1,123 @@
+"""Products in blocks of the depth, and rows that do not crowd the cache."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+import whet
+from whet.codegen.targets import resolve_target
+from whet.driver import plan
+from whet.kernel.schedule import Work, choose_tile
+from whet.kernel.spec import Contraction
+from whet.tests.kernel_runner import execute, interpret, kernels_of, trial_of
+from whet.tests.tolerance import assert_close
+
+CASCADELAKE = "x86_64-unknown-linux-gnu:cascadelake"
+
+
+def _model(
+    nodes: list[onnx.NodeProto], shape: list[int | str], weights: dict[str, tuple[int, ...]]
+) -> onnx.ModelProto:
+    rng = np.random.default_rng(3)
+    constants = [
+        numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n)
+        for n, s in weights.items()
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        constants,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def product(rows: int | str) -> onnx.ModelProto:
+    """Return a product with bias; 70 columns are no whole panels."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"]),
+        helper.make_node("Add", ["p", "b"], ["s"]),
+        helper.make_node("Relu", ["s"], ["y"]),
+    ]
+    return _model(nodes, [rows, 96], {"w": (96, 70), "b": (70,)})
+
+
+def convolution(**attributes: Any) -> onnx.ModelProto:
+    """Return a 3x3 convolution of 48 channels with zeros around the image."""
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1], **attributes)
+    return _model([node], [2, 48, 9, 11], {"w": (37, 48, 3, 3)})
+
+
+@pytest.mark.parametrize("size", [16, 24, 48])
+@pytest.mark.parametrize(
+    ("model", "dims"),
+    [
+        (product(37), {}),
+        (product("N"), {"N": 1}),
+        (product("N"), {"N": 29}),
+        (convolution(), {}),
+        (convolution(strides=[2, 2], dilations=[2, 1]), {}),
+    ],
+    ids=["rows", "one-row", "open-rows", "conv", "strided"],
+)
+def test_blocks_agree_with_the_interpreter(
+    model: onnx.ModelProto, dims: dict[str, int], size: int, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(size)
+    calls, target = kernels_of(model, level=2)
+    seen = 0
+    for call in calls:
+        if not isinstance(call.kernel, Contraction):
+            continue
+        seen += 1
+        tile = replace(call.kernel.tile, block=size, row_items=3, panels=2, unroll=8)
+        blocked = replace(call, kernel=replace(call.kernel, tile=tile))
+        trial = trial_of(blocked, target, dims, rng, odd=False)
+        (found,) = execute(trial, tmp_path, threads=2)
+        (expected,) = interpret(trial, precise=True)
+        assert_close(found, expected, "product", dtype="float32", length=trial.length, scale=30.0)
+    assert seen
+
+
+def test_deep_products_are_cut_into_equal_blocks() -> None:
+    target = resolve_target(CASCADELAKE)
+    deep = choose_tile(Work(1, 128, 768, 3072, 3072, False, blocks=True), target, 1)
+    assert deep.block == 512
+    whole = choose_tile(Work(1, 128, 768, 64, 64, False, blocks=True), target, 1)
+    assert whole.block == 0
+    prime = choose_tile(Work(1, 128, 768, 3067, 3067, False, blocks=True), target, 1)
+    assert prime.block == 0, "no block divides a prime depth"
+    one = choose_tile(Work(1, 1, 768, 3072, 3072, False, blocks=True), target, 1)
+    assert one.block == 0, "one row reads every weight once"
+
+
+def test_sums_that_wait_have_scratch() -> None:
+    assembled = plan(_deep(), options=whet.Options(threads=1, target=CASCADELAKE))
+    kernels = [k for k in assembled.kernels.values() if isinstance(k, Contraction)]
+    tiles = [k.tile for k in kernels if k.tile.block]
+    assert tiles
+    sums = max(t.row_items * t.panels * t.rows * t.vectors * 16 for t in tiles)
+    assert assembled.program.scratch_bytes >= 4 * sums
+
+
+def _deep() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"]),
+        helper.make_node("Relu", ["p"], ["r"]),
+        helper.make_node("MatMul", ["r", "v"], ["y"]),
+    ]
+    return _model(nodes, [64, 32], {"w": (32, 2048), "v": (2048, 256)})
+
+
+def test_rows_that_would_crowd_the_cache_lie_apart() -> None:
+    program = plan(_deep(), options=whet.Options(threads=1, target=CASCADELAKE)).program
+    sizes = {b.name: b.size_bytes.constant for b in program.buffers}
+    assert sizes["r"] == 64 * (2048 * 4 + 64)

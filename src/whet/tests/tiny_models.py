@@ -1,0 +1,86 @@
+"""Tiny language models of every family, with seeded random weights, as checkpoint folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+VOCABULARY, CONTEXT = 131, 256
+
+_SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": CONTEXT,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": VOCABULARY, "n_positions": CONTEXT}
+_ENDS = {"bos_token_id": 1, "eos_token_id": 2}
+_NEOX = {k: v for k, v in _SIZES.items() if k not in ("num_key_value_heads", "pad_token_id")}
+_GEMMA = {"head_dim": 16, "sliding_window": 9, "query_pre_attn_scalar": 20}
+_BANDS = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", {**_SIZES, "attention_bias": True, "mlp_bias": True}),
+    "llama3": ("LlamaConfig", {**_SIZES, "rope_parameters": _BANDS}),
+    "mistral": ("MistralConfig", {**_SIZES, "sliding_window": 17, "head_dim": 24}),
+    "qwen2": ("Qwen2Config", _SIZES),
+    "qwen3": ("Qwen3Config", {**_SIZES, "head_dim": 32}),
+    "olmo": ("OlmoConfig", {**_SIZES, "clip_qkv": 0.5}),
+    "olmo2": ("Olmo2Config", _SIZES),
+    "phi3": ("Phi3Config", {**_SIZES, "sliding_window": None}),
+    "gemma2": ("Gemma2Config", {**_SIZES, **_GEMMA}),
+    "gemma3": ("Gemma3TextConfig", {**_SIZES, **_GEMMA}),
+    "gpt2": ("GPT2Config", {**_GPT2, **_ENDS}),
+    "neox": ("GPTNeoXConfig", _NEOX),
+    "glm": ("GlmConfig", {**_SIZES, "head_dim": 16, "attention_bias": True}),
+    "glm4": ("Glm4Config", {**_SIZES, "head_dim": 16, "attention_bias": True}),
+}
+
+
+def reference_model(name: str) -> Any:
+    """Return a model of ``transformers`` in float32; the test is skipped where that is missing."""
+    torch = pytest.importorskip("torch", reason="references are models of transformers")
+    transformers = pytest.importorskip("transformers", reason="they are references")
+    kind, values = MODELS[name]
+    torch.manual_seed(11)
+    config = getattr(transformers, kind)(**values)
+    config._attn_implementation = "eager"
+    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            else:
+                parameter.mul_(3)
+    return model
+
+
+def save(model: Any, folder: Path) -> Path:
+    """Write a checkpoint in several shards and return its folder."""
+    model.save_pretrained(folder, max_shard_size="100KB")
+    return folder
+
+
+def reference_logits(model: Any, tokens: np.ndarray) -> np.ndarray:
+    """Return the logits after every token."""
+    import torch
+
+    with torch.no_grad():
+        logits: np.ndarray = model(torch.tensor(tokens)[None]).logits[0].double().numpy()
+    return logits
