@@ -30,11 +30,10 @@ def _row(name: str, how: str, figures: tuple[float, float], report: Any, seconds
     )
 
 
-def digits_rows() -> list[str]:
-    """Return the rows of the networks trained on digits."""
+def print_digits() -> None:
+    """Print the rows of the networks trained on digits."""
     images, labels = networks.digits()
     a, b = networks.TRAIN, networks.TRAIN + networks.CALIBRATE
-    rows = []
     for name, build in (("resnet", networks.resnet), ("mobilenet", networks.mobilenet),
                         ("hostile", networks.resnet)):  # fmt: skip
         torch.manual_seed(1)
@@ -54,12 +53,11 @@ def digits_rows() -> list[str]:
             made = whet.quantize(model, images[a:b], **more)
             seconds = time.perf_counter() - start
             after = _accuracy(made.model, images[b:], labels[b:])
-            rows.append(_row(name, how, (before, after), made.report, seconds))
-    return rows
+            print(_row(name, how, (before, after), made.report, seconds), flush=True)
 
 
-def sentence_rows() -> list[str]:
-    """Return the row of the sentence encoder."""
+def print_sentences() -> None:
+    """Print the row of the sentence encoder."""
     texts = sentences.sentences()
     model = sentences.export()
     feeds = sentences.encoded(texts[:64])
@@ -70,7 +68,7 @@ def sentence_rows() -> list[str]:
     seconds = time.perf_counter() - start
     found = whet.compile(made.model)(test)["y"]
     figures = (1.0, sentences.ranking_correlation(found, golden))
-    return [_row("minilm", "no settings", figures, made.report, seconds)]
+    print(_row("minilm", "no settings", figures, made.report, seconds), flush=True)
 
 
 def main() -> None:
@@ -78,12 +76,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=("digits", "sentences"))
     only = parser.parse_args().only
-    rows = [] if only == "sentences" else digits_rows()
-    if only != "digits" and sentences.available():
-        rows += sentence_rows()
     print("| network | how | float | quantised | drop | layers in float | weights | seconds |")
     print("|---|---|---:|---:|---:|---:|---:|---:|")
-    print("\n".join(rows))
+    if only != "sentences":
+        print_digits()
+    if only != "digits" and sentences.available():
+        print_sentences()
 
 
 if __name__ == "__main__":

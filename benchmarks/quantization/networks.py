@@ -79,7 +79,7 @@ def mobilenet() -> nn.Module:
     )  # fmt: skip
 
 
-def train(net: nn.Module, images: Array, labels: Array, epochs: int = 12) -> None:
+def train(net: nn.Module, images: Array, labels: Array, epochs: int = 6) -> None:
     """Train with Adam, one cycle of the learning rate."""
     torch.manual_seed(0)
     x, y = torch.tensor(images), torch.tensor(labels)

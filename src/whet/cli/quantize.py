@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from whet.quantize.config import QuantizeConfig
     from whet.quantize.convert import ConvertReport
     from whet.quantize.images import ImageOptions
+    from whet.quantize.measured import MeasuredReport
     from whet.quantize.target import TargetReport
 
 SCHEMA = "whet.quantize.1"
@@ -83,6 +84,15 @@ _CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy", "sca
               help="top1, cosine, or FILE.py:FUNCTION, whose file is executed.")  # fmt: skip
 @click.option("--evaluation", type=click.Path(path_type=Path), metavar="DATA",
               help="What the metric is measured on; the calibration data by default.")  # fmt: skip
+@click.option("--measured", is_flag=True,
+              help="Keep a layer in 8 bits only if it is faster here.")  # fmt: skip
+@click.option(
+    "--goal",
+    type=click.Choice(("speed", "balance", "accuracy")),
+    default="speed",
+    show_default=True,
+    help="Which mixture is wanted, with --measured.",
+)
 @click.option("--samples", type=click.IntRange(0), help="Most samples that are calibrated with.")
 @click.option("--batch", type=click.IntRange(1), help="Samples at a time, where that is open.")
 @click.option("--seed", type=int, help="Seed of everything that is drawn by chance.")
@@ -177,6 +187,8 @@ def _static(model: Path, values: Mapping[str, Any]) -> Any:
     from whet.quantize.api import quantize
 
     _need_calibration(values)
+    options = Options(threads=values["threads"])
+    timer = _timer(model, options, values) if values["measured"] else None
     with ProgressBar() as progress:
         return quantize(
             model,
@@ -186,11 +198,24 @@ def _static(model: Path, values: Mapping[str, Any]) -> Any:
             metric=values["metric"],
             evaluation=values["evaluation"],
             shapes=parse_shapes(values["shapes"]),
-            options=Options(threads=values["threads"]),
+            options=options,
             images=_images(values["image"]),
             state=values["state"],
             progress=progress,
+            timer=timer,
+            pick=values["goal"],
         )
+
+
+def _timer(model: Path, options: Options, values: Mapping[str, Any]) -> Any:
+    """Return a clock that runs on the first batch of the calibration data."""
+    import whet
+    from whet.cli.quantize_timer import GraphTimer
+    from whet.quantize.data import CalibrationData
+
+    specs = whet.compile(model, shapes=parse_shapes(values["shapes"]), options=options).inputs
+    data = CalibrationData(values["calibration"], specs, 1, images=_images(values["image"]))
+    return GraphTimer(options, [next(iter(data.batches())).feeds])
 
 
 def _config(values: Mapping[str, Any]) -> QuantizeConfig:
@@ -257,6 +282,8 @@ def print_report(console: Console, report: QuantizeReport) -> None:
     """Print what was quantised and how the target was reached."""
     if report.target is not None:
         _print_target(console, report.target)
+    if report.measured is not None:
+        _print_measured(console, report.measured)
     for skipped in report.skipped:
         console.print(
             f"left alone: {skipped.name} ({skipped.op}): {skipped.why}", markup=False,
@@ -268,6 +295,21 @@ def print_report(console: Console, report: QuantizeReport) -> None:
         f"{output.format_bytes(report.bytes_after)}",
         soft_wrap=True,
     )
+
+
+def _print_measured(console: Console, measured: MeasuredReport) -> None:
+    rows = [
+        (g.name, g.op, f"{g.gain_ms:+.4f}", "yes" if g.differs else "no", f"{g.own_error:.3e}",
+         "int8" if g.kept else "float") for g in measured.gains
+    ]  # fmt: skip
+    headers = ("layer", "operator", "gain ms", "beyond doubt", "own error", "choice")
+    console.print(output.table(headers, rows, title="what 8 bits gain here"))
+    points = [
+        (str(p.layers), f"{p.time_ratio:.3f}", f"{p.error:.3e}", f"{p.value:.4f}",
+         "yes" if p.on_front else "", measured.goal if p.chosen else "") for p in measured.points
+    ]  # fmt: skip
+    headers = ("layers in int8", "time / float", "error", "metric", "on the front", "goal")
+    console.print(output.table(headers, points, title="mixtures of precisions"))
 
 
 def _print_conversion(console: Console, report: ConvertReport) -> None:
