@@ -1,4 +1,4 @@
-"""Attention: keys packed block by block, scores and softmax in scratch, values streamed.
+"""Attention: keys and values packed block by block, scores and softmax in scratch.
 
 The softmax needs each score twice and the row's sum once, so a tile of rows keeps the scores of a
 block of keys in scratch (a few tens of kilobytes), never in the arena. With more than one block,
@@ -95,6 +95,7 @@ class _Writer:
 
         def run(block: Block) -> None:
             packer.pack(outer, block)
+            packer.pack_values(outer, block)
             self._tiles(outer, (first, last), lambda f, n, slot: self._tile(f, n, slot, block))
 
         if self.layout.whole:
@@ -279,7 +280,7 @@ class _Writer:
     ) -> None:
         """Multiply exponentials by values; the result goes to the epilogue or waits."""
         for bound, at, masks in self._panels(frame):
-            sums = self._weighted(bound, rows, masks, scale[1])
+            sums = self._weighted(at, rows, len(masks), scale[1])
             for i, line in enumerate(sums):
                 factor = scale[0][i]
                 for j, value in enumerate(line):
@@ -305,25 +306,23 @@ class _Writer:
             start = i64(whole * panel)
             yield frame.bind(kernel.col, start), start, masks
 
-    def _weighted(
-        self, frame: Frame, rows: int, masks: list[Value | None], block: Block
-    ) -> list[list[Value]]:
-        """Multiply a tile's exponentials by one panel of values."""
-        b, kernel, width = self.b, self.kernel, self.width
+    def _weighted(self, column: Value, rows: int, vectors: int, block: Block) -> list[list[Value]]:
+        """Multiply a tile's exponentials by the packed values of one panel of columns."""
+        b, width, cols = self.b, self.width, self.layout.cols
+        panel = b.gep(b.gep(self.fn.scratch, F32, self.layout.values), F32, column)
 
         def a(i: int, k: Value, u: int) -> Value:
             return b.load(F32, b.gep(b.gep(self._line(i), F32, k), F32, u))
 
         def operand(j: int, k: Value, u: int) -> Value:
-            shift = {kernel.key: u, kernel.col: j * width}
-            bound = frame.bind(kernel.key, b.add(block.start, k))
-            return Point(bound, kernel.col, width, masks[j], shift).value(kernel.v)
+            line = b.gep(panel, F32, b.mul(k, i64(cols)))
+            return b.load(vector(F32, width), b.gep(line, F32, u * cols + j * width), 64)
 
         def along(i: int, k: Value, u: int) -> Value:
             return b.load(vector(F32, width), b.gep(b.gep(self._line(i), F32, k), F32, u))
 
         operands = Operands(a, operand, along if self.lane_fma else None)
-        return register_tile(b, width, (rows, len(masks)), block.count, operands)
+        return register_tile(b, width, (rows, vectors), block.count, operands)
 
     def _store(
         self, frame: Frame, at: tuple[int, int], mask: Value | None, parts: tuple[Value, Value]

@@ -1,4 +1,4 @@
-"""Packing a block of keys for attention, and where things lie in its scratch."""
+"""Packing a block of keys and values for attention, and where things lie in its scratch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from whet.codegen.builder import F32, Builder, Value, i64
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
-from whet.codegen.kernel_function import Function, lane_mask
+from whet.codegen.kernel_function import Function, lane_mask, strips
 from whet.codegen.transpose import transpose
 from whet.index import Axis
 from whet.kernel.spec import Attention
@@ -38,9 +38,14 @@ class Layout:
         return -(-self.kernel.keys // self.panel) * self.panel
 
     @property
-    def lines(self) -> int:
-        """Where scores begin, behind the packed keys."""
+    def values(self) -> int:
+        """Where packed values begin, behind the packed keys."""
         return self.line * static_extent(self.kernel.depth)
+
+    @property
+    def lines(self) -> int:
+        """Where scores begin, behind the packed values."""
+        return self.values + self.line * self.cols
 
     @property
     def slots(self) -> int:
@@ -79,7 +84,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class KeyPacker:
-    """Copies keys to scratch as [panel, depth, keys of the panel]."""
+    """Copies keys to scratch as [panel, depth, keys of the panel], and values beside them."""
 
     kernel: Attention
     fn: Function
@@ -108,6 +113,27 @@ class KeyPacker:
                 write(frame, block, whole, left)
         elif left.known:
             write(frame, block, whole, left)
+
+    def pack_values(self, frame: Frame, block: Block) -> None:
+        """Copy a block's values to scratch as [key, columns in whole vectors].
+
+        In the caller's layout a key's values lie a whole row of all heads away from the next one's:
+        many pages, few sets of the first cache, and every tile of rows reads them all.
+        """
+        b, kernel, layout = self.b, self.kernel, self.layout
+
+        def copy(inner: Frame, mask: Value | None, vectors: int) -> None:
+            column = inner.env[kernel.col]
+            for j in range(vectors):
+                shift = {kernel.col: j * self.width}
+                value = Point(inner, kernel.col, self.width, mask, shift).value(kernel.v)
+                b.store(value, b.gep(b.gep(line, F32, column), F32, j * self.width), 64)
+
+        with b.loop(i64(0), block.count, hint="values") as key:
+            line = b.gep(self.fn.scratch, F32, b.mul(key, i64(layout.cols)))
+            line = b.gep(line, F32, layout.values)
+            bound = frame.bind(kernel.key, b.add(block.start, key))
+            strips(bound, kernel.col, self.width, copy, unroll=kernel.col_vectors)
 
     def _place(self, part: Value, depth: Value) -> Value:
         """Return where the vector of some keys and one depth lies."""

@@ -182,7 +182,6 @@ def _chunks(
     if block:
         sums = row_items * rows * vectors * target.vector_bytes
         columns = max(1, min(panels, room // sums))
-        wanted //= 2
     while (1 if work.open else _count(items, row_items)) * _count(panels, columns) < wanted:
         if row_items * columns * cycles <= CHUNK_CYCLES or (row_items == 1 and columns == 1):
             break
