@@ -9,7 +9,7 @@ install:    ## editable install with everything for development
 test:       ## the quick tests
 	pytest
 test-all:   ## every test, the slow ones too
-	pytest -m ""
+	pytest -m "" -n auto
 fuzz:       ## random models and damaged files with new seeds, until interrupted or something fails
 	while S=$$RANDOM$$RANDOM && python -m whet.tests.fuzz models --count 500 --seed $$S && python -m whet.tests.fuzz onnx --count 2000 --seed $$S && python -m whet.tests.fuzz whet --count 5000 --seed $$S && WHET_SEED=$$RANDOM$$RANDOM pytest -q -x -m "" src/whet/tests/test_conform_random.py src/whet/tests/test_conform_kernels.py; do :; done
 lint:       ## ruff, lint only
