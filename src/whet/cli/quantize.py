@@ -19,7 +19,9 @@ from whet.options import Options
 if TYPE_CHECKING:
     from whet.quantize.api import QuantizeReport
     from whet.quantize.config import QuantizeConfig
+    from whet.quantize.convert import ConvertReport
     from whet.quantize.images import ImageOptions
+    from whet.quantize.measured import MeasuredReport
     from whet.quantize.target import TargetReport
 
 SCHEMA = "whet.quantize.1"
@@ -28,6 +30,27 @@ _CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy", "sca
 
 @click.command("quantize")
 @click.argument("model", type=click.Path(path_type=Path))
+@click.option("--mode", type=click.Choice(("static", "weights", "float16", "bfloat16")),
+              default="static", show_default=True,
+              help="Activations and weights, weights alone, or 16-bit floats.")  # fmt: skip
+@click.option("--bits", type=click.Choice(("4", "8")), default="4", show_default=True,
+              help="Of weights, with --mode weights.")  # fmt: skip
+@click.option("--block", type=int, default=32, show_default=True,
+              help="Weights that share a scale, with --mode weights.")  # fmt: skip
+@click.option(
+    "--method",
+    type=click.Choice(("nearest", "gptq", "awq")),
+    default="nearest",
+    show_default=True,
+    help="How weights are rounded, with --mode weights.",
+)
+@click.option(
+    "--form",
+    type=click.Choice(("dequantize", "matmulnbits")),
+    default="dequantize",
+    show_default=True,
+    help="How they are written, with --mode weights.",
+)
 @click.option("--calibration", type=click.Path(path_type=Path), metavar="DATA",
               help="A .npy, .npz or image file, or a folder of them.")  # fmt: skip
 @click.option("-o", "--output", "target_file", type=click.Path(path_type=Path),
@@ -61,6 +84,15 @@ _CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy", "sca
               help="top1, cosine, or FILE.py:FUNCTION, whose file is executed.")  # fmt: skip
 @click.option("--evaluation", type=click.Path(path_type=Path), metavar="DATA",
               help="What the metric is measured on; the calibration data by default.")  # fmt: skip
+@click.option("--measured", is_flag=True,
+              help="Keep a layer in 8 bits only if it is faster here.")  # fmt: skip
+@click.option(
+    "--goal",
+    type=click.Choice(("speed", "balance", "accuracy")),
+    default="speed",
+    show_default=True,
+    help="Which mixture is wanted, with --measured.",
+)
 @click.option("--samples", type=click.IntRange(0), help="Most samples that are calibrated with.")
 @click.option("--batch", type=click.IntRange(1), help="Samples at a time, where that is open.")
 @click.option("--seed", type=int, help="Seed of everything that is drawn by chance.")
@@ -86,11 +118,13 @@ def command(
 
     Example: whet quantize m.onnx --calibration data/ -o m.int8.onnx --max-drop 0.5%
     """
-    destination = target_file or Path(f"{model.stem}.int8.onnx")
+    mode = values["mode"]
+    ending = {"static": "int8", "weights": f"int{values['bits']}"}.get(mode, mode)
+    destination = target_file or Path(f"{model.stem}.{ending}.onnx")
     for path in (destination, report_file):
         if path is not None:
             output.check_writable(path)
-    made = _static(model, values)
+    made = _static(model, values) if mode == "static" else _converted(model, mode, values)
     made.save(destination)
     facts = {
         "model": str(model), "output": str(destination), **msgspec.to_builtins(made.report),
@@ -100,20 +134,61 @@ def command(
     if as_json:
         output.print_json(facts, schema=SCHEMA)
         return
-    print_report(output.stdout(), made.report)
+    if mode == "static":
+        print_report(output.stdout(), made.report)
+    else:
+        _print_conversion(output.stdout(), made.report)
     output.stdout().print(f"wrote {destination}", markup=False)
 
 
-def _static(model: Path, values: Mapping[str, Any]) -> Any:
-    """Run static quantisation as the command line says."""
-    from whet.quantize.api import quantize
+def _converted(model: Path, mode: Any, values: Mapping[str, Any]) -> Any:
+    """Quantise weights alone, or convert to 16-bit floats, as the command line says."""
+    from whet.quantize.api import Goal
+    from whet.quantize.convert import convert_floats, convert_weights
+    from whet.quantize.static import Request
+    from whet.quantize.weights import WeightConfig
 
+    if mode != "weights" or values["method"] != "nearest":
+        _need_calibration(values)
+    with ProgressBar() as progress:
+        request = Request(
+            source=model,
+            calibration=values["calibration"] or (),
+            config=_config(values),
+            shapes=parse_shapes(values["shapes"]),
+            options=Options(threads=values["threads"]),
+            images=_images(values["image"]),
+            progress=progress,
+        )
+        if mode == "weights":
+            how = WeightConfig(
+                bits=4 if values["bits"] == "4" else 8,
+                block=values["block"],
+                method=values["method"],
+                form=values["form"],
+                skip=tuple(values["skipped"]),
+            )
+            return convert_weights(request, how)
+        goal = Goal(values["max_drop"], values["metric"], values["evaluation"])
+        return convert_floats(request, mode, goal)
+
+
+def _need_calibration(values: Mapping[str, Any]) -> None:
     if values["calibration"] is None:
         raise OptionError(
             "there is no calibration data",
             where="--calibration",
             hint="give files, or a folder of them",
         )
+
+
+def _static(model: Path, values: Mapping[str, Any]) -> Any:
+    """Run static quantisation as the command line says."""
+    from whet.quantize.api import quantize
+
+    _need_calibration(values)
+    options = Options(threads=values["threads"])
+    timer = _timer(model, options, values) if values["measured"] else None
     with ProgressBar() as progress:
         return quantize(
             model,
@@ -123,11 +198,24 @@ def _static(model: Path, values: Mapping[str, Any]) -> Any:
             metric=values["metric"],
             evaluation=values["evaluation"],
             shapes=parse_shapes(values["shapes"]),
-            options=Options(threads=values["threads"]),
+            options=options,
             images=_images(values["image"]),
             state=values["state"],
             progress=progress,
+            timer=timer,
+            pick=values["goal"],
         )
+
+
+def _timer(model: Path, options: Options, values: Mapping[str, Any]) -> Any:
+    """Return a clock that runs on the first batch of the calibration data."""
+    import whet
+    from whet.cli.quantize_timer import GraphTimer
+    from whet.quantize.data import CalibrationData
+
+    specs = whet.compile(model, shapes=parse_shapes(values["shapes"]), options=options).inputs
+    data = CalibrationData(values["calibration"], specs, 1, images=_images(values["image"]))
+    return GraphTimer(options, [next(iter(data.batches())).feeds])
 
 
 def _config(values: Mapping[str, Any]) -> QuantizeConfig:
@@ -194,6 +282,8 @@ def print_report(console: Console, report: QuantizeReport) -> None:
     """Print what was quantised and how the target was reached."""
     if report.target is not None:
         _print_target(console, report.target)
+    if report.measured is not None:
+        _print_measured(console, report.measured)
     for skipped in report.skipped:
         console.print(
             f"left alone: {skipped.name} ({skipped.op}): {skipped.why}", markup=False,
@@ -203,6 +293,34 @@ def print_report(console: Console, report: QuantizeReport) -> None:
         f"{len(report.quantized)} layers quantised, {len(report.floats)} in float, calibrated with "
         f"{report.samples} samples; weights {output.format_bytes(report.bytes_before)} → "
         f"{output.format_bytes(report.bytes_after)}",
+        soft_wrap=True,
+    )
+
+
+def _print_measured(console: Console, measured: MeasuredReport) -> None:
+    rows = [
+        (g.name, g.op, f"{g.gain_ms:+.4f}", "yes" if g.differs else "no", f"{g.own_error:.3e}",
+         "int8" if g.kept else "float") for g in measured.gains
+    ]  # fmt: skip
+    headers = ("layer", "operator", "gain ms", "beyond doubt", "own error", "choice")
+    console.print(output.table(headers, rows, title="what 8 bits gain here"))
+    points = [
+        (str(p.layers), f"{p.time_ratio:.3f}", f"{p.error:.3e}", f"{p.value:.4f}",
+         "yes" if p.on_front else "", measured.goal if p.chosen else "") for p in measured.points
+    ]  # fmt: skip
+    headers = ("layers in int8", "time / float", "error", "metric", "on the front", "goal")
+    console.print(output.table(headers, points, title="mixtures of precisions"))
+
+
+def _print_conversion(console: Console, report: ConvertReport) -> None:
+    """Print what was converted."""
+    if report.target is not None:
+        _print_target(console, report.target)
+    for name, why in report.floats.items():
+        console.print(f"left in float32: {name}: {why}", markup=False, soft_wrap=True)
+    console.print(
+        f"{report.converted} nodes converted, {len(report.floats)} left; weights "
+        f"{output.format_bytes(report.bytes_before)} → {output.format_bytes(report.bytes_after)}",
         soft_wrap=True,
     )
 

@@ -12,13 +12,21 @@ import msgspec
 import onnx
 import onnx_ir as ir
 
-from whet.errors import OptionError
+from whet.errors import OptionError, nearest
 from whet.options import Options
 from whet.quantize.config import Choice, QuantizeConfig, config_from_dict
 from whet.quantize.data import Source
 from whet.quantize.images import ImageOptions
 from whet.quantize.judge import Choices, Judge, write_bytes
 from whet.quantize.layers import Skipped
+from whet.quantize.measured import (
+    GOALS,
+    GoalName,
+    MeasuredReport,
+    Measurement,
+    Timer,
+    chosen_point,
+)
 from whet.quantize.observe import Progress
 from whet.quantize.scores import find_metric
 from whet.quantize.static import (
@@ -45,6 +53,7 @@ class QuantizeReport(msgspec.Struct, frozen=True, kw_only=True):
         bytes_before: size of the float model's weights.
         bytes_after: of the quantised model's.
         target: how the accuracy target was reached, if there was one.
+        measured: what layers gain in time, if that was measured.
     """
 
     config: QuantizeConfig
@@ -55,6 +64,7 @@ class QuantizeReport(msgspec.Struct, frozen=True, kw_only=True):
     bytes_before: int
     bytes_after: int
     target: TargetReport | None = None
+    measured: MeasuredReport | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,12 +97,16 @@ class Goal:
         metric: ``top1``, ``cosine`` or ``file.py:function``.
         evaluation: what it is measured on; the calibration data if not given.
         samples: most samples of it; 0 for all.
+        timer: times two graphs; layers that are not faster in 8 bits stay in float.
+        pick: which mixture of precisions is wanted, with a timer.
     """
 
     max_drop: float | str | None = None
     metric: str = "top1"
     evaluation: Source | None = None
     samples: int = 0
+    timer: Timer | None = None
+    pick: GoalName = "speed"
 
 
 def quantize(
@@ -117,13 +131,16 @@ def quantize(
         metric: ``top1``, ``cosine`` or ``file.py:function``.
         evaluation: what the metric is measured on; the calibration data if not given.
         more: ``shapes``, ``options``, ``images``, ``state`` (a folder from which interrupted work
-            goes on) and ``progress``, as of ``Request``.
+            goes on) and ``progress``, as of ``Request``; ``timer`` and ``pick``, as of ``Goal``.
 
     Raises:
         WhetError: the model, the data or a setting is not valid, or the target cannot be reached.
     """
     request = _request(model, calibration, config, more)
-    goal = Goal(max_drop, metric, evaluation)
+    pick = more.get("pick") or "speed"
+    if pick not in GOALS:
+        raise OptionError(f"there is no goal {pick!r}", hint=nearest(str(pick), GOALS))
+    goal = Goal(max_drop, metric, evaluation, timer=more.get("timer"), pick=pick)
     return run(request, goal, _folder(more.get("state")))
 
 
@@ -133,7 +150,7 @@ def _request(
     config: QuantizeConfig | Mapping[str, Any] | None,
     more: Mapping[str, Any],
 ) -> Request:
-    known = {"shapes", "options", "images", "state", "progress"}
+    known = {"shapes", "options", "images", "state", "progress", "timer", "pick"}
     for name in more:
         if name not in known:
             raise OptionError(f"unknown option {name!r}", hint=f"valid: {', '.join(sorted(known))}")
@@ -167,21 +184,33 @@ def run(request: Request, goal: Goal, state: Path | None = None) -> Quantized:
         WhetError: as ``quantize`` does.
     """
     limit = _limit(goal)
-    measured = find_metric(goal.metric) if limit is not None else None
+    judged = limit is not None or goal.timer is not None
+    if judged:
+        find_metric(goal.metric)
     ready = prepare(request)
-    if limit is None or measured is None:
-        return finish(ready, dict(ready.plan.choices), None)
+    if not judged:
+        return finish(ready, dict(ready.plan.choices))
     judge = make_judge(ready, request, goal, state)
     base = judge.begin(ready.base)
-    layers = [
-        (x.name, x.op) for x in ready.plan.layers if request.config.layers.get(x.name) is None
-    ]
-    finer = frozenset(
-        x.name for x in ready.plan.layers if x.axis is not None and not request.config.per_channel
-    )
-    search = Search(judge, layers, base, limit, finer, progress=request.progress)
-    report = search.run()
-    return finish(ready, {**request.config.layers, **report.choices}, report)
+    fixed = request.config.layers
+    layers = [(x.name, x.op) for x in ready.plan.layers if x.name not in fixed]
+    choices: dict[str, str] = {name: "int8" for name, _ in layers}
+    target = measured = None
+    if limit is not None:
+        finer = frozenset(
+            x.name
+            for x in ready.plan.layers
+            if x.axis is not None and not request.config.per_channel
+        )
+        target = Search(judge, layers, base, limit, finer, progress=request.progress).run()
+        choices = target.choices
+    if goal.timer is not None:
+        search = Measurement(
+            judge, ready.base, base, goal.timer, limit, goal.pick, request.progress
+        )
+        measured = search.run(choices, dict(layers))
+        choices = chosen_point(measured)
+    return finish(ready, {**fixed, **choices}, target, measured)
 
 
 def _limit(goal: Goal) -> float | None:
@@ -209,7 +238,12 @@ def make_judge(ready: Prepared, request: Request, goal: Goal, state: Path | None
     )
 
 
-def finish(ready: Prepared, choices: Choices, target: TargetReport | None) -> Quantized:
+def finish(
+    ready: Prepared,
+    choices: Choices,
+    target: TargetReport | None = None,
+    measured: MeasuredReport | None = None,
+) -> Quantized:
     """Write the final model and its report."""
     made = ready.write(choices=choices)
     proto = ir.to_proto(made)
@@ -225,6 +259,7 @@ def finish(ready: Prepared, choices: Choices, target: TargetReport | None) -> Qu
         bytes_before=weight_bytes(ready.base),
         bytes_after=weight_bytes(made),
         target=target,
+        measured=measured,
     )
     return Quantized(proto, report)
 

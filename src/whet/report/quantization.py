@@ -15,8 +15,9 @@ def quantization_page(facts: Mapping[str, Any]) -> str:
     """Return the page of a quantised model, from the JSON value that the command prints."""
     target = facts["target"]
     saved = 1 - facts["bytes_after"] / max(facts["bytes_before"], 1)
+    count = facts["converted"] if "converted" in facts else len(facts["quantized"])
     figures = [
-        ("layers quantised", str(len(facts["quantized"]))),
+        ("layers quantised", str(count)),
         ("layers in float", str(len(facts["floats"]))),
         ("weights smaller by", f"{saved:.0%}"),
     ]
@@ -28,7 +29,7 @@ def quantization_page(facts: Mapping[str, Any]) -> str:
             ("drop allowed", f"{target['max_drop']:.4%}"),
         ]
         sections = _target_sections(target)
-    rows = tuple((s["name"], s["op"], s["why"]) for s in facts["skipped"])
+    rows = tuple((s["name"], s["op"], s["why"]) for s in facts.get("skipped", ()))
     if rows:
         sections.append(
             Section("Products left alone", headers=("node", "operator", "why"), rows=rows)

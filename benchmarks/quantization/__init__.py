@@ -1,0 +1,1 @@
+"""Accuracy of quantised networks that were really trained."""

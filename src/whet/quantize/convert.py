@@ -1,0 +1,139 @@
+"""Conversions that need no calibration of grids: weights alone, and the 16-bit floats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import onnx
+import onnx_ir as ir
+
+from whet.errors import UnsupportedError
+from whet.optimize.optimize import optimize_graph
+from whet.quantize.api import Goal, weight_bytes
+from whet.quantize.floats import convertible, largest_values, too_large, write_floats
+from whet.quantize.judge import Judge, write_bytes
+from whet.quantize.scores import find_metric
+from whet.quantize.static import Request, calibration_data, input_specs
+from whet.quantize.target import Search, TargetReport, parse_drop
+from whet.quantize.weights import WeightConfig, quantize_weights
+
+FloatKind = Literal["float16", "bfloat16"]
+
+
+class ConvertReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a model.
+
+    Attributes:
+        mode: ``weights``, ``float16`` or ``bfloat16``.
+        converted: nodes that run in the small type, or read small weights; 0 where unknown.
+        floats: nodes that were left in float32, and why.
+        bytes_before: size of the weights.
+        bytes_after: the same of the result.
+        target: how the accuracy target was reached, if there was one.
+    """
+
+    mode: str
+    converted: int
+    floats: dict[str, str]
+    bytes_before: int
+    bytes_after: int
+    target: TargetReport | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Converted:
+    """A converted model.
+
+    Attributes:
+        model: ONNX.
+        report: how it came about.
+    """
+
+    model: onnx.ModelProto
+    report: ConvertReport
+
+    def save(self, path: str | Path) -> None:
+        """Write the ONNX file, whole or not at all.
+
+        Raises:
+            ArtifactError: it cannot be written.
+        """
+        write_bytes(Path(path), self.model.SerializeToString(deterministic=True))
+
+
+def convert_weights(request: Request, config: WeightConfig) -> Converted:
+    """Quantise the matrices of a model alone; see ``WeightConfig``.
+
+    Raises:
+        WhetError: as ``quantize_weights`` does.
+    """
+    made = quantize_weights(request, config)
+    before = weight_bytes(optimize_graph(request.source, shapes=request.shapes).model)
+    count = sum(_reads_blocks(node) for node in made.graph)
+    report = ConvertReport(
+        mode="weights", converted=count, floats={}, bytes_before=before,
+        bytes_after=weight_bytes(made),
+    )  # fmt: skip
+    return Converted(ir.to_proto(made), report)
+
+
+def _reads_blocks(node: ir.Node) -> bool:
+    return node.op_type == "MatMulNBits" or "block_size" in node.attributes
+
+
+def convert_floats(request: Request, kind: FloatKind, goal: Goal) -> Converted:
+    """Convert a model to float16 or bfloat16; nodes whose values do not fit stay in float32.
+
+    With a target, further nodes stay until it holds.
+
+    Raises:
+        UnsupportedError: nothing can be converted.
+        WhetError: the model or the data is not valid, or the target cannot be reached.
+    """
+    base = optimize_graph(request.source, shapes=request.shapes).model
+    data = calibration_data(request, input_specs(base))
+    largest = largest_values(base, data, request.options)
+    stay = {n: f"{v} is too large" for n, v in too_large(base, kind, largest).items()}
+    nodes = [name for name in convertible(base, kind) if name not in stay]
+    if not nodes:
+        raise UnsupportedError(
+            f"nothing in the model fits in {kind}", hint="bfloat16 has the range of float32"
+        )
+    target = None
+    if goal.max_drop is not None:
+        target = _search(request, kind, goal, (base, nodes))
+        stay |= {n: "the target" for n, c in target.choices.items() if c == "float"}
+    chosen = [name for name in nodes if name not in stay]
+    made = write_floats(base, kind, chosen)
+    report = ConvertReport(
+        mode=kind, converted=len(chosen), floats=stay, bytes_before=weight_bytes(base),
+        bytes_after=weight_bytes(made), target=target,
+    )  # fmt: skip
+    return Converted(ir.to_proto(made), report)
+
+
+def _search(
+    request: Request, kind: FloatKind, goal: Goal, graph: tuple[ir.Model, list[str]]
+) -> TargetReport:
+    base, nodes = graph
+    ops = {node.name: node.op_type for node in base.graph}
+    given = request.calibration if goal.evaluation is None else goal.evaluation
+    evaluated = Request(request.source, given, request.config, images=request.images)
+
+    def write(choices: Mapping[str, str]) -> ir.Model:
+        return write_floats(base, kind, [n for n in nodes if choices.get(n) != "float"])
+
+    judge = Judge(
+        data=calibration_data(evaluated, input_specs(base)),
+        metric=find_metric(goal.metric),
+        options=request.options,
+        write=write,
+    )
+    score = judge.begin(base)
+    layers = [(name, ops[name]) for name in nodes]
+    limit = parse_drop(str(goal.max_drop))
+    return Search(judge, layers, score, limit, low=kind, progress=request.progress).run()

@@ -1,0 +1,127 @@
+"""Weight-only quantisation: 4 or 8 bits in groups along the depth; activations stay float.
+
+A group of ``block`` weights of one output channel shares a scale: ``w ≈ (q - zero) · scale``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+
+from whet.errors import OptionError, UnsupportedError
+from whet.graph.edit import constant_array
+from whet.optimize.optimize import optimize_graph
+from whet.quantize.awq import scale_activations
+from whet.quantize.blocks import BlockGrid, block_grid, dequantize_blocks, quantize_blocks
+from whet.quantize.config import QuantizeConfig
+from whet.quantize.layers import Layer, find_layers
+from whet.quantize.observe import Observations, Observer, observe
+from whet.quantize.rounding import gptq_rows
+from whet.quantize.static import Request, calibration_data, input_specs
+from whet.quantize.write_weights import write_weights
+
+Array = np.ndarray[Any, Any]
+Form = Literal["dequantize", "matmulnbits"]
+
+
+class WeightConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How weights are quantised alone.
+
+    Attributes:
+        bits: 4 or 8.
+        block: weights that share a scale, a power of two of 16 or more.
+        symmetric: whether 0 is in the middle.
+        method: ``nearest``; ``gptq``, which hands errors on; ``awq``, which scales channels first.
+        form: DequantizeLinear with blocks in front of the product, or the operator MatMulNBits.
+        skip: layers that are left alone.
+    """
+
+    bits: Literal[4, 8] = 4
+    block: int = 32
+    symmetric: bool = True
+    method: Literal["nearest", "gptq", "awq"] = "nearest"
+    form: Form = "dequantize"
+    skip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject blocks that no form can express."""
+        if self.block < 16 or self.block & (self.block - 1):
+            raise OptionError(f"block is {self.block}", hint="give a power of two of 16 or more")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightPlan:
+    """Weights as numbers, by layer.
+
+    Attributes:
+        layers: products with a constant matrix.
+        numbers: (depth, columns) numbers of each, with their grid.
+    """
+
+    layers: tuple[Layer, ...]
+    numbers: Mapping[str, tuple[Array, BlockGrid]]
+
+
+def quantize_weights(request: Request, config: WeightConfig) -> ir.Model:
+    """Return a model whose matrices are quantised.
+
+    Args:
+        request: the model, and calibration data unless the method is ``nearest``.
+        config: how.
+
+    Raises:
+        UnsupportedError: it has no products with constant matrices.
+        WhetError: the model or the data is not valid.
+    """
+    base = optimize_graph(request.source, shapes=request.shapes).model
+    inner = QuantizeConfig(rounding="gptq", batch=request.config.batch, seed=request.config.seed)
+    found, _ = find_layers(base, inner)
+    layers = tuple(
+        x for x in found
+        if x.op in ("MatMul", "Gemm") and x.axis is not None and x.name not in config.skip
+    )  # fmt: skip
+    if not layers:
+        raise UnsupportedError(
+            "no matrix of the model can be quantised", hint="MatMul and Gemm with constants can"
+        )
+    seen = Observations()
+    if config.method != "nearest":
+        data = calibration_data(replace(request, config=inner), input_specs(base))
+        observer = Observer(inner, request.options, request.state, request.progress)
+        seen = observe(base, layers, data, observer)
+    if config.method == "awq":
+        scale_activations(base, layers, seen, lambda w: rounded_blocks(w, config))
+    nodes = {node.name: node for node in base.graph}
+    numbers = {}
+    for layer in layers:
+        matrix = constant_array(nodes[layer.name].inputs[1])
+        matrix = matrix.T if layer.axis == 0 else matrix
+        numbers[layer.name] = _numbers(layer, matrix, seen, config)
+    plan = WeightPlan(layers, numbers)
+    return write_weights(base, plan.layers, plan.numbers, config.form)
+
+
+def rounded_blocks(matrix: Array, config: WeightConfig) -> Array:
+    """Return a (depth, columns) matrix as its grid can express it."""
+    grid = block_grid(matrix, config.bits, config.block, symmetric=config.symmetric)
+    return dequantize_blocks(quantize_blocks(matrix, grid), grid)
+
+
+def _numbers(
+    layer: Layer, matrix: Array, seen: Observations, config: WeightConfig
+) -> tuple[Array, BlockGrid]:
+    grid = block_grid(matrix, config.bits, config.block, symmetric=config.symmetric)
+    moments = seen.moments.get(layer.name)
+    if config.method != "gptq" or moments is None or not moments.gram.size:
+        return quantize_blocks(matrix, grid), grid
+    gram = moments.gram[0].astype(np.float64) / max(moments.rows, 1)
+    scale, zero = (
+        grid.spread(a, len(matrix)).T.astype(np.float64) for a in (grid.scale, grid.zero)
+    )
+    rows = gptq_rows(matrix.T.astype(np.float64), gram, (scale, zero), grid.limits)
+    return rows.T.astype(np.int32), grid

@@ -1,0 +1,1 @@
+"""What Whet does with PyTorch modules; needs the extra ``torch``."""
