@@ -27,6 +27,8 @@ def command(model: Path, assume: int, as_json: bool, **compiler: Any) -> int:
     """Say what of the ONNX file MODEL is supported, what runs where and what it costs.
 
     Exit codes: 0 all native, 1 native with caveats, 2 not supported.
+
+    Example: whet check m.onnx --shape input:8,3,224,224
     """
     shapes, options = read_options(compiler)
     report = check(model, shapes=shapes, options=options, assumed=assume)

@@ -54,7 +54,10 @@ _ROUNDS = 100
 def command(
     ctx: click.Context, file: Path, threads: int, seed: int, seconds: float, as_json: bool
 ) -> None:
-    """Compile ResNet-50 with random weights, check it and time it; no network needed."""
+    """Compile ResNet-50 with random weights, check it and time it; no network needed.
+
+    Example: whet demo --seconds 5
+    """
     output.check_writable(file)
     found = demonstrate(file, whet.Options(threads=threads), seed=seed, seconds=seconds)
     if as_json:

@@ -28,7 +28,10 @@ OPTIONAL = {
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """Show what this machine offers and what is missing; exit code 1 if models cannot compile."""
+    """Show what this machine offers and what is missing; exit code 1 if models cannot compile.
+
+    Example: whet doctor --json
+    """
     facts = examine()
     if as_json:
         output.print_json(facts, schema="whet.doctor.1")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import redirect_stdout
+from io import StringIO
 
 import click
 
 from whet.cli import exits, output
 from whet.compat.ascend import EXAMPLES, TOOLS
+from whet.compat.translation import Translation
 
 
 def foreign_command(name: str) -> click.Command:
@@ -22,18 +25,33 @@ def foreign_command(name: str) -> click.Command:
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     @click.pass_context
     def command(ctx: click.Context, arguments: tuple[str, ...]) -> None:
-        from whet.cli.main import run_command
-
         meant = TOOLS[name]([word for word in arguments if word != "--traceback"])
         for note in meant.notes:
             output.note(f"note: {note}")
         output.note(f"this is: whet {shlex.join(meant.command)}")
         if meant.first:
             click.echo(meant.first)
-        code = run_command(meant.command)
+        code = _run(meant)
         if code == exits.OK:
             for line in filter(None, (meant.report() if meant.report else "", meant.last)):
                 click.echo(line)
         ctx.exit(code)
 
     return command
+
+
+def _run(meant: Translation) -> int:
+    """Run what a command line means; what it prints goes to a file if asked."""
+    from whet.cli.main import run_command
+
+    if meant.save is None:
+        code = run_command(meant.command)
+    else:
+        path, convert = meant.save
+        output.check_writable(path)
+        with redirect_stdout(StringIO()) as printed:
+            code = run_command(meant.command)
+        if printed.getvalue():
+            output.write_text(path, convert(printed.getvalue()))
+            output.note(f"wrote {path}")
+    return exits.OK if code in meant.fine else code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import webbrowser
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from whet.cli import output, report
 from whet.cli.graph_facts import GraphFacts, read_graph_facts
 from whet.cli.opening import CompiledModel, is_compiled, open_model
-from whet.cli.parameters import compiler_options, json_option, read_options
+from whet.cli.parameters import compiler_options, dim_option, json_option, read_options
 from whet.errors import OptionError
 
 
@@ -22,6 +23,16 @@ from whet.errors import OptionError
 @click.option(
     "--nodes", is_flag=True, help="Compile an ONNX file and show what became of each node."
 )
+@click.option("--view", is_flag=True, help="Write a page of nodes beside launches, and open it.")
+@click.option("-o", "--output", "page", type=click.Path(path_type=Path),
+              help="Where the page goes; MODEL's name with .view.html if not given.")  # fmt: skip
+@click.option("--measure/--no-measure", default=True, show_default=True,
+              help="Whether the page has times and errors.")  # fmt: skip
+@click.option("--browser/--no-browser", default=True, show_default=True,
+              help="Whether to open the page.")  # fmt: skip
+@click.option("--input", "sources", multiple=True, default=("random",), metavar="SOURCE",
+              help="Inputs to measure with, as for whet run.")  # fmt: skip
+@dim_option
 @compiler_options
 @json_option
 def command(model: Path, compiled: bool, nodes: bool, as_json: bool, **compiler: Any) -> None:
@@ -29,10 +40,13 @@ def command(model: Path, compiled: bool, nodes: bool, as_json: bool, **compiler:
 
     Example: whet inspect m.onnx --nodes
     """
-    if nodes and is_compiled(model):
+    if (nodes or compiler["view"]) and is_compiled(model):
         raise OptionError(
             "the nodes of the model are in its ONNX file", where=str(model), hint="name m.onnx"
         )
+    if compiler["view"]:
+        _view(model, compiler, as_json=as_json)
+        return
     facts: dict[str, Any] = {"file": str(model), "file_bytes": None}
     console = output.stdout()
     if not is_compiled(model):
@@ -54,6 +68,20 @@ def command(model: Path, compiled: bool, nodes: bool, as_json: bool, **compiler:
     if as_json:
         facts |= {"file_bytes": model.stat().st_size}
         output.print_json(facts, schema="whet.inspect.1")
+
+
+def _view(path: Path, values: dict[str, Any], *, as_json: bool) -> None:
+    """Write the page, and open it if asked."""
+    from whet.cli.view import write_view
+
+    destination: Path = values["page"] or Path(f"{path.stem}.view.html")
+    facts = write_view(path, destination, values)
+    if as_json:
+        output.print_json({**facts, "output": str(destination)}, schema="whet.view.1")
+    else:
+        output.stdout().print(f"wrote {destination}", markup=False)
+    if values["browser"] and not webbrowser.open(destination.resolve().as_uri()):
+        output.note(f"no browser was found; open {destination}")
 
 
 def _show_nodes(path: Path, opened: CompiledModel, console: Console | None) -> list[dict[str, Any]]:

@@ -30,12 +30,14 @@ _COMMANDS = {
     "report": "Write one page about a model: graph, speed, memory, accuracy, advice.",
     "migrate": "Assess, compile, verify, measure and judge a model, step by step.",
     "profile": "Show where time and memory of a model go, and what would help.",
+    "llm": "Run language models: complete, chat, measure.",
     "demo": "Compile, check and time ResNet-50; needs no files and no network.",
+    "ascend-commands": "Install the commands of Ascend's tools under their own names.",
     "doctor": "Show what this machine offers and what is missing.",
 }
 
 
-_MODULES = {"report": "report_command"}
+_MODULES = {"report": "report_command", "ascend-commands": "ascend_commands"}
 """Modules that are not called like their command."""
 
 _FOREIGN = {

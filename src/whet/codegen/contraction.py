@@ -1,19 +1,13 @@
-"""Contractions: a register tile of accumulators, one broadcast operand, one vector operand.
-
-The tile lives in ``rows x vectors`` registers. Each depth step loads ``vectors`` vectors of ``b``
-and broadcasts one element of ``a`` per row. Taps stay loops: unrolled, LLVM would share overlapping
-loads across taps, run out of registers and spill.
-"""
+"""Contractions: the loops over chunks, blocks of the reduction, column panels and row tiles."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 
-from whet.codegen.builder import PTR, Builder, Module, Value, const, i64, vector
-from whet.codegen.depth_blocks import Block, keep_sums, resume_sums, slot, sum_bytes
-from whet.codegen.depth_steps import Cells, Columns, DepthSteps, Run, advanced, depth_steps
-from whet.codegen.evaluate import Point
+from whet.codegen.builder import PTR, Builder, Module, Value, i64
+from whet.codegen.contraction_tile import Place, TileWriter
+from whet.codegen.depth_blocks import Block, slot, sum_bytes
+from whet.codegen.depth_steps import Columns, advanced, depth_steps
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import (
     Function,
@@ -22,12 +16,9 @@ from whet.codegen.kernel_function import (
     frame_of,
     lane_mask,
     open_function,
-    tap_range,
 )
-from whet.codegen.operations import storage_type
 from whet.index import ZERO, Poly, ceil_div, product
-from whet.kernel.schedule import LINE_BYTES
-from whet.kernel.spec import ACCUMULATOR, Contraction
+from whet.kernel.spec import Contraction
 from whet.target import Target
 
 
@@ -65,7 +56,8 @@ def write_contraction(
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
     steps = depth_steps(kernel, fn, target)
-    writer = _Writer(kernel, fn, target.lanes, fn.b.alloca(PTR), steps)
+    tiles = TileWriter(kernel, fn, target.lanes, fn.b.alloca(PTR), steps)
+    writer = _Writer(kernel, fn, target.lanes, tiles)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
@@ -81,22 +73,11 @@ class _Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a register tile is: the panel, its columns, and where its partial sums wait."""
-
-    panel: Value
-    columns: Columns
-    block: Block | None
-    sums: Value | None
-
-
-@dataclass(frozen=True, slots=True)
 class _Writer:
     kernel: Contraction
     fn: Function
     width: int
-    cursor: Value
-    steps: DepthSteps
+    tiles: TileWriter
 
     @property
     def b(self) -> Builder:
@@ -188,10 +169,10 @@ class _Writer:
         b, kernel = self.b, self.kernel
         frame = frame.bind(kernel.col, b.mul(panel, i64(self.panel_columns)))
         if kernel.tile.prefetch:
-            b.store(self._following(frame, panel, chunk), self.cursor, 8)
+            b.store(self._following(frame, panel, chunk), self.tiles.cursor, 8)
         tiles = ceil_div(kernel.row.extent, kernel.tile.rows)
         with b.loop(*chunk.items, hint="item") as item:
-            place = _Place(panel, columns, chunk.block, self._sums(panel, item, chunk))
+            place = Place(panel, columns, chunk.block, self._sums(panel, item, chunk))
             if tiles == 1:
                 self._tile(bind_flat(frame, kernel.outer, item), i64(0), place)
             elif not kernel.outer:
@@ -219,25 +200,17 @@ class _Writer:
     def _following(self, frame: Frame, panel: Value, chunk: _Chunk) -> Value:
         """Return where the panel begins that is read after this one."""
         b, block = self.b, chunk.block
-        following = self._b_pointer(frame, b.add(panel, i64(1)), ZERO)
+        following = self.tiles.panel(frame, b.add(panel, i64(1)), ZERO)
         if block is None:
             return following
-        following = self._at_taps(frame, advanced(frame, self.kernel, following, block.start))
-        first = self._at_taps(frame, self._b_pointer(frame, chunk.panels[0], ZERO))
+        following = self.tiles.at_taps(frame, advanced(frame, self.kernel, following, block.start))
+        first = self.tiles.at_taps(frame, self.tiles.panel(frame, chunk.panels[0], ZERO))
         next_start = b.add(block.start, i64(self.kernel.tile.block))
         first = advanced(frame, self.kernel, first, next_start)
         ends = b.icmp("eq", b.add(panel, i64(1)), chunk.panels[1])
         return b.select(ends, first, following)
 
-    def _at_taps(self, frame: Frame, pointer: Value) -> Value:
-        """Return a pointer to the vector operand moved to the taps that are bound."""
-        b, source = self.b, self.kernel.b
-        kind = storage_type(self.kernel.params[source.param].dtype)
-        for tap, stride in zip(self.kernel.taps, source.tap_strides, strict=True):
-            pointer = b.gep(pointer, kind, b.mul(frame.env[tap], frame.scalar_index(stride)))
-        return pointer
-
-    def _tile(self, frame: Frame, tile: Value, place: _Place) -> None:
+    def _tile(self, frame: Frame, tile: Value, place: Place) -> None:
         """Write one row tile in each size that occurs."""
         rows = self.kernel.row.extent.constant
         if rows is None:
@@ -248,7 +221,7 @@ class _Writer:
         size, larger = divmod(rows, count)
         if not larger:
             start = b.mul(tile, i64(size))
-            self._micro(frame.bind(self.kernel.row, start), size, place)
+            self.tiles.write(frame.bind(self.kernel.row, start), size, place)
             return
         start = b.add(b.mul(tile, i64(size)), b.min(tile, i64(larger)))
         bound = frame.bind(self.kernel.row, start)
@@ -256,11 +229,11 @@ class _Writer:
         b.branch(b.icmp("slt", tile, i64(larger)), yes, no)
         for label, height in ((yes, size + 1), (no, size)):
             b.start(label)
-            self._micro(bound, height, place)
+            self.tiles.write(bound, height, place)
             b.jump(done)
         b.start(done)
 
-    def _symbolic_tile(self, frame: Frame, tile: Value, place: _Place) -> None:
+    def _symbolic_tile(self, frame: Frame, tile: Value, place: Place) -> None:
         """Write a tile of a run-time row count: whole, or its rest in fours and ones."""
         b, height = self.b, self.kernel.tile.rows
         first = start = b.mul(tile, i64(height))
@@ -273,134 +246,5 @@ class _Writer:
                 if sums is not None:
                     sums = slot(b, sums, b.binary("sub", row, first), self._line)
                 bound = frame.bind(self.kernel.row, row)
-                self._micro(bound, size, replace(place, sums=sums))
+                self.tiles.write(bound, size, replace(place, sums=sums))
             start = end
-
-    # -- the register tile -------------------------------------------------------------------
-
-    def _micro(self, frame: Frame, rows: int, place: _Place) -> None:
-        b, kernel, columns = self.b, self.kernel, place.columns
-        type_ = vector(self.steps.accumulator, self.width)
-        slots = [[b.alloca(type_) for _ in range(columns.vectors)] for _ in range(rows)]
-        cells = Cells(slots, type_, columns)
-        base = self._b_pointer(frame, place.panel, kernel.b.base)
-        if place.block is None or place.sums is None:
-            for cell in (cell for line in slots for cell in line):
-                b.store(const(type_, 0), cell, 64)
-            self._taps(frame, base, 0, cells)
-            self._epilogue(frame, cells)
-            return
-        resume_sums(b, place.block, place.sums, cells)
-        self._block(frame, base, place.block, cells)
-        finish = partial(self._epilogue, frame, cells)
-        keep_sums(b, place.block, place.sums, cells, finish=finish)
-
-    def _epilogue(self, frame: Frame, cells: Cells) -> None:
-        """Write the stores, which read the sums."""
-        b, kernel = self.b, self.kernel
-        for i, line in enumerate(cells.cells):
-            for j, cell in enumerate(line):
-                shift = {kernel.row: i, kernel.col: j * self.width}
-                names = {ACCUMULATOR: b.load(cells.type, cell, 64)}
-                point = Point(frame, kernel.col, self.width, cells.columns.masks[j], shift, names)
-                for store in kernel.stores:
-                    point.store(store)
-
-    def _b_pointer(self, frame: Frame, panel: Value, base: Poly) -> Value:
-        b, source = self.b, self.kernel.b
-        kind = storage_type(self.kernel.params[source.param].dtype)
-        step = b.mul(panel, frame.scalar_index(source.panel_stride))
-        return b.gep(self.fn.params[source.param], kind, b.add(step, frame.scalar_index(base)))
-
-    def _taps(self, frame: Frame, b_pointer: Value, position: int, cells: Cells) -> None:
-        """Write the loops over taps, shortened where ``a`` would be read outside its bounds."""
-        b, kernel = self.b, self.kernel
-        if position == len(kernel.taps):
-            self._depth(frame, b_pointer, cells)
-            return
-        tap = kernel.taps[position]
-        low, high = tap_range(frame, tap, self.kernel.bounds)
-        kind = storage_type(kernel.params[kernel.b.param].dtype)
-        stride = frame.scalar_index(kernel.b.tap_strides[position])
-        with b.loop(low, high, hint="tap") as value:
-            moved = b.gep(b_pointer, kind, b.mul(value, stride))
-            self._taps(frame.bind(tap, value), moved, position + 1, cells)
-
-    def _block(self, frame: Frame, b_pointer: Value, block: Block, cells: Cells) -> None:
-        """Write one block of the reduction, nothing where a tap reads outside of ``a``."""
-        b, kernel, unroll = self.b, self.kernel, self.kernel.tile.unroll
-        pointer = self._at_taps(frame, b_pointer)
-        end = b.add(block.start, i64(kernel.tile.block))
-        for tap in kernel.taps:
-            low, high = tap_range(frame, tap, kernel.bounds)
-            inside = b.icmp("sle", low, frame.env[tap]), b.icmp("slt", frame.env[tap], high)
-            for holds in inside:
-                end = b.select(holds, end, block.start)
-        rows = self._row_pointers(frame, len(cells.cells))
-        with b.loop(block.start, end, unroll, hint="depth") as k:
-            self._at(frame, k, pointer, rows, (unroll, False), cells)
-
-    def _depth(self, frame: Frame, b_pointer: Value, cells: Cells) -> None:
-        """Write the innermost reduction, unrolled."""
-        b, kernel = self.b, self.kernel
-        unroll = kernel.tile.unroll
-        extent = kernel.depth.extent.constant
-        rows = self._row_pointers(frame, len(cells.cells))
-        if extent is not None and extent <= unroll:
-            self._at(frame, i64(0), b_pointer, rows, (extent, True), cells)
-            return
-        length = frame.scalar_index(kernel.depth.extent)
-        full = (
-            i64((extent - self.steps.rest) // unroll * unroll)
-            if extent is not None
-            else b.binary("and", length, i64(-unroll))
-        )
-        with b.loop(i64(0), full, unroll, hint="depth") as k:
-            self._at(frame, k, b_pointer, rows, (unroll, False), cells)
-        if extent is not None:
-            if extent > (full.known or 0):
-                count = extent - (full.known or 0)
-                self._at(frame, full, b_pointer, rows, (count, True), cells)
-            return
-        with b.loop(full, length, hint="rest") as k:
-            self._at(frame, k, b_pointer, rows, (1, False), cells)
-
-    def _row_pointers(self, frame: Frame, count: int) -> list[Value] | None:
-        """Return a pointer per row where rows may lie outside ``a``; those outside see zeros."""
-        kernel = self.kernel
-        if not kernel.edges:
-            return None
-        zeros = self.fn.params[kernel.zeros]
-        start = frame.bind(kernel.depth, i64(0))
-        found = []
-        for i in range(count):
-            point = Point(start, shift={kernel.row: i})
-            inside = point.pointer(kernel.a)
-            found.append(self.b.select(point.holds(kernel.edges), inside, zeros))
-        return found
-
-    def _at(
-        self,
-        frame: Frame,
-        k: Value,
-        b_pointer: Value,
-        rows: list[Value] | None,
-        run: Run,
-        cells: Cells,
-    ) -> None:
-        """Write a run of depth steps from depth ``k``."""
-        moved = advanced(frame, self.kernel, b_pointer, k)
-        if self.kernel.tile.prefetch and run[0] == self.kernel.tile.unroll:
-            self._fetch_ahead()
-        if rows is not None:
-            kind = storage_type(self.kernel.a.dtype)
-            rows = [self.b.gep(r, kind, k) for r in rows]
-        self.steps.write(frame.bind(self.kernel.depth, k), moved, rows, run, cells)
-
-    def _fetch_ahead(self) -> None:
-        """Fetch the next lines of the panel after this one."""
-        b = self.b
-        at = b.load(PTR, self.cursor, 8)
-        for line in range(self.kernel.tile.prefetch):
-            b.prefetch(b.gep(at, "i8", LINE_BYTES * line))
-        b.store(b.gep(at, "i8", LINE_BYTES * self.kernel.tile.prefetch), self.cursor, 8)

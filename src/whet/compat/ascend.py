@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from whet.compat.check_report import check_report
+from whet.compat.converter_config import read_config
 from whet.compat.translation import (
     Given,
     Noted,
@@ -23,7 +25,7 @@ from whet.errors import OptionError
 
 _HERE = "code is made for the CPU of this machine"
 _TYPES = "arithmetic has the types of the model"
-_QUANTISE = "quantise the ONNX model first"
+_QUANTISE = "quantise the ONNX model first: whet quantize"
 
 ATC: dict[str, Rule] = {
     "mode": Used("0"), "model": Used(), "framework": Used(), "output": Used(), "om": Used(),
@@ -39,7 +41,7 @@ ATC: dict[str, Rule] = {
     "op_debug_level": Noted("set WHET_DUMP to a folder to see every stage"),
     "op_compiler_cache_mode": Noted("kernels are always cached"),
     "export_compile_stat": Noted("whet optimize --report writes what every pass did"),
-    "optimization_switch": Refused("use --fusion_switch_file, or whet compile --pass NAME=off"),
+    "optimization_switch": Used(),
     "weight": Refused("convert the model to ONNX, which holds its weights"),
     "out_nodes": Refused("cut the model at the node when it is exported"),
     "insert_op_conf": Used(),
@@ -53,7 +55,7 @@ BENCHMARK: dict[str, Rule] = {
     "loop": Used(), "numThreads": Used("2"), "inDataFile": Used(), "input": Used(),
     "warmUpLoopCount": Noted("calls warm up until they take the same time"),
     "device": Noted(_HERE), "device_id": Noted(_HERE),
-    "inputShapes": Refused("fix shapes when compiling; open dimensions: whet bench --dim"),
+    "inputShapes": Used(),
     "benchmarkDataFile": Refused("whet verify compares outputs with golden ones"),
     "accuracyThreshold": Refused("whet verify --threshold mean_relative=0.005"),
     "cosineDistanceThreshold": Refused("whet verify --threshold cosine=0.999"),
@@ -85,7 +87,7 @@ CONVERTER_LITE: dict[str, Rule] = {
     "saveType": Noted("the file is a .whet"), "device": Noted(_HERE),
     "inputDataType": Refused(_TYPES), "outputDataType": Refused(_TYPES),
     "inputDataFormat": Noted("inputs keep the layout of the model"),
-    "configFile": Refused("use a strategy file with whet optimize --config"),
+    "configFile": Used(),
     "weightFile": Refused("convert the model to ONNX, which holds its weights"),
     "encryption": Refused("files are not encrypted"),
     "decryptKey": Refused("files are not encrypted"),
@@ -102,10 +104,13 @@ def atc(arguments: Sequence[str]) -> Translation:
     if mode == "6":
         return Translation(["inspect", compiled_path(given.need("om", "model"))], given.notes)
     if mode == "1":
-        shown = compiled_path(given.need("om", "model"))
-        return Translation(["inspect", shown, "--json"], given.notes)
+        shown, file = compiled_path(given.need("om", "model")), given.get("json")
+        shown_in = None if file is None else (Path(file), lambda text: text)
+        return Translation(["inspect", shown, "--json"], given.notes, save=shown_in)
     if mode == "3":
-        return Translation(["inspect", given.need("model"), "--compile", "--json"], given.notes)
+        model, file = given.need("model"), given.get("check_report") or "check_result.json"
+        save = Path(file), lambda text: check_report(text, model)
+        return Translation(["check", model, "--json"], given.notes, save=save, fine=(0, 1))
     raise OptionError(f"--mode={mode} is not available", hint="give 0, 1, 3 or 6")
 
 
@@ -132,9 +137,15 @@ def _compile(given: Given) -> Translation:
     if level is not None:
         given.choose("oo_level", {"O1": "", "O3": ""}, "give O1 or O3")
         command.append(f"-{level}")
-    switches = given.get("fusion_switch_file")
-    if switches is not None:
-        command += _switch_arguments(Path(switches))
+    command += _switch_arguments(given)
+    for name, flag, pairs in (
+        ("dynamic_batch_size", "--dynamic-batch", (("", ""),)),
+        ("dynamic_image_size", "--dynamic-image", ((",", "x"), (";", ","))),
+    ):
+        profiles = given.get(name)
+        for old, new in pairs if profiles else ():
+            profiles = profiles.replace(old, new) if profiles and old else profiles
+        command += [flag, profiles] if profiles is not None else []
     aipp = given.get("insert_op_conf")
     command += ["--preprocess", aipp] if aipp is not None else []
     cache = given.get("op_compiler_cache_dir")
@@ -148,10 +159,17 @@ def _compile(given: Given) -> Translation:
     )
 
 
-def _switch_arguments(path: Path) -> list[str]:
-    from whet.optimize.switches import read_switches
+def _switch_arguments(given: Given) -> list[str]:
+    from whet.optimize.switches import read_switches, switches_from_text
 
-    words = [f"{name}={'on' if on else 'off'}" for name, on in read_switches(path).items()]
+    switches: dict[str, bool] = {}
+    file = given.get("fusion_switch_file", "fusion_switch_config_file_path")
+    if file is not None:
+        switches |= read_switches(Path(file))
+    inline = given.get("optimization_switch")
+    if inline is not None:
+        switches |= switches_from_text(inline.replace(";", "\n"), "--optimization_switch")
+    words = [f"{name}={'on' if on else 'off'}" for name, on in switches.items()]
     return [argument for word in words for argument in ("--pass", word)]
 
 
@@ -168,6 +186,8 @@ def benchmark(arguments: Sequence[str]) -> Translation:
     streams = given.get("parallelNum")
     if given.get("enableParallelPredict") == "true" and streams is not None:
         command += ["--streams", streams]
+    shapes = given.get("inputShapes")
+    command += shape_arguments(shapes) if shapes is not None else []
     command += ["--json", target]
     return Translation(command, given.notes, report=lambda: _run_times(model, threads, target))
 
@@ -225,9 +245,16 @@ def converter_lite(arguments: Sequence[str]) -> Translation:
     kept = {"general": "", "none": "", "ascend_oriented": _HERE, "gpu_oriented": _HERE}
     given.choose("optimize", kept, "give none or general")
     command = ["compile", given.need("modelFile"), "-o", f"{given.need('outputFile')}.whet"]
-    shape = given.get("inputShape")
+    file = given.get("configFile")
+    config = Given({}) if file is None else read_config(Path(file))
+    given.notes.extend(config.notes)
+    shape = given.get("inputShape") or config.get("input_shape")
     command += shape_arguments(shape) if shape is not None else []
-    command += ["-O0"] if given.get("optimize") == "none" else []
+    level = "0" if given.get("optimize") == "none" else config.get("opt_level")
+    command += [f"-O{level}"] if level is not None else []
+    command += _switch_arguments(config)
+    aipp = config.get("insert_op_config_file_path")
+    command += ["--preprocess", aipp] if aipp is not None else []
     return Translation(command, given.notes, last="CONVERT RESULT SUCCESS:0")
 
 

@@ -96,7 +96,9 @@ class Translation:
         notes: what the user should know.
         first: a line to print before.
         last: a line to print after success.
-        report: prints figures after success, in the form of the foreign tool.
+            report: gives figures to print after success, in the form of the foreign tool.
+        save: a file, and what makes its content of what the command prints instead of that.
+        fine: exit codes of the command that mean success.
     """
 
     command: list[str]
@@ -104,6 +106,8 @@ class Translation:
     first: str = ""
     last: str = ""
     report: Callable[[], str] | None = None
+    save: tuple[Path, Callable[[str], str]] | None = None
+    fine: tuple[int, ...] = (0,)
 
 
 def read_options(arguments: Sequence[str], table: Mapping[str, Rule]) -> Given:
@@ -180,7 +184,8 @@ def check_profiles(given: Given, names: Sequence[str]) -> None:
         entries = given.need(name).split("," if name == "dynamic_batch_size" else ";")
         if not 2 <= len(entries) <= 100:
             raise OptionError(f"--{name} has {len(entries)} entries", hint="give 2 to 100")
-        given.notes.append(f"--{name}: open dimensions take any size, without profiles")
+        if name == "dynamic_dims":
+            given.notes.append(f"--{name}: open dimensions take any size, without profiles")
 
 
 def compiled_path(text: str) -> str:

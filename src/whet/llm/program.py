@@ -59,10 +59,23 @@ class StepProgram:
         """The compiled graph."""
         return self._model
 
+    def clear(self) -> None:
+        """Forget all keys and values."""
+        for pool in self._pools.values():
+            pool.fill(0.0)
+
     def run(self, spans: Sequence[Span]) -> Array:
-        """Run one step; return the logits asked for, sequence by sequence, in order."""
-        result: Array = self._model.run({**step_inputs(spans), **self._pools})["logits"]
-        return result
+        """Run one step; return the logits asked for, sequence by sequence, in order.
+
+        A step that asks for none computes those of its first token, as a program without a
+        result is not run.
+        """
+        inputs = step_inputs(spans)
+        count = len(inputs["rows"])
+        if not count:
+            inputs["rows"] = np.zeros(1, np.int64)
+        result: Array = self._model.run({**inputs, **self._pools})["logits"]
+        return result[:count]
 
 
 def step_inputs(spans: Sequence[Span]) -> dict[str, Array]:

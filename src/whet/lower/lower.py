@@ -24,11 +24,13 @@ from whet.lower.scope import OpTable
 from whet.lower.segments import Cut, cut_outline
 from whet.lower.select import KernelCall, Selection
 from whet.lower.storage import Root
+from whet.lower.streamed_weights import stream_weights
 from whet.lower.uses import rewrite_definition
 from whet.ops.table import op_table
 from whet.target import Target
 
 MAX_LAYOUTS = 4
+STREAM_LEVEL = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,8 @@ def lower_equations(
     folding: FoldBudget | None = None,
 ) -> Lowered:
     """Turn equations into kernels; the equations are changed on the way. See ``lower_model``."""
+    if level >= STREAM_LEVEL:
+        stream_weights(equations)
     fold_equations(equations, folding)
     _embed_scalars(equations)
     equations = fuse(equations, level=level)

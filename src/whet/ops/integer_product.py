@@ -91,6 +91,7 @@ def _scaled_sum(node: Node, name: str, operand_: Expr, anchor: Product, factor: 
     body = total if factor == ONE else binary("mul", total, factor)
     shape = tuple(a.extent for a in outer)
     tensor = node.temporary(name, shape, "int32", Definition(outer, body, Steps((step,))))
+    tensor.order = tuple(range(len(shape)))
     return tensor.at(*(var(a) for a in outer))
 
 

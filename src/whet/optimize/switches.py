@@ -41,12 +41,20 @@ def read_switches(path: Path) -> dict[str, bool]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"cannot read the switches: {error}", where=str(path)) from error
-    pairs = _parse(text, str(path))
+    return switches_from_text(text, str(path))
+
+
+def switches_from_text(text: str, where: str) -> dict[str, bool]:
+    """Return the switches that a text has, in one of the forms of ``read_switches``.
+
+    Raises:
+        OptionError: a name or a word is not valid.
+    """
     switches: dict[str, bool] = {}
-    for name, word in sorted(pairs, key=lambda pair: pair[0] != _ALL):
+    for name, word in sorted(_parse(text, where), key=lambda pair: pair[0] != _ALL):
         if word not in _WORDS:
-            raise OptionError(f"{name} is {word!r}", where=str(path), hint="say on or off")
-        for known in _resolve(name, str(path)):
+            raise OptionError(f"{name} is {word!r}", where=where, hint="say on or off")
+        for known in _resolve(name, where):
             switches[known] = _WORDS[word]
     return switches
 

@@ -28,10 +28,10 @@ def bar_chart(rows: Sequence[tuple[str, float, str]], *, unit: str) -> Markup:
             Markup(
                 '<g><title>{tip}</title><text class="label" x="{x}" y="{ty}">{label}</text>'
                 '<rect class="bar" x="{bx}" y="{by}" width="{w:.1f}" height="16" rx="2"/>'
-                '<text x="{vx:.1f}" y="{ty}">{value:.4g} {unit}</text></g>'
+                '<text x="{vx:.1f}" y="{ty}">{value} {unit}</text></g>'
             ).format(
                 tip=tip, label=_short(label), x=_LABEL - 8, ty=y + 16, bx=_LABEL, by=y + 3,
-                w=length, vx=_LABEL + length + 6, value=value, unit=unit,
+                w=length, vx=_LABEL + length + 6, value=_figure(value), unit=unit,
             )
         )  # fmt: skip
     return _svg(Markup("").join(parts), len(rows) * _ROW + 6)
@@ -115,13 +115,18 @@ def _axes(place: object, xs: tuple[int, int], ys: tuple[int, int]) -> Markup:
                 x - 6, y, 10.0**power
             )
         )
-    parts.append(Markup('<text x="10" y="14">GFLOP/s over FLOP a byte</text>'))
+    parts.append(Markup('<text x="{}" y="14">GFLOP/s over FLOP a byte</text>').format(_MARGIN))
     return Markup("").join(parts)
 
 
 def _decades(low: float, high: float) -> tuple[int, int]:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     return first, max(last, first + 1)
+
+
+def _figure(value: float) -> str:
+    """Return four digits, or all of a larger number."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _short(label: str) -> str:

@@ -33,3 +33,16 @@ def check_changed(
                 where=f"input {port.name!r}",
                 hint="give numpy.zeros(shape, dtype), and the same array again at the next call",
             )
+
+
+def refuse_empty(names: frozenset[str], *, empty: bool) -> None:
+    """Refuse a run that gives nothing: it would be left out, and its changes with it.
+
+    Raises:
+        InputError: all outputs are empty.
+    """
+    if empty:
+        raise InputError(
+            f"all outputs are empty, so that {sorted(names)[0]!r} would not be changed",
+            hint="ask for at least one element of an output",
+        )

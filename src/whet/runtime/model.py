@@ -39,7 +39,7 @@ from whet.runtime.arrays import (
     settle_outputs,
 )
 from whet.runtime.bindings import Bindings
-from whet.runtime.changed import changed_inputs, check_changed
+from whet.runtime.changed import changed_inputs, check_changed, refuse_empty
 from whet.runtime.cpu import available_cpus, check_target, runs_here
 from whet.runtime.image import NativeCode, map_code
 from whet.runtime.items import collect_items
@@ -190,6 +190,8 @@ class CompiledModel:
             check_changed(self._changed, self._inputs, inputs, arrays)
         shapes = tuple([array.shape for array in arrays])
         binding = self._known.get(shapes) or self._whole().bind(shapes)
+        if self._changed:
+            refuse_empty(self._changed, empty=binding.empty)
         results = place_outputs(self._outputs, binding.output_shapes, outputs, arrays)
         if not binding.empty:
             self._execute(engine, binding, arrays, results)

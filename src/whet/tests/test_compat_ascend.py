@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
+import onnx
 import pytest
 
 from whet.cli import exits
@@ -127,3 +129,93 @@ def test_the_walk_through_runs(
     assert "ATC run success" not in capsys.readouterr().out
     assert run_command("atc --help".split()) == exits.OK
     assert "--framework=5" in capsys.readouterr().out
+
+
+def test_more_of_atc(tmp_path: Path) -> None:
+    switches = "GeluFusionPass:off;fold_pad:on"
+    line = f"{ATC_LINE} --dynamic_batch_size=1,2 --optimization_switch={switches}"
+    assert ascend.atc(line.split()).command == [
+        "compile", "m.onnx", "-o", "m.whet", "--pass", "fuse_gelu=off", "--pass", "fold_pad=on",
+        "--dynamic-batch", "1,2",
+    ]  # fmt: skip
+    line = f"{ATC_LINE} --dynamic_image_size=416,416;832,832 --insert_op_conf=a.cfg"
+    assert ascend.atc(line.split()).command[4:] == [
+        "--dynamic-image", "416x416,832x832", "--preprocess", "a.cfg",
+    ]  # fmt: skip
+    line = "--modelFile=m.onnx --inputShapes=x:1,3 --output=o.json"
+    assert "x:1,3" in ascend.benchmark(line.split()).command
+
+
+def test_the_converter_reads_its_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "c.cfg"
+    file.write_text(
+        "# ours\n[ascend_context]\ninput_shape=x:1,3\nprecision_mode=enforce_fp32\n"
+        "insert_op_config_file_path=a.cfg\n[graph_kernel_param]\nopt_level=2\n"
+    )
+    line = f"--fmk=ONNX --modelFile=m.onnx --outputFile=m --configFile={file}"
+    meant = ascend.converter_lite(line.split())
+    assert meant.command[4:] == ["--shape", "x:1,3", "-O2", "--preprocess", "a.cfg"]
+    assert "precision_mode" in meant.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("[full_quant_param]\nbias_correction=true\n", "quantise"),
+        ("[ascend_contxt]\n", "ascend_context"),
+        ("[ascend_context]\ninput_shapes=x:1\n", "input_shape"),
+        ("[ascend_context]\nprecision_mode=enforce_fp16\n", "float16"),
+        ("[ascend_context]\naoe_mode=subgraph tuning\n", "tuning"),
+        ("[graph_kernel_param]\nopt_level=9\n", "0 to 3"),
+        ("input_shape=x:1\n", "[section]"),
+        ("[acl_option_cfg_param]\ninput_shape=a:1\n[ascend_context]\ninput_shape=a:2\n", "one"),
+    ],
+)
+def test_configurations_that_are_refused(tmp_path: Path, text: str, hint: str) -> None:
+    (tmp_path / "c.cfg").write_text(text)
+    line = f"--fmk=ONNX --modelFile=m.onnx --outputFile=m --configFile={tmp_path / 'c.cfg'}"
+    with pytest.raises(OptionError) as caught:
+        ascend.converter_lite(line.split())
+    assert hint in str(caught.value)
+
+
+def test_checking_writes_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_layer(tmp_path / "m.onnx", batch="n")
+    assert run_command("atc --mode=3 --model=m.onnx --framework=5".split()) == exits.OK
+    found = json.loads(Path("check_result.json").read_text())
+    assert [row["result"] for row in found["op"]] == ["success", "success"]
+    model = onnx.load("m.onnx")
+    model.graph.node[1].op_type = "Nonesuch"
+    onnx.save(model, "m.onnx")
+    line = "atc --mode=3 --model=m.onnx --framework=5 --check_report=r.json"
+    assert run_command(line.split()) != exits.OK
+    (_, wrong) = json.loads(Path("r.json").read_text())["op"]
+    assert wrong["op_name"] == "activate"
+    assert wrong["result"] == "failed"
+    assert "Nonesuch" in json.dumps(wrong)
+    assert wrong["cause"][0]["message"]
+
+
+def test_commands_under_their_own_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "a folder"
+    assert run_command(["ascend-commands", "--install", str(folder)]) == exits.OK
+    assert f"export PATH='{folder}':$PATH" in capsys.readouterr().out
+    assert sorted(path.name for path in folder.iterdir()) == sorted(ascend.TOOLS)
+    shown = subprocess.run([folder / "atc", "--help"], capture_output=True, text=True, check=True)
+    assert "--framework=5" in shown.stdout
+    refused = subprocess.run([folder / "atc", "--nonesuch=1"], capture_output=True, check=False)
+    assert refused.returncode == exits.USAGE
+    assert run_command(["ascend-commands", "--install", str(folder)]) == exits.OK
+    assert run_command(["ascend-commands", "--remove", str(folder)]) == exits.OK
+    assert list(folder.iterdir()) == []
+
+
+def test_foreign_files_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "msprof").write_text("#!/bin/sh\n")
+    assert run_command(["ascend-commands", "--install", str(tmp_path)]) == exits.ARTIFACT
+    assert "another msprof" in capsys.readouterr().err
+    assert run_command(["ascend-commands", "--remove", str(tmp_path)]) == exits.OK
+    assert [path.name for path in tmp_path.iterdir()] == ["msprof"]
+    assert run_command(["ascend-commands"]) == exits.USAGE
+    assert "--install DIR" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from whet.tests.backend_suite import FOLDED, PASSED, Workers, names, read_failur
 SEED = 20261
 SAMPLE = 120
 REFUSED_SAMPLE = 30
-FOLDED_SAMPLE = 200
+FOLDED_SAMPLE = 100
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from whet.tests.tiny_models import (
     reference_logits,
     reference_model,
     save,
+    write_checkpoint,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers warns about its own future
@@ -53,7 +54,29 @@ def test_logits(name: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(reference_model("llama"), tmp_path_factory.mktemp("llama"))
+    """Return a checkpoint in two shards."""
+    folder = write_checkpoint(tmp_path_factory.mktemp("llama"), "llama")
+    return split_in_two(folder)
+
+
+def split_in_two(folder: Path) -> Path:
+    whole = folder / "model.safetensors"
+    checkpoint = TensorFolder(folder)
+    index: dict[str, str] = {}
+    for k in range(2):
+        header, data = {}, b""
+        for name in checkpoint.names[k::2]:
+            array = checkpoint.tensor(name)
+            span = [len(data), len(data) + array.nbytes]
+            header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": span}
+            data += array.tobytes()
+            index[name] = f"model-{k}.safetensors"
+        text = json.dumps(header).encode()
+        shard = folder / f"model-{k}.safetensors"
+        shard.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    whole.unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    return folder
 
 
 def copied(folder: Path, to: Path) -> Path:

@@ -176,3 +176,11 @@ def test_pools_that_could_not_be_changed_are_refused(tmp_path: Path) -> None:
         with pytest.raises(whet.InputError, match="key_pages"):
             model({**step, "key_pages": wrong})
     assert model(step)["y"].shape == step["q"].shape
+
+
+def test_a_run_without_a_result_is_refused() -> None:
+    heads = Heads(2, 2, 16, 16)
+    step = random_step(heads, [(9, 9)], np.random.default_rng(9))
+    nothing = {name: step[name][:0] for name in ("q", "k", "v", "slots")}
+    with pytest.raises(whet.InputError, match="would not be changed"):
+        compiled(heads, Weighing(0.25))({**step, **nothing})

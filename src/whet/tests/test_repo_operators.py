@@ -26,7 +26,9 @@ def script() -> ModuleType:
 
 def test_every_operator_has_a_row(script: ModuleType) -> None:
     text = script.page()
-    rows = dict(re.findall(r"^\| (\w+) \|.*\| (native|control|translated) \|", text, re.MULTILINE))
+    rows = dict(
+        re.findall(r"^\| (\w+) \|.*\| (native|control|host|translated) \|", text, re.MULTILINE)
+    )
     assert {name for _, name in op_table()} <= rows.keys()
     assert all(rows[name] == "control" for name in CONTROLS)
     add = next(line for line in text.splitlines() if line.startswith("| Add |"))
@@ -39,4 +41,4 @@ def test_the_page_is_one_that_the_script_wrote(script: ModuleType) -> None:
     """Rows change as operators are added; head and columns are those of the script."""
     text = script.PAGE.read_text(encoding="utf-8")
     assert text.startswith(script.HEAD.split("Opsets")[0])
-    assert "| operator | opsets | types | mode | tests |" in text
+    assert "| operator | opsets | types | mode | fixed | open | constants |" in text

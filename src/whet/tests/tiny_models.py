@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,19 @@ _BANDS = {
     "original_max_position_embeddings": 64,
 }
 
+_CLASSES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+_LAYER = {
+    "self_attn.q_proj": (64, 64),
+    "self_attn.k_proj": (32, 64),
+    "self_attn.v_proj": (32, 64),
+    "self_attn.o_proj": (64, 64),
+    "mlp.gate_proj": (112, 64),
+    "mlp.up_proj": (112, 64),
+    "mlp.down_proj": (64, 112),
+    "input_layernorm": (64,),
+    "post_attention_layernorm": (64,),
+}
+
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {**_SIZES, "attention_bias": True, "mlp_bias": True}),
     "llama3": ("LlamaConfig", {**_SIZES, "rope_parameters": _BANDS}),
@@ -51,6 +65,28 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "glm": ("GlmConfig", {**_SIZES, "head_dim": 16, "attention_bias": True}),
     "glm4": ("Glm4Config", {**_SIZES, "head_dim": 16, "attention_bias": True}),
 }
+
+
+def write_checkpoint(folder: Path, kind: str = "qwen3", seed: int = 11) -> Path:
+    """Write a Llama or Qwen 3 with random weights, for which nothing but NumPy is needed."""
+    config = {**_SIZES, "model_type": kind, "head_dim": 16, "rms_norm_eps": 1e-6}
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": [_CLASSES[kind]]}))
+    shapes: dict[str, tuple[int, ...]] = {"embed_tokens": (VOCABULARY, 64), "norm": (64,)}
+    for i in range(config["num_hidden_layers"]):
+        shapes |= {f"layers.{i}.{name}": shape for name, shape in _LAYER.items()}
+        if kind == "qwen3":
+            shapes |= {f"layers.{i}.self_attn.{n}_norm": (16,) for n in "qk"}
+    rng, header, data = np.random.default_rng(seed), {}, b""
+    named = {f"model.{name}.weight": shape for name, shape in shapes.items()}
+    for name, shape in {**named, "lm_head.weight": (VOCABULARY, 64)}.items():
+        array = rng.standard_normal(shape, dtype=np.float32) * np.float32(0.06)
+        array = array * 2 + 1 if len(shape) == 1 else array
+        span = [len(data), len(data) + array.nbytes]
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": span}
+        data += array.tobytes()
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return folder
 
 
 def reference_model(name: str) -> Any:

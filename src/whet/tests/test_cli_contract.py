@@ -1,0 +1,86 @@
+"""What every command owes: help with an example, a page, JSON with a versioned schema."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+
+from whet.cli import exits
+from whet.cli.main import run_command, whet_command
+from whet.compat.ascend import TOOLS
+from whet.tests.small_models import write_layer
+
+CLI = Path(__file__).parents[3] / "docs" / "cli.md"
+COMMANDS = whet_command.list_commands(click.Context(whet_command))
+OWN = [name for name in COMMANDS if name not in TOOLS]
+QUICK = "--rounds 2 --threads 1"
+
+JSON_LINES = {
+    "compile": "compile m.onnx -o a.whet --json",
+    "quantize": "quantize m.onnx --calibration c.npy --metric cosine -o q.onnx --json",
+    "optimize": "optimize m.onnx -o o.onnx --json",
+    "check": "check m.onnx --json",
+    "run": "run m.onnx --input random --json",
+    "bench": f"bench m.onnx {QUICK} --json -",
+    "compare": "compare m.whet m.whet --rounds 10 --threshold 9 --json",
+    "inspect": "inspect m.onnx --json",
+    "verify": "verify m.onnx --reference onnx --json",
+    "bisect": "bisect m.onnx --reference onnx --json",
+    "reduce": "reduce m.onnx --reference onnx -o reduced --json",
+    "report": f"report m.onnx {QUICK} --json",
+    "migrate": f"migrate m.onnx {QUICK} --reference onnx --json",
+    "profile": "profile m.whet --runs 2 --json",
+    "doctor": "doctor --json",
+    "ascend-commands": "ascend-commands --install scripts --json",
+}
+"""A line that prints JSON for every command but ``demo``, whose network has tests of its own."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("contract")
+    write_layer(place / "m.onnx")
+    np.save(place / "c.npy", np.ones((2, 4), np.float32))
+    line = ["compile", str(place / "m.onnx"), "-o", str(place / "m.whet"), "--threads", "1"]
+    assert run_command([*line, "--cache-dir", ""]) == exits.OK
+    return place
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_and_a_page(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command([name, "--help"]) == exits.OK
+    shown = " ".join(capsys.readouterr().out.split())
+    example = re.search(rf"Example: whet {name}(?= |$)", shown)
+    assert example, shown
+    assert f"\n## whet {name}\n" in CLI.read_text(encoding="utf-8")
+
+
+def test_every_command_is_asked_for_json() -> None:
+    assert {*JSON_LINES, "demo"} == set(OWN)
+
+
+@pytest.mark.parametrize("name", JSON_LINES)
+def test_json_names_its_form(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("WHET_JOBS", "1")
+    monkeypatch.setenv("WHET_CACHE_DIR", str(folder / "cache"))
+    capsys.readouterr()
+    assert run_command(shlex.split(JSON_LINES[name])) in (exits.OK, exits.NEGATIVE)
+    found = json.loads(capsys.readouterr().out)
+    assert re.fullmatch(rf"whet\.{name.replace('-', '_')}\.\d+", found["schema"])
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_errors_name_the_remedy(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command([name, "--no-such-option"]) == exits.USAGE
+    shown = capsys.readouterr().err
+    assert "--no-such-option" in shown
+    assert "--help" in shown

@@ -1,0 +1,125 @@
+"""Streams of the asynchronous engine, and ``whet llm``, with a model that counts on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from whet.cli.main import run_command
+from whet.errors import InputError, ResourceError
+from whet.llm.async_engine import AsyncEngine, held_back
+from whet.llm.engine import Engine
+from whet.llm.pages import PagePool
+from whet.llm.program import Span
+from whet.llm.sampling import SamplingParams
+from whet.llm.scheduler import Limits, Scheduler
+from whet.tests.tiny_models import write_checkpoint
+
+
+class Counting:
+    """A model whose likeliest token is one more than the last; ``fail`` makes its steps fail."""
+
+    fail = False
+
+    def run(self, spans: Sequence[Span]) -> np.ndarray:
+        """Return the logits of 100 tokens."""
+        if self.fail:
+            raise RuntimeError("broken step")
+        wanted = [span.tokens[-1] + 1 for span in spans if span.logits]
+        return np.eye(101, 100, dtype=np.float32)[np.minimum(wanted, 100)]
+
+
+def letters(tokens: Sequence[int]) -> str:
+    return "".join(chr(ord("a") + t) for t in tokens)
+
+
+def engine_of(program: Any) -> Engine:
+    return Engine(program, Scheduler(PagePool(8), Limits(64, 4, 128)), letters)
+
+
+async def gathered(engine: AsyncEngine, prompt: list[int], params: SamplingParams) -> Any:
+    deltas = [delta async for delta in engine.generate(prompt, params)]
+    tokens = [t for d in deltas for t in d.tokens]
+    return tokens, "".join(d.text for d in deltas), deltas[-1].reason
+
+
+def test_streams_bring_what_the_engine_gives() -> None:
+    async def all_of_them() -> list[Any]:
+        engine = AsyncEngine(engine_of(Counting()))
+        plain = SamplingParams(max_tokens=5)
+        stopping = SamplingParams(max_tokens=9, stop=("de", "zz"))
+        work = [gathered(engine, [k], plain) for k in range(10)]
+        found = await asyncio.gather(*work, gathered(engine, [0], stopping))
+        engine.close()
+        return list(found)
+
+    *plain, stopped = asyncio.run(all_of_them())
+    for k, (tokens, text, reason) in enumerate(plain):
+        assert tokens == list(range(k + 1, k + 6)) and text == letters(tokens)
+        assert reason == "length"
+    assert stopped == ([1, 2, 3, 4], "bc", "stop")
+
+
+def test_readers_that_leave_and_steps_that_fail() -> None:
+    async def work() -> None:
+        program = Counting()
+        inner = engine_of(program)
+        engine = AsyncEngine(inner, most_requests=2)
+        long = SamplingParams(max_tokens=90)
+        stream = engine.generate([0], long)
+        await anext(stream)
+        await stream.aclose()
+        with pytest.raises(InputError):
+            await anext(engine.generate([], long))
+        for _ in range(500):
+            if inner.scheduler.pool.free == 8:
+                break
+            await asyncio.sleep(0.01)
+        assert inner.scheduler.pool.free == 8 and not inner.requests
+        program.fail = True
+        with pytest.raises(RuntimeError, match="broken step"):
+            await anext(engine.generate([0], long))
+        program.fail = False
+        assert (await gathered(engine, [5], SamplingParams(max_tokens=2)))[0] == [6, 7]
+        first, second = engine.generate([0], long), engine.generate([1], long)
+        await anext(first)
+        await anext(second)
+        with pytest.raises(ResourceError, match="2 requests"):
+            await anext(engine.generate([2], long))
+        await first.aclose()
+        await second.aclose()
+        engine.close()
+        with pytest.raises(ResourceError, match="closed"):
+            await anext(engine.generate([2], long))
+
+    asyncio.run(work())
+
+
+def test_what_is_held_back() -> None:
+    assert held_back("abc", ("cd", "bcx")) == 2
+    assert held_back("abc", ("x",)) == 0
+    assert held_back("ab\ufffd", ()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(write_checkpoint(tmp_path, "llama"))
+    run = ["llm", "run", folder, "--tokens", "--prompt", "1,2,3", "--max-tokens", "4"]
+    assert run_command([*run, "--json", "--cache-mib", "1"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["completions"]
+    assert found["prompt_tokens"] == 3 and len(found["tokens"]) == 4
+    bench = ["llm", "bench", folder, "--prompt-tokens", "9", "--new-tokens", "3", "--json"]
+    assert run_command([*bench, "--batch", "2"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["runs"]
+    assert row["batch"] == 2 and row["decode_rate"] > 0
+    assert run_command(["llm", "run", folder, "--prompt", "text"]) == 4
+    assert "tokenizer" in capsys.readouterr().err
+    assert run_command(["llm", "run", str(tmp_path / "no"), "--prompt", "x"]) == 3
+    assert run_command(["llm", "run", folder, "--tokens", "--prompt", "x"]) == 2

@@ -1,0 +1,184 @@
+"""The OpenAI-compatible server over real HTTP, with a model that counts on."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from whet.errors import InputError
+from whet.llm.engine import Engine
+from whet.llm.pages import PagePool
+from whet.llm.scheduler import Limits, Scheduler
+from whet.tests.test_llm_streaming import Counting, letters
+
+uvicorn = pytest.importorskip("uvicorn", reason="it carries the server")
+pytest.importorskip("starlette", reason="it is the server's framework")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Letters:
+    """A model whose tokens are letters; prompts are texts of them."""
+
+    tokenizer = None
+
+    def __init__(self, program: Any) -> None:
+        self.engine = Engine(program, Scheduler(PagePool(8), Limits(64, 4, 128)), letters)
+
+    def encode(self, prompt: Any) -> list[int]:
+        """Return a prompt's tokens."""
+        tokens = [ord(c) - ord("a") for c in prompt] if isinstance(prompt, str) else list(prompt)
+        if any(not 0 <= t < 100 for t in tokens):
+            raise InputError("the prompt has unknown tokens")
+        return tokens
+
+    def chat_prompt(self, messages: list[dict[str, Any]]) -> list[int]:
+        """Return what was said last."""
+        if not messages:
+            raise InputError("the chat template failed: there are no messages")
+        return self.encode(messages[-1]["content"])
+
+
+class Slow(Counting):
+    """A model that takes its time."""
+
+    def run(self, spans: Any) -> np.ndarray:
+        """Return logits after a while."""
+        time.sleep(0.02)
+        return super().run(spans)
+
+
+class Served:
+    """A server on a port of its own."""
+
+    def __init__(self, program: Any) -> None:
+        from whet.serve.app import Settings, application
+
+        self.llm = Letters(program)
+        settings = Settings("letters", key="secret", most_requests=6, body_bytes=5000)
+        app = application(self.llm, settings)  # type: ignore[arg-type]
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        self.thread = threading.Thread(target=self.server.run, args=([self.socket],), daemon=True)
+        self.thread.start()
+
+    def ask(self, path: str, body: Any = None, key: str = "secret") -> tuple[int, Any, Any]:
+        """Return status, decoded body and headers of an answer."""
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        text = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {key}"}
+        link.request("GET" if body is None else "POST", path, text, headers)
+        answer = link.getresponse()
+        data = json.loads(answer.read() or b"null")
+        link.close()
+        return answer.status, data, answer.headers
+
+    def idle(self) -> bool:
+        """Wait until nothing runs; whether all pages came back."""
+        for _ in range(1000):
+            if not self.llm.engine.requests and self.llm.engine.scheduler.pool.free == 8:
+                return True
+            time.sleep(0.01)
+        return False
+
+    def close(self) -> None:
+        """End the server."""
+        self.server.should_exit = True
+        self.thread.join()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    found = Served(Slow())
+    yield found
+    found.close()
+
+
+def test_the_official_client(served: Served) -> None:
+    openai = pytest.importorskip("openai", reason="it is the client that has to work")
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{served.port}/v1", api_key="secret")
+    assert [m.id for m in client.models.list()] == ["letters"]
+    plain = client.completions.create(model="letters", prompt=["a", "c"], max_tokens=3, seed=1,
+                                      temperature=0)  # fmt: skip
+    assert [c.text for c in plain.choices] == ["bcd", "def"]
+    assert plain.usage.completion_tokens == 6 and plain.usage.prompt_tokens == 2
+    messages = [{"role": "user", "content": "ab"}]
+    chat = client.chat.completions.create(
+        model="letters", messages=messages, max_tokens=9, stop="gh", temperature=0
+    )
+    assert chat.choices[0].message.content == "cdef" and chat.choices[0].finish_reason == "stop"
+    stream = client.chat.completions.create(
+        model="letters", messages=messages, max_tokens=4, stream=True, temperature=0
+    )
+    pieces = [piece.choices[0] for piece in stream]
+    assert "".join(p.delta.content for p in pieces) == "cdef" and len(pieces) > 2
+    assert pieces[-1].finish_reason == "length"
+    with pytest.raises(openai.BadRequestError, match="tools"):
+        client.chat.completions.create(model="letters", messages=messages, tools=[{"x": 1}])
+    assert served.idle()
+
+
+def test_bad_requests_have_reasons(served: Served) -> None:
+    many = "/v1/completions"
+    for body, text in (
+        (b"{", "malformed"),
+        (b"[" * 4000, "malformed"),
+        (b"x" * 6000, "bytes"),
+        ({"prompt": 3}, "malformed"),
+        ({"prompt": ""}, "no tokens"),
+        ({"prompt": []}, "no tokens"),
+        ({"prompt": "A"}, "unknown"),
+        ({"prompt": "a" * 200}, "context"),
+        ({"prompt": "a", "top_p": 7}, "top_p"),
+        ({"prompt": "a", "max_tokens": -1}, "max_tokens"),
+        ({"prompt": "a", "logit_bias": {"b": 1}}, "logit_bias"),
+        ({"prompt": "a", "response_format": {"type": "json_object"}}, "response_format"),
+        ({"prompt": "a" * 200, "stream": True}, "context"),
+    ):
+        status, found, _ = served.ask(many, body)
+        assert status == 400 and text in found["error"]["message"], (body, found)
+    assert served.ask("/v1/chat/completions", {"messages": []})[0] == 400
+    assert served.ask("/v1/models", key="wrong")[0] == 401
+    assert served.ask(many, {"prompt": "a"}, key="")[0] == 401
+    assert served.ask("/health", key="")[0] == 200
+    assert served.idle()
+
+
+def test_too_many_requests_wait_elsewhere(served: Served) -> None:
+    body = {"prompt": "a", "max_tokens": 40, "temperature": 0}
+    found: list[tuple[int, Any, Any]] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(served.ask("/v1/completions", body)))
+        for _ in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    texts = {data["choices"][0]["text"] for status, data, _ in found if status == 200}
+    assert texts == {letters(range(1, 41))}
+    refused = [headers for status, _, headers in found if status == 429]
+    assert refused and all(headers["Retry-After"] for headers in refused)
+    assert {status for status, _, _ in found} == {200, 429}
+    assert served.idle()
+
+
+def test_callers_that_leave_are_forgotten(served: Served) -> None:
+    for stream in (True, False):
+        before = served.llm.engine.steps
+        link = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+        body = {"prompt": "a", "max_tokens": 90, "stream": stream, "temperature": 0}
+        headers = {"Authorization": "Bearer secret"}
+        link.request("POST", "/v1/completions", json.dumps(body).encode(), headers)
+        time.sleep(0.1)
+        link.close()
+        assert served.idle() and served.llm.engine.steps - before < 90
