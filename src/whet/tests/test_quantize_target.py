@@ -136,7 +136,7 @@ def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx.save(residual_net(np.random.default_rng(0)), "m.onnx")
     x = np.random.default_rng(1).standard_normal((8, 3, 9, 7)).astype(np.float32)
     np.save("x.npy", x)
-    line = "quantize m.onnx --calibration x.npy --metric cosine -o o.onnx --per-tensor"
+    line = "quantize m.onnx --calibration x.npy --metric cosine -o o.onnx --per-tensor --state s"
     assert run_command([*line.split(), "--max-drop", "0.001%", "--report", "r.html"]) == exits.OK
     page = Path("r.html").read_text()
     assert "Sensitivity" in page
