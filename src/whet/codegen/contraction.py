@@ -95,8 +95,14 @@ class _Writer:
         items = frame.scalar_index(_row_items(self.kernel))
         row_blocks = frame.scalar_index(ceil_div(_row_items(self.kernel), tile.row_items))
         panels = frame.scalar_index(_panels(self.kernel, self.width))
-        column_block = b.binary("udiv", chunk, row_blocks)
-        first = b.mul(b.binary("urem", chunk, row_blocks), i64(tile.row_items))
+        if tile.by_rows:
+            column_blocks = frame.scalar_index(_column_blocks(self.kernel, self.width))
+            row_block = b.binary("udiv", chunk, column_blocks)
+            column_block = b.binary("urem", chunk, column_blocks)
+        else:
+            column_block = b.binary("udiv", chunk, row_blocks)
+            row_block = b.binary("urem", chunk, row_blocks)
+        first = b.mul(row_block, i64(tile.row_items))
         last = b.min(b.add(first, i64(tile.row_items)), items)
         panel_first = b.mul(column_block, i64(tile.panels))
         panel_last = b.min(b.add(panel_first, i64(tile.panels)), panels)

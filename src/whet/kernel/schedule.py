@@ -67,7 +67,8 @@ def choose_tile(work: Work, target: Target, threads: int) -> Tile:
     block = _depth_block(work, target, (rows, vectors), unroll)
     row_items, panels = _chunks(work, target, threads, (rows, vectors), block)
     prefetch = _prefetch(work, target, row_items, vectors, unroll)
-    return Tile(rows, vectors, unroll, row_items, panels, prefetch, block)
+    by_rows = work.reduction * work.cols * 4 <= target.l2_bytes // 2
+    return Tile(rows, vectors, unroll, row_items, panels, prefetch, block, by_rows)
 
 
 def _depth_block(work: Work, target: Target, tile: tuple[int, int], unroll: int) -> int:

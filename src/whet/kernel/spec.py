@@ -96,6 +96,8 @@ class Tile:
         prefetch: cache lines of the next panel fetched at each unrolled depth step.
         block: depth steps of a block, which all tiles of a chunk do before the next; 0 for all at
             once.
+        by_rows: whether chunks of the same rows follow each other, and threads share out rows;
+            else chunks of the same columns do.
     """
 
     rows: int
@@ -105,6 +107,7 @@ class Tile:
     panels: int
     prefetch: int = 0
     block: int = 0
+    by_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)

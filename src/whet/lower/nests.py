@@ -15,6 +15,7 @@ from whet.target import Target
 
 CHUNK_ELEMENTS = 8192
 MIN_BLOCK = 4096
+BAND_ROWS = 4
 PIXEL_TILE = 4
 CHANNEL_BLOCKS = (4, 3, 2, 1)
 WINDOW_CHUNKS = 16
@@ -176,19 +177,33 @@ def _tile_window(draft: _Draft, target: Target) -> int:
 
 
 def _block_channels(draft: _Draft, lane: Axis, target: Target) -> None:
-    """Split the channel axis into blocks of a few vectors, outermost."""
+    """Split the channel axis into blocks of a few vectors, around the rows of a band."""
     extent = lane.extent.constant
     if extent is None:
         return
     sizes = [n * target.lanes for n in CHANNEL_BLOCKS if extent % (n * target.lanes) == 0]
     if not sizes or extent <= sizes[0]:
         return
-    outer, inner = (
-        Axis(f"{lane.name}b", as_poly(extent // sizes[0])),
-        Axis(lane.name, as_poly(sizes[0])),
-    )
-    draft.axes = (outer, *draft.axes[:-1], inner)
-    draft.apply({lane: var(outer) * sizes[0] + var(inner)})
+    blocks = Axis(f"{lane.name}b", as_poly(extent // sizes[0]))
+    channels = Axis(lane.name, as_poly(sizes[0]))
+    bands, rows = _bands(draft, draft.axes[:-2])
+    draft.axes = (*bands, blocks, *rows, draft.axes[-2], channels)
+    draft.apply({lane: var(blocks) * sizes[0] + var(channels)})
+
+
+def _bands(draft: _Draft, axes: tuple[Axis, ...]) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
+    """Split image rows into bands of a few; returns the axes around a band and those inside.
+
+    A thread then works on the rows that it wrote in the layer before, in all channels.
+    """
+    extent = axes[-1].extent.constant if axes else None
+    sizes = [n for n in range(BAND_ROWS, (extent or 0) // 2 + 1) if extent and extent % n == 0]
+    if not sizes:
+        return (), axes
+    band = Axis(f"{axes[-1].name}b", as_poly((extent or 0) // sizes[0]))
+    row = Axis(axes[-1].name, as_poly(sizes[0]))
+    draft.apply({axes[-1]: var(band) * sizes[0] + var(row)})
+    return (*axes[:-1], band), (row,)
 
 
 def _chunking(draft: _Draft, vector_rows: bool, tile: int) -> tuple[int, int]:
