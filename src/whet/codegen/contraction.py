@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from whet.codegen.builder import PTR, Builder, Module, Value, i64
+from whet.codegen.builder import I64, PTR, Builder, Module, Value, i64
 from whet.codegen.contraction_tile import Place, TileWriter
 from whet.codegen.depth_blocks import Block, slot, sum_bytes
 from whet.codegen.depth_steps import Columns, advanced, depth_steps
@@ -45,8 +45,22 @@ def contraction_scratch(kernel: Contraction, lanes: int) -> int:
     tile = kernel.tile
     if not tile.block:
         return 0
-    sums = tile.row_items * tile.panels * tile.rows * tile.vectors * lanes
+    sums = tile.row_items * tile.panels * _slot_rows(kernel) * tile.vectors * lanes
     return sums * sum_bytes(kernel)
+
+
+PIECE_COST = 2
+"""What a register tile costs beside its rows, in rows."""
+
+
+def piece_heights(rows: int) -> list[int]:
+    """Return the heights of register tiles for a run-time row count, the largest first."""
+    return sorted({1, *(-(-rows * quarter // 4) for quarter in (1, 2, 3, 4))}, reverse=True)
+
+
+def _slot_rows(kernel: Contraction) -> int:
+    """Return the rows whose sums a tile may put aside: pieces overlap in run-time row counts."""
+    return kernel.tile.rows * (1 if kernel.row.extent.constant is not None else 2)
 
 
 def write_contraction(
@@ -196,7 +210,7 @@ class _Writer:
         column = b.binary("sub", panel, chunk.panels[0])
         row = b.binary("sub", item, chunk.items[0])
         number = b.add(b.mul(column, i64(tile.row_items)), row)
-        return slot(b, self.fn.scratch, number, tile.rows * self._line)
+        return slot(b, self.fn.scratch, number, _slot_rows(self.kernel) * self._line)
 
     @property
     def _line(self) -> int:
@@ -240,17 +254,38 @@ class _Writer:
         b.start(done)
 
     def _symbolic_tile(self, frame: Frame, tile: Value, place: Place) -> None:
-        """Write a tile of a run-time row count: whole, or its rest in fours and ones."""
+        """Write a tile of a run-time row count in the cheapest of a few heights.
+
+        The last piece begins early enough to be whole: rows that two pieces share are computed
+        twice, to the same bits. Rows are dealt out evenly among the tiles.
+        """
         b, height = self.b, self.kernel.tile.rows
-        first = start = b.mul(tile, i64(height))
-        stop = b.min(b.add(start, i64(height)), frame.scalar_index(self.kernel.row.extent))
-        for size in sorted({height, min(4, height), 1}, reverse=True):
-            length = b.binary("sub", stop, start)
-            end = b.add(start, b.mul(b.binary("udiv", length, i64(size)), i64(size)))
-            with b.loop(start, end, size, hint="rows") as row:
+        rows = frame.scalar_index(self.kernel.row.extent)
+        tiles = frame.scalar_index(ceil_div(self.kernel.row.extent, height))
+        base, larger = b.binary("udiv", rows, tiles), b.binary("urem", rows, tiles)
+        start = b.add(b.mul(tile, base), b.min(tile, larger))
+        size = b.add(base, b.cast("zext", b.icmp("slt", tile, larger), I64))
+        stop = b.add(start, size)
+        chosen = self._cheapest(size, rows)
+        for pieces in piece_heights(height):
+            with (
+                b.when(b.icmp("eq", chosen, i64(pieces))),
+                b.loop(start, stop, pieces, hint="rows") as at,
+            ):
+                row = b.min(at, b.binary("sub", rows, i64(pieces)))
                 sums = place.sums
                 if sums is not None:
-                    sums = slot(b, sums, b.binary("sub", row, first), self._line)
+                    sums = slot(b, sums, b.binary("sub", at, start), self._line)
                 bound = frame.bind(self.kernel.row, row)
-                self.tiles.write(bound, size, replace(place, sums=sums))
-            start = end
+                self.tiles.write(bound, pieces, replace(place, sums=sums))
+
+    def _cheapest(self, size: Value, rows: Value) -> Value:
+        """Return the height of pieces that cut a tile at the least cost, at most all rows."""
+        b = self.b
+        chosen, least = i64(1), b.mul(size, i64(1 + PIECE_COST))
+        for height in sorted(piece_heights(self.kernel.tile.rows))[1:]:
+            count = b.binary("udiv", b.add(size, i64(height - 1)), i64(height))
+            cost = b.mul(count, i64(height + PIECE_COST))
+            better = b.binary("and", b.icmp("sle", cost, least), b.icmp("sle", i64(height), rows))
+            chosen, least = b.select(better, i64(height), chosen), b.select(better, cost, least)
+        return chosen

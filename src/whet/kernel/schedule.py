@@ -29,6 +29,10 @@ SPARE = 2
 MOST_EDGE_ROWS = 10
 """Rows with a pointer each, where there are 16 general registers."""
 MIN_BLOCK = 192
+OPEN_ROWS = 128
+"""Rows that a schedule is made for if only a run knows how many there are."""
+OPEN_ITEMS = 3
+"""Row tiles during which the next panel is fetched then: there may be few."""
 LOAD_COST = 0.1
 
 
@@ -66,7 +70,8 @@ def choose_tile(work: Work, target: Target, threads: int) -> Tile:
     unroll = work.unroll or plain
     block = _depth_block(work, target, (rows, vectors), unroll)
     row_items, panels = _chunks(work, target, threads, (rows, vectors), block)
-    prefetch = _prefetch(work, target, row_items, vectors, unroll)
+    ahead = min(row_items, OPEN_ITEMS) if work.open else row_items
+    prefetch = _prefetch(work, target, ahead, vectors, unroll)
     by_rows = work.reduction * work.cols * 4 <= target.l2_bytes // 2
     return Tile(rows, vectors, unroll, row_items, panels, prefetch, block, by_rows)
 
@@ -76,7 +81,7 @@ def _depth_block(work: Work, target: Target, tile: tuple[int, int], unroll: int)
 
     Blocks pay where a panel, or the rows that share it, do not stay in the level-2 cache.
     """
-    if not work.blocks or work.open:
+    if not work.blocks:
         return 0
     rows, vectors = tile
     items = work.outer * -(-work.rows // rows)

@@ -9,7 +9,7 @@ import numpy as np
 
 from whet.index import ONE, ZERO, Atom, Axis, IndexLike, Poly, as_poly, product, var
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Read, Within
-from whet.kernel.schedule import Work, choose_tile
+from whet.kernel.schedule import OPEN_ROWS, Work, choose_tile
 from whet.kernel.spec import QUAD, Contraction, Panels, Store, Tile
 from whet.kernel.tensor import Definition, Product
 from whet.lower.loops import by_stride, indices_of, merge_axes
@@ -182,14 +182,16 @@ def _tile(
     anchor: Product, outer: Sequence[Axis], row: Axis, edges: bool, target: Target, threads: int
 ) -> Tile:
     depth = magnitude(anchor.depth.extent)
+    unknown = any(x.extent.constant is None for x in (*outer, row))
+    rows = max(magnitude(row.extent), 1)
     work = Work(
         outer=max(magnitude(product(x.extent for x in outer)), 1),
-        rows=max(magnitude(row.extent), 1),
+        rows=max(rows, OPEN_ROWS) if row.extent.constant is None else rows,
         cols=max(magnitude(anchor.col.extent), 1),
         reduction=max(depth * magnitude(product(t.extent for t in anchor.taps)), 1),
         depth=max(depth, 1),
         edges=edges,
-        open=any(x.extent.constant is None for x in (*outer, row)),
+        open=unknown,
         blocks=anchor.quad is None and anchor.depth.extent.constant is not None,
     )
     if anchor.quad is not None:

@@ -12,6 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import whet
+from whet.codegen.contraction import piece_heights
 from whet.codegen.targets import resolve_target
 from whet.driver import plan
 from whet.kernel.schedule import Work, choose_tile
@@ -62,11 +63,12 @@ def convolution(**attributes: Any) -> onnx.ModelProto:
     [
         (product(37), {}),
         (product("N"), {"N": 1}),
+        (product("N"), {"N": 16}),
         (product("N"), {"N": 29}),
         (convolution(), {}),
         (convolution(strides=[2, 2], dilations=[2, 1]), {}),
     ],
-    ids=["rows", "one-row", "open-rows", "conv", "strided"],
+    ids=["rows", "one-row", "few-rows", "open-rows", "conv", "strided"],
 )
 def test_blocks_agree_with_the_interpreter(
     model: onnx.ModelProto, dims: dict[str, int], size: int, tmp_path: Path
@@ -85,6 +87,22 @@ def test_blocks_agree_with_the_interpreter(
         (expected,) = interpret(trial, precise=True)
         assert_close(found, expected, "product", dtype="float32", length=trial.length, scale=30.0)
     assert seen
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 7, 11, 12, 14, 16, 18, 27, 40])
+def test_any_number_of_rows_known_by_the_run(rows: int, tmp_path: Path) -> None:
+    """Tiles are cut into pieces that overlap at the end."""
+    rng = np.random.default_rng(rows)
+    ((call,), target) = kernels_of(product("N"), level=2)
+    trial = trial_of(call, target, {"N": rows}, rng, odd=False)
+    (found,) = execute(trial, tmp_path, threads=2)
+    (expected,) = interpret(trial, precise=True)
+    assert_close(found, expected, "product", dtype="float32", length=trial.length, scale=30.0)
+
+
+def test_pieces_reach_every_height() -> None:
+    assert piece_heights(13) == [13, 10, 7, 4, 1]
+    assert piece_heights(1) == [1]
 
 
 def test_deep_products_are_cut_into_equal_blocks() -> None:
