@@ -13,6 +13,7 @@ SEED = 20261
 SAMPLE = 120
 REFUSED_SAMPLE = 30
 FOLDED_SAMPLE = 100
+PLAIN_SAMPLE = 500
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,8 @@ def test_all_others_fail_as_listed(workers: Workers) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_all_pass_without_optimisation(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_sample_passes_without_optimisation(tmp_path_factory: pytest.TempPathFactory) -> None:
     plain = Workers(str(tmp_path_factory.mktemp("plain")), level=0)
-    _check(plain, [name for name in read_passes() if "+" not in name], {PASSED})
+    fixed = [name for name in read_passes() if "+" not in name]
+    _check(plain, random.Random(SEED).sample(fixed, PLAIN_SAMPLE), {PASSED})
     plain.close()

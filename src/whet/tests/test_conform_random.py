@@ -159,7 +159,7 @@ def test_bits_do_not_depend_on_threads(cache: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_many_models_agree_with_the_reference(cache: Path) -> None:
-    for seed in seeds_of_models(600):
+    for seed in seeds_of_models(200, of=600):
         agrees(seed, cache)
 
 
@@ -167,25 +167,25 @@ def test_many_models_agree_with_the_reference(cache: Path) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_many_models_agree_at_lower_levels(level: int, cache: Path) -> None:
-    for seed in seeds_of_models(150):
+    for seed in seeds_of_models(60, of=150):
         agrees(seed, cache, opt_level=level)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_many_models_take_any_batch(cache: Path) -> None:
-    for seed in seeds_of_models(300):
+    for seed in seeds_of_models(100, of=300):
         batches_agree(seed, cache)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_bits_of_many_models_do_not_depend_on_threads(cache: Path) -> None:
-    for seed in seeds_of_models(100):
+    for seed in seeds_of_models(40, of=100):
         threads_agree(seed, cache)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_kernels_of_many_models_stay_inside_their_arrays(cache: Path) -> None:
-    assert_stays_inside(list(seeds_of_models(150)), cache)
+    assert_stays_inside(list(seeds_of_models(60, of=150)), cache)
