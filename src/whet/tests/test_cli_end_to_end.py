@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from whet.cli import exits
@@ -71,7 +72,8 @@ def test_interrupt_leaves_nothing_behind(folder: Path) -> None:
     before = set(os.listdir(folder))
     command = [sys.executable, "-m", "whet.cli.main", "compile", "big.onnx"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        time.sleep(2.0)
+        while process.poll() is None and not psutil.Process(process.pid).children():
+            time.sleep(0.05)  # until it generates code, in processes of its own
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == exits.INTERRUPTED, errors
