@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whet.dtypes import numpy_dtype
-from whet.errors import InputError, ShapeError
+from whet.errors import ShapeError
 from whet.index import Poly
 from whet.program.plan import MemoryPlan, part_liveness, plan_memory
 from whet.program.records import Launch, Part, Program
@@ -28,6 +28,7 @@ from whet.program.script import (
     Slice,
 )
 from whet.runtime.arrays import Array, address_of, dim_name, empty_aligned
+from whet.runtime.bindings import needed_dims, refuse_zeros
 from whet.runtime.calls import CALLS
 from whet.runtime.state import Binding, State
 
@@ -50,7 +51,7 @@ class ScriptPlan:
         self.program = program
         self._live = [part_liveness(program, part) for part in program.parts]
         self._bindings: list[dict[tuple[int, ...], Binding]] = [{} for _ in program.parts]
-        self._given = {dim_name(p) for axes in program.input_shapes for p in axes}
+        self._needed = needed_dims(program)
         self._position = {name: k for k, name in enumerate(program.dims)}
         self._blank: list[Any] = [None] * self.script.slots
         for row in self.script.constants:
@@ -95,7 +96,7 @@ class ScriptPlan:
             empty = all(0 in shape for shape in shapes)
             if empty:
                 return Binding((), shapes, MemoryPlan({}, 0), True, number)
-            self._refuse_zeros(part, dims)
+            refuse_zeros([n for n in part.dims if dims[n] == 0 and n in self._needed])
             for launch in launches:
                 launch.chunks.evaluate(dims)
             sizes = [size.evaluate(dims) for size, _ in live.sizes]
@@ -106,13 +107,6 @@ class ScriptPlan:
             raise _odd_sizes(part, launches, dims)
         values = tuple((self._position[name], dims[name]) for name in part.dims)
         return Binding(values, shapes, plan, False, number)
-
-    def _refuse_zeros(self, part: Part, dims: Dims) -> None:
-        """Refuse an input without elements where native code would have to give some."""
-        zero = [name for name in part.dims if dims[name] == 0 and name in self._given]
-        if zero:
-            hint = "sizes that depend on data may be 0, those of inputs may not; give at least 1"
-            raise InputError(f"dimension {zero[0]!r} is 0", hint=hint)
 
 
 class Walk:
