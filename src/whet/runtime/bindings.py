@@ -39,11 +39,15 @@ class Variant:
 
     def fits(self, shapes: Shapes) -> bool:
         """Tell whether it is for given shapes."""
-        return all(
-            len(wanted) == len(shape)
-            and all(w in (-1, n) for w, n in zip(wanted, shape, strict=True))
-            for wanted, shape in zip(self.when, shapes, strict=False)
-        )
+        return fits(self.when, shapes)
+
+
+def fits(when: Shapes, shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Tell whether shapes are those that something is made for, -1 for any extent."""
+    return all(
+        len(wanted) == len(shape) and all(w in (-1, n) for w, n in zip(wanted, shape, strict=True))
+        for wanted, shape in zip(when, shapes, strict=False)
+    )
 
 
 class Bindings:

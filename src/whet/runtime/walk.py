@@ -12,7 +12,7 @@ from whet.dtypes import numpy_dtype
 from whet.errors import ShapeError
 from whet.index import Poly
 from whet.program.plan import MemoryPlan, part_liveness, plan_memory
-from whet.program.records import Launch, Part, Program
+from whet.program.records import Launch, Part, Program, shapes_name
 from whet.program.script import (
     ABSENT,
     Block,
@@ -21,6 +21,7 @@ from whet.program.script import (
     Expect,
     If,
     Loop,
+    Pick,
     Read,
     Require,
     Run,
@@ -28,7 +29,7 @@ from whet.program.script import (
     Slice,
 )
 from whet.runtime.arrays import Array, address_of, dim_name, empty_aligned
-from whet.runtime.bindings import needed_dims, refuse_zeros
+from whet.runtime.bindings import fits, needed_dims, refuse_zeros
 from whet.runtime.calls import CALLS
 from whet.runtime.state import Binding, State
 
@@ -52,6 +53,8 @@ class ScriptPlan:
         self._live = [part_liveness(program, part) for part in program.parts]
         self._bindings: list[dict[tuple[int, ...], Binding]] = [{} for _ in program.parts]
         self._needed = needed_dims(program)
+        steps = self.script.main.steps
+        self.cases = steps[0].cases if len(steps) == 1 and isinstance(steps[0], Pick) else ()
         self._position = {name: k for k, name in enumerate(program.dims)}
         self._blank: list[Any] = [None] * self.script.slots
         for row in self.script.constants:
@@ -63,6 +66,19 @@ class ScriptPlan:
     def blank(self) -> list[Any]:
         """Return slots that hold nothing but the constants."""
         return list(self._blank)
+
+    def programs(self) -> tuple[str, ...]:
+        """Return what the ways to run the model are called."""
+        if not self.cases:
+            return ("script",)
+        return tuple(
+            shapes_name(self.program, when) for when in ((), *(c.when for c in self.cases))
+        )
+
+    def program_for(self, shapes: tuple[tuple[int, ...], ...]) -> str:
+        """Return which of them runs inputs of given shapes."""
+        found = (case.when for case in self.cases if fits(case.when, shapes))
+        return shapes_name(self.program, next(found, ()))
 
     def arena_bytes(self, dims: Mapping[str, int]) -> int:
         """Return the arena that the largest part needs for given dimensions."""
@@ -134,6 +150,7 @@ class Walk:
             Require: self._require,
             If: self._if,
             Loop: self._loop,
+            Pick: self._pick,
             Call: self._call,
         }
 
@@ -209,6 +226,14 @@ class Walk:
     def _if(self, step: If) -> None:
         block = step.then if _truth(self._slots[step.condition], step.where) else step.otherwise
         results = self._block(block, ())
+        for slot, value in zip(step.outputs, results, strict=True):
+            self._store(slot, value)
+
+    def _pick(self, step: Pick) -> None:
+        values = [self._slots[slot] for slot in step.inputs]
+        shapes = [v.shape if isinstance(v, np.ndarray) else () for v in values]
+        found = (case.block for case in step.cases if fits(case.when, shapes))
+        results = self._block(next(found, step.otherwise), values)
         for slot, value in zip(step.outputs, results, strict=True):
             self._store(slot, value)
 
