@@ -13,7 +13,7 @@ import argparse
 import itertools
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +73,7 @@ OPEN = {
 }
 
 
-class Fixed:
+class Compiled:
     """A compiled model as a runner."""
 
     def __init__(self, name: str, model: whet.CompiledModel) -> None:
@@ -115,40 +115,34 @@ def exported(name: str, cache: Path) -> Path:
     return target
 
 
-def compiled(name: str, threads: int, cache: Path) -> tuple[Path, Path]:
-    """Return the files of a model for any shape, and of one with a program for each shape."""
-    source, model = exported(name, cache), OPEN[name]
-    options = whet.Options(threads=threads)
-    files = tuple(cache / f"{name}.{kind}.{threads}.whet" for kind in ("any", "each"))
-    if not files[0].exists():
-        whet.compile(source, options=options).save(files[0])
-    if not files[1].exists():
-        lists = {
-            spec.name: [next(i.shape for i in model.inputs(s) if i.name == spec.name)
-                        for s in model.grid]
-            for spec in MODELS[model.source].inputs
-        }  # fmt: skip
-        whet.compile(source, shapes=lists, options=options).save(files[1])
-    return files[0], files[1]
+def compiled(name: str, threads: int, cache: Path) -> Path:
+    """Return the file of a model for any shape."""
+    target = cache / f"{name}.open.{threads}.whet"
+    source = exported(name, cache)
+    if not target.exists():
+        whet.compile(source, options=whet.Options(threads=threads)).save(target)
+    return target
 
 
-def ratios(name: str, files: tuple[Path, Path], grid: Iterable[Shape], plan: Plan) -> list[str]:
-    """Return a line of the table for each shape."""
-    anyone, each = (whet.load(file) for file in files)
-    lines = []
-    for sizes in grid:
+def ratios(
+    name: str, anyone: whet.CompiledModel, source: Path, plan: Plan
+) -> Callable[[Shape], str]:
+    """Return what measures one shape and gives its line of the table."""
+
+    def line(sizes: Shape) -> str:
         feed = OPEN[name].feed(sizes)
+        threads = anyone.stats.threads
         shapes = {n: a.shape for n, a in feed.items()}
-        assert each.program_for(shapes) != "any", "a program was made for every shape of the grid"
-        runners = [Fixed("open", anyone), Fixed("fixed", each)]
+        fixed = whet.compile(source, shapes=shapes, options=whet.Options(threads=threads))
+        runners = [Compiled("open", anyone), Compiled("fixed", fixed)]
         samples = measure_interleaved(runners, [feed], plan)
         ratio = compare(samples, "fixed", "open")
         times = [summarise(samples.seconds[runner.name]) for runner in runners]
-        cells = [name, str(anyone.stats.threads), " × ".join(map(str, sizes))]
+        cells = [name, str(threads), " × ".join(map(str, sizes))]
         cells += [f"{t.best_ms:.2f} / {t.median_ms:.2f}" for t in times]
-        lines.append(f"| {' | '.join([*cells, f'{ratio.ratio:.2f}'])} |")
-        print(lines[-1], flush=True)
-    return lines
+        return f"| {' | '.join([*cells, f'{ratio.ratio:.2f}'])} |"
+
+    return line
 
 
 def first_calls(name: str, file: Path) -> str:
@@ -208,29 +202,35 @@ def main() -> None:
     parser.add_argument("--shapes", help="only these, such as 1x16,8x384")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--duration", type=float, default=10.0, help="seconds for each shape")
+    parser.add_argument("--no-notes", dest="notes", action="store_false", help="ratios only")
     parser.add_argument("--prepare-only", action="store_true", help="export and compile only")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     arguments = parser.parse_args()
     plan = Plan(rounds=arguments.rounds, duration_s=arguments.duration, warm_up=1, lead_in_s=0.0)
-    lines, notes = [], []
+    lines: list[str] = []
+    notes: list[str] = []
     for name, threads in itertools.product(
         arguments.models.split(","), map(int, arguments.threads.split(","))
     ):
-        files = compiled(name, threads, arguments.cache)
+        anyone = compiled(name, threads, arguments.cache)
         if arguments.prepare_only:
             continue
         asked = arguments.shapes
         grid = [_sizes(s) for s in asked.split(",")] if asked else OPEN[name].grid
-        lines += ratios(name, files, grid, plan)
-    if not arguments.prepare_only and not arguments.shapes:
+        line = ratios(name, whet.load(anyone), exported(name, arguments.cache), plan)
+        for sizes in grid:
+            lines.append(line(sizes))
+            print(lines[-1], flush=True)
+    if arguments.notes and not arguments.prepare_only:
         notes = _notes(arguments.cache)
+    if not arguments.prepare_only and not arguments.shapes:
         _write(lines, notes)
 
 
 def _notes(cache: Path) -> list[str]:
     """Return what new shapes cost, measured on the small text encoder."""
-    files = compiled("minilm", 1, cache)
-    found = [first_calls("minilm", files[0]), life("minilm", files[0])]
+    file = compiled("minilm", 1, cache)
+    found = [first_calls("minilm", file), life("minilm", file)]
     print(*found, sep="\n")
     return found
 
