@@ -98,6 +98,7 @@ class Tile:
             once.
         by_rows: whether chunks of the same rows follow each other, and threads share out rows;
             else chunks of the same columns do.
+        near: depth steps that a packed panel is fetched ahead into the first cache; 0 for none.
     """
 
     rows: int
@@ -108,6 +109,7 @@ class Tile:
     prefetch: int = 0
     block: int = 0
     by_rows: bool = False
+    near: int = 0
 
 
 @dataclass(frozen=True, slots=True)
