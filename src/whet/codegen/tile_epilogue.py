@@ -11,7 +11,7 @@ from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import Function
 from whet.codegen.pack_bytes import GROUP, pack_bytes, packs_bytes
 from whet.index import Axis
-from whet.kernel.expr import Call, Expr, Var, all_atoms, walk
+from whet.kernel.expr import Call, Const, Expr, Var, all_atoms, walk
 from whet.kernel.spec import ACCUMULATOR, Contraction, Store
 from whet.target import Target
 
@@ -128,27 +128,32 @@ def first_sum(kernel: Contraction) -> tuple[Expr | None, tuple[Store, ...]]:
 
     Integers may be added in any order: sums that begin with it need no addition at the end.
     """
-    plain = None, kernel.stores
+    start: Expr | None = None
+    stores = kernel.stores
     if kernel.quad is None or kernel.tile.block:
-        return plain
-    roots = [store.value for store in kernel.stores]
-    totals = {e for root in roots for e in walk(root) if _adds_to_sum(e)}
-    if len(totals) != 1:
-        return plain
-    (total,) = totals
-    assert isinstance(total, Call)
-    if not _same_in_rows(total.args[1], kernel.col):
-        return plain
-    without = [_replaced(root, total) for root in roots]
-    if any(e == SUM for root in without for e in walk(root)):
-        return plain
-    named = [_replaced(root, total, SUM) for root in roots]
-    stores = (replace(s, value=v) for s, v in zip(kernel.stores, named, strict=True))
-    return total.args[1], tuple(stores)
+        return start, stores
+    while (found := _addend(stores, kernel.col)) is not None:
+        total, amount = found
+        start = amount if start is None else Call("add", (start, amount), SUM.dtype)
+        stores = tuple(replace(s, value=_replaced(s.value, total, SUM)) for s in stores)
+    return start, stores
 
 
-def _adds_to_sum(expr: Expr) -> bool:
-    return isinstance(expr, Call) and expr.op == "add" and expr.args[0] == SUM
+def _addend(stores: tuple[Store, ...], col: Axis) -> tuple[Expr, Expr] | None:
+    """Return the only thing that is done with the sum in all stores, an addition, and of what."""
+    inside = {e for store in stores for e in walk(store.value)}
+    uses = [e for e in inside if SUM in e.children()]
+    if len(uses) != 1 or SUM in (store.value for store in stores):
+        return None
+    (total,) = uses
+    if not isinstance(total, Call) or total.op not in ("add", "sub") or total.args[0] != SUM:
+        return None
+    amount = total.args[1]
+    if not _same_in_rows(amount, col):
+        return None
+    if total.op == "add":
+        return total, amount
+    return total, Call("sub", (Const(0, SUM.dtype), amount), SUM.dtype)
 
 
 def _same_in_rows(expr: Expr, col: Axis) -> bool:
@@ -157,8 +162,5 @@ def _same_in_rows(expr: Expr, col: Axis) -> bool:
     return atoms <= {col} and not any(isinstance(e, Var) for e in inside)
 
 
-def _replaced(expr: Expr, old: Expr, new: Expr | None = None) -> Expr:
-    """Return an expression with another one in place of one; by default one that is no sum."""
-    if expr == old:
-        return Var("total", "int32") if new is None else new
-    return expr.map(lambda e: _replaced(e, old, new))
+def _replaced(expr: Expr, old: Expr, new: Expr) -> Expr:
+    return new if expr == old else expr.map(lambda e: _replaced(e, old, new))
