@@ -37,7 +37,8 @@ tables that rows are gathered from, which are a fifth of BERT-base."""
 Feed = dict[str, Array]
 HEADER = (
     "| model | threads | Whet int8 | Whet float32 | ONNX Runtime int8 | OpenVINO int8 "
-    "| ORT / Whet | OpenVINO / Whet | float32 / int8 | correlation with ORT | MiB int8 / float32 | resident MiB int8 / float32 |",
+    "| ORT / Whet | OpenVINO / Whet | float32 / int8 | correlation with ORT "
+    "| MiB int8 / float32 | resident MiB int8 / float32 |",
     "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
 )
 
