@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,6 +24,7 @@ from whet.ops.quantize import quantised
 from whet.target import Target
 from whet.tests.kernel_runner import execute, interpret, kernels_of, trial_of
 
+Array = np.ndarray[Any, np.dtype[Any]]
 SUM = Var("acc", "int32")
 CASCADE = "x86_64-linux-gnu:cascadelake"
 
@@ -79,7 +81,7 @@ def residual_model(rows: int, cols: int, dtype: str) -> onnx.ModelProto:
     rng = np.random.default_rng(rows * 100 + cols)
     kind = {"uint8": TensorProto.UINT8, "int8": TensorProto.INT8}[dtype]
     low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
-    constants = {
+    constants: dict[str, Array] = {
         "w": rng.integers(-128, 128, (24, cols)).astype(np.int8),
         "b": rng.integers(-(2**12), 2**12, cols).astype(np.int32),
         "sw": rng.uniform(0.0005, 0.02, cols).astype(np.float32),
