@@ -52,8 +52,8 @@ def quantise_arguments(config: Given) -> list[str]:
     Raises:
         OptionError: a value is not available here.
     """
-    asked = {key for rules in SECTIONS.values() for key in rules if config.get(key)}
-    if not asked:
+    acting = [k for rules in SECTIONS.values() for k, r in rules.items() if isinstance(r, Used)]
+    if not any(config.get(key) for key in acting):
         return []
     kind = config.get("quant_type")
     if kind not in ("FULL_QUANT", "WEIGHT_QUANT"):

@@ -13,7 +13,7 @@ from whet.cli import exits
 from whet.cli.main import run_command
 from whet.compat import ascend, converter_quantisation
 from whet.compat.amct import is_amct, read_amct
-from whet.compat.translation import Refused, Used
+from whet.compat.translation import Noted, Refused, Used
 from whet.errors import OptionError
 from whet.quantize.config import config_from_dict
 from whet.tests.small_models import write_layer
@@ -211,3 +211,12 @@ def test_both_lead_to_a_quantised_model(
     for file in ("m.quantized.onnx", "q.onnx"):
         kinds = [node.op_type for node in onnx.load(file).graph.node]
         assert "QuantizeLinear" in kinds
+
+
+def test_every_key_is_documented() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "ascend.md").read_text(encoding="utf-8")
+    for section, rules in converter_quantisation.SECTIONS.items():
+        for key, rule in rules.items():
+            (line,) = [x for x in text.splitlines() if x.startswith(f"| `[{section}] {key}` ")]
+            word = {Used: "acts", Noted: "accepted: ", Refused: "refused: "}[type(rule)]
+            assert word in line
