@@ -175,7 +175,10 @@ def measure_interleaved(
     calls: dict[str, list[Call]] = {name: [] for name in names}
     busy, started = _busy_cpu_s(), time.perf_counter()
     for index in _rounds(plan):
-        shuffle.shuffle(order)
+        if index % 2:
+            order.reverse()  # as often in front of the others as behind them
+        else:
+            shuffle.shuffle(order)
         for runner in order:
             calls[runner.name].append(_timed(runner, inputs[index % len(inputs)], plan))
         if progress is not None:
