@@ -12,6 +12,7 @@ from whet.kernel.paged import PagedAttend
 from whet.kernel.recurrence import Recur
 from whet.kernel.scan import Prefix
 from whet.kernel.scatter import Updates
+from whet.kernel.schedules import Chooser, Schedules
 from whet.kernel.sort import Sorted
 from whet.kernel.spec import Kernel, Nest
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor, axes_for
@@ -39,7 +40,6 @@ BUILDERS: Mapping[type, Build] = MappingProxyType(
     {
         type(None): build_nest,
         Steps: build_nest,
-        Product: build_contraction,
         Attend: build_attention,
         Recur: build_recurrence,
         Prefix: build_scan,
@@ -49,7 +49,7 @@ BUILDERS: Mapping[type, Build] = MappingProxyType(
         PagedAttend: build_paged,
     }
 )
-"""The file that makes a kernel of each anchor."""
+"""The file that makes a kernel of each anchor but products, whose schedules may be tuned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +78,13 @@ class Selection:
     Attributes:
         layout: storage of all tensors.
         target: processor.
-        threads: threads that chunks are cut for.
+        schedules: schedules of products, and the threads that chunks are cut for.
         level: optimisation level; from 3 on, algorithms may reorder floating-point sums.
     """
 
     layout: Layout
     target: Target
-    threads: int
+    schedules: Schedules
     level: int
 
     def calls(self, tensor: Tensor) -> list[KernelCall]:
@@ -97,18 +97,28 @@ class Selection:
         return [self._call(tensor, tensor.definition, self.layout.storages[id(tensor)])]
 
     def _call(self, tensor: Tensor, definition: Definition, storage: Storage) -> KernelCall:
-        kernel, params = self._kernel(definition, storage)
+        if isinstance(definition.anchor, Product):
+            kernel, params = self._product(tensor, definition, storage)
+        else:
+            kernel, params = self._kernel(definition, storage)
         roots = tuple(params.roots)
         return KernelCall(kernel, roots, tensor.nodes, tensor.ops, flops_of(definition))
 
     def _kernel(self, definition: Definition, storage: Storage) -> tuple[Kernel, Params]:
-        storages = self.layout.storages
         build = BUILDERS[type(definition.anchor)]
-        if self.level >= WINOGRAD_LEVEL and isinstance(definition.anchor, Product):
-            fast = build_winograd(definition, storage, storages, self.target, self.threads)
+        threads = self.schedules.threads
+        return build(definition, storage, self.layout.storages, self.target, threads)
+
+    def _product(
+        self, tensor: Tensor, definition: Definition, storage: Storage
+    ) -> tuple[Kernel, Params]:
+        storages = self.layout.storages
+        choose = Chooser(self.schedules, self.target, tensor.nodes)
+        if self.level >= WINOGRAD_LEVEL:
+            fast = build_winograd(definition, storage, storages, self.target, choose)
             if fast is not None:
                 return fast
-        return build(definition, storage, storages, self.target, self.threads)
+        return build_contraction(definition, storage, storages, self.target, choose)
 
 
 def _copy_of(part: Tensor) -> Definition:
