@@ -44,6 +44,12 @@ class Checkpoint(Protocol):
     def tensor(self, name: str) -> Array:
         """Return a tensor in float32; a view of the file if it is stored so."""
 
+    def block_format(self, name: str) -> str | None:
+        """Return the format of ``whet.kernel.block_formats`` that a tensor is stored in, if any."""
+
+    def blocks(self, name: str) -> Array:
+        """Return such a tensor as it is stored: bytes, a row of them for each row."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -85,6 +91,18 @@ class TensorFolder:
     def tensor(self, name: str) -> Array:
         """Return a tensor in float32."""
         return self._find(name).read()
+
+    def block_format(self, name: str) -> str | None:
+        """Return ``None``: these files hold no blocks."""
+        return None
+
+    def blocks(self, name: str) -> Array:
+        """Refuse, as no tensor is stored in blocks.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(f"{name!r} is not stored in blocks", where=str(self.folder))
 
     def _find(self, name: str) -> Stored:
         found = self._tensors.get(name)

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from whet.errors import ModelError, UnsupportedError
 from whet.kernel.paged import COLUMNS, PAGE
 from whet.llm.architecture import Architecture, Layer, Part, Parts
+from whet.llm.block_linear import BlockLinear
 from whet.llm.checkpoint import Checkpoint
 from whet.llm.graph import FLOAT, INT32, INT64, GraphWriter
 from whet.llm.rope import rope_tables
@@ -44,7 +45,8 @@ def decoder_graph(arch: Architecture, checkpoint: Checkpoint, context: int) -> i
         raise UnsupportedError(
             f"activation {arch.activation!r}", hint=f"known: {', '.join(ACTIVATIONS)}"
         )
-    return _Decoder(arch, checkpoint, context, GraphWriter()).model()
+    writer = GraphWriter()
+    return _Decoder(arch, checkpoint, context, writer, BlockLinear(writer, checkpoint)).model()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class _Decoder:
     checkpoint: Checkpoint
     context: int
     g: GraphWriter
+    blocks: BlockLinear
 
     def model(self) -> ir.Model:
         """Write the whole graph."""
@@ -89,8 +92,7 @@ class _Decoder:
 
     def _embedding(self, ids: ir.Value, step: _Step) -> ir.Value:
         g, arch = self.g, self.arch
-        table = self._weight("embedding", arch.parts, (arch.vocabulary, arch.hidden))
-        x = g.op("Gather", table, ids, name="embedded", axis=0)
+        x = self._embedded(ids, (arch.vocabulary, arch.hidden))
         if arch.embedding_scale != 1.0:
             factor = g.constant("embedding.scale", np.float32(arch.embedding_scale).reshape(1))
             x = g.op("Mul", x, factor, name="embedded.scaled")
@@ -100,6 +102,14 @@ class _Decoder:
             at = g.op("Gather", table, step.positions, name="placed", axis=0)
             x = g.op("Add", x, at, name="embedded.placed")
         return x
+
+    def _embedded(self, ids: ir.Value, shape: tuple[int, int]) -> ir.Value:
+        part = self.arch.parts["embedding"]
+        if self.blocks.kind(part) is not None:
+            _check_shape(part, self.checkpoint, shape)
+            return self.blocks.embedded(ids, part, shape, "embedded")
+        table = self._weight("embedding", self.arch.parts, shape)
+        return self.g.op("Gather", table, ids, name="embedded", axis=0)
 
     def _layer(self, x: ir.Value, number: int, layer: Layer, step: _Step) -> ir.Value:
         g, parts, name = self.g, layer.parts, f"layer{number}"
@@ -216,11 +226,23 @@ class _Decoder:
     def _linear(
         self, x: ir.Value, role: str, parts: Parts, shape: tuple[int, int], name: str
     ) -> ir.Value:
+        if self.blocks.kind(parts[role]) is not None:
+            return self._block_linear(x, role, parts, shape, name)
         weight = self._weight(role, parts, shape)
         if f"{role}.bias" in parts:
             bias = self._weight(f"{role}.bias", parts, shape[:1])
             return self.g.op("Gemm", x, weight, bias, name=name, transB=1)
         return self.g.op("Gemm", x, weight, name=name, transB=1)
+
+    def _block_linear(
+        self, x: ir.Value, role: str, parts: Parts, shape: tuple[int, int], name: str
+    ) -> ir.Value:
+        _check_shape(parts[role], self.checkpoint, shape)
+        lines = "logits" if role == "head" else "tokens"
+        if f"{role}.bias" not in parts:
+            return self.blocks.linear(x, parts[role], shape, name, lines)
+        y = self.blocks.linear(x, parts[role], shape, f"{name}.product", lines)
+        return self.g.op("Add", y, self._weight(f"{role}.bias", parts, shape[:1]), name=name)
 
     def _weight(self, role: str, parts: Parts, shape: tuple[int, ...]) -> ir.Value:
         """Return a tensor of the checkpoint, checked against the shape that it has to have.

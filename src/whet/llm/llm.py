@@ -5,22 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from whet.driver import compile as compile_model
-from whet.errors import InputError, ModelError, ResourceError
+from whet.errors import InputError, ResourceError
 from whet.kernel.paged import COLUMNS, PAGE
 from whet.llm.architecture import Architecture
-from whet.llm.checkpoint import Checkpoint, TensorFolder
 from whet.llm.decoder import decoder_graph
 from whet.llm.engine import Engine, Reason, Request
 from whet.llm.families.table import architecture_of
-from whet.llm.gguf_file import GgufFile
 from whet.llm.pages import PagePool
 from whet.llm.program import StepProgram
 from whet.llm.sampling import SamplingParams
 from whet.llm.scheduler import Limits, Scheduler
-from whet.llm.tokens import Message, Tokenizer, open_tokenizer
+from whet.llm.source import Source
+from whet.llm.tokens import Message, Tokenizer
 from whet.options import Options
 
 Prompt = str | Sequence[int]
@@ -55,7 +53,8 @@ class LLM:
     """A language model ready to run.
 
     Args:
-        path: a checkpoint folder with ``config.json`` and ``*.safetensors``, or a GGUF file.
+        source: a checkpoint folder with ``config.json`` and ``*.safetensors``, or a GGUF file; a
+            ``Source`` also says in which numbers it is kept.
         options: how to compile.
         context: tokens that a sequence may have; by default what the model allows, at most 4096.
         cache_bytes: memory for keys and values.
@@ -70,7 +69,7 @@ class LLM:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        source: str | os.PathLike[str] | Source,
         *,
         options: Options | None = None,
         context: int = 0,
@@ -78,7 +77,8 @@ class LLM:
         step_tokens: int = 512,
         sequences: int = 16,
     ) -> None:
-        checkpoint, self.tokenizer = _open(Path(path))
+        opened = source if isinstance(source, Source) else Source(source)
+        checkpoint, self.tokenizer = opened.open()
         self.architecture = arch = architecture_of(checkpoint.config)
         self.context = context or min(arch.context, DEFAULT_CONTEXT)
         if not 0 < self.context <= arch.context:
@@ -161,16 +161,6 @@ def page_bytes(arch: Architecture) -> int:
     """Return the bytes that a page of the cache takes, in all layers."""
     padded = -(-arch.head_size // COLUMNS) * COLUMNS
     return 4 * len(arch.layers) * arch.kv_heads * PAGE * (arch.head_size + padded)
-
-
-def _open(path: Path) -> tuple[Checkpoint, Tokenizer | None]:
-    if path.is_dir():
-        return TensorFolder(path), open_tokenizer(path)
-    if path.suffix == ".gguf" and path.exists():
-        file = GgufFile(path)
-        return file, file.tokenizer()
-    hint = "give a folder with config.json, or a file that ends in .gguf"
-    raise ModelError("there is no checkpoint", where=str(path), hint=hint)
 
 
 def _listed(prompts: Prompts) -> list[Prompt]:
