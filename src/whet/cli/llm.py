@@ -27,6 +27,13 @@ def _model_options(command: Decorated) -> Decorated:
         click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0 for all CPUs."),
         click.option("--context", type=click.IntRange(0), default=0, help="Tokens of a sequence."),
         click.option(
+            "--weights",
+            type=click.Choice(["stored", "float32"]),
+            default="stored",
+            show_default=True,
+            help="Multiply weights of few bits as they are stored, or dequantised.",
+        ),
+        click.option(
             "--cache-mib",
             type=click.IntRange(1),
             default=1024,
@@ -179,10 +186,10 @@ def serve(
 
 
 def _load(model: Path, options: Mapping[str, Any]) -> LLM:
-    from whet.llm import LLM
+    from whet.llm import LLM, Source
 
     return LLM(
-        model,
+        Source(model, options["weights"]),
         options=Options(threads=options["threads"]),
         context=options["context"],
         cache_bytes=options["cache_mib"] << 20,

@@ -25,6 +25,7 @@ from whet.index import Poly, ceil_div
 from whet.kernel.block_formats import GROUP
 from whet.kernel.blocks import (
     PANEL,
+    ROW_TILE,
     SCALE_WORD,
     START_WORD,
     BlockProduct,
@@ -75,14 +76,12 @@ class _Tile:
     Attributes:
         height: its rows.
         rows: the first row's words in the first group.
-        stride: bytes from a group of rows to the next.
         panel: the panel's first bytes.
         column: first column in the panel.
     """
 
     height: int
     rows: Value
-    stride: Value
     panel: Value
     column: int
 
@@ -124,15 +123,21 @@ class _Writer:
         frame = frame.bind(kernel.col, b.mul(panel, i64(PANEL)))
         size = panel_bytes(kernel.kind, kernel.depth)
         base = b.gep(self.fn.params[kernel.panels], "i8", b.mul(panel, i64(size)))
-        stride = b.mul(rows, i64(self.row_bytes))
         for height in kernel.heights:
             count = b.binary("udiv", b.binary("sub nsw", stop, start), i64(height))
             end = b.add(start, b.mul(count, i64(height)))
             with b.loop(start, end, height, hint="rows") as row:
-                words = b.gep(self.fn.params[kernel.rows], "i8", b.mul(row, i64(self.row_bytes)))
-                tile = _Tile(height, words, stride, base, 0)
+                tile = _Tile(height, self._words(row), base, 0)
                 self._columns(frame.bind(kernel.row, row), tile)
             start = end
+
+    def _words(self, row: Value) -> Value:
+        """Return the words of a row in its first group."""
+        b, kernel = self.b, self.kernel
+        tile, inside = b.divide(row, ROW_TILE)
+        before = b.mul(tile, i64(kernel.depth // GROUP * ROW_TILE))
+        place = b.mul(b.add(before, inside), i64(self.row_bytes))
+        return b.gep(self.fn.params[kernel.rows], "i8", place)
 
     def _columns(self, frame: Frame, tile: _Tile) -> None:
         """Write the register tiles along the columns of a panel."""
@@ -186,7 +191,8 @@ class _Writer:
         with b.loop(i64(0), i64(groups // every), hint="super") as number:
             step = every * record + super_bytes(kind)
             head = b.gep(tile.panel, "i8", b.mul(number, i64(step)))
-            rows = b.gep(tile.rows, "i8", b.mul(b.mul(number, i64(every)), tile.stride))
+            stride = ROW_TILE * self.row_bytes
+            rows = b.gep(tile.rows, "i8", b.mul(number, i64(every * stride)))
             factors = self._factors(head, tile)
             base = b.gep(head, "i8", super_bytes(kind))
             if every == 1:
@@ -194,7 +200,7 @@ class _Writer:
             else:
                 with b.loop(i64(0), i64(every), hint="group") as group:
                     here = b.gep(base, "i8", b.mul(group, i64(record)))
-                    words = b.gep(rows, "i8", b.mul(group, tile.stride))
+                    words = b.gep(rows, "i8", b.mul(group, i64(stride)))
                     self._group(tile, here, words, factors, cells)
         for i, line in enumerate(cells):
             for v, cell in enumerate(line):
@@ -279,7 +285,7 @@ class _Writer:
     def _fetch(self, record: Value) -> None:
         ahead = self.b.gep(record, "i8", AHEAD)
         for line in range(-(-record_bytes(self.kernel.kind) // LINE_BYTES)):
-            self.b.prefetch(self.b.gep(ahead, "i8", LINE_BYTES * line))
+            self.b.prefetch(self.b.gep(ahead, "i8", LINE_BYTES * line), near=True)
 
     def _begin(self, tile: _Tile, rows: Value, span: int) -> list[list[Value]]:
         """Return integer sums at what they begin from."""

@@ -10,7 +10,7 @@ from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import Function, accesses_of, frame_of, open_function
 from whet.index import Poly
 from whet.kernel.block_formats import GROUP
-from whet.kernel.blocks import LEVELS, SCALE_WORD, START_WORD, RowQuantization, row_words
+from whet.kernel.blocks import LEVELS, ROW_TILE, SCALE_WORD, START_WORD, RowQuantization, row_words
 from whet.target import Target
 
 MAGNITUDE = 0x7FFFFFFF
@@ -63,10 +63,12 @@ class _Writer:
         row, part = b.divide(number, _parts(kernel))
         first = b.mul(part, i64(kernel.groups))
         last = b.min(b.add(first, i64(kernel.groups)), i64(_groups(kernel)))
-        rows = frame.scalar_index(kernel.row.extent)
+        tile, inside = b.divide(row, ROW_TILE)
         frame = frame.bind(kernel.row, row)
+        base = b.mul(tile, i64(_groups(kernel)))
         with b.loop(first, last, hint="group") as group:
-            place = b.mul(b.add(b.mul(group, rows), row), i64(row_words(kernel.spans)))
+            number = b.add(b.mul(b.add(base, group), i64(ROW_TILE)), inside)
+            place = b.mul(number, i64(row_words(kernel.spans)))
             output = b.gep(self.fn.params[kernel.output], I32, place)
             self._group(frame.bind(kernel.depth, b.mul(group, i64(GROUP))), output)
 

@@ -1,10 +1,11 @@
 """Products with weights in blocks of few bits: rows become integers, sums are taken in integers.
 
 Two anchors, two kernels. *Rows in blocks*: every 32 values of a row become 8-bit integers and a
-scale, laid out ``[group, row, word]`` so that a register tile reads one stretch of memory: 8 words
-with 32 signed codes, a word with the scale, and ``spans`` words with what sums begin from. *Block
-products* multiply these rows by weights in panels of 32 columns; each sum of a group is scaled and
-added in the order of the depth, so that a row's result depends on nothing else in the step.
+scale, laid out ``[tile, group, row in its tile, word]`` so that a register tile reads one stretch
+of memory: 8 words with 32 signed codes, a word with the scale, and ``spans`` words with what sums
+begin from; what lies behind the last row is not written. *Block products* multiply these rows by
+weights in panels of 32 columns; each sum of a group is scaled and added in the order of the depth,
+so that a row's result depends on nothing else in the step.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 PANEL = 32
 """Columns of a panel of weights."""
+
+ROW_TILE = 12
+"""Rows that lie together: those of the highest register tile."""
 
 CODE_WORDS = GROUP // 4
 """32-bit words with the codes of a group of a row."""

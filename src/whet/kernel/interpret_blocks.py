@@ -5,13 +5,29 @@ from __future__ import annotations
 import numpy as np
 
 from whet.kernel.block_formats import GROUP, BlockFormat, read_blocks
-from whet.kernel.blocks import CODE_WORDS, LEVELS, SCALE_WORD, START_WORD, row_words
+from whet.kernel.blocks import (
+    CODE_WORDS,
+    LEVELS,
+    ROW_TILE,
+    SCALE_WORD,
+    START_WORD,
+    row_words,
+)
 from whet.kernel.semantics import Array
 
 
 def quantized_rows(x: Array, zero: int, spans: int) -> Array:
-    """Return rows [row, depth] in blocks [group, row, word] of 32-bit integers."""
-    groups = x.astype(np.float32).reshape(len(x), -1, GROUP).transpose(1, 0, 2)
+    """Return rows [row, depth] in blocks [tile, group, row in its tile, word], 32-bit integers."""
+    whole = np.zeros((-(-len(x) // ROW_TILE) * ROW_TILE, x.shape[1]), np.float32)
+    whole[: len(x)] = x
+    groups = _quantized_groups(whole, zero, spans)
+    tiles = groups.reshape(len(groups), -1, ROW_TILE, groups.shape[-1])
+    return np.ascontiguousarray(tiles.swapaxes(0, 1))
+
+
+def _quantized_groups(x: Array, zero: int, spans: int) -> Array:
+    """Return rows as [group, row, word]."""
+    groups = x.reshape(len(x), -1, GROUP).transpose(1, 0, 2)
     top = np.abs(groups).max(axis=-1)
     with np.errstate(all="ignore"):
         scale = top / np.float32(LEVELS)
@@ -29,7 +45,11 @@ def quantized_rows(x: Array, zero: int, spans: int) -> Array:
 
 
 def block_product(rows: Array, weights: Array, kind: BlockFormat) -> Array:
-    """Return the product [row, column] of rows in blocks and weights, in float64."""
+    """Return the product [row, column] of rows in blocks and weights, in float64.
+
+    There are whole tiles of rows; those behind the last mean nothing.
+    """
+    rows = rows.swapaxes(0, 1).reshape(rows.shape[1], -1, rows.shape[3])
     blocks = read_blocks(kind, weights)
     codes = np.ascontiguousarray(rows[..., :CODE_WORDS]).view(np.int8)
     scale = np.ascontiguousarray(rows[..., SCALE_WORD]).view(np.float32).astype(np.float64)

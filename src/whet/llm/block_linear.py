@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from whet.kernel.block_formats import FORMATS, GROUP, BlockFormat, Blocks, read_blocks
-from whet.kernel.blocks import row_words
+from whet.kernel.blocks import ROW_TILE, row_words
 from whet.llm.architecture import Array, Part
 from whet.llm.checkpoint import Checkpoint
 from whet.llm.graph import INT8, INT32, UINT8, Dims, GraphWriter
@@ -54,7 +54,9 @@ class BlockLinear:
         kind = self.kind(part)
         assert kind is not None, "the part is stored in blocks"
         weights = self._weights(part, kind, shape)
-        rows = self._quantized(x, kind, [shape[1] // GROUP, lines, row_words(kind.spans)])
+        rows = self._quantized(
+            x, kind, [f"{lines}.tiles", shape[1] // GROUP, ROW_TILE, row_words(kind.spans)]
+        )
         return self.g.whet_op(
             "BlockMatMul", rows, weights, name=name, dims=[lines, shape[0]], format=kind.name
         )

@@ -14,6 +14,7 @@ from whet.index import as_poly
 from whet.kernel.block_formats import GROUP, BlockFormat, Blocks, read_blocks
 from whet.kernel.blocks import (
     PANEL,
+    ROW_TILE,
     BlockProduct,
     BlockSum,
     QuantizedRows,
@@ -33,7 +34,7 @@ CHUNK_GROUPS = 32
 """Groups that one chunk brings into blocks."""
 
 WIDE_REGISTERS = 32
-HEIGHTS = (12, 8, 4, 2, 1)
+HEIGHTS = (ROW_TILE, 8, 4, 2, 1)
 LOW_HEIGHTS = (4, 2, 1)
 VECTORS = 2
 
@@ -87,16 +88,16 @@ def build_block_product(
         kind=anchor.kind,
         stores=(store,),
         heights=heights,
-        block=_rows_of_chunk(anchor, heights[0], target),
+        block=_rows_of_chunk(anchor, target),
         vectors=min(VECTORS, PANEL // target.lanes),
     )
     return kernel, params
 
 
-def _rows_of_chunk(anchor: BlockSum, height: int, target: Target) -> int:
+def _rows_of_chunk(anchor: BlockSum, target: Target) -> int:
     """Return how many rows, in whole tiles, leave half of the level-2 cache for a panel."""
     row = 4 * row_words(anchor.kind.spans) * (anchor.depth // GROUP)
-    return max(target.l2_bytes // 2 // row // height, 1) * height
+    return max(target.l2_bytes // 2 // row // ROW_TILE, 1) * ROW_TILE
 
 
 def _source(load: Expr) -> Tensor:

@@ -107,10 +107,9 @@ def quantised_llama(folder: Path, kind: str) -> Path:
     return folder / f"{kind}.gguf"
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_1"])
-def test_weights_in_blocks_are_those_of_the_file(kind: str, tmp_path: Path) -> None:
+def test_weights_in_blocks_are_those_of_the_file(tmp_path: Path) -> None:
     """Only the rows that are multiplied are rounded: logits stay close to those of floats."""
-    path = quantised_llama(write_checkpoint(tmp_path, "llama"), kind)
+    path = quantised_llama(write_checkpoint(tmp_path, "llama"), "Q8_0")
     prompt = np.random.default_rng(3).integers(0, VOCABULARY, 45).tolist()
     logits = []
     choices: tuple[Weights, ...] = ("stored", "float32")
