@@ -35,6 +35,13 @@ def _model_options(command: Decorated) -> Decorated:
             help="Multiply weights of few bits as they are stored, or dequantised.",
         ),
         click.option(
+            "--cache-type",
+            type=click.Choice(["float32", "float16", "bfloat16", "int8"]),
+            default="float32",
+            show_default=True,
+            help="Type of keys and values.",
+        ),
+        click.option(
             "--cache-mib",
             type=click.IntRange(1),
             default=1024,
@@ -199,7 +206,7 @@ def _load(model: Path, options: Mapping[str, Any]) -> LLM:
     from whet.llm import LLM, Source
 
     return LLM(
-        Source(model, options["weights"]),
+        Source(model, options["weights"], options["cache_type"]),
         options=Options(threads=options["threads"]),
         context=options["context"],
         cache_bytes=options["cache_mib"] << 20,

@@ -119,7 +119,10 @@ class _Evaluation:
         grid = Grid(axes, self.dims, self._load, precise=self.precise)
         q = np.broadcast_to(grid.value(anchor.q), grid.shape)
         found = [self.tensor(e.source) for e in anchor.expressions()[1:] if isinstance(e, Load)]
-        tiles, tables, keys, values = found
+        tiles, tables, keys, values, *scales = found
+        if scales:
+            keys = keys * scales[0][:, :, None, :]
+            values = values * scales[1][..., None]
         columns = grid.extent(anchor.axes[2].extent)
         return paged_attention(q, (keys, values), tiles, tables, anchor.weighing, columns)
 

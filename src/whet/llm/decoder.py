@@ -6,7 +6,9 @@ apart. Every size that a step decides is a symbolic dim, so that one program run
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -16,8 +18,18 @@ from whet.kernel.paged import COLUMNS, PAGE
 from whet.llm.architecture import Architecture, Layer, Part, Parts
 from whet.llm.block_linear import BlockLinear
 from whet.llm.checkpoint import Checkpoint
-from whet.llm.graph import FLOAT, INT32, INT64, GraphWriter
+from whet.llm.graph import FLOAT, INT8, INT32, INT64, GraphWriter
 from whet.llm.rope import rope_tables
+from whet.llm.source import Cache
+
+CACHE_TYPES: Mapping[str, ir.DataType] = MappingProxyType(
+    {
+        "float32": FLOAT,
+        "float16": ir.DataType.FLOAT16,
+        "bfloat16": ir.DataType.BFLOAT16,
+        "int8": INT8,
+    }
+)
 
 ACTIVATIONS = {
     "silu": ("Swish", {}),
@@ -29,13 +41,16 @@ ACTIVATIONS = {
 }
 
 
-def decoder_graph(arch: Architecture, checkpoint: Checkpoint, context: int) -> ir.Model:
+def decoder_graph(
+    arch: Architecture, checkpoint: Checkpoint, context: int, cache: Cache = "float32"
+) -> ir.Model:
     """Return the graph of a decoder's step.
 
     Args:
         arch: what it is made of.
         checkpoint: its tensors.
         context: positions that sequences may have.
+        cache: type of keys and values.
 
     Raises:
         ModelError: a tensor is missing or has the wrong shape.
@@ -46,7 +61,8 @@ def decoder_graph(arch: Architecture, checkpoint: Checkpoint, context: int) -> i
             f"activation {arch.activation!r}", hint=f"known: {', '.join(ACTIVATIONS)}"
         )
     writer = GraphWriter()
-    return _Decoder(arch, checkpoint, context, writer, BlockLinear(writer, checkpoint)).model()
+    blocks = BlockLinear(writer, checkpoint)
+    return _Decoder(arch, checkpoint, context, writer, blocks, cache).model()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +82,7 @@ class _Decoder:
     context: int
     g: GraphWriter
     blocks: BlockLinear
+    cache: Cache
 
     def model(self) -> ir.Model:
         """Write the whole graph."""
@@ -129,15 +146,22 @@ class _Decoder:
 
     def _attention(self, x: ir.Value, number: int, layer: Layer, step: _Step) -> ir.Value:
         g, arch, name = self.g, self.arch, f"layer{number}"
-        heads = {"q": arch.heads, "k": arch.kv_heads, "v": arch.kv_heads}
-        q, k, v = (self._heads(x, role, heads[role], layer, step, name) for role in "qkv")
+        counts = {"q": arch.heads, "k": arch.kv_heads, "v": arch.kv_heads}
+        q, k, v = (self._heads(x, role, counts[role], layer, step, name) for role in "qkv")
         padded = -(-arch.head_size // COLUMNS) * COLUMNS
         size = arch.head_size
-        keys = g.input(f"keys.{number}", FLOAT, ["pages", arch.kv_heads, size, PAGE])
-        values = g.input(f"values.{number}", FLOAT, ["pages", arch.kv_heads, PAGE, padded])
+        kind, heads = CACHE_TYPES[self.cache], arch.kv_heads
+        pools = [
+            g.input(f"keys.{number}", kind, ["pages", heads, size, PAGE]),
+            g.input(f"values.{number}", kind, ["pages", heads, PAGE, padded]),
+        ]
+        scales = [
+            g.input(f"{role}_scales.{number}", FLOAT, ["pages", heads, PAGE])
+            for role in (("key", "value") if self.cache == "int8" else ())
+        ]
         y = g.whet_op(
             "PagedAttention",
-            *(q, k, v, keys, values, step.slots, step.tiles, step.tables),
+            *(q, k, v, *pools, step.slots, step.tiles, step.tables, *scales),
             name=f"{name}.attention",
             dims=["tokens", arch.heads, size],
             scale=float(arch.scale),

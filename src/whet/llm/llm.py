@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from whet.driver import compile as compile_model
+from whet.dtypes import DTYPES
 from whet.errors import InputError, ResourceError
 from whet.kernel.paged import COLUMNS, PAGE
 from whet.llm.architecture import Architecture
@@ -17,7 +18,7 @@ from whet.llm.pages import PagePool
 from whet.llm.program import StepProgram
 from whet.llm.sampling import SamplingParams
 from whet.llm.scheduler import Limits, Scheduler
-from whet.llm.source import Source
+from whet.llm.source import Cache, Source
 from whet.llm.tokens import Message, Tokenizer
 from whet.options import Options
 
@@ -86,13 +87,14 @@ class LLM:
                 f"context is {context}, the model was made for {arch.context}",
                 hint="give at most that",
             )
-        pages = min(cache_bytes // page_bytes(arch), sequences * -(-self.context // PAGE))
+        size = page_bytes(arch, opened.cache)
+        pages = min(cache_bytes // size, sequences * -(-self.context // PAGE))
         if pages < 1:
             raise ResourceError(
-                f"a page of the cache takes {page_bytes(arch)} bytes, cache_bytes is {cache_bytes}",
+                f"a page of the cache takes {size} bytes, cache_bytes is {cache_bytes}",
                 hint="give more",
             )
-        graph = decoder_graph(arch, checkpoint, self.context)
+        graph = decoder_graph(arch, checkpoint, self.context, opened.cache)
         self.program = StepProgram(compile_model(graph, options=options), arch, pages)
         scheduler = Scheduler(PagePool(pages), Limits(step_tokens, sequences, self.context))
         decode = self.tokenizer.decode if self.tokenizer else None
@@ -157,10 +159,11 @@ class LLM:
         return self.tokenizer
 
 
-def page_bytes(arch: Architecture) -> int:
+def page_bytes(arch: Architecture, cache: Cache = "float32") -> int:
     """Return the bytes that a page of the cache takes, in all layers."""
     padded = -(-arch.head_size // COLUMNS) * COLUMNS
-    return 4 * len(arch.layers) * arch.kv_heads * PAGE * (arch.head_size + padded)
+    row = DTYPES[cache].size * (arch.head_size + padded) + (8 if cache == "int8" else 0)
+    return len(arch.layers) * arch.kv_heads * PAGE * row
 
 
 def _listed(prompts: Prompts) -> list[Prompt]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whet.kernel.paged import COLUMNS, PAGE
+from whet.dtypes import numpy_dtype
+from whet.kernel.paged import PAGE
 from whet.llm.architecture import Architecture, Array
 from whet.runtime.model import CompiledModel
 
@@ -46,13 +47,11 @@ class StepProgram:
     def __init__(self, model: CompiledModel, arch: Architecture, pages: int) -> None:
         self._model = model
         self.vocabulary = arch.vocabulary
-        padded = -(-arch.head_size // COLUMNS) * COLUMNS
-        keys = (pages, arch.kv_heads, arch.head_size, PAGE)
-        values = (pages, arch.kv_heads, PAGE, padded)
         self._pools: dict[str, Array] = {}
-        for number in range(len(arch.layers)):
-            self._pools[f"keys.{number}"] = np.zeros(keys, np.float32)
-            self._pools[f"values.{number}"] = np.zeros(values, np.float32)
+        for port in model.inputs:
+            if port.shape[0] == "pages":
+                sizes = (int(n) for n in port.shape[1:])
+                self._pools[port.name] = np.zeros((pages, *sizes), numpy_dtype(port.dtype))
 
     @property
     def model(self) -> CompiledModel:

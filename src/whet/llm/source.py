@@ -13,6 +13,7 @@ from whet.llm.gguf_file import GgufFile
 from whet.llm.tokens import Tokenizer, open_tokenizer
 
 Weights = Literal["stored", "float32"]
+Cache = Literal["float32", "float16", "bfloat16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Source:
         path: a folder with ``config.json`` and ``*.safetensors``, or a GGUF file.
         weights: ``stored`` multiplies weights in blocks of few bits as they are, by rows of 8-bit
             integers; ``float32`` dequantises them first.
+        cache: type of keys and values; those of 8 bits have a scale for every token and head.
 
     Raises:
         InputError: a value is not known.
@@ -30,11 +32,13 @@ class Source:
 
     path: str | os.PathLike[str]
     weights: Weights = "stored"
+    cache: Cache = "float32"
 
     def __post_init__(self) -> None:
-        if self.weights not in get_args(Weights):
-            known = get_args(Weights)
-            raise InputError(f"weights is {self.weights!r}", hint=nearest(self.weights, known))
+        for name, kind in (("weights", Weights), ("cache", Cache)):
+            value, known = getattr(self, name), get_args(kind)
+            if value not in known:
+                raise InputError(f"{name} is {value!r}", hint=nearest(str(value), known))
 
     def open(self) -> tuple[Checkpoint, Tokenizer | None]:
         """Open the checkpoint and its tokenizer, if it has one.
