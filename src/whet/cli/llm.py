@@ -10,6 +10,7 @@ import click
 
 from whet.cli import output
 from whet.cli.llm_against import beside
+from whet.cli.llm_quantize import quantize
 from whet.cli.parameters import json_option
 from whet.errors import UnsupportedError
 from whet.options import Options
@@ -75,6 +76,9 @@ def command() -> None:
 
     Example: whet llm run folder --prompt "Once upon a time" --max-tokens 50
     """
+
+
+command.add_command(quantize)
 
 
 @command.command("run")

@@ -47,11 +47,7 @@ class StepProgram:
     def __init__(self, model: CompiledModel, arch: Architecture, pages: int) -> None:
         self._model = model
         self.vocabulary = arch.vocabulary
-        self._pools: dict[str, Array] = {}
-        for port in model.inputs:
-            if port.shape[0] == "pages":
-                sizes = (int(n) for n in port.shape[1:])
-                self._pools[port.name] = np.zeros((pages, *sizes), numpy_dtype(port.dtype))
+        self._pools = cache_pools(model, pages)
 
     @property
     def model(self) -> CompiledModel:
@@ -75,6 +71,15 @@ class StepProgram:
             inputs["rows"] = np.zeros(1, np.int64)
         result: Array = self._model.run({**inputs, **self._pools})["logits"]
         return result[:count]
+
+
+def cache_pools(model: CompiledModel, pages: int) -> dict[str, Array]:
+    """Return empty pools for the inputs of a compiled decoder that are some."""
+    return {
+        port.name: np.zeros((pages, *(int(n) for n in port.shape[1:])), numpy_dtype(port.dtype))
+        for port in model.inputs
+        if port.shape[:1] == ("pages",)
+    }
 
 
 def step_inputs(spans: Sequence[Span]) -> dict[str, Array]:

@@ -48,7 +48,8 @@ class Source:
         """
         path = Path(self.path)
         if path.is_dir():
-            return TensorFolder(path), open_tokenizer(path)
+            floats = self.weights == "float32"
+            return TensorFolder(path, floats=floats), open_tokenizer(path)
         if path.suffix == ".gguf" and path.exists():
             file = GgufFile(path, floats=self.weights == "float32")
             return file, file.tokenizer()
