@@ -285,7 +285,7 @@ class _Writer:
     def _fetch(self, record: Value) -> None:
         ahead = self.b.gep(record, "i8", AHEAD)
         for line in range(-(-record_bytes(self.kernel.kind) // LINE_BYTES)):
-            self.b.prefetch(self.b.gep(ahead, "i8", LINE_BYTES * line), near=True)
+            self.b.prefetch(self.b.gep(ahead, "i8", LINE_BYTES * line), level=1)
 
     def _begin(self, tile: _Tile, rows: Value, span: int) -> list[list[Value]]:
         """Return integer sums at what they begin from."""
