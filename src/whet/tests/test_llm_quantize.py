@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from whet.llm.families.table import architecture_of
 from whet.llm.perplexity import perplexity
 from whet.llm.program import Span
 from whet.llm.quantize import Recipe, quantize_folder
+from whet.llm.safetensors_file import Entry, write_safetensors
 from whet.options import Options
 from whet.quantize.rounding import gptq_rows
 from whet.tests.tiny_models import CONTEXT, VOCABULARY, write_checkpoint
@@ -47,9 +49,24 @@ def chunks_of(rng: np.random.Generator, count: int) -> list[list[int]]:
     return [rng.integers(0, VOCABULARY, 40).tolist() for _ in range(count)]
 
 
+def with_loud_channels(folder: Path) -> Path:
+    """Make some channels of normalised activations matter far more than others."""
+    source = TensorFolder(folder)
+    arrays = {name: source.tensor(name).copy() for name in source.names}
+    for name, array in arrays.items():
+        if name.endswith("layernorm.weight"):
+            array[[5, 40]] *= 20.0
+    entries = {n: Entry("float32", a.shape, partial(np.copy, a)) for n, a in arrays.items()}
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    (folder / "model.safetensors.index.json").unlink(missing_ok=True)
+    write_safetensors(folder / "model.safetensors", entries)
+    return folder
+
+
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_calibration_lowers_the_error_of_results(method: Any, tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path, "llama")
+    folder = with_loud_channels(write_checkpoint(tmp_path, "llama"))
     chunks = chunks_of(np.random.default_rng(2), 3)
     logits = {}
     for name in ("plain", method):
