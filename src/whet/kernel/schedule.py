@@ -291,6 +291,8 @@ KEY_BLOCK = 384
 BYTES_PER_CYCLE = 4
 TRANSFORM_CYCLES = 5
 WINOGRAD_GAIN = 0.9
+PANEL_VECTORS = 2
+"""Vectors of filters that are done at a time, mostly."""
 
 
 def choose_winograd(work: Convolution, target: Target, threads: int) -> tuple[int, Tile] | None:
@@ -324,7 +326,7 @@ def _winograd_tile(work: Convolution, target: Target, threads: int, tiles: int, 
     """
     weights = 4 * span * work.depth * work.filters
     near = 2 * target.l2_bytes if weights > target.l2_bytes else target.l2_bytes // 2
-    room = near // (4 * span * (work.depth + work.filters))
+    room = near // (4 * span * (work.depth + PANEL_VECTORS * target.lanes))
     most = max(1, min(tiles, room))
     rounds = -(-tiles // (most * threads))
     blocks = min(rounds * threads, tiles)

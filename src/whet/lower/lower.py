@@ -20,6 +20,7 @@ from whet.lower.fuse import fuse
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
 from whet.lower.outline import Item
+from whet.lower.saturation import saturate_steps
 from whet.lower.scope import OpTable
 from whet.lower.segments import Cut, cut_outline
 from whet.lower.select import KernelCall, Selection
@@ -133,6 +134,7 @@ def lower_equations(
         layout = choose_layout(equations, share=level >= 1)
     else:
         raise CompileError("operands stay illegal after copying them")
+    saturate_steps(equations)
     selection = Selection(layout, target, threads, level)
     calls: list[KernelCall] = []
     for tensor in equations.tensors:

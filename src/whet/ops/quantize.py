@@ -162,8 +162,14 @@ def _dequantize(node: Node) -> list[Tensor]:
 
 
 def _extreme(node: Node, op: str) -> Tensor:
-    """Return the least or greatest of all elements and 0."""
+    """Return the least or greatest of all elements and 0, by rows first, which threads share."""
     x = node.input(0)
+    if x.rank > 1:
+        rows = axes_for(x.shape[:-1])
+        across = Axis("r", x.shape[-1])
+        step = Step("total", op, (across,), x.at(*(var(a) for a in (*rows, across))), x.dtype)
+        row = Definition(rows, Var("total", x.dtype), Steps((step,)))
+        x = node.temporary(f"{op}.rows", x.shape[:-1], x.dtype, row)
     along = axes_for(x.shape, "r")
     step = Step("total", op, along, x.at(*(var(a) for a in along)), x.dtype)
     body = binary(op, Var("total", x.dtype), 0.0)
