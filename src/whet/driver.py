@@ -28,6 +28,8 @@ from whet.frontend.preprocess.attach import attach_preprocess
 from whet.frontend.preprocess.records import Preprocess
 from whet.frontend.read import read_file
 from whet.graph.infer import light_proto
+from whet.kernel.schedules import Schedules
+from whet.kernel.tuning import read_tuning
 from whet.limits import Budget
 from whet.lower.assemble import Assembled, assemble
 from whet.lower.assemble_script import assemble_script
@@ -99,7 +101,7 @@ def compile(  # noqa: A001 - the public name
         models = _load(source, shapes, chosen, steps)
         tell("load", 1, 1)
         tell = _checking(tell, budget)
-        observers = _Observers(tell, dump, budget, expose)
+        observers = _Observers(tell, dump, budget, expose, _schedules(chosen))
         assembled, graph = _translate(models, chosen, target, observers)
         image = _generate(assembled, target, chosen, settings, tell)
     parts = Parts(
@@ -116,12 +118,13 @@ def compile(  # noqa: A001 - the public name
 
 @dataclass(frozen=True, slots=True)
 class _Observers:
-    """Who watches a compilation: progress, dump folder, budget, and values to be exposed."""
+    """What a compilation takes from outside: who watches it, values to be exposed, schedules."""
 
     tell: Progress
     dump: Dump | None
     budget: Budget
     expose: Collection[str]
+    schedules: Schedules
 
 
 def plan(
@@ -137,8 +140,31 @@ def plan(
     models = _load(source, shapes, chosen, ())
     tell = _checking(lambda stage, done, total: None, budget)
     target = resolve_target(chosen.target)
-    assembled, _ = _translate(models, chosen, target, _Observers(tell, None, budget, ()))
+    schedules = _schedules(chosen)
+    assembled, _ = _translate(models, chosen, target, _Observers(tell, None, budget, (), schedules))
     return assembled
+
+
+def ask_schedules(
+    source: Source, *, shapes: Shapes | None = None, options: Options | None = None
+) -> Schedules:
+    """Return the schedules that ``compile`` would choose, by the nodes that they are for.
+
+    Raises:
+        WhetError: as ``compile`` does.
+    """
+    chosen = _checked(options)
+    budget, schedules = Budget(chosen.limits), _schedules(chosen)
+    tell = _checking(lambda stage, done, total: None, budget)
+    observers = _Observers(tell, None, budget, (), schedules)
+    target = resolve_target(chosen.target)
+    _translate(_load(source, shapes, chosen, ()), chosen, target, observers)
+    return schedules
+
+
+def _schedules(options: Options) -> Schedules:
+    known = read_tuning(Path(options.tuning)).answers() if options.tuning else {}
+    return Schedules(options.thread_count, known)
 
 
 def _load(
@@ -201,7 +227,7 @@ def _translate(
         outlines,
         target,
         level=options.opt_level,
-        threads=options.thread_count,
+        schedules=observers.schedules,
         expose=observers.expose,
         budget=observers.budget,
     )

@@ -11,6 +11,7 @@ from whet.errors import CompileError
 from whet.index import var
 from whet.kernel.expr import Const, Expr, Load
 from whet.kernel.recurrence import Recur
+from whet.kernel.schedules import Schedules
 from whet.kernel.tensor import Definition, Product, Tensor, axes_for
 from whet.limits import Budget
 from whet.lower.build import build_equations, plain_equations
@@ -60,14 +61,17 @@ class LoweredScript:
     outputs: tuple[tuple[str, Item], ...]
 
 
-def lower(model: ir.Model, table: OpTable, target: Target, *, level: int, threads: int) -> Lowered:
+def lower(
+    model: ir.Model, table: OpTable, target: Target, *, level: int, schedules: Schedules
+) -> Lowered:
     """Turn an optimised graph that is one stretch of native code into kernels.
 
     Raises:
         UnsupportedError: the model uses operators or types without a lowering, or has control flow
             or sizes that depend on data.
     """
-    return lower_equations(build_equations(model, table), target, level=level, threads=threads)
+    equations = build_equations(model, table)
+    return lower_equations(equations, target, level=level, schedules=schedules)
 
 
 def lower_outlines(
@@ -75,7 +79,7 @@ def lower_outlines(
     target: Target,
     *,
     level: int,
-    threads: int,
+    schedules: Schedules,
     expose: Collection[str] = (),
     budget: Budget | None = None,
 ) -> list[Lowered] | LoweredScript:
@@ -85,7 +89,7 @@ def lower_outlines(
         outlines: the model for any shapes, and once more for each of some shapes of its inputs.
         target: processor.
         level: optimisation level.
-        threads: threads that chunks are cut for.
+        schedules: schedules of products, and the threads that chunks are cut for.
         expose: names of values that become outputs too, as far as fusion leaves them in memory.
             They are copied when all is done, so that the kernels are those of the plain program;
             nothing is exposed where a script is needed.
@@ -103,13 +107,15 @@ def lower_outlines(
     equations = [e for e in plain if e is not None]
     if len(equations) == len(plain):
         return [
-            lower_equations(e, target, level=level, threads=threads, expose=expose, folding=folding)
+            lower_equations(
+                e, target, level=level, schedules=schedules, expose=expose, folding=folding
+            )
             for e in equations
         ]
     whole = outlines[0] if len(outlines) == 1 else choose_by_shape(outlines)
     cut = cut_outline(whole)
     parts = tuple(
-        lower_equations(p.equations, target, level=level, threads=threads, folding=folding)
+        lower_equations(p.equations, target, level=level, schedules=schedules, folding=folding)
         for p in cut.parts
     )
     return LoweredScript(parts, cut, tuple(whole.inputs), tuple(whole.outputs))
@@ -120,7 +126,7 @@ def lower_equations(
     target: Target,
     *,
     level: int,
-    threads: int,
+    schedules: Schedules,
     expose: Collection[str] = (),
     folding: FoldBudget | None = None,
 ) -> Lowered:
@@ -140,7 +146,7 @@ def lower_equations(
     else:
         raise CompileError("operands stay illegal after copying them")
     saturate_steps(equations)
-    selection = Selection(layout, target, threads, level)
+    selection = Selection(layout, target, schedules, level)
     calls: list[KernelCall] = []
     for tensor in equations.tensors:
         calls.extend(selection.calls(tensor))
