@@ -175,7 +175,7 @@ def _timed(model: whet.CompiledModel, feed: dict[str, Array]) -> float:
 def life(name: str, file: Path) -> str:
     """Return how much private memory a process gains over very many shapes."""
     model, open_ = whet.load(file), OPEN[name]
-    grid = itertools.product(*([range(1, 9), range(1, 200)][: len(open_.axes)]))
+    grid = itertools.product(range(1, 65), repeat=len(open_.axes))
     shapes = sorted(grid, key=lambda s: int(np.prod(s)))[:SHAPES_OF_LIFE]
     model(open_.feed(shapes[-1]))
     before = _private_bytes()
