@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from whet.index import Axis, Poly
+from whet.kernel.blocks import BlockProduct, RowQuantization
 from whet.kernel.expr import Expr, Read, Within
 from whet.kernel.filter import Filter
 from whet.kernel.paged import PagedAttention
@@ -293,4 +294,6 @@ Kernel = (
     | RadixSort
     | Filter
     | PagedAttention
+    | RowQuantization
+    | BlockProduct
 )
