@@ -87,7 +87,9 @@ def test_every_candidate_computes_the_same(model: Path, tmp_path: Path) -> None:
 def test_answers_become_schedules(model: Path, tmp_path: Path) -> None:
     asked = ask_schedules(model, options=OPTIONS).asked
     (product,) = asked[("product",)]
-    tile = replace(asked[("product",)][product].tile, rows=3, vectors=1, unroll=2)
+    given = asked[("product",)][product].tile
+    assert given is not None
+    tile = replace(given, rows=3, vectors=1, unroll=2)
     file = save_answers(tmp_path / "t.json", {product.key: Answer(0, tile)})
     options = replace(OPTIONS, tuning=file)
     assert ask_schedules(model, options=options).asked[("product",)][product].tile == tile
