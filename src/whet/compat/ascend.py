@@ -10,6 +10,7 @@ from pathlib import Path
 from whet.compat.aoe import aoe
 from whet.compat.check_report import check_report
 from whet.compat.converter_config import read_config
+from whet.compat.converter_quantisation import quantise_arguments
 from whet.compat.translation import (
     Given,
     Noted,
@@ -249,10 +250,15 @@ def converter_lite(arguments: Sequence[str]) -> Translation:
     given.choose("fp16", {"off": ""}, "convert the ONNX model to float16 first")
     kept = {"general": "", "none": "", "ascend_oriented": _HERE, "gpu_oriented": _HERE}
     given.choose("optimize", kept, "give none or general")
-    command = ["compile", given.need("modelFile"), "-o", f"{given.need('outputFile')}.whet"]
+    model, target = given.need("modelFile"), given.need("outputFile")
     file = given.get("configFile")
     config = Given({}) if file is None else read_config(Path(file))
+    quantise, before = quantise_arguments(config), tuple[str, ...]()
+    if quantise:
+        before = ("quantize", model, "-o", f"{target}.quantized.onnx", *quantise)
+        model = f"{target}.quantized.onnx"
     given.notes.extend(config.notes)
+    command = ["compile", model, "-o", f"{target}.whet"]
     shape = given.get("inputShape") or config.get("input_shape")
     command += shape_arguments(shape) if shape is not None else []
     level = "0" if given.get("optimize") == "none" else config.get("opt_level")
@@ -260,7 +266,8 @@ def converter_lite(arguments: Sequence[str]) -> Translation:
     command += _switch_arguments(config)
     aipp = config.get("insert_op_config_file_path")
     command += ["--preprocess", aipp] if aipp is not None else []
-    return Translation(command, given.notes, last="CONVERT RESULT SUCCESS:0")
+    last = "CONVERT RESULT SUCCESS:0"
+    return Translation(command, given.notes, last=last, before=before)
 
 
 TOOLS: dict[str, Callable[[Sequence[str]], Translation]] = {

@@ -11,7 +11,7 @@ from whet.index import ONE, ZERO, Atom, Axis, IndexLike, Poly, as_poly, product,
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Read, Within
 from whet.kernel.schedule import OPEN_ROWS, Work
 from whet.kernel.schedules import Chooser
-from whet.kernel.spec import QUAD, Contraction, Panels, Store, Tile
+from whet.kernel.spec import QUAD, Contraction, Panels, Quad, Store, Tile
 from whet.kernel.tensor import Definition, Product
 from whet.lower.loops import by_stride, indices_of, merge_axes
 from whet.lower.packing import product_type, split_panels, strided_view
@@ -108,6 +108,8 @@ def build_contraction(
     edges = tuple(c for c in conditions if row in c.index.atoms)
     bounds = tuple(c for c in conditions if c not in edges)
     tile = _tile(anchor, rows, row, bool(edges), target, choose)
+    if anchor.quad is not None and _rows_overlap(a, row, anchor.quad):
+        tile = replace(tile, unroll=1, prefetch=-(-tile.prefetch // tile.unroll))
     zeros = params.number(_zeros(anchor.depth, a.dtype)) if edges else -1
     panels = _panels(anchor, storages, params, tile, target, substitution)
     kernel = Contraction(
@@ -127,6 +129,15 @@ def build_contraction(
         anchor.quad,
     )
     return kernel, params
+
+
+def _rows_overlap(a: Read, row: Axis, quad: Quad) -> bool:
+    """Whether neighbouring rows read the same elements at other depths.
+
+    LLVM would load those once for several depth steps, run out of registers and spill.
+    """
+    stride, extent = a.address.coefficient(row).constant, quad.extent.constant
+    return stride is not None and extent is not None and 0 < stride < extent
 
 
 def _carry(store: Store, substitution: dict[Atom, IndexLike]) -> Store:

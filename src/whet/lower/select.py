@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from whet.index import Poly, product, var
+from whet.kernel.blocks import BlockSum, QuantizedRows
 from whet.kernel.filter import Kept
 from whet.kernel.paged import PagedAttend
 from whet.kernel.recurrence import Recur
@@ -17,6 +18,7 @@ from whet.kernel.sort import Sorted
 from whet.kernel.spec import Kernel, Nest
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor, axes_for
 from whet.lower.attention import build_attention
+from whet.lower.blocks import build_block_product, build_row_quantization
 from whet.lower.contractions import build_contraction
 from whet.lower.fuse import work
 from whet.lower.layout import Layout
@@ -47,6 +49,8 @@ BUILDERS: Mapping[type, Build] = MappingProxyType(
         Sorted: build_sort,
         Kept: build_filter,
         PagedAttend: build_paged,
+        QuantizedRows: build_row_quantization,
+        BlockSum: build_block_product,
     }
 )
 """The file that makes a kernel of each anchor but products, whose schedules may be tuned."""
@@ -136,6 +140,8 @@ def flops_of(definition: Definition) -> Poly:
     if isinstance(anchor, Attend):
         rows = product(a.extent for a in anchor.rows) * anchor.key.extent * 2
         return rows * (anchor.depth.extent + anchor.col.extent)
+    if isinstance(anchor, BlockSum):
+        return points * anchor.depth * 2
     if isinstance(anchor, Recur):
         return flops_of_recurrence(anchor)
     total = points * work(definition.body)

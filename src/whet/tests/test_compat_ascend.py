@@ -183,7 +183,7 @@ def test_the_converter_reads_its_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("[full_quant_param]\nbias_correction=true\n", "quantise"),
+        ("[full_quant_param]\nbias_correction=true\n", "FULL_QUANT"),
         ("[ascend_contxt]\n", "ascend_context"),
         ("[ascend_context]\ninput_shapes=x:1\n", "input_shape"),
         ("[ascend_context]\nprecision_mode=enforce_fp16\n", "float16"),
