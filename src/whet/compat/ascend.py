@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from whet.compat.aoe import aoe
 from whet.compat.check_report import check_report
 from whet.compat.converter_config import read_config
 from whet.compat.converter_quantisation import quantise_arguments
@@ -46,6 +47,8 @@ ATC: dict[str, Rule] = {
     "weight": Refused("convert the model to ONNX, which holds its weights"),
     "out_nodes": Refused("cut the model at the node when it is exported"),
     "insert_op_conf": Used(),
+    "op_bank_path": Used(),
+    "mdl_bank_path": Noted("graphs are fused without tuning"),
     "compression_optimize_conf": Refused(_QUANTISE),
     "modify_mixlist": Refused(_TYPES), "keep_dtype": Noted(_TYPES),
     "op_precision_mode": Refused(_TYPES),
@@ -149,6 +152,8 @@ def _compile(given: Given) -> Translation:
         command += [flag, profiles] if profiles is not None else []
     aipp = given.get("insert_op_conf")
     command += ["--preprocess", aipp] if aipp is not None else []
+    bank = given.get("op_bank_path")
+    command += ["--tuning", bank] if bank is not None else []
     cache = given.get("op_compiler_cache_dir")
     if cache is not None:
         command += ["--cache-dir", cache]
@@ -272,6 +277,7 @@ TOOLS: dict[str, Callable[[Sequence[str]], Translation]] = {
     "perf_compare": perf_compare,
     "msprof": msprof,
     "converter_lite": converter_lite,
+    "aoe": aoe,
 }
 """Tools by the name of their command."""
 
@@ -282,4 +288,5 @@ EXAMPLES = {
     "perf_compare": "--baseline=before.json --optimized=after.json --output=report.html",
     "msprof": "--model=m.om --output=profile",
     "converter_lite": "--fmk=ONNX --modelFile=m.onnx --outputFile=m",
+    "aoe": "--framework=5 --model=m.onnx --job_type=2",
 }
