@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -90,20 +91,21 @@ def compile(  # noqa: A001 - the public name
     target = resolve_target(chosen.target)
     tell("load", 0, 1)
     steps = read_preprocess(preprocess)
-    facts = _facts(source, shapes, chosen, steps)
-    models = _load(source, shapes, chosen, steps)
-    tell("load", 1, 1)
-    tell = _checking(tell, budget)
-    observers = _Observers(tell, dump, budget, expose)
-    assembled, graph = _translate(models, chosen, target, observers)
-    image = _generate(assembled, target, chosen, settings, tell)
+    with ThreadPoolExecutor(1) as aside:
+        facts = aside.submit(_facts, source, shapes, chosen, steps)
+        models = _load(source, shapes, chosen, steps)
+        tell("load", 1, 1)
+        tell = _checking(tell, budget)
+        observers = _Observers(tell, dump, budget, expose)
+        assembled, graph = _translate(models, chosen, target, observers)
+        image = _generate(assembled, target, chosen, settings, tell)
     parts = Parts(
         program=assembled.program,
         code=image.code,
         symbols=image.symbols,
         weights=assembled.weights,
         graph=graph,
-        metadata=facts,
+        metadata=facts.result(),
         compile_s=time.perf_counter() - start,
     )
     return from_memory(parts)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import onnx
 import onnx.shape_inference
@@ -124,22 +126,38 @@ def _has_long_vectors(graph: onnx.GraphProto) -> bool:
 
 def light_proto(model: ir.Model, small_bytes: int = SMALL_BYTES) -> onnx.ModelProto:
     """Return the model as a proto whose weights above a size are plain inputs without data."""
-    clone = model.clone()
-    graph = clone.graph
-    for value in list(graph.initializers.values()):
-        tensor = value.const_value
-        if tensor is None or tensor.nbytes <= small_bytes:
-            continue
-        value.type = ir.TensorType(tensor.dtype)
-        value.shape = ir.Shape(tensor.shape.numpy())
-        del graph.initializers[value.name or ""]
-        value.const_value = None
-        if not value.is_graph_input():
-            graph.inputs.append(value)
-    proto = ir.to_proto(clone)
-    for value in graph.initializers.values():
-        value.const_value = None  # a graph is freed late, as its parts refer to each other
-    return proto
+    with _hidden_weights(model.graph, small_bytes):
+        return ir.to_proto(model)
+
+
+@contextmanager
+def _hidden_weights(graph: ir.Graph, small_bytes: int) -> Iterator[None]:
+    """Turn larger weights into plain inputs for a while; a clone would take longer."""
+    kept = dict(graph.initializers)
+    large = [v for v in kept.values() if _bytes(v) > small_bytes]
+    known = [(value, value.type, value.shape) for value in large]
+    added = [value for value in large if not value.is_graph_input()]
+    inputs = len(graph.inputs)
+    try:
+        for value in large:
+            tensor = value.const_value
+            assert tensor is not None, "large weights have data"
+            value.type = ir.TensorType(tensor.dtype)
+            value.shape = ir.Shape(tensor.shape.numpy())
+            del graph.initializers[value.name or ""]
+        graph.inputs.extend(added)
+        yield
+    finally:
+        while len(graph.inputs) > inputs:
+            graph.inputs.pop()
+        graph.initializers.clear()
+        graph.initializers.update(kept)
+        for value, kind, shape in known:
+            value.type, value.shape = kind, shape
+
+
+def _bytes(value: ir.Value) -> int:
+    return 0 if value.const_value is None else value.const_value.nbytes
 
 
 def _first_line(error: Exception) -> str:
@@ -162,6 +180,8 @@ def _merge(graph: ir.Graph, proto: onnx.GraphProto) -> int:
 
 
 def _refine(value: ir.Value, proto: onnx.TypeProto) -> int:
+    if _is_known(value, proto):
+        return 0
     kind = ir.serde.deserialize_type_proto_for_type(proto)
     shape = ir.serde.deserialize_type_proto_for_shape(proto)
     changed = 0
@@ -178,6 +198,14 @@ def _refine(value: ir.Value, proto: onnx.TypeProto) -> int:
         return changed
     value.shape = ir.Shape(dims)
     return 1
+
+
+def _is_known(value: ir.Value, proto: onnx.TypeProto) -> bool:
+    """Whether a value has a type and just these sizes already: most have, after the first time."""
+    if value.type is None or value.shape is None or not proto.tensor_type.HasField("shape"):
+        return False
+    found = [dim.dim_value for dim in proto.tensor_type.shape.dim]
+    return 0 not in found and list(value.shape) == found
 
 
 def _better(old: int | ir.SymbolicDim, new: int | ir.SymbolicDim) -> int | ir.SymbolicDim:

@@ -98,6 +98,7 @@ class Tile:
             once.
         by_rows: whether chunks of the same rows follow each other, and threads share out rows;
             else chunks of the same columns do.
+        near: depth steps that a packed panel is fetched ahead into the first cache; 0 for none.
     """
 
     rows: int
@@ -108,6 +109,7 @@ class Tile:
     prefetch: int = 0
     block: int = 0
     by_rows: bool = False
+    near: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +255,7 @@ class Winograd:
         cols: output column.
         col: output channels, in lanes.
         a: input, affine in image, y, x and depth, contiguous in depth.
-        weights: parameter of the packed weights, [positions, panels, depth, panel].
+        weights: parameter of the packed weights, [panels, positions, depth, panel].
         stores: epilogue; reads the result as ``Var("acc")``.
         pads: zeros above and to the left.
         size: output pixels of a tile along one side.

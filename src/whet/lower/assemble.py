@@ -13,10 +13,10 @@ from whet.dtypes import numpy_dtype
 from whet.errors import ShapeError
 from whet.index import ZERO, Dim, Poly
 from whet.kernel.spec import Kernel
+from whet.lower.copying import copy_shared, sampled_digest
 from whet.lower.lower import Lowered
 from whet.lower.select import KernelCall, kernel_kind
 from whet.lower.storage import Root
-from whet.program.container import digest
 from whet.program.records import (
     Buffer,
     BufferKind,
@@ -156,8 +156,8 @@ class BufferTable:
         size = root.size_bytes.constant
         place = self._section[self._size : self._size + size]
         value = root.make()
-        np.copyto(place.view(numpy_dtype(root.dtype)).reshape(value.shape), value, casting="unsafe")
-        known = self._constants.setdefault((root.dtype, digest(place.data)), [])
+        copy_shared(place.view(numpy_dtype(root.dtype)).reshape(value.shape), value)
+        known = self._constants.setdefault((root.dtype, sampled_digest(place)), [])
         for number in known:
             offset = self.buffers[number].offset
             if np.array_equal(self._section[offset : offset + size], place):

@@ -137,6 +137,6 @@ def _packed_root(source: Tensor, size: int, width: int) -> Root:
 
 
 def _pack(weights: np.ndarray, size: int, width: int) -> np.ndarray:
-    """Return transformed weights as [positions, panels, depth, width], zeros at the end."""
+    """Return transformed weights as [panels, positions, depth, width], zeros at the end."""
     moved = transform_weights(weights, FILTERINGS[size])
-    return split_panels(moved, width).transpose(0, 2, 1, 3)
+    return split_panels(moved, width).transpose(2, 0, 1, 3)
