@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from whet.cli import output
+from whet.cli.llm_against import beside
+from whet.cli.llm_quantize import quantize
 from whet.cli.parameters import json_option
 from whet.errors import UnsupportedError
 from whet.options import Options
@@ -26,6 +28,20 @@ def _model_options(command: Decorated) -> Decorated:
     for option in (
         click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0 for all CPUs."),
         click.option("--context", type=click.IntRange(0), default=0, help="Tokens of a sequence."),
+        click.option(
+            "--weights",
+            type=click.Choice(["stored", "float32"]),
+            default="stored",
+            show_default=True,
+            help="Multiply weights of few bits as they are stored, or dequantised.",
+        ),
+        click.option(
+            "--cache-type",
+            type=click.Choice(["float32", "float16", "bfloat16", "int8"]),
+            default="float32",
+            show_default=True,
+            help="Type of keys and values.",
+        ),
         click.option(
             "--cache-mib",
             type=click.IntRange(1),
@@ -60,6 +76,9 @@ def command() -> None:
 
     Example: whet llm run folder --prompt "Once upon a time" --max-tokens 50
     """
+
+
+command.add_command(quantize)
 
 
 @command.command("run")
@@ -120,6 +139,7 @@ def _asked() -> str:
 @click.option("--prompt-tokens", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--new-tokens", type=click.IntRange(2), default=32, show_default=True)
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="May be repeated.")
+@click.option("--against", type=click.Choice(["llama.cpp"]), help="Take turns with it, on a GGUF.")
 @_model_options
 @json_option
 def bench(
@@ -127,16 +147,24 @@ def bench(
     prompt_tokens: int,
     new_tokens: int,
     batches: tuple[int, ...],
+    against: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Measure prefill and decode of MODEL: tokens a second, time to the first token and between.
+
+    With --against, steps of both take turns; the ratio is the other's time over Whet's.
 
     Example: whet llm bench folder --prompt-tokens 256 --new-tokens 32 --batch 1 --batch 8
     """
     from whet.llm.bench import measure
 
     llm = _load(model, options)
+    if against is not None:
+        tokens, threads = (prompt_tokens, new_tokens), Options(threads=options["threads"])
+        peer = (model, against, threads.thread_count)
+        beside(llm, peer, tokens, batches or (1,), as_json=as_json)
+        return
     rows = [measure(llm, batch, prompt_tokens, new_tokens) for batch in batches or (1,)]
     if as_json:
         output.print_json({"runs": [row.as_dict() for row in rows]}, "whet.llm.bench.1")
@@ -179,10 +207,10 @@ def serve(
 
 
 def _load(model: Path, options: Mapping[str, Any]) -> LLM:
-    from whet.llm import LLM
+    from whet.llm import LLM, Source
 
     return LLM(
-        model,
+        Source(model, options["weights"], options["cache_type"]),
         options=Options(threads=options["threads"]),
         context=options["context"],
         cache_bytes=options["cache_mib"] << 20,

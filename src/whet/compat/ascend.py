@@ -143,7 +143,7 @@ def _compile(given: Given) -> Translation:
         command += shape_arguments(shape)
     level = given.get("oo_level")
     if level is not None:
-        given.choose("oo_level", {"O1": "", "O3": ""}, "give O1 or O3")
+        given.choose("oo_level", dict.fromkeys(("O0", "O1", "O2", "O3"), ""), "give O0 to O3")
         command.append(f"-{level}")
     command += _switch_arguments(given)
     for name, flag, pairs in (

@@ -71,7 +71,12 @@ class Work:
 
 def choose_tile(work: Work, target: Target, threads: int) -> Tile:
     """Return the register tile and chunks with the least estimated time."""
-    rows, vectors = _register_tile(work, target)
+    return tile_of_shape(work, target, threads, _register_tile(work, target))
+
+
+def tile_of_shape(work: Work, target: Target, threads: int, shape: tuple[int, int]) -> Tile:
+    """Return the schedule of a register tile of so many rows and vectors."""
+    rows, vectors = shape
     near = _near_steps(work, target, vectors)
     longer = near or (work.edges and not target.lane_fma)
     unroll = work.unroll or (LONG_UNROLL if longer else UNROLL)
@@ -133,11 +138,11 @@ def _register_tile(work: Work, target: Target) -> tuple[int, int]:
     best: tuple[float, int, int] | None = None
     most = min(MAX_VECTORS, -(-work.cols // target.lanes))
     for vectors in range(1, most + 1):
-        tallest = _most_rows(target, vectors)
+        tallest = most_rows(target, vectors)
         if work.edges and not target.lane_fma:
             tallest = min(tallest, MOST_EDGE_ROWS)
         for rows in range(1, min(tallest, work.rows) + 1):
-            cost = _cycles(work, target, rows, vectors)
+            cost = cycles(work, target, rows, vectors)
             if target.lane_fma:
                 cost *= 1 + LOAD_COST * (1 / target.lanes / vectors + 1 / rows)
             if best is None or cost < best[0] * 0.999:
@@ -146,7 +151,7 @@ def _register_tile(work: Work, target: Target) -> tuple[int, int]:
     return best[1], best[2]
 
 
-def _most_rows(target: Target, vectors: int) -> int:
+def most_rows(target: Target, vectors: int) -> int:
     """Return how many rows of accumulators leave room for the operands.
 
     They are the vectors of a depth step and one scalar, and what LLVM loads ahead of the next step;
@@ -158,7 +163,7 @@ def _most_rows(target: Target, vectors: int) -> int:
     return (target.registers - hoisted - 1 - vectors) // vectors
 
 
-def _cycles(work: Work, target: Target, rows: int, vectors: int) -> float:
+def cycles(work: Work, target: Target, rows: int, vectors: int) -> float:
     """Estimate cycles of the whole contraction with one register tile."""
     heights = _balanced(work.rows, rows)
     total_vectors = -(-work.cols // target.lanes)
@@ -252,11 +257,11 @@ def choose_attention(work: Heads, target: Target, threads: int) -> tuple[int, in
     for height in range(1, min(work.rows, limit - 1) + 1):
         most = max((limit - height) // height, 0) if height > 1 else MAX_VECTORS
         for wide, across in pairs(range(1, min(most, MAX_VECTORS) + 1), repeat=2):
-            if height > _most_rows(target, max(wide, across)):
+            if height > most_rows(target, max(wide, across)):
                 continue
             scores = Work(1, work.rows, work.keys, work.depth, work.depth, False)
             values = Work(1, work.rows, work.cols, work.keys, work.keys, False)
-            cost = _cycles(scores, target, height, wide) + _cycles(values, target, height, across)
+            cost = cycles(scores, target, height, wide) + cycles(values, target, height, across)
             if best is None or cost < best[0] * 0.999:
                 best = cost, height, wide, across
     assert best is not None
@@ -305,9 +310,9 @@ def choose_winograd(work: Convolution, target: Target, threads: int) -> tuple[in
     direct = max(pixels * 9 * macs / threads, 9 * work.depth * work.filters * 4 / BYTES_PER_CYCLE)
     best: tuple[float, int, Tile] | None = None
     for size in (2, 4):
-        tiles = work.images * -(-work.rows // size) * -(-work.cols // size)
+        tiles = _winograd_tiles(work, size)
         span = (size + 2) ** 2
-        tile = _winograd_tile(work, target, threads, tiles, span)
+        tile = winograd_of_size(work, target, threads, size)
         padded = -(-tiles // tile.rows) * tile.rows
         transforms = tiles * (work.depth + work.filters) / target.lanes * span * TRANSFORM_CYCLES
         memory = span * work.depth * work.filters * 4 / BYTES_PER_CYCLE
@@ -318,12 +323,17 @@ def choose_winograd(work: Convolution, target: Target, threads: int) -> tuple[in
     return best[1:] if best[0] < WINOGRAD_GAIN * direct else None
 
 
-def _winograd_tile(work: Convolution, target: Target, threads: int, tiles: int, span: int) -> Tile:
-    """Return a schedule whose transformed tiles, or else the weights, stay near.
+def _winograd_tiles(work: Convolution, size: int) -> int:
+    return work.images * -(-work.rows // size) * -(-work.cols // size)
+
+
+def winograd_of_size(work: Convolution, target: Target, threads: int, size: int) -> Tile:
+    """Return a schedule whose transformed tiles of a size, or else the weights, stay near.
 
     Weights that the level-2 cache does not hold come from afar for every block of tiles: then few
     blocks are better than transformed tiles that stay in that cache.
     """
+    tiles, span = _winograd_tiles(work, size), (size + 2) ** 2
     weights = 4 * span * work.depth * work.filters
     near = 2 * target.l2_bytes if weights > target.l2_bytes else target.l2_bytes // 2
     room = near // (4 * span * (work.depth + PANEL_VECTORS * target.lanes))

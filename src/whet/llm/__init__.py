@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from whet.llm.llm import LLM, Completion
     from whet.llm.sampling import SamplingParams
+    from whet.llm.source import Source
 
-__all__ = ["LLM", "Completion", "SamplingParams"]
+__all__ = ["LLM", "Completion", "SamplingParams", "Source"]
 
 _HOME = {
     "LLM": "whet.llm.llm",
     "Completion": "whet.llm.llm",
     "SamplingParams": "whet.llm.sampling",
+    "Source": "whet.llm.source",
 }
 
 if not TYPE_CHECKING:

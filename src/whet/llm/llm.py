@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from whet.driver import compile as compile_model
-from whet.errors import InputError, ModelError, ResourceError
+from whet.dtypes import DTYPES
+from whet.errors import InputError, ResourceError
 from whet.kernel.paged import COLUMNS, PAGE
 from whet.llm.architecture import Architecture
-from whet.llm.checkpoint import Checkpoint, TensorFolder
 from whet.llm.decoder import decoder_graph
 from whet.llm.engine import Engine, Reason, Request
 from whet.llm.families.table import architecture_of
-from whet.llm.gguf_file import GgufFile
 from whet.llm.pages import PagePool
 from whet.llm.program import StepProgram
 from whet.llm.sampling import SamplingParams
 from whet.llm.scheduler import Limits, Scheduler
-from whet.llm.tokens import Message, Tokenizer, open_tokenizer
+from whet.llm.source import Cache, Source
+from whet.llm.tokens import Message, Tokenizer
 from whet.options import Options
 
 Prompt = str | Sequence[int]
@@ -55,7 +54,8 @@ class LLM:
     """A language model ready to run.
 
     Args:
-        path: a checkpoint folder with ``config.json`` and ``*.safetensors``, or a GGUF file.
+        source: a checkpoint folder with ``config.json`` and ``*.safetensors``, or a GGUF file; a
+            ``Source`` also says in which numbers it is kept.
         options: how to compile.
         context: tokens that a sequence may have; by default what the model allows, at most 4096.
         cache_bytes: memory for keys and values.
@@ -70,7 +70,7 @@ class LLM:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        source: str | os.PathLike[str] | Source,
         *,
         options: Options | None = None,
         context: int = 0,
@@ -78,7 +78,8 @@ class LLM:
         step_tokens: int = 512,
         sequences: int = 16,
     ) -> None:
-        checkpoint, self.tokenizer = _open(Path(path))
+        opened = source if isinstance(source, Source) else Source(source)
+        checkpoint, self.tokenizer = opened.open()
         self.architecture = arch = architecture_of(checkpoint.config)
         self.context = context or min(arch.context, DEFAULT_CONTEXT)
         if not 0 < self.context <= arch.context:
@@ -86,13 +87,14 @@ class LLM:
                 f"context is {context}, the model was made for {arch.context}",
                 hint="give at most that",
             )
-        pages = min(cache_bytes // page_bytes(arch), sequences * -(-self.context // PAGE))
+        size = page_bytes(arch, opened.cache)
+        pages = min(cache_bytes // size, sequences * -(-self.context // PAGE))
         if pages < 1:
             raise ResourceError(
-                f"a page of the cache takes {page_bytes(arch)} bytes, cache_bytes is {cache_bytes}",
+                f"a page of the cache takes {size} bytes, cache_bytes is {cache_bytes}",
                 hint="give more",
             )
-        graph = decoder_graph(arch, checkpoint, self.context)
+        graph = decoder_graph(arch, checkpoint, self.context, opened.cache)
         self.program = StepProgram(compile_model(graph, options=options), arch, pages)
         scheduler = Scheduler(PagePool(pages), Limits(step_tokens, sequences, self.context))
         decode = self.tokenizer.decode if self.tokenizer else None
@@ -157,20 +159,11 @@ class LLM:
         return self.tokenizer
 
 
-def page_bytes(arch: Architecture) -> int:
+def page_bytes(arch: Architecture, cache: Cache = "float32") -> int:
     """Return the bytes that a page of the cache takes, in all layers."""
     padded = -(-arch.head_size // COLUMNS) * COLUMNS
-    return 4 * len(arch.layers) * arch.kv_heads * PAGE * (arch.head_size + padded)
-
-
-def _open(path: Path) -> tuple[Checkpoint, Tokenizer | None]:
-    if path.is_dir():
-        return TensorFolder(path), open_tokenizer(path)
-    if path.suffix == ".gguf" and path.exists():
-        file = GgufFile(path)
-        return file, file.tokenizer()
-    hint = "give a folder with config.json, or a file that ends in .gguf"
-    raise ModelError("there is no checkpoint", where=str(path), hint=hint)
+    row = DTYPES[cache].size * (arch.head_size + padded) + (8 if cache == "int8" else 0)
+    return len(arch.layers) * arch.kv_heads * PAGE * row
 
 
 def _listed(prompts: Prompts) -> list[Prompt]:

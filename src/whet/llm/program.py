@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whet.kernel.paged import COLUMNS, PAGE
+from whet.dtypes import numpy_dtype
+from whet.kernel.paged import PAGE
 from whet.llm.architecture import Architecture, Array
 from whet.runtime.model import CompiledModel
 
@@ -46,13 +47,7 @@ class StepProgram:
     def __init__(self, model: CompiledModel, arch: Architecture, pages: int) -> None:
         self._model = model
         self.vocabulary = arch.vocabulary
-        padded = -(-arch.head_size // COLUMNS) * COLUMNS
-        keys = (pages, arch.kv_heads, arch.head_size, PAGE)
-        values = (pages, arch.kv_heads, PAGE, padded)
-        self._pools: dict[str, Array] = {}
-        for number in range(len(arch.layers)):
-            self._pools[f"keys.{number}"] = np.zeros(keys, np.float32)
-            self._pools[f"values.{number}"] = np.zeros(values, np.float32)
+        self._pools = cache_pools(model, pages)
 
     @property
     def model(self) -> CompiledModel:
@@ -76,6 +71,15 @@ class StepProgram:
             inputs["rows"] = np.zeros(1, np.int64)
         result: Array = self._model.run({**inputs, **self._pools})["logits"]
         return result[:count]
+
+
+def cache_pools(model: CompiledModel, pages: int) -> dict[str, Array]:
+    """Return empty pools for the inputs of a compiled decoder that are some."""
+    return {
+        port.name: np.zeros((pages, *(int(n) for n in port.shape[1:])), numpy_dtype(port.dtype))
+        for port in model.inputs
+        if port.shape[:1] == ("pages",)
+    }
 
 
 def step_inputs(spans: Sequence[Span]) -> dict[str, Array]:

@@ -8,7 +8,8 @@ import numpy as np
 
 from whet.index import Atom, Axis, IndexLike, as_poly, var
 from whet.kernel.expr import Load, Read
-from whet.kernel.schedule import Convolution, choose_winograd
+from whet.kernel.schedule import Convolution
+from whet.kernel.schedules import Chooser
 from whet.kernel.spec import Store, Winograd
 from whet.kernel.tensor import Definition, Product, Tensor
 from whet.kernel.winograd import FILTERINGS, transform_weights
@@ -63,7 +64,7 @@ def _padding(operand: Operand, dimension: int, row: Axis, tap: Axis) -> int | No
 
 
 def build_winograd(
-    definition: Definition, storage: Storage, storages: Storages, target: Target, threads: int
+    definition: Definition, storage: Storage, storages: Storages, target: Target, choose: Chooser
 ) -> tuple[Winograd, Params] | None:
     """Return a Winograd kernel for a convolution, or ``None`` where it would not be faster."""
     found = _match(definition)
@@ -81,7 +82,7 @@ def build_winograd(
     static = all(p.constant is not None for p in (rows.extent, cols.extent, *source.shape[1:]))
     if not static or min(work.depth, work.filters) < MIN_CHANNELS:
         return None
-    choice = choose_winograd(work, target, threads)
+    choice = choose.winograd(work)
     if choice is None:
         return None
     size, tile = choice

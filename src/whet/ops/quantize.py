@@ -56,11 +56,9 @@ def _parameter(node: Node, given: Tensor, axes: tuple[Axis, ...]) -> Expr:
         agree(node, given.shape, (x.shape[axis],), f"scale or zero point along axis {axis}")
         return given.at(var(axes[axis]))
     wanted = tuple(-(-e // block) if k == axis else e for k, e in enumerate(x.shape))
-    if block < 0 or given.shape != wanted:
-        raise node.error(
-            f"scale or zero point of shape {list(given.shape)} is not {list(wanted)}",
-            hint=f"one for each {block} elements along axis {axis}",
-        )
+    if block < 0:
+        raise node.error(f"block_size is {block}")
+    agree(node, given.shape, wanted, f"one parameter for each {block} elements along axis {axis}")
     return given.at(*(var(a) // block if k == axis else var(a) for k, a in enumerate(axes)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -52,14 +52,16 @@ def in_double(model: ModelProto, x: Array) -> Array:
         constant.CopyFrom(numpy_helper.from_array(value, constant.name))
     for end in (*wide.graph.input, *wide.graph.output):
         end.type.tensor_type.elem_type = TensorProto.DOUBLE
-    outputs: list[Array] = list(ReferenceEvaluator(wide).run(None, {"x": x.astype(np.float64)}))
-    return outputs[0]
+    outputs = ReferenceEvaluator(wide).run(None, {"x": x.astype(np.float64)})
+    assert isinstance(outputs, list)
+    return cast("Array", outputs[0])
 
 
 def scaled(rng: np.random.Generator, *shape: int) -> Array:
     """Return weights that keep the variance of what they multiply."""
     fan = int(np.prod(shape[1:])) if len(shape) > 1 else 1
-    return (rng.standard_normal(shape) / np.sqrt(fan)).astype(np.float32)
+    weights: Array = (rng.standard_normal(shape) / np.sqrt(fan)).astype(np.float32)
+    return weights
 
 
 @pytest.fixture(scope="module")
