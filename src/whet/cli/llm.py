@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from whet.cli import output
+from whet.cli.llm_ablate import ablate
 from whet.cli.parameters import json_option
 from whet.errors import UnsupportedError
 from whet.options import Options
@@ -26,6 +27,12 @@ def _model_options(command: Decorated) -> Decorated:
     for option in (
         click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0 for all CPUs."),
         click.option("--context", type=click.IntRange(0), default=0, help="Tokens of a sequence."),
+        click.option(
+            "--speculate",
+            default="off",
+            show_default=True,
+            help="Guess tokens: off, prompt (what followed before), or a smaller model.",
+        ),
         click.option(
             "--cache-mib",
             type=click.IntRange(1),
@@ -60,6 +67,9 @@ def command() -> None:
 
     Example: whet llm run folder --prompt "Once upon a time" --max-tokens 50
     """
+
+
+command.add_command(ablate)
 
 
 @command.command("run")
@@ -158,35 +168,59 @@ def bench(
 @click.option("--api-key", envvar="WHET_API_KEY", default="", help="Callers have to give it.")
 @click.option("--name", default="", help="What the model is called; by default its file name.")
 @click.option("--max-requests", type=click.IntRange(1), default=64, show_default=True)
+@click.option(
+    "--drain-seconds",
+    type=click.IntRange(0),
+    default=30,
+    show_default=True,
+    help="When interrupted, let answers end for so long.",
+)
 @_model_options
-def serve(
-    model: Path, host: str, port: int, api_key: str, name: str, max_requests: int, **options: Any
-) -> None:
-    """Serve MODEL over the OpenAI API, until interrupted.
+def serve(model: Path, host: str, port: int, **options: Any) -> None:
+    """Serve MODEL over the OpenAI API, until interrupted; a page to chat on is at /.
+
+    An encoder, such as BERT, answers /v1/embeddings and /v1/rerank instead.
 
     Example: whet llm serve folder --port 8000 --api-key secret
     """
     try:
         import uvicorn
 
-        from whet.serve.app import Settings, application
+        from whet.serve.app import application
+        from whet.serve.encoder_app import encoder_application
+        from whet.serve.front import Settings
     except ImportError as error:
         raise UnsupportedError(
-            "starlette and uvicorn are not installed", hint="pip install 'whet[serve]'"
+            f"the server needs a package: {error}", hint="pip install 'whet[serve]'"
         ) from error
-    settings = Settings(name or model.stem, api_key, max_requests)
-    uvicorn.run(application(_load(model, options), settings), host=host, port=port)
+    settings = Settings(options["name"] or model.stem, options["api_key"], options["max_requests"])
+    from whet.llm.encoder import Encoder, is_encoder
+
+    if is_encoder(model):
+        encoder = Encoder(model, options=Options(threads=options["threads"]))
+        app = encoder_application(encoder, settings)
+    else:
+        app = application(_load(model, options), settings)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        timeout_graceful_shutdown=options["drain_seconds"],
+    )
 
 
 def _load(model: Path, options: Mapping[str, Any]) -> LLM:
     from whet.llm import LLM
 
-    return LLM(
+    llm = LLM(
         model,
         options=Options(threads=options["threads"]),
         context=options["context"],
         cache_bytes=options["cache_mib"] << 20,
     )
+    if options["speculate"] != "off":
+        llm.speculate(None if options["speculate"] == "prompt" else options["speculate"])
+    return llm
 
 
 def _params(options: Mapping[str, Any]) -> SamplingParams:

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from whet.llm.llm import LLM, Completion
+    from whet.llm.recipe import LLMInferenceOptimizer
     from whet.llm.sampling import SamplingParams
+    from whet.llm.structured import Constraint
 
-__all__ = ["LLM", "Completion", "SamplingParams"]
+__all__ = ["LLM", "Completion", "Constraint", "LLMInferenceOptimizer", "SamplingParams"]
 
 _HOME = {
     "LLM": "whet.llm.llm",
     "Completion": "whet.llm.llm",
+    "Constraint": "whet.llm.structured",
+    "LLMInferenceOptimizer": "whet.llm.recipe",
     "SamplingParams": "whet.llm.sampling",
 }
 
