@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +11,7 @@ import click
 from whet.cli import output
 from whet.cli.llm_ablate import ablate
 from whet.cli.parameters import json_option
-from whet.errors import UnsupportedError
+from whet.errors import InputError, UnsupportedError
 from whet.options import Options
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def run(
 @_sampling_options
 @_model_options
 def chat(model: Path, system: str, **options: Any) -> None:
-    """Talk to MODEL, line by line; an empty line or end of input ends it.
+    """Talk to MODEL, line by line; an empty line or end of input ends it, Ctrl-C an answer.
 
     Example: whet llm chat folder --system "Answer briefly." --temperature 0.7
     """
@@ -113,9 +113,25 @@ def chat(model: Path, system: str, **options: Any) -> None:
     messages = [{"role": "system", "content": system}] if system else []
     for line in iter(_asked, ""):
         messages.append({"role": "user", "content": line})
-        answer = llm.chat(messages, params)
-        click.echo(answer.text)
-        messages.append({"role": "assistant", "content": answer.text})
+        try:
+            prompt = llm.chat_prompt(messages)
+            messages.append({"role": "assistant", "content": _said(llm.stream(prompt, params))})
+        except InputError as error:  # the conversation goes on without the line
+            output.note(str(error))
+            messages.pop()
+
+
+def _said(pieces: Iterator[str]) -> str:
+    """Print an answer as it comes, and return it; Ctrl-C ends it early."""
+    text = ""
+    try:
+        for piece in pieces:
+            click.echo(piece, nl=False)
+            text += piece
+    except KeyboardInterrupt:
+        pass
+    click.echo()
+    return text
 
 
 def _asked() -> str:

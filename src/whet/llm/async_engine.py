@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from whet.errors import ResourceError
-from whet.llm.engine import Engine, Reason
+from whet.llm.engine import Engine, Reason, held_back
 from whet.llm.sampling import Choice, SamplingParams
 from whet.llm.structured import Matcher
 
@@ -190,12 +190,3 @@ class AsyncEngine:
         stream.text, stream.tokens = ready, len(request.output)
         choices = tuple(request.choices[len(request.choices) - len(tokens) :]) if tokens else ()
         stream.send(Delta(tuple(tokens), text, request.reason, choices))
-
-
-def held_back(text: str, stops: Sequence[str]) -> int:
-    """Return how many characters at the end could still change or become a stop text."""
-    partial = max(
-        (n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0
-    )
-    unfinished = len(text) - len(text.rstrip("\ufffd"))  # a character of which bytes are missing
-    return max(partial, unfinished)

@@ -57,4 +57,4 @@ class LastStates:
         if not numbers:
             return np.zeros((0, 0), np.float32)
         found = np.stack([rows[number] for number in numbers])
-        return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+        return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12))

@@ -239,3 +239,12 @@ def _stop_place(request: Request) -> int | None:
     """Return where the earliest stop text begins, if any is there."""
     places = [p for p in (request.text.find(s) for s in request.params.stop) if p >= 0]
     return min(places) if places else None
+
+
+def held_back(text: str, stops: Sequence[str]) -> int:
+    """Return how many characters at the end could still change or become a stop text."""
+    partial = max(
+        (n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0
+    )
+    unfinished = len(text) - len(text.rstrip("\ufffd"))  # a character of which bytes are missing
+    return max(partial, unfinished)

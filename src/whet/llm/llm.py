@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from whet.llm.architecture import Architecture, Array
 from whet.llm.checkpoint import Checkpoint, TensorFolder
 from whet.llm.decoder import decoder_graph
 from whet.llm.embedding import LastStates
-from whet.llm.engine import Engine, Reason, Request
+from whet.llm.engine import Engine, Reason, Request, held_back
 from whet.llm.families.table import architecture_of
 from whet.llm.gguf_file import GgufFile
 from whet.llm.pages import PagePool
@@ -194,6 +194,29 @@ class LLM:
             vocabulary = self.architecture.vocabulary
             self._grammars = Grammars(tokenizer.codec, tokenizer.ends, vocabulary)
         return self._grammars.matcher(constraint)
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:
+        """Yield the completion of a prompt piece by piece; a caller that stops reading ends it.
+
+        Raises:
+            InputError: the prompt is empty, too long, or has unknown tokens.
+        """
+        chosen = params or SamplingParams()
+        ends = self.tokenizer.ends if self.tokenizer else frozenset[int]()
+        matcher = None if chosen.constraint is None else self.matcher(chosen.constraint)
+        number = self.engine.add(self.encode(prompt), chosen, ends=ends, matcher=matcher)
+        request, given = self.engine.requests[number], 0
+        try:
+            while not request.reason:
+                self.engine.step()
+                keep = 0 if request.reason else held_back(request.text, chosen.stop)
+                ready = max(len(request.text) - keep, given)
+                if ready > given:
+                    yield request.text[given:ready]
+                given = ready
+        finally:
+            self.engine.cancel(number)
+            del self.engine.requests[number]
 
     def chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Completion:
         """Answer a conversation.
