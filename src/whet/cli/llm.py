@@ -26,6 +26,7 @@ def _model_options(command: Decorated) -> Decorated:
     """Add what says how a model is loaded."""
     for option in (
         click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0 for all CPUs."),
+        click.option("--adapter", type=click.Path(path_type=Path), help="A folder with a LoRA."),
         click.option("--context", type=click.IntRange(0), default=0, help="Tokens of a sequence."),
         click.option(
             "--speculate",
@@ -228,8 +229,9 @@ def serve(model: Path, host: str, port: int, **options: Any) -> None:
 def _load(model: Path, options: Mapping[str, Any]) -> LLM:
     from whet.llm import LLM
 
+    adapter = options["adapter"]
     llm = LLM(
-        model,
+        model if adapter is None else (model, adapter),
         options=Options(threads=options["threads"]),
         context=options["context"],
         cache_bytes=options["cache_mib"] << 20,

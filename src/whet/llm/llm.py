@@ -17,6 +17,7 @@ from whet.llm.embedding import LastStates
 from whet.llm.engine import Engine, Reason, Request, held_back
 from whet.llm.families.table import architecture_of
 from whet.llm.gguf_file import GgufFile
+from whet.llm.lora import Adapted
 from whet.llm.pages import PagePool
 from whet.llm.program import StepProgram
 from whet.llm.sampling import SamplingParams
@@ -26,6 +27,7 @@ from whet.llm.structured import Constraint, Grammars, Matcher
 from whet.llm.tokens import Message, Tokenizer, open_tokenizer
 from whet.options import Options
 
+Source = str | os.PathLike[str]
 Prompt = str | Sequence[int]
 Prompts = Prompt | Sequence[Prompt]
 
@@ -62,7 +64,8 @@ class LLM:
     ``engine`` runs requests step by step; ``generate`` and ``chat`` do it all at once.
 
     Args:
-        path: a checkpoint folder with ``config.json`` and ``*.safetensors``, or a GGUF file.
+        path: a checkpoint folder with ``config.json`` and ``*.safetensors``, or a GGUF file; two of
+            them for a checkpoint and a folder with a LoRA adapter.
         options: how to compile.
         context: tokens that a sequence may have; by default what the model allows, at most 4096.
         cache_bytes: memory for keys and values.
@@ -77,7 +80,7 @@ class LLM:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: Source | tuple[Source, Source],
         *,
         options: Options | None = None,
         context: int = 0,
@@ -85,7 +88,10 @@ class LLM:
         step_tokens: int = 512,
         sequences: int = 16,
     ) -> None:
-        checkpoint, self.tokenizer = _open(Path(path))
+        place, adapter = path if isinstance(path, tuple) else (path, None)
+        checkpoint, self.tokenizer = _open(Path(place))
+        if adapter is not None:
+            checkpoint = Adapted(checkpoint, adapter)
         self.architecture = arch = architecture_of(checkpoint.config)
         self.context = context or min(arch.context, DEFAULT_CONTEXT)
         if not 0 < self.context <= arch.context:

@@ -330,3 +330,18 @@ def test_embeddings() -> None:
         assert answer.status_code == 400 and answer.json()["error"]["message"], wrong
     assert client.post("/v1/embeddings", headers={"Authorization": ""}).status_code == 401
     assert 'status="400"' in client.get("/metrics").text
+
+
+def test_answers_end_before_the_server_does() -> None:
+    server = Served(Slow())
+    body = {"prompt": "a", "max_tokens": 40, "temperature": 0}
+    found: list[tuple[int, Any, Any]] = []
+    asking = threading.Thread(target=lambda: found.append(server.ask("/v1/completions", body)))
+    asking.start()
+    while not server.llm.engine.requests:
+        time.sleep(0.01)
+    server.close()
+    asking.join()
+    ((status, data, _),) = found
+    assert status == 200 and data["choices"][0]["text"] == letters(range(1, 41))
+    assert not server.thread.is_alive()
