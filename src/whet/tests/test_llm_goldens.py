@@ -43,3 +43,30 @@ def test_logits_and_greedy_tokens(name: str, tmp_path: Path) -> None:
     while engine.busy:
         engine.step()
     assert engine.requests[number].output == tokens[PROMPT:]
+
+
+@pytest.mark.slow
+def test_experts_compute_the_tokens_routed_to_them_alone(tmp_path: Path) -> None:
+    """Weights that are no numbers reach a token's logits through the experts it uses, no others."""
+    folder = write_golden(tmp_path, golden("mixtral"))
+    spoiled = []
+    for number in range(4):
+        checkpoint = Spoiled(folder, f"layers.0.block_sparse_moe.experts.{number}.w2")
+        arch = architecture_of(checkpoint.config)
+        graph = decoder_graph(arch, checkpoint, CONTEXT)
+        program = StepProgram(whet.compile(graph, options=whet.Options(threads=2)), arch, 2)
+        spoiled.append(np.isnan(program.run([Span([5], 0, [0], 1)])).any())
+    assert sum(spoiled) == 2
+
+
+class Spoiled(TensorFolder):
+    """A checkpoint with a tensor that holds no numbers."""
+
+    def __init__(self, folder: Path, part: str) -> None:
+        super().__init__(folder)
+        self._part = part
+
+    def tensor(self, name: str) -> np.ndarray:
+        """Return a tensor."""
+        found = super().tensor(name)
+        return np.full_like(found, np.nan) if self._part in name else found
