@@ -182,7 +182,8 @@ async def watch(process: psutil.Process, tally: Tally, end: float) -> None:
 async def load(url: str, process: psutil.Process, minutes: float, callers: int) -> Tally:
     """Load a server and return what happened."""
     tally, rng = Tally(), random.Random(0)
-    limits = httpx.Limits(max_connections=4 * callers)
+    # a connection for each request: an idle one may be closed just as the next request is sent
+    limits = httpx.Limits(max_connections=4 * callers, max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
         valid = []
         for body in valid_bodies(rng):

@@ -24,12 +24,14 @@ class Delta:
         text: new text; a stop text, and what may become one, is held back.
         reason: why it ended, "" while it goes on.
         choices: the tokens with their log probabilities.
+        cached: tokens of the prompt that the cache held.
     """
 
     tokens: tuple[int, ...]
     text: str
     reason: Reason
     choices: tuple[Choice, ...] = ()
+    cached: int = 0
 
 
 @dataclass(slots=True)
@@ -189,4 +191,4 @@ class AsyncEngine:
         text, tokens = request.text[stream.text : ready], request.output[stream.tokens :]
         stream.text, stream.tokens = ready, len(request.output)
         choices = tuple(request.choices[len(request.choices) - len(tokens) :]) if tokens else ()
-        stream.send(Delta(tuple(tokens), text, request.reason, choices))
+        stream.send(Delta(tuple(tokens), text, request.reason, choices, request.cached))

@@ -104,7 +104,7 @@ class _Server:
         self.metrics.prompt.inc(len(job.parts[number][0]))
         async with aclosing(deltas(self.llm, self.engine, job, number)) as pieces:
             async for delta in pieces:
-                watch.saw(len(delta.tokens))
+                watch.saw(len(delta.tokens), delta.cached)
                 yield delta
         watch.ended()
 
@@ -128,7 +128,8 @@ class _Server:
             for task in parts:
                 task.cancel()
         found = [task.result() for task in parts]
-        usage = usage_of(sum(map(len, job.prompts)), sum(len(c.choices) for c in found))
+        new, cached = sum(len(c.choices) for c in found), sum(c.cached for c in found)
+        usage = usage_of(sum(map(len, job.prompts)), new, cached)
         return JSONResponse(job.form.whole(chosen(job, [said(job, c) for c in found]), usage))
 
     async def _streamed(self, job: Job, *, usage: bool) -> Response:

@@ -52,6 +52,7 @@ class Collected:
     text: str = ""
     reason: str = ""
     choices: list[Choice] = field(default_factory=list)
+    cached: int = 0
 
 
 async def job_of(llm: LLM, name: str, wanted: Chat | Completions) -> Job:
@@ -103,6 +104,7 @@ async def collected(pieces: AsyncGenerator[Delta, None]) -> Collected:
             found.text += delta.text
             found.reason = delta.reason
             found.choices += delta.choices
+            found.cached = delta.cached
     return found
 
 

@@ -69,13 +69,14 @@ class Watch:
     start: float = field(default_factory=time.perf_counter)
     last: float = 0.0
 
-    def saw(self, tokens: int) -> None:
-        """Note that tokens came."""
+    def saw(self, tokens: int, cached: int) -> None:
+        """Note that tokens came, of a prompt of which the cache held some."""
         now = time.perf_counter()
         if not tokens:
             return
         if not self.last:
             self.metrics.first.observe(now - self.start)
+            self.metrics.cached.inc(cached)
         else:
             for _ in range(tokens):
                 self.metrics.next.observe((now - self.last) / tokens)

@@ -203,7 +203,10 @@ def test_log_probabilities_and_formats(served: Served) -> None:
 
 
 def test_looking_at_the_server(served: Served) -> None:
-    served.ask("/v1/completions", {"prompt": "a", "max_tokens": 3})
+    body = {"prompt": "abc" * 20, "max_tokens": 3}
+    served.ask("/v1/completions", body)
+    usage = served.ask("/v1/completions", body)[1]["usage"]
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 32}
     link = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
     link.request("GET", "/metrics", headers={"Authorization": "Bearer secret"})
     text = link.getresponse().read().decode()
@@ -211,6 +214,10 @@ def test_looking_at_the_server(served: Served) -> None:
         assert line in text
     assert 'whet_requests_total{path="/v1/completions",status="200"}' in text
     assert "whet_first_token_seconds_bucket" in text
+    (cached,) = (
+        line for line in text.splitlines() if line.startswith("whet_cached_prompt_tokens_t")
+    )
+    assert float(cached.split()[1]) >= 32
     link.request("GET", "/metrics")
     answer = link.getresponse()
     assert answer.read() and answer.status == 401
