@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,11 +28,16 @@ from whet.frontend.preprocess.attach import attach_preprocess
 from whet.frontend.preprocess.records import Preprocess
 from whet.frontend.read import read_file
 from whet.graph.infer import light_proto
+from whet.kernel.schedules import Schedules
+from whet.kernel.tuning import read_tuning
 from whet.limits import Budget
 from whet.lower.assemble import Assembled, assemble
 from whet.lower.assemble_script import assemble_script
 from whet.lower.assemble_variants import Build, assemble_variants
-from whet.lower.lower import Lowered, LoweredScript, lower_model
+from whet.lower.build import build_outline
+from whet.lower.lower import Lowered, LoweredScript, lower_outlines
+from whet.lower.outline import Outline
+from whet.ops.table import op_table
 from whet.options import Options
 from whet.passes.pipeline import run_passes
 from whet.program.container import digest
@@ -90,20 +96,21 @@ def compile(  # noqa: A001 - the public name
     target = resolve_target(chosen.target)
     tell("load", 0, 1)
     steps = read_preprocess(preprocess)
-    facts = _facts(source, shapes, chosen, steps)
-    models = _load(source, shapes, chosen, steps)
-    tell("load", 1, 1)
-    tell = _checking(tell, budget)
-    observers = _Observers(tell, dump, budget, expose)
-    assembled, graph = _translate(models, chosen, target, observers)
-    image = _generate(assembled, target, chosen, settings, tell)
+    with ThreadPoolExecutor(1) as aside:
+        facts = aside.submit(_facts, source, shapes, chosen, steps)
+        models = _load(source, shapes, chosen, steps)
+        tell("load", 1, 1)
+        tell = _checking(tell, budget)
+        observers = _Observers(tell, dump, budget, expose, _schedules(chosen))
+        assembled, graph = _translate(models, chosen, target, observers)
+        image = _generate(assembled, target, chosen, settings, tell)
     parts = Parts(
         program=assembled.program,
         code=image.code,
         symbols=image.symbols,
         weights=assembled.weights,
         graph=graph,
-        metadata=facts,
+        metadata=facts.result(),
         compile_s=time.perf_counter() - start,
     )
     return from_memory(parts)
@@ -111,12 +118,13 @@ def compile(  # noqa: A001 - the public name
 
 @dataclass(frozen=True, slots=True)
 class _Observers:
-    """Who watches a compilation: progress, dump folder, budget, and values to be exposed."""
+    """What a compilation takes from outside: who watches it, values to be exposed, schedules."""
 
     tell: Progress
     dump: Dump | None
     budget: Budget
     expose: Collection[str]
+    schedules: Schedules
 
 
 def plan(
@@ -132,8 +140,31 @@ def plan(
     models = _load(source, shapes, chosen, ())
     tell = _checking(lambda stage, done, total: None, budget)
     target = resolve_target(chosen.target)
-    assembled, _ = _translate(models, chosen, target, _Observers(tell, None, budget, ()))
+    schedules = _schedules(chosen)
+    assembled, _ = _translate(models, chosen, target, _Observers(tell, None, budget, (), schedules))
     return assembled
+
+
+def ask_schedules(
+    source: Source, *, shapes: Shapes | None = None, options: Options | None = None
+) -> Schedules:
+    """Return the schedules that ``compile`` would choose, by the nodes that they are for.
+
+    Raises:
+        WhetError: as ``compile`` does.
+    """
+    chosen = _checked(options)
+    budget, schedules = Budget(chosen.limits), _schedules(chosen)
+    tell = _checking(lambda stage, done, total: None, budget)
+    observers = _Observers(tell, None, budget, (), schedules)
+    target = resolve_target(chosen.target)
+    _translate(_load(source, shapes, chosen, ()), chosen, target, observers)
+    return schedules
+
+
+def _schedules(options: Options) -> Schedules:
+    known = read_tuning(Path(options.tuning)).answers() if options.tuning else {}
+    return Schedules(options.thread_count, known)
 
 
 def _load(
@@ -175,7 +206,7 @@ def _translate(
     All but the first of the models are the same one with other shapes.
     """
     tell, dump, count = observers.tell, observers.dump, len(models)
-    lowered: list[Lowered | LoweredScript] = []
+    outlines: list[Outline] = []
     for done, model in enumerate(models):
         tell("optimise", done, count)
         observed = dump if done == 0 else None
@@ -190,8 +221,16 @@ def _translate(
         )
         tell("optimise", done + 1, count)
         tell("lower", done, count)
-        lowered.append(_lowered(model, options, target, observers))
+        outlines.append(build_outline(model, op_table()))
         tell("lower", done + 1, count)
+    lowered = lower_outlines(
+        outlines,
+        target,
+        level=options.opt_level,
+        schedules=observers.schedules,
+        expose=observers.expose,
+        budget=observers.budget,
+    )
     graph = light_proto(models[0], GRAPH_WEIGHT_BYTES).SerializeToString(deterministic=True)
     tell("pack", 0, 1)
     assembled = _assembled(lowered, options, target)
@@ -205,39 +244,17 @@ def _translate(
     return assembled, graph
 
 
-def _lowered(
-    model: ir.Model, options: Options, target: Target, observers: _Observers
-) -> Lowered | LoweredScript:
-    level, threads = options.opt_level, options.thread_count
-    return lower_model(
-        model,
-        target,
-        level=level,
-        threads=threads,
-        expose=observers.expose,
-        budget=observers.budget,
-    )
-
-
 def _assembled(
-    lowered: list[Lowered | LoweredScript], options: Options, target: Target
+    lowered: list[Lowered] | LoweredScript, options: Options, target: Target
 ) -> Assembled:
     threads, reuse = options.thread_count, options.opt_level >= 1
-    first = lowered[0]
-    if isinstance(first, LoweredScript):
+    if isinstance(lowered, LoweredScript):
         if not options.host_ops:
-            _refuse_host(first)
-        if len(lowered) > 1:
-            raise UnsupportedError(
-                "a model with control flow or sizes from data has no buckets",
-                where="shapes",
-                hint="give one shape for each input",
-            )
-        return assemble_script(first, target, threads=threads, reuse=reuse)
+            _refuse_host(lowered)
+        return assemble_script(lowered, target, threads=threads, reuse=reuse)
     if len(lowered) == 1:
-        return assemble(first, target, threads=threads, reuse=reuse)
-    others = [other for other in lowered[1:] if isinstance(other, Lowered)]
-    return assemble_variants(first, others, Build(target, threads, reuse))
+        return assemble(lowered[0], target, threads=threads, reuse=reuse)
+    return assemble_variants(lowered[0], lowered[1:], Build(target, threads, reuse))
 
 
 def _refuse_host(lowered: LoweredScript) -> None:

@@ -8,7 +8,7 @@ itself, and a view costs nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Union
 
@@ -37,10 +37,13 @@ class Dim:
         name: its name, unique in a model.
         least: the smallest value that arithmetic may count on: 1 for a dimension of the model's
             inputs, 0 for one that depends on data.
+        counted_on: takes the names of the dimensions of which something was proved that does not
+            hold for 0; a run with 0 there is refused.
     """
 
     name: str
     least: int = 1
+    counted_on: set[str] | None = field(default=None, compare=False, repr=False)
 
     @property
     def key(self) -> str:
@@ -246,12 +249,20 @@ def ceil_div(p: Poly, d: int) -> Poly:
     return (p + (d - 1)) // d
 
 
-def bounds(p: Poly) -> tuple[int | None, int | None]:
-    """Return the least and greatest value of a polynomial where both are known integers."""
+Bounds = tuple[int | None, int | None]
+
+
+def bounds(p: Poly, *, from_zero: bool = False) -> Bounds:
+    """Return the least and greatest value of a polynomial where both are known integers.
+
+    Args:
+        p: the polynomial.
+        from_zero: every dimension may be 0, whatever else may be counted on.
+    """
     low: int | None = 0
     high: int | None = 0
     for monomial, c in p.terms:
-        term = _monomial_bounds(monomial)
+        term = _monomial_bounds(monomial, from_zero)
         least, most = term if c >= 0 else (term[1], term[0])
         low = None if low is None or least is None else low + c * least
         high = None if high is None or most is None else high + c * most
@@ -260,7 +271,25 @@ def bounds(p: Poly) -> tuple[int | None, int | None]:
 
 def at_least(p: Poly, minimum: int) -> bool:
     """Tell whether ``p >= minimum`` can be proved for all axes and all values of the dimensions."""
-    low = bounds(p)[0]
+    if not proved(p, minimum):
+        return False
+    dims = [a for a in p.atoms if isinstance(a, Dim) and a.least and a.counted_on is not None]
+    if dims and not proved(p, minimum, from_zero=True):
+        for dim in dims:
+            assert dim.counted_on is not None
+            dim.counted_on.add(dim.name)
+    return True
+
+
+def proved(p: Poly, minimum: int, *, from_zero: bool = False) -> bool:
+    """Tell whether ``p >= minimum`` can be proved, without counting on it.
+
+    Args:
+        p: the polynomial.
+        minimum: what it is compared with.
+        from_zero: every dimension may be 0, whatever else may be counted on.
+    """
+    low = bounds(p, from_zero=from_zero)[0]
     if low is not None:
         return low >= minimum
     worst = p
@@ -277,9 +306,11 @@ def at_least(p: Poly, minimum: int) -> bool:
         if not falling and not rising:
             return False
         worst = worst.substitute({axis: axis.extent - 1 if falling else 0})
-    shifted = worst.substitute({a: var(a) + a.least for a in worst.atoms if isinstance(a, Dim)})
-    constant = sum(c for m, c in shifted.terms if not m)
-    return constant >= minimum and all(c >= 0 for m, c in shifted.terms if m)
+    if not from_zero:
+        dims = (a for a in worst.atoms if isinstance(a, Dim))
+        worst = worst.substitute({a: var(a) + a.least for a in dims})
+    constant = sum(c for m, c in worst.terms if not m)
+    return constant >= minimum and all(c >= 0 for m, c in worst.terms if m)
 
 
 def less_than(p: Poly, q: Poly) -> bool:
@@ -315,11 +346,11 @@ def _mentions(atom: Atom, inner: Atom) -> bool:
     return False
 
 
-def _monomial_bounds(monomial: Monomial) -> tuple[int | None, int | None]:
+def _monomial_bounds(monomial: Monomial, from_zero: bool) -> Bounds:
     low: int | None = 1
     high: int | None = 1
     for atom in monomial:
-        a_low, a_high = _atom_bounds(atom)
+        a_low, a_high = _atom_bounds(atom, from_zero)
         if a_low is None or a_low < 0:
             return None, None
         low = low * a_low if low is not None else None
@@ -327,16 +358,18 @@ def _monomial_bounds(monomial: Monomial) -> tuple[int | None, int | None]:
     return low, high
 
 
-def _atom_bounds(atom: Atom) -> tuple[int | None, int | None]:
+def _atom_bounds(atom: Atom, from_zero: bool) -> Bounds:
     if isinstance(atom, Axis):
-        top = bounds(atom.extent)[1]
+        top = bounds(atom.extent, from_zero=from_zero)[1]
         return 0, None if top is None else max(top - 1, 0)
     if isinstance(atom, Dim):
-        return atom.least, None
+        return 0 if from_zero else atom.least, None
     if isinstance(atom, Opaque):
-        return atom.low, None if atom.high is None else bounds(atom.high - 1)[1]
+        return atom.low, None if atom.high is None else bounds(atom.high - 1, from_zero=from_zero)[
+            1
+        ]
     divisor = atom.denominator.constant
-    low, high = bounds(atom.numerator)
+    low, high = bounds(atom.numerator, from_zero=from_zero)
     if divisor is None or divisor <= 0:
         return (0 if low is not None and low >= 0 else None), None
     if isinstance(atom, Mod):

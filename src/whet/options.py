@@ -30,6 +30,8 @@ class Options:
             ``""`` keeps nothing.
         host_ops: whether operators that are no arithmetic, such as those on texts, may run as
             functions of the runtime; else a model with any is refused.
+        tuning: a file of ``whet tune`` with schedules that are faster on this machine; ``""`` takes
+            those of the cost model alone.
         limits: how much a model and its compilation may take before they are refused; a mapping
             of names to numbers becomes a ``Limits``.
     """
@@ -43,6 +45,7 @@ class Options:
     cache_dir: str | os.PathLike[str] | None = None
     limits: Limits = field(default_factory=Limits)
     host_ops: bool = True
+    tuning: str | os.PathLike[str] = ""
 
     def __post_init__(self) -> None:
         """Reject values that no compilation could honour."""
@@ -67,6 +70,8 @@ class Options:
             raise OptionError(
                 f"limits is a {type(self.limits).__name__}", hint="give whet.Limits(nodes=1000)"
             )
+        if not isinstance(self.tuning, str | os.PathLike):
+            raise OptionError(f"tuning is {self.tuning!r}", hint="give the path of a tuning file")
         object.__setattr__(self, "passes", MappingProxyType(dict(self.passes)))
 
     @property
@@ -85,6 +90,7 @@ class Options:
             "opt_level": self.opt_level,
             "passes": dict(self.passes),
             "target": self.target,
+            **({"tuning": os.fspath(self.tuning)} if self.tuning else {}),
             **({} if folded is None else {"limits": {"folded_bytes": folded}}),
         }
 

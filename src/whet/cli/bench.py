@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from whet.cli.opening import (
 )
 from whet.cli.parameters import compiler_options, dim_option, parse_dims, read_options
 from whet.cli.progress import ProgressBar
+from whet.cli.subject import subject_of
 from whet.errors import OptionError
 from whet.measure.interleave import Plan, Samples, measure_interleaved
 from whet.measure.machine import describe_machine
@@ -92,11 +94,14 @@ def _measure(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     goal = None
     if values["goal"] is not None:
         goal, compiled = _reach(values["goal"], path, (shapes, options), feeds)
+    begun = datetime.now(UTC).isoformat(timespec="seconds")
     found = _time(compiled, path, feeds, peers, values)
     streams = values["streams"] or (goal["streams"] if goal and goal["streams"] > 1 else None)
     names = [OURS, *(peer.name for peer in peers)]
     return {
         **found,
+        "begun": begun,
+        "subject": msgspec.to_builtins(subject_of(path, compiled, values, dims)),
         "machine": msgspec.to_builtins(describe_machine()),
         "goal": goal,
         "streams": _stream_figures(compiled, feeds, streams) if streams else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +21,20 @@ from whet.cli.parameters import (
     read_options,
 )
 from whet.cli.progress import ProgressBar
+from whet.cli.subject import Subject
 from whet.errors import InputError
 
 if TYPE_CHECKING:
     from whet.measure.interleave import Samples
     from whet.measure.profile.differences import LaunchDifference
+    from whet.measure.runner import Inputs
     from whet.measure.versus import Versus
 
 SCHEMA = "whet.compare.1"
 _FEEDS = 4
 _PROFILED_RUNS = 10
 _SHOWN = 10
+_NAMES = ("whet", "whet")
 
 
 @click.command("compare")
@@ -39,8 +44,13 @@ _SHOWN = 10
               help="Slowdown of B, as a share, from which the exit code is 1.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(10), default=600, show_default=True,
               help="Stop after so many calls of each, however wide the interval is.")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(0.1), default=120.0, show_default=True,
+              help="Begin no more calls after this time.")  # fmt: skip
 @click.option("--input", "sources", multiple=True, default=("random",), metavar="SOURCE",
               help="As for whet run; random if not given.")  # fmt: skip
+@click.option("--again/--no-again", "again", default=True, show_default=True,
+              help="Whether models whose measurements were made apart, without a runtime that is "
+              "in both, are called in turn if they are still there.")  # fmt: skip
 @click.option("--html", "html_file", type=click.Path(path_type=Path), metavar="F",
               help="Write the comparison to F as a page.")  # fmt: skip
 @dim_option
@@ -64,7 +74,10 @@ def command(ctx: click.Context, /, first: Path, second: Path, **values: Any) -> 
             where=f"{first}, {second}",
             hint="give two models, or two .json files of whet bench",
         )
-    found, launches = _from_files(first, second) if written else _measure(first, second, values)
+    if written:
+        found, launches = _from_files(first, second, values)
+    else:
+        found, launches = _measure(first, second, values)
     facts = {
         "a": str(first),
         "b": str(second),
@@ -85,49 +98,82 @@ def command(ctx: click.Context, /, first: Path, second: Path, **values: Any) -> 
         ctx.exit(exits.NEGATIVE)
 
 
-def _measure(
-    first: Path, second: Path, values: dict[str, Any]
-) -> tuple[Versus, tuple[LaunchDifference, ...]]:
+Found = tuple["Versus", "tuple[LaunchDifference, ...]"]
+
+
+def _measure(first: Path, second: Path, values: dict[str, Any]) -> Found:
+    how, dims = read_options(values), parse_dims(values["dims"])
+    models = [open_model(path, *how) for path in (first, second)]
+    feeds = arrays.read_feeds(values["sources"], models[0].inputs, dims, _FEEDS)
+    return _in_turn(models, feeds, values)
+
+
+def _in_turn(models: list[Any], feeds: Sequence[Inputs], values: dict[str, Any]) -> Found:
+    """Call two open models in turn, and profile both."""
     from whet.measure.profile.differences import compare_launches
     from whet.measure.profile.launches import profile_model
-    from whet.measure.versus import compare_runners
+    from whet.measure.versus import Ends, compare_runners
 
-    how, dims = read_options(values), parse_dims(values["dims"])
-    models: list[Any] = [open_model(path, *how) for path in (first, second)]
-    feeds = arrays.read_feeds(values["sources"], models[0].inputs, dims, _FEEDS)
+    ends = Ends(rounds=values["rounds"], seconds=values["seconds"])
     a, b = (ReadyRunner(name, model.run) for name, model in zip("AB", models, strict=True))
     with ProgressBar() as progress:
-        found = compare_runners(a, b, feeds, most_rounds=values["rounds"], progress=progress)
+        found = compare_runners(a, b, feeds, ends=ends, progress=progress)
     times = [profile_model(model, feeds[0], _PROFILED_RUNS) for model in models]
     return found, compare_launches(times[0], times[1])
 
 
-def _from_files(first: Path, second: Path) -> tuple[Versus, tuple[LaunchDifference, ...]]:
-    from whet.measure.versus import compare_samples
+def _from_files(first: Path, second: Path, values: dict[str, Any]) -> Found:
+    """Compare measurements made apart, by calling the models in turn where only that can tell."""
+    from whet.measure.versus import compare_samples, yardsticks
 
-    a, b = _read_samples(first), _read_samples(second)
-    return compare_samples(a, b, ("whet", "whet")), ()
+    files = [_read_bench(path) for path in (first, second)]
+    a, b = (file.samples() for file in files)
+    apart = compare_samples(a, b, _NAMES)
+    subjects = [file.subject for file in files if file.subject is not None]
+    here = len(subjects) == len(files) and all(s.at_hand() for s in subjects)
+    if yardsticks(a, b, _NAMES) or not here or not values["again"]:
+        return apart, ()
+    models = [subject.open() for subject in subjects]
+    found, launches = _in_turn(models, subjects[0].inputs(models[0]), values)
+    return msgspec.structs.replace(found, note=_again(files, apart)), launches
+
+
+def _again(files: Sequence[_BenchFile], apart: Versus) -> str:
+    """Say why models were measured again, and what the files alone would have said."""
+    begun = [datetime.fromisoformat(file.begun) for file in files]
+    minutes = abs((begun[1] - begun[0]).total_seconds()) / 60
+    return (
+        f"the files were measured {minutes:.0f} min apart and say {apart.low:.2f} to "
+        f"{apart.high:.2f}; both models are unchanged, so they were called in turn"
+    )
 
 
 class _BenchFile(msgspec.Struct):
     """The part of a file of ``whet bench`` that is compared."""
 
     seconds: dict[str, tuple[float, ...]]
+    subject: Subject | None = None
+    begun: str = "1970-01-01T00:00:00+00:00"
+
+    def samples(self) -> Samples:
+        """Return what was measured."""
+        from whet.measure.interleave import Samples
+
+        return Samples(seconds=self.seconds, wall_s=0.0, foreign_cpu=None)
 
 
-def _read_samples(path: Path) -> Samples:
-    from whet.measure.interleave import Samples
-
+def _read_bench(path: Path) -> _BenchFile:
     hint = "give a file that whet bench --json wrote"
     try:
         found = msgspec.json.decode(path.read_bytes(), type=_BenchFile)
+        datetime.fromisoformat(found.begun)
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror or error}", where=str(path)) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError) as error:
         raise InputError(f"not a measurement: {error}", where=str(path), hint=hint) from error
     if not found.seconds.get("whet"):
         raise InputError("it has no times of whet", where=str(path), hint=hint)
-    return Samples(seconds=found.seconds, wall_s=0.0, foreign_cpu=None)
+    return found
 
 
 def _print(
@@ -142,6 +188,13 @@ def _print(
         f"({found.low:.4f} to {found.high:.4f}, {found.confidence:.0%} confidence; {how}).",
         soft_wrap=True,
     )
+    console.print(
+        f"Median call: A {found.medians_ms[0]:.3f} ms, B {found.medians_ms[1]:.3f} ms; latency "
+        f"{found.ratio - 1:+.1%}.",
+        soft_wrap=True,
+    )
+    if found.paired and found.note:
+        console.print(f"Measured again: {found.note}.", markup=False, soft_wrap=True)
     subject = f"{paths[1]} is {found.verdict} than {paths[0]}"
     plain = found.verdict == "no significant difference"
     console.print(found.verdict if plain else subject, markup=False, soft_wrap=True)

@@ -49,23 +49,37 @@ _ROUNDS = 100
     show_default=True,
     help="Time to spend on measuring.",
 )
+@click.option("--onnx", "onnx_file", type=click.Path(path_type=Path), metavar="F",
+              help="Write the network to F as an ONNX file, and do nothing else.")  # fmt: skip
 @json_option
 @click.pass_context
-def command(
-    ctx: click.Context, file: Path, threads: int, seed: int, seconds: float, as_json: bool
-) -> None:
+def command(ctx: click.Context, /, file: Path, threads: int, **values: Any) -> None:
     """Compile ResNet-50 with random weights, check it and time it; no network needed.
 
     Example: whet demo --seconds 5
     """
+    seed, seconds = values["seed"], values["seconds"]
+    if values["onnx_file"] is not None:
+        _write_network(values["onnx_file"], seed, as_json=values["as_json"])
+        return
     output.check_writable(file)
     found = demonstrate(file, whet.Options(threads=threads), seed=seed, seconds=seconds)
-    if as_json:
+    if values["as_json"]:
         output.print_json(demo_report.as_json(found), schema="whet.demo.1")
     else:
         demo_report.print_findings(output.stdout(), found)
     if not found.correct:
         ctx.exit(exits.NEGATIVE)
+
+
+def _write_network(file: Path, seed: int, *, as_json: bool) -> None:
+    """Write the network as an ONNX file."""
+    network = demo_network.build_network(seed).SerializeToString()
+    output.write_whole(file, lambda to: to.write(network))
+    if as_json:
+        output.print_json({"onnx": str(file)}, schema="whet.demo.1")
+    else:
+        output.stdout().print(f"wrote {file}", markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ def foreign_command(name: str) -> click.Command:
         meant = TOOLS[name]([word for word in arguments if word != "--traceback"])
         for note in meant.notes:
             output.note(f"note: {note}")
-        output.note(f"this is: whet {shlex.join(meant.command)}")
+        for words in filter(None, (meant.before, meant.command)):
+            output.note(f"this is: whet {shlex.join(words)}")
         if meant.first:
             click.echo(meant.first)
         code = _run(meant)
@@ -44,6 +45,8 @@ def _run(meant: Translation) -> int:
     """Run what a command line means; what it prints goes to a file if asked."""
     from whet.cli.main import run_command
 
+    if meant.before and (code := run_command(list(meant.before))) != exits.OK:
+        return code
     if meant.save is None:
         code = run_command(meant.command)
     else:

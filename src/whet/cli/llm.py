@@ -10,6 +10,8 @@ import click
 
 from whet.cli import output
 from whet.cli.llm_ablate import ablate
+from whet.cli.llm_against import beside
+from whet.cli.llm_quantize import quantize
 from whet.cli.parameters import json_option
 from whet.errors import InputError, UnsupportedError
 from whet.options import Options
@@ -33,6 +35,20 @@ def _model_options(command: Decorated) -> Decorated:
             default="off",
             show_default=True,
             help="Guess tokens: off, prompt (what followed before), or a smaller model.",
+        ),
+        click.option(
+            "--weights",
+            type=click.Choice(["stored", "float32", "int8", "int4"]),
+            default="stored",
+            show_default=True,
+            help="As they are stored, dequantised, or brought into so many bits.",
+        ),
+        click.option(
+            "--cache-type",
+            type=click.Choice(["float32", "float16", "bfloat16", "int8"]),
+            default="float32",
+            show_default=True,
+            help="Type of keys and values.",
         ),
         click.option(
             "--cache-mib",
@@ -71,6 +87,7 @@ def command() -> None:
 
 
 command.add_command(ablate)
+command.add_command(quantize)
 
 
 @command.command("run")
@@ -147,6 +164,7 @@ def _asked() -> str:
 @click.option("--prompt-tokens", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--new-tokens", type=click.IntRange(2), default=32, show_default=True)
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="May be repeated.")
+@click.option("--against", type=click.Choice(["llama.cpp"]), help="Take turns with it, on a GGUF.")
 @_model_options
 @json_option
 def bench(
@@ -154,16 +172,24 @@ def bench(
     prompt_tokens: int,
     new_tokens: int,
     batches: tuple[int, ...],
+    against: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Measure prefill and decode of MODEL: tokens a second, time to the first token and between.
+
+    With --against, steps of both take turns; the ratio is the other's time over Whet's.
 
     Example: whet llm bench folder --prompt-tokens 256 --new-tokens 32 --batch 1 --batch 8
     """
     from whet.llm.bench import measure
 
     llm = _load(model, options)
+    if against is not None:
+        tokens, threads = (prompt_tokens, new_tokens), Options(threads=options["threads"])
+        peer = (model, against, threads.thread_count)
+        beside(llm, peer, tokens, batches or (1,), as_json=as_json)
+        return
     rows = [measure(llm, batch, prompt_tokens, new_tokens) for batch in batches or (1,)]
     if as_json:
         output.print_json({"runs": [row.as_dict() for row in rows]}, "whet.llm.bench.1")
@@ -227,11 +253,10 @@ def serve(model: Path, host: str, port: int, **options: Any) -> None:
 
 
 def _load(model: Path, options: Mapping[str, Any]) -> LLM:
-    from whet.llm import LLM
+    from whet.llm import LLM, Source
 
-    adapter = options["adapter"]
     llm = LLM(
-        model if adapter is None else (model, adapter),
+        Source(model, options["weights"], options["cache_type"], options["adapter"]),
         options=Options(threads=options["threads"]),
         context=options["context"],
         cache_bytes=options["cache_mib"] << 20,

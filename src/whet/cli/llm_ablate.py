@@ -17,13 +17,19 @@ from whet.cli.parameters import json_option
 @click.option("--prompt-tokens", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--new-tokens", type=click.IntRange(2), default=32, show_default=True)
 @click.option("--batch", type=click.IntRange(1, 256), default=8, show_default=True)
-@click.option("--precision", default="float32", show_default=True, help="Of the weights, last.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "int8", "int4"]),
+    default="int8",
+    show_default=True,
+    help="Of the weights, in the last variant.",
+)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0 for all CPUs.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page with charts too.")
 @json_option
 def ablate(model: Path, html: Path | None, as_json: bool, **values: Any) -> None:
-    """Measure MODEL with fusion, key-value cache and batching switched on one after another.
+    """Measure MODEL with fusion, cache, batching and fewer bits switched on one after another.
 
     Example: whet llm ablate folder --batch 8 --html ablation.html
     """

@@ -18,6 +18,7 @@ from whet.errors import WhetError
 _COMMANDS = {
     "compile": "Compile an ONNX model to a .whet file.",
     "quantize": "Quantise an ONNX model, within a promise about its accuracy.",
+    "tune": "Find schedules that are faster on this machine.",
     "optimize": "Optimise the graph of an ONNX model, for any runtime.",
     "check": "Say what of an ONNX model is supported and what it costs, without compiling.",
     "run": "Run a model once and show or save its outputs.",

@@ -96,6 +96,8 @@ _COMPILER_OPTIONS = (
                  help="host, or an LLVM triple and CPU, such as aarch64-linux-gnu:neoverse-n1."),
     click.option("--cache-dir", default=None, metavar="DIR",
                  help="Where compiled kernels are kept; an empty text keeps none."),
+    click.option("--tuning", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
+                 help="Schedules that whet tune found to be faster here."),
     click.option("--host-ops/--no-host-ops", default=True, show_default=True,
                  help="Whether operators such as those on texts may run outside native code."),
     click.option("--limit", "limits", multiple=True, metavar="NAME=N",
@@ -119,6 +121,7 @@ def read_options(values: Mapping[str, Any]) -> tuple[Shapes | None, Options]:
         target=values["target"],
         cache_dir=values["cache_dir"],
         host_ops=values["host_ops"],
+        tuning=values.get("tuning") or "",
         limits=limits_from_dict(parse_limits(values["limits"])),
     )
     return parse_shapes(values["shapes"]), options

@@ -56,7 +56,7 @@ _CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy", "sca
 @click.option("-o", "--output", "target_file", type=click.Path(path_type=Path),
               help="Quantised ONNX file; MODEL's name with .int8.onnx if not given.")  # fmt: skip
 @click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="F",
-              help="A configuration in JSON, such as --report writes.")  # fmt: skip
+              help="A configuration in JSON, such as --report writes, or one of AMCT.")  # fmt: skip
 @click.option("--calibrator", type=click.Choice(_CALIBRATORS),
               help="How ranges of activations are chosen; mse if not given.")  # fmt: skip
 @click.option("--activations", type=click.Choice(("uint8", "int8", "uint16", "int16")),
@@ -220,11 +220,18 @@ def _timer(model: Path, options: Options, values: Mapping[str, Any]) -> Any:
 
 def _config(values: Mapping[str, Any]) -> QuantizeConfig:
     """Put the command line over the configuration file."""
+    from whet.compat.amct import is_amct, read_amct
     from whet.quantize.config import config_from_dict, read_config
 
     base: dict[str, Any] = {}
-    if values["config_file"] is not None:
-        base = msgspec.to_builtins(read_config(values["config_file"]))
+    file = values["config_file"]
+    if file is not None and is_amct(file):
+        found = read_amct(file)
+        for note in found.notes:
+            output.note(f"note: {note}")
+        base = found.values
+    elif file is not None:
+        base = msgspec.to_builtins(read_config(file))
     same = ("calibrator", "activations", "rounding", "smooth", "equalize", "bias_correction",
             "samples", "batch", "seed")  # fmt: skip
     given = {name: values[name] for name in same if values[name] is not None}

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 import whet
 from whet.measure.runner import Inputs, Outputs
-from whet.measure.versus import compare_runners
+from whet.measure.versus import Ends, compare_runners
 from whet.options import Options
 from whet.quantize.measured import Timing
 
@@ -58,6 +58,6 @@ class GraphTimer:
             _Timed(name, whet.compile(model, options=self.options))
             for name, model in (("first", first), ("second", second))
         )
-        found = compare_runners(a, b, self.inputs, most_rounds=self.rounds)
+        found = compare_runners(a, b, self.inputs, Ends(rounds=self.rounds))
         differs = found.verdict != "no significant difference"
         return Timing(a.best_s, b.best_s, found.ratio, differs)

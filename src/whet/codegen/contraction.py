@@ -17,6 +17,7 @@ from whet.codegen.kernel_function import (
     lane_mask,
     open_function,
 )
+from whet.codegen.tile_epilogue import tile_epilogue
 from whet.index import ZERO, Poly, ceil_div, product
 from whet.kernel.spec import Contraction
 from whet.target import Target
@@ -70,7 +71,8 @@ def write_contraction(
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
     steps = depth_steps(kernel, fn, target)
-    tiles = TileWriter(kernel, fn, target.lanes, fn.b.alloca(PTR), steps)
+    epilogue = tile_epilogue(kernel, fn, target)
+    tiles = TileWriter(kernel, fn, target.lanes, fn.b.alloca(PTR), steps, epilogue)
     writer = _Writer(kernel, fn, target.lanes, tiles)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)

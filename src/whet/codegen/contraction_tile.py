@@ -10,16 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from whet.codegen.builder import PTR, Builder, Value, const, i64, vector
+from whet.codegen.builder import PTR, Builder, Value, i64, vector
 from whet.codegen.depth_blocks import Block, keep_sums, resume_sums
 from whet.codegen.depth_steps import Cells, Columns, DepthSteps, Run, advanced
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import Function, tap_range
 from whet.codegen.operations import storage_type
+from whet.codegen.tile_epilogue import TileEpilogue
 from whet.index import Poly
 from whet.kernel.schedule import LINE_BYTES
-from whet.kernel.spec import ACCUMULATOR, Contraction
+from whet.kernel.spec import Contraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class TileWriter:
         width: lanes of a vector.
         cursor: stack slot of the address that is fetched next.
         steps: writes the depth steps.
+        epilogue: writes what sums begin with and where they go.
     """
 
     kernel: Contraction
@@ -49,6 +51,7 @@ class TileWriter:
     width: int
     cursor: Value
     steps: DepthSteps
+    epilogue: TileEpilogue
 
     @property
     def b(self) -> Builder:
@@ -63,26 +66,14 @@ class TileWriter:
         cells = Cells(slots, type_, columns)
         base = self.panel(frame, place.panel, kernel.b.base)
         if place.block is None or place.sums is None:
-            for cell in (cell for line in slots for cell in line):
-                b.store(const(type_, 0), cell, 64)
+            self.epilogue.begin(frame, cells)
             self._taps(frame, base, 0, cells)
-            self._epilogue(frame, cells)
+            self.epilogue.finish(frame, cells)
             return
         resume_sums(b, place.block, place.sums, cells)
         self._block(frame, base, place.block, cells)
-        finish = partial(self._epilogue, frame, cells)
+        finish = partial(self.epilogue.finish, frame, cells)
         keep_sums(b, place.block, place.sums, cells, finish=finish)
-
-    def _epilogue(self, frame: Frame, cells: Cells) -> None:
-        """Write the stores, which read the sums."""
-        b, kernel = self.b, self.kernel
-        for i, line in enumerate(cells.cells):
-            for j, cell in enumerate(line):
-                shift = {kernel.row: i, kernel.col: j * self.width}
-                names = {ACCUMULATOR: b.load(cells.type, cell, 64)}
-                point = Point(frame, kernel.col, self.width, cells.columns.masks[j], shift, names)
-                for store in kernel.stores:
-                    point.store(store)
 
     def panel(self, frame: Frame, panel: Value, base: Poly) -> Value:
         """Return where a column panel of the vector operand begins."""

@@ -117,6 +117,7 @@ class _PlainSteps:
         shared: dict[int, Value] = {}
         for u in range(count):
             vectors = self._load_b(frame, pointer, u, cells)
+            self._fetch_near(frame, pointer, u, cells)
             for i, line in enumerate(sums):
                 if self._in_lanes(u, count):
                     if u % self.width == 0:
@@ -144,6 +145,16 @@ class _PlainSteps:
                 loaded = b.masked_load(type_, place, mask, const(type_, 0))
             found.append(from_storage(b, loaded, dtype))
         return found
+
+    def _fetch_near(self, frame: Frame, pointer: Value, u: int, cells: Cells) -> None:
+        """Bring what a few depth steps later are loaded into the first cache."""
+        b, source, near = self.b, self.kernel.b, self.kernel.tile.near
+        if not near or not source.padded:
+            return
+        kind = storage_type(self.kernel.params[source.param].dtype)
+        later = advanced(frame, self.kernel, pointer, i64(u + near))
+        for j in range(cells.columns.vectors):
+            b.prefetch(b.gep(later, kind, j * self.width), level=1)
 
     def _in_lanes(self, u: int, count: int) -> bool:
         """Whether depth step ``u`` takes its scalars from vectors loaded along the depth."""

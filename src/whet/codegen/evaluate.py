@@ -69,6 +69,12 @@ class Point:
         else:
             self.b.store(value, pointer)
 
+    def place(self, store: Store) -> Value:
+        """Return the address of the first lane of a store whose lanes lie in a row."""
+        pointer, offset = self._locate(store.param, store.address)
+        assert offset == 1, "lanes are neighbours"
+        return pointer
+
     def _write(self, expr: Expr) -> Value:
         if isinstance(expr, Const):
             return literal(expr.dtype, expr.value)

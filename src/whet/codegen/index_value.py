@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from whet.codegen.builder import I64, Builder, Value, const, i64, lanes
-from whet.index import Atom, Div, Mod, Poly, at_least
+from whet.index import Atom, Div, Mod, Poly, proved
 
 AtomValue = Callable[[Atom], Value]
 
@@ -33,14 +33,23 @@ def _atom_value(b: Builder, atom: Atom, atom_value: AtomValue) -> Value:
     bottom = index_value(b, atom.denominator, atom_value)
     count = max(lanes(top.type), lanes(bottom.type))
     top, bottom = _widen(b, top, count), _widen(b, bottom, count)
-    if at_least(atom.numerator, 0) and at_least(atom.denominator, 1):
+    positive = proved(atom.denominator, 1, from_zero=True)
+    if not positive:
+        bottom = _never_zero(b, bottom)
+    if proved(atom.numerator, 0, from_zero=True) and proved(atom.denominator, 0, from_zero=True):
         return b.binary("udiv" if isinstance(atom, Div) else "urem", top, bottom)
     rest = b.binary("srem", top, bottom)
-    wrong = _rounded_wrong(b, rest, bottom, at_least(atom.denominator, 1))
+    wrong = _rounded_wrong(b, rest, bottom, positive)
     if isinstance(atom, Mod):
         return b.select(wrong, b.binary("add", rest, bottom), rest)
     quotient = b.binary("sdiv", top, bottom)
     return b.select(wrong, b.binary("sub", quotient, const(quotient.type, 1)), quotient)
+
+
+def _never_zero(b: Builder, bottom: Value) -> Value:
+    """Return a divisor, 1 where it is 0: a run without elements may evaluate it, none reads it."""
+    one = const(bottom.type, 1)
+    return b.select(b.icmp("eq", bottom, const(bottom.type, 0)), one, bottom)
 
 
 def _rounded_wrong(b: Builder, rest: Value, bottom: Value, positive: bool) -> Value:

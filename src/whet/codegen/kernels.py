@@ -8,6 +8,11 @@ from types import MappingProxyType
 from typing import Any
 
 from whet.codegen.attention import attention_chunks, attention_scratch, write_attention
+from whet.codegen.block_product import (
+    block_product_chunks,
+    block_product_scratch,
+    write_block_product,
+)
 from whet.codegen.builder import Module
 from whet.codegen.contraction import (
     contraction_chunks,
@@ -19,11 +24,13 @@ from whet.codegen.nest import nest_chunks, write_nest
 from whet.codegen.paged import paged_chunks, paged_scratch, write_paged
 from whet.codegen.radix_sort import radix_sort_chunks, write_radix_sort
 from whet.codegen.recurrence import recurrence_chunks, write_recurrence
+from whet.codegen.row_quantization import row_quantization_chunks, write_row_quantization
 from whet.codegen.scan import scan_chunks, write_scan
 from whet.codegen.scatter import scatter_chunks, write_scatter
 from whet.codegen.sort import sort_chunks, write_sort
 from whet.codegen.winograd import winograd_chunks, winograd_scratch, write_winograd
 from whet.index import Poly
+from whet.kernel.blocks import BlockProduct, RowQuantization
 from whet.kernel.filter import Filter
 from whet.kernel.paged import PagedAttention
 from whet.kernel.recurrence import Recurrence
@@ -66,6 +73,8 @@ KINDS: Mapping[type, KernelKind] = MappingProxyType(
         RadixSort: KernelKind(write_radix_sort, radix_sort_chunks, _no_scratch),
         Filter: KernelKind(write_filter, filter_chunks, _no_scratch),
         PagedAttention: KernelKind(write_paged, paged_chunks, paged_scratch),
+        RowQuantization: KernelKind(write_row_quantization, row_quantization_chunks, _no_scratch),
+        BlockProduct: KernelKind(write_block_product, block_product_chunks, block_product_scratch),
     }
 )
 

@@ -337,6 +337,13 @@ def _nearest(b: Builder, value: Value) -> Value:
     return b.call(f"llvm.lrint.{suffix}", vector("i32", count), value)
 
 
+def saturated(b: Builder, value: Value, dtype: str) -> Value:
+    """Return 32-bit integers as those of a smaller type, the nearest one where they do not fit."""
+    least, most = DTYPES[dtype].limits
+    inside = b.max(b.min(value, const(value.type, most)), const(value.type, least))
+    return b.cast("trunc", inside, vector(register_type(dtype), lanes(value.type)))
+
+
 def _shift(left: bool) -> Emit:
     def emit(b: Builder, args: list[Value], dtype: str) -> Value:
         bits = DTYPES[dtype].size * 8
@@ -368,6 +375,7 @@ OPERATIONS: MappingProxyType[str, Emit] = MappingProxyType(
         "shr": _shift(False),
         "select": _select,
         "fma": _fma,
+        "saturate": lambda b, args, dtype: saturated(b, args[0], dtype),
         "nearest": lambda b, args, _: _nearest(b, args[0]),
         "random_bits": lambda b, args, _: random_bits(b, *args),
     }

@@ -14,8 +14,9 @@ from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import Function, accesses_of, frame_of, lane_mask, open_function
 from whet.codegen.nest import horizontal
-from whet.codegen.operations import apply
+from whet.codegen.operations import apply, from_storage, storage_type
 from whet.codegen.register_tile import Operands, register_tile
+from whet.dtypes import DTYPES
 from whet.index import Axis, Poly
 from whet.kernel.paged import PAGE, PagedAttention
 from whet.kernel.spec import ACCUMULATOR
@@ -138,7 +139,7 @@ class _Writer:
             place = b.add(b.mul(page, i64(self.kernel.pages.heads)), tile.head)
             start = b.mul(number, i64(PAGE))
             self._scores(rows, place, start)
-            factors = self._softmax(len(rows))
+            factors = self._softmax(len(rows), place)
             count = b.min(b.binary("sub nsw", end, start), i64(PAGE))
             self._values(len(rows), place, count, factors)
         self._finish(rows)
@@ -174,7 +175,7 @@ class _Writer:
         """Multiply queries by the keys of a page, and weigh and mask the products."""
         b, kernel, width = self.b, self.kernel, self.width
         depth = _static(kernel.depth)
-        base = b.gep(self.fn.params[kernel.pages.keys], F32, b.mul(place, i64(depth * PAGE)))
+        base = self._pool(kernel.pages.keys, b.mul(place, i64(depth * PAGE)))
 
         def query(i: int, k: Value, u: int) -> Value:
             return Point(rows[i].frame.bind(kernel.depth, k), shift={kernel.depth: u}).scalar(
@@ -184,14 +185,15 @@ class _Writer:
         for panel in range(0, PAGE, VECTORS * width):
 
             def keys(j: int, k: Value, u: int, panel: int = panel) -> Value:
-                line = b.gep(base, F32, b.mul(k, i64(PAGE)))
-                return b.load(self.type, b.gep(line, F32, u * PAGE + panel + j * width), 4)
+                at = b.add(b.mul(k, i64(PAGE)), i64(u * PAGE + panel + j * width))
+                return self._floats(kernel.pages.keys, base, at)
 
             shape = (len(rows), VECTORS)
             sums = register_tile(b, width, shape, depth, Operands(query, keys))
             for i, row in enumerate(rows):
                 for j, total in enumerate(sums[i]):
                     at = panel + j * width
+                    total = self._scaled(total, 0, place, at)
                     score = self._visible(self._weighed(total), row, b.add(start, i64(at)))
                     b.store(score, b.gep(self._line(i), F32, at), 4)
 
@@ -214,8 +216,33 @@ class _Writer:
             seen = b.binary("and", seen, late)
         return b.select(seen, score, const(self.type, float("-inf")))
 
-    def _softmax(self, rows: int) -> list[Value]:
-        """Replace scores by exponentials; return what each row's older result is multiplied by."""
+    def _pool(self, param: int, element: Value) -> Value:
+        """Return the place of an element of a pool."""
+        kind = storage_type(self.kernel.params[param].dtype)
+        return self.b.gep(self.fn.params[param], kind, element)
+
+    def _floats(self, param: int, base: Value, element: Value) -> Value:
+        """Load a vector from a pool as floats."""
+        b, dtype = self.b, self.kernel.params[param].dtype
+        kind = storage_type(dtype)
+        loaded = b.load(vector(kind, self.width), b.gep(base, kind, element), DTYPES[dtype].size)
+        if dtype == "int8":
+            return b.cast("sitofp", b.cast("sext", loaded, vector(I32, self.width)), self.type)
+        return from_storage(b, loaded, dtype)
+
+    def _scaled(self, value: Value, which: int, place: Value, at: int) -> Value:
+        """Multiply by the scales of positions, if a pool has any: 0 for keys, 1 for values."""
+        b, scales = self.b, self.kernel.pages.scales
+        if not scales:
+            return value
+        base = b.gep(self.fn.params[scales[which]], F32, b.mul(place, i64(PAGE)))
+        return b.binary("fmul", value, b.load(self.type, b.gep(base, F32, at), 4))
+
+    def _softmax(self, rows: int, page: Value) -> list[Value]:
+        """Replace scores by exponentials; return what each row's older result is multiplied by.
+
+        The scales of values are multiplied into the exponentials, not into their sum.
+        """
         b, width = self.b, self.width
         factors = []
         for i in range(rows):
@@ -231,9 +258,9 @@ class _Writer:
             finite = b.fcmp("ogt", new, const(self.type, float("-inf")))
             base = b.select(finite, new, const(self.type, 0.0))
             total = const(self.type, 0.0)
-            for score, place in zip(scores, places, strict=True):
+            for k, (score, place) in enumerate(zip(scores, places, strict=True)):
                 raised = self._exp(b.binary("fsub", score, base))
-                b.store(raised, place, 4)
+                b.store(self._scaled(raised, 1, page, k * width), place, 4)
                 total = b.binary("fadd", total, raised)
             factor = self._exp(b.binary("fsub", before, base))
             whole = b.splat(horizontal(b, "sum", total, "float32"), width)
@@ -247,8 +274,8 @@ class _Writer:
     def _values(self, rows: int, place: Value, count: Value, factors: list[Value]) -> None:
         """Multiply exponentials by the values of a page, and add them to the results."""
         b, width, padded = self.b, self.width, self.kernel.pages.padded
-        pool = self.fn.params[self.kernel.pages.values]
-        base = b.gep(pool, F32, b.mul(place, i64(PAGE * padded)))
+        pool = self.kernel.pages.values
+        base = self._pool(pool, b.mul(place, i64(PAGE * padded)))
 
         def weight(i: int, k: Value, u: int) -> Value:
             return b.load(F32, b.gep(b.gep(self._line(i), F32, k), F32, u), 4)
@@ -257,8 +284,8 @@ class _Writer:
             vectors = min(VECTORS, (padded - at) // width)
 
             def values(j: int, k: Value, u: int, at: int = at) -> Value:
-                line = b.gep(base, F32, b.mul(k, i64(padded)))
-                return b.load(self.type, b.gep(line, F32, u * padded + at + j * width), 4)
+                element = b.add(b.mul(k, i64(padded)), i64(u * padded + at + j * width))
+                return self._floats(pool, base, element)
 
             sums = register_tile(b, width, (rows, vectors), count, Operands(weight, values))
             for i, line in enumerate(sums):

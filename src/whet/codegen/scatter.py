@@ -16,7 +16,7 @@ from whet.codegen.kernel_function import (
     open_function,
     strips,
 )
-from whet.index import Axis, Poly, at_least, ceil_div, product
+from whet.index import Axis, Poly, ceil_div, product, proved
 from whet.kernel.expr import IndexValue
 from whet.kernel.scatter import Scatter
 from whet.target import Target
@@ -71,7 +71,7 @@ class _Writer:
         b, missing = self.b, None
         for axis, own in self.kernel.shared:
             row = frame.env[axis]
-            if not at_least(own.extent - axis.extent, 0):
+            if not proved(own.extent - axis.extent, 0, from_zero=True):
                 short = b.icmp("sge", row, frame.scalar_index(own.extent))
                 missing = short if missing is None else b.binary("or", missing, short)
             frame = frame.bind(own, row)

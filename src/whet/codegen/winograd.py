@@ -1,7 +1,8 @@
 """Winograd convolution: transform tiles, multiply position by position, transform back.
 
 All three stages of a block of tiles run in one chunk, so that the transformed data, several times
-the size of the image, stays in the level-2 cache.
+the size of the image, stays in the level-2 cache. Products are transformed back panel by panel: all
+of them would push the transformed inputs out of that cache.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ def winograd_chunks(kernel: Winograd, lanes: int) -> Poly:
 
 
 def winograd_scratch(kernel: Winograd, lanes: int) -> int:
-    """Return the bytes of scratch that one thread needs: a block of tiles, before and after."""
+    """Return bytes of scratch of one thread: a block of tiles and a panel of their products."""
     positions = FILTERINGS[kernel.size].span ** 2
-    filters = kernel.tile.panels * kernel.tile.vectors * lanes
+    panel = kernel.tile.vectors * lanes
     inputs = _stride(_block(kernel) * _padded(kernel.depth, lanes), lanes)
-    return 4 * positions * (inputs + _stride(_block(kernel) * filters, lanes))
+    return 4 * positions * (inputs + _stride(_block(kernel) * panel, lanes))
 
 
 def _stride(elements: int, lanes: int) -> int:
@@ -99,11 +100,6 @@ class _Writer:
     def panel(self) -> int:
         return self.kernel.tile.vectors * self.width
 
-    @property
-    def filters(self) -> int:
-        """Output channels of one chunk, padded to whole panels."""
-        return self.kernel.tile.panels * self.panel
-
     def chunk(self, frame: Frame, chunk: Value) -> None:
         """Write one chunk: a block of tiles and a block of panels."""
         b, kernel = self.b, self.kernel
@@ -116,9 +112,10 @@ class _Writer:
         panel_last = b.min(b.add(panel_first, i64(kernel.tile.panels)), panels)
         with b.loop(first, last, hint="in") as tile:
             self._transform_in(frame, tile, b.binary("sub", tile, first))
-        self._products(panel_first, panel_last)
-        with b.loop(first, last, hint="out") as tile:
-            self._transform_out(frame, tile, b.binary("sub", tile, first), panel_first)
+        with b.loop(panel_first, panel_last, hint="panel") as panel:
+            self._products(panel)
+            with b.loop(first, last, hint="out") as tile:
+                self._transform_out(frame, tile, b.binary("sub", tile, first), panel)
 
     def _place(self, tile: Value) -> tuple[Value, Value, Value]:
         """Return image, tile row and tile column of a flat tile number."""
@@ -132,15 +129,15 @@ class _Writer:
         assert p.constant is not None, "images are static in Winograd kernels"
         return p.constant
 
-    def _output(self, frame: Frame, tile: Value, first: Value) -> tuple[Frame, Value, Value]:
-        """Return the frame of a tile's first output pixel, and the chunk's channels."""
+    def _output(self, frame: Frame, tile: Value, panel: Value) -> tuple[Frame, Value, Value]:
+        """Return the frame of a tile's first output pixel, and the panel's channels."""
         b, kernel = self.b, self.kernel
         image, row, column = self._place(tile)
         bound = frame.bind(kernel.image, image)
         bound = bound.bind(kernel.rows, b.mul(row, i64(kernel.size)))
         bound = bound.bind(kernel.cols, b.mul(column, i64(kernel.size)))
-        low = b.mul(first, i64(self.panel))
-        high = b.min(b.add(low, i64(self.filters)), frame.scalar_index(kernel.col.extent))
+        low = b.mul(panel, i64(self.panel))
+        high = b.min(b.add(low, i64(self.panel)), frame.scalar_index(kernel.col.extent))
         return bound, low, high
 
     # -- input -------------------------------------------------------------------------------
@@ -202,24 +199,19 @@ class _Writer:
 
     # -- products ----------------------------------------------------------------------------
 
-    def _products(self, first: Value, last: Value) -> None:
-        """Multiply transformed tiles by transformed weights, for each position and panel."""
+    def _products(self, panel: Value) -> None:
+        """Multiply transformed tiles by a panel of transformed weights, position by position."""
         b, kernel, depth = self.b, self.kernel, self._static(self.kernel.depth.extent)
-        panels = ceil_div(kernel.col.extent, self.panel)
         positions = self.filtering.span**2
         with b.loop(i64(0), i64(positions), hint="position") as position:
-            line = b.mul(position, i64(self._static(panels)))
-            with b.loop(first, last, hint="panel") as panel:
-                number = b.add(line, panel)
-                start = b.mul(number, i64(depth * self.panel))
-                weights = b.gep(self.fn.params[kernel.weights], F32, start)
-                b.store(b.gep(weights, F32, depth * self.panel), self.cursor, 8)
-                with b.loop(i64(0), i64(kernel.tile.row_items), hint="rows") as item:
-                    slot = b.mul(item, i64(kernel.tile.rows))
-                    column = b.mul(b.binary("sub", panel, first), i64(self.panel))
-                    self._product(position, slot, weights, column)
+            number = b.add(b.mul(panel, i64(positions)), position)
+            start = b.mul(number, i64(depth * self.panel))
+            weights = b.gep(self.fn.params[kernel.weights], F32, start)
+            b.store(b.gep(weights, F32, depth * self.panel), self.cursor, 8)
+            with b.loop(i64(0), i64(kernel.tile.row_items), hint="rows") as item:
+                self._product(position, b.mul(item, i64(kernel.tile.rows)), weights)
 
-    def _product(self, position: Value, slot: Value, weights: Value, column: Value) -> None:
+    def _product(self, position: Value, slot: Value, weights: Value) -> None:
         b, kernel, width = self.b, self.kernel, self.width
         inputs = self._slot(position, slot, i64(0))
 
@@ -239,7 +231,7 @@ class _Writer:
         operands = Operands(scalar, lane, along if self.lane_fma else None)
         sums = register_tile(b, width, shape, depth, operands, every=self._fetch_ahead)
         for i, line in enumerate(sums):
-            start = self._result(position, b.add(slot, i64(i)), column)
+            start = self._result(position, b.add(slot, i64(i)), i64(0))
             for j, value in enumerate(line):
                 b.store(value, b.gep(start, F32, j * width), 64)
 
@@ -251,21 +243,21 @@ class _Writer:
         b.store(b.gep(at, "i8", LINE_BYTES * lines), self.cursor, 8)
 
     def _result(self, position: int | Value, slot: Value, column: Value) -> Value:
-        """Return where a product lies, behind the inputs, [positions, tiles, filters]."""
+        """Return where a product lies, behind the inputs, [positions, tiles, panel]."""
         b = self.b
         at = i64(position) if isinstance(position, int) else position
         block = _block(self.kernel)
-        start = b.mul(at, i64(_stride(block * self.filters, self.width)))
-        offset = b.add(b.mul(slot, i64(self.filters)), column)
+        start = b.mul(at, i64(_stride(block * self.panel, self.width)))
+        offset = b.add(b.mul(slot, i64(self.panel)), column)
         inputs = self.filtering.span**2 * _stride(block * self.depth, self.width)
         return b.gep(b.gep(self.fn.scratch, F32, inputs), F32, b.add(start, offset))
 
     # -- output ------------------------------------------------------------------------------
 
-    def _transform_out(self, frame: Frame, tile: Value, slot: Value, first: Value) -> None:
+    def _transform_out(self, frame: Frame, tile: Value, slot: Value, panel: Value) -> None:
         """Transform one tile of products back and write its pixels."""
         b, kernel = self.b, self.kernel
-        bound, low, high = self._output(frame, tile, first)
+        bound, low, high = self._output(frame, tile, panel)
         span = self.filtering.span
 
         def strip(inner: Frame, mask: Value | None, vectors: int) -> None:

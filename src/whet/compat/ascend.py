@@ -9,6 +9,7 @@ from pathlib import Path
 
 from whet.compat.check_report import check_report
 from whet.compat.converter_config import read_config
+from whet.compat.converter_quantisation import quantise_arguments
 from whet.compat.translation import (
     Given,
     Noted,
@@ -135,7 +136,7 @@ def _compile(given: Given) -> Translation:
         command += shape_arguments(shape)
     level = given.get("oo_level")
     if level is not None:
-        given.choose("oo_level", {"O1": "", "O3": ""}, "give O1 or O3")
+        given.choose("oo_level", dict.fromkeys(("O0", "O1", "O2", "O3"), ""), "give O0 to O3")
         command.append(f"-{level}")
     command += _switch_arguments(given)
     for name, flag, pairs in (
@@ -244,10 +245,15 @@ def converter_lite(arguments: Sequence[str]) -> Translation:
     given.choose("fp16", {"off": ""}, "convert the ONNX model to float16 first")
     kept = {"general": "", "none": "", "ascend_oriented": _HERE, "gpu_oriented": _HERE}
     given.choose("optimize", kept, "give none or general")
-    command = ["compile", given.need("modelFile"), "-o", f"{given.need('outputFile')}.whet"]
+    model, target = given.need("modelFile"), given.need("outputFile")
     file = given.get("configFile")
     config = Given({}) if file is None else read_config(Path(file))
+    quantise, before = quantise_arguments(config), tuple[str, ...]()
+    if quantise:
+        before = ("quantize", model, "-o", f"{target}.quantized.onnx", *quantise)
+        model = f"{target}.quantized.onnx"
     given.notes.extend(config.notes)
+    command = ["compile", model, "-o", f"{target}.whet"]
     shape = given.get("inputShape") or config.get("input_shape")
     command += shape_arguments(shape) if shape is not None else []
     level = "0" if given.get("optimize") == "none" else config.get("opt_level")
@@ -255,7 +261,8 @@ def converter_lite(arguments: Sequence[str]) -> Translation:
     command += _switch_arguments(config)
     aipp = config.get("insert_op_config_file_path")
     command += ["--preprocess", aipp] if aipp is not None else []
-    return Translation(command, given.notes, last="CONVERT RESULT SUCCESS:0")
+    last = "CONVERT RESULT SUCCESS:0"
+    return Translation(command, given.notes, last=last, before=before)
 
 
 TOOLS: dict[str, Callable[[Sequence[str]], Translation]] = {

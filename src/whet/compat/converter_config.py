@@ -7,10 +7,10 @@ from configparser import ConfigParser
 from configparser import Error as IniError
 from pathlib import Path
 
+from whet.compat import converter_quantisation
 from whet.compat.translation import Given, Noted, Refused, Rule, Used
 from whet.errors import OptionError, nearest
 
-_QUANTISE = "quantise the ONNX model first: whet quantize"
 _TYPES = "arithmetic has the types of the model"
 _HERE = "code is made for the CPU of this machine"
 
@@ -24,13 +24,9 @@ SECTIONS: dict[str, dict[str, Rule]] = {
     },
     "acl_option_cfg_param": {"input_shape": Used(), "insert_op_config_file_path": Used()},
     "graph_kernel_param": {"opt_level": Used()},
+    **converter_quantisation.SECTIONS,
 }  # fmt: skip
 """Sections and keys that are known, and what becomes of them."""
-
-_QUANTISATION = (
-    "common_quant_param", "weight_quant_param", "mixed_bit_weight_quant_param", "full_quant_param",
-    "data_preprocess_param", "dynamic_quant_param", "transform_quant_param",
-)  # fmt: skip
 
 
 def read_config(path: Path) -> Given:
@@ -59,11 +55,9 @@ def read_config(path: Path) -> Given:
 
 
 def _rules(section: str, place: str) -> Mapping[str, Rule]:
-    if section in _QUANTISATION:
-        raise OptionError("the converter does not quantise", where=place, hint=_QUANTISE)
     if section not in SECTIONS:
-        known = (*SECTIONS, *_QUANTISATION)
-        raise OptionError(f"unknown section {section!r}", where=place, hint=nearest(section, known))
+        hint = nearest(section, SECTIONS)
+        raise OptionError(f"unknown section {section!r}", where=place, hint=hint)
     return SECTIONS[section]
 
 

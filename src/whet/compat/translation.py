@@ -96,9 +96,10 @@ class Translation:
         notes: what the user should know.
         first: a line to print before.
         last: a line to print after success.
-            report: gives figures to print after success, in the form of the foreign tool.
+        report: gives figures to print after success, in the form of the foreign tool.
         save: a file, and what makes its content of what the command prints instead of that.
         fine: exit codes of the command that mean success.
+        before: arguments of a command that has to succeed first; empty for none.
     """
 
     command: list[str]
@@ -108,6 +109,7 @@ class Translation:
     report: Callable[[], str] | None = None
     save: tuple[Path, Callable[[str], str]] | None = None
     fine: tuple[int, ...] = (0,)
+    before: tuple[str, ...] = ()
 
 
 def read_options(arguments: Sequence[str], table: Mapping[str, Rule]) -> Given:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import onnx
 import onnx.shape_inference
@@ -36,7 +38,8 @@ def infer_shapes(model: ir.Model) -> int:
         ShapeError: shapes or types in the model contradict each other, or ``onnx`` could not stand
             them.
     """
-    _refuse_traps(model)
+    for node in model.graph.all_nodes():
+        _refuse_trap(node)
     proto = light_proto(model)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
@@ -60,6 +63,7 @@ def infer_node(node: ir.Node) -> None:
         node.op_type, canonical_opset()
     ):
         return
+    _refuse_trap(node)
     proto = ir.to_proto(node)
     types = {str(v.name): _type_proto(v) for v in given}
     data = {str(v.name): _small_data(v) for v in given}
@@ -87,32 +91,48 @@ def _small_data(value: ir.Value) -> onnx.TensorProto | None:
     return ir.serde.serialize_tensor(tensor)
 
 
-def _refuse_traps(model: ir.Model) -> None:
-    """Refuse what the inference of ``onnx`` does not survive: it counts through ``Slice``.
+def _refuse_trap(node: ir.Node) -> None:
+    """Refuse what the inference of ``onnx`` does not survive: it reads outside its memory there.
 
-    A step whose multiples leave 64 bits makes it read outside its memory or run for ever, and so
-    does an ``Einsum`` of other characters than letters.
+    Raises:
+        ShapeError: the node is such a one.
     """
-    for node in model.graph.all_nodes():
-        if node.op_type == "Einsum" and node.domain == "" and "equation" in node.attributes:
-            equation = node.attributes["equation"].as_string()
-            if not _EQUATION.fullmatch(equation):
-                raise ShapeError(
-                    f"Einsum has the equation {equation[:100]!r}",
-                    where=f"node {node.name!r}",
-                    hint="give letters, commas, an ellipsis and an arrow, such as bij,bjk->bik",
-                )
-        if node.op_type != "Slice" or node.domain != "" or len(node.inputs) <= _STEPS:
-            continue
-        steps = constant_tensor(node.inputs[_STEPS])
-        if steps is None or not steps.dtype.is_integer():
-            continue
-        if any(abs(int(step)) > _LONGEST_STEP for step in steps.numpy().reshape(-1)):
-            raise ShapeError(
-                f"Slice takes steps of more than {_LONGEST_STEP}",
-                where=f"node {node.name!r}",
-                hint="a slice of one element takes a step of 1",
-            )
+    fault = _TRAPS[node.op_type](node) if node.domain == "" and node.op_type in _TRAPS else None
+    if fault is not None:
+        text, hint = fault
+        raise ShapeError(f"{node.op_type} {text}", where=f"node {node.name!r}", hint=hint)
+
+
+def _slice_trap(node: ir.Node) -> tuple[str, str] | None:
+    """A step whose multiples leave 64 bits, through which inference counts."""
+    steps = constant_tensor(node.inputs[_STEPS]) if len(node.inputs) > _STEPS else None
+    if steps is None or not steps.dtype.is_integer():
+        return None
+    if all(abs(int(step)) <= _LONGEST_STEP for step in steps.numpy().reshape(-1)):
+        return None
+    text = f"takes steps of more than {_LONGEST_STEP}"
+    return text, "a slice of one element takes a step of 1"
+
+
+def _einsum_trap(node: ir.Node) -> tuple[str, str] | None:
+    """Other characters than letters."""
+    equation = node.attributes["equation"].as_string() if "equation" in node.attributes else ""
+    if _EQUATION.fullmatch(equation):
+        return None
+    text = f"has the equation {equation[:100]!r}"
+    return text, "give letters, commas, an ellipsis and an arrow, such as bij,bjk->bik"
+
+
+def _split_trap(node: ir.Node) -> tuple[str, str] | None:
+    """Another number of parts than there are outputs."""
+    given = node.attributes.get("num_outputs")
+    if given is None or given.is_ref() or given.as_int() == len(node.outputs):
+        return None
+    text = f"makes {given.as_int()} parts for {len(node.outputs)} outputs"
+    return text, "num_outputs is the number of outputs"
+
+
+_TRAPS = {"Slice": _slice_trap, "Einsum": _einsum_trap, "Split": _split_trap}
 
 
 def _has_long_vectors(graph: onnx.GraphProto) -> bool:
@@ -124,22 +144,38 @@ def _has_long_vectors(graph: onnx.GraphProto) -> bool:
 
 def light_proto(model: ir.Model, small_bytes: int = SMALL_BYTES) -> onnx.ModelProto:
     """Return the model as a proto whose weights above a size are plain inputs without data."""
-    clone = model.clone()
-    graph = clone.graph
-    for value in list(graph.initializers.values()):
-        tensor = value.const_value
-        if tensor is None or tensor.nbytes <= small_bytes:
-            continue
-        value.type = ir.TensorType(tensor.dtype)
-        value.shape = ir.Shape(tensor.shape.numpy())
-        del graph.initializers[value.name or ""]
-        value.const_value = None
-        if not value.is_graph_input():
-            graph.inputs.append(value)
-    proto = ir.to_proto(clone)
-    for value in graph.initializers.values():
-        value.const_value = None  # a graph is freed late, as its parts refer to each other
-    return proto
+    with _hidden_weights(model.graph, small_bytes):
+        return ir.to_proto(model)
+
+
+@contextmanager
+def _hidden_weights(graph: ir.Graph, small_bytes: int) -> Iterator[None]:
+    """Turn larger weights into plain inputs for a while; a clone would take longer."""
+    kept = dict(graph.initializers)
+    large = [v for v in kept.values() if _bytes(v) > small_bytes]
+    known = [(value, value.type, value.shape) for value in large]
+    added = [value for value in large if not value.is_graph_input()]
+    inputs = len(graph.inputs)
+    try:
+        for value in large:
+            tensor = value.const_value
+            assert tensor is not None, "large weights have data"
+            value.type = ir.TensorType(tensor.dtype)
+            value.shape = ir.Shape(tensor.shape.numpy())
+            del graph.initializers[value.name or ""]
+        graph.inputs.extend(added)
+        yield
+    finally:
+        while len(graph.inputs) > inputs:
+            graph.inputs.pop()
+        graph.initializers.clear()
+        graph.initializers.update(kept)
+        for value, kind, shape in known:
+            value.type, value.shape = kind, shape
+
+
+def _bytes(value: ir.Value) -> int:
+    return 0 if value.const_value is None else value.const_value.nbytes
 
 
 def _first_line(error: Exception) -> str:
@@ -162,6 +198,8 @@ def _merge(graph: ir.Graph, proto: onnx.GraphProto) -> int:
 
 
 def _refine(value: ir.Value, proto: onnx.TypeProto) -> int:
+    if _is_known(value, proto):
+        return 0
     kind = ir.serde.deserialize_type_proto_for_type(proto)
     shape = ir.serde.deserialize_type_proto_for_shape(proto)
     changed = 0
@@ -178,6 +216,14 @@ def _refine(value: ir.Value, proto: onnx.TypeProto) -> int:
         return changed
     value.shape = ir.Shape(dims)
     return 1
+
+
+def _is_known(value: ir.Value, proto: onnx.TypeProto) -> bool:
+    """Whether a value has a type and just these sizes already: most have, after the first time."""
+    if value.type is None or value.shape is None or not proto.tensor_type.HasField("shape"):
+        return False
+    found = [dim.dim_value for dim in proto.tensor_type.shape.dim]
+    return 0 not in found and list(value.shape) == found
 
 
 def _better(old: int | ir.SymbolicDim, new: int | ir.SymbolicDim) -> int | ir.SymbolicDim:

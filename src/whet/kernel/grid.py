@@ -21,6 +21,7 @@ from whet.kernel.semantics import (
     identity_of,
     register_dtype,
     reinterpret,
+    saturate,
 )
 from whet.kernel.spec import ACCUMULATOR, Step
 
@@ -75,6 +76,8 @@ class Grid:
         args = [self.value(a) for a in expr.args]
         if expr.op == "cast":
             return convert(args[0], expr.dtype, precise=self.precise)
+        if expr.op == "saturate":
+            return saturate(args[0], expr.dtype)
         if expr.op == "bitcast":
             source = expr.args[0].dtype
             return reinterpret(args[0], source, expr.dtype, precise=self.precise)

@@ -9,9 +9,11 @@ import numpy as np
 
 from whet.dtypes import DTYPES, numpy_dtype
 from whet.index import Axis, Dim, var
+from whet.kernel.blocks import BlockSum, QuantizedRows
 from whet.kernel.expr import Expr, Load, Read, Within, walk
 from whet.kernel.filter import Kept
 from whet.kernel.grid import Grid, Leaf, Scores, widened
+from whet.kernel.interpret_blocks import block_product, quantized_rows
 from whet.kernel.interpret_paged import paged_attention
 from whet.kernel.interpret_recurrence import run_recurrence
 from whet.kernel.interpret_selection import run_filter, run_scan, run_sort, run_updates
@@ -94,11 +96,16 @@ class _Evaluation:
         definition = tensor.definition
         if isinstance(definition.anchor, PagedAttend):
             return self._stored(self._paged(definition.anchor), tensor.dtype)
+        if isinstance(definition.anchor, QuantizedRows):
+            return self._rows(definition.anchor)
         axes = _all_axes(definition)
         grid = Grid(axes, self.dims, self._load, precise=self.precise)
         if isinstance(definition.anchor, Recur | Sorted | Kept):
             return self._stored(_run_whole(grid, tensor, definition), tensor.dtype)
-        grid = _run_anchor(grid, definition)
+        if isinstance(definition.anchor, BlockSum):
+            grid = replace(grid, names={ACCUMULATOR: self._blocks(definition.anchor)})
+        else:
+            grid = _run_anchor(grid, definition)
         outer, values = grid.without(definition.axes, grid.value(definition.body))
         result = self._place(tensor, outer, values)
         if isinstance(definition.anchor, Updates):
@@ -112,9 +119,26 @@ class _Evaluation:
         grid = Grid(axes, self.dims, self._load, precise=self.precise)
         q = np.broadcast_to(grid.value(anchor.q), grid.shape)
         found = [self.tensor(e.source) for e in anchor.expressions()[1:] if isinstance(e, Load)]
-        tiles, tables, keys, values = found
+        tiles, tables, keys, values, *scales = found
+        if scales:
+            keys = keys * scales[0][:, :, None, :]
+            values = values * scales[1][..., None]
         columns = grid.extent(anchor.axes[2].extent)
         return paged_attention(q, (keys, values), tiles, tables, anchor.weighing, columns)
+
+    def _rows(self, anchor: QuantizedRows) -> Array:
+        """Return rows in blocks."""
+        grid = Grid((anchor.row, anchor.depth), self.dims, self._load, precise=self.precise)
+        x = np.broadcast_to(grid.value(anchor.x), grid.shape)
+        return quantized_rows(x, anchor.zero, anchor.spans)
+
+    def _blocks(self, anchor: BlockSum) -> Array:
+        """Return the sums of a product with weights in blocks [row, column]."""
+        rows, weights = (self.tensor(e.source) for e in anchor.expressions() if isinstance(e, Load))
+        return block_product(rows, weights, anchor.kind)[: self._extent(anchor.row)]
+
+    def _extent(self, axis: Axis) -> int:
+        return Grid((axis,), self.dims, self._load).extent(axis.extent)
 
     def _stored(self, array: Array, dtype: str) -> Array:
         as_double = self.precise and DTYPES[dtype].is_float

@@ -33,6 +33,7 @@ def paged_attention(
             for head in range(q.shape[1]):
                 shared = head // group
                 k, v = keys[page, shared, :, place], values[page, shared, place, :cols]
+                k, v = k.astype(q.dtype), v.astype(q.dtype)
                 weights = _weights(k @ q[first + offset, head], weighing)
                 result[first + offset, head] = weights @ v
     return result

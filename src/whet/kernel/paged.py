@@ -2,7 +2,8 @@
 
 A page holds ``PAGE`` positions of one sequence. Keys of a page lie with positions running fastest,
 ``[page, head, depth, position]``, so that lanes of a vector are positions; values lie with columns
-running fastest, ``[page, head, position, column]``.
+running fastest, ``[page, head, position, column]``. Both are floats of 32 or 16 bits, or 8-bit
+integers with a scale for every position and head, ``[page, head, position]``.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class PagedAttend:
         axes: token, head and column of the result.
         depth: what queries and keys are multiplied along.
         weighing: how scores become weights.
+        scales: element 0 of the pools of scales of keys and of values, if these are integers.
     """
 
     q: Expr
@@ -64,15 +66,18 @@ class PagedAttend:
     axes: tuple[Axis, Axis, Axis]
     depth: Axis
     weighing: Weighing
+    scales: tuple[Expr, ...] = ()
 
     def expressions(self) -> list[Expr]:
         """Return the roots of all expressions."""
-        return [self.q, self.tiles, self.tables, self.keys, self.values]
+        return [self.q, self.tiles, self.tables, self.keys, self.values, *self.scales]
 
     def rewritten(self, rewrite: Callable[[Expr], Expr]) -> PagedAttend:
         """Return the attention with every expression rewritten."""
-        q, tiles, tables, keys, values = (rewrite(e) for e in self.expressions())
-        return replace(self, q=q, tiles=tiles, tables=tables, keys=keys, values=values)
+        q, tiles, tables, keys, values, *scales = (rewrite(e) for e in self.expressions())
+        return replace(
+            self, q=q, tiles=tiles, tables=tables, keys=keys, values=values, scales=tuple(scales)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,8 @@ class Pages:
         width: pages in a row of the tables.
         pool: pages in the pools.
         heads: heads of keys and values.
-        padded: floats in a row of values.
+        padded: elements in a row of values.
+        scales: parameters of the scales of keys and of values, if these are integers.
     """
 
     tiles: int
@@ -102,6 +108,7 @@ class Pages:
     pool: Poly
     heads: int
     padded: int
+    scales: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

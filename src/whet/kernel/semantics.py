@@ -54,6 +54,12 @@ def convert(x: Array, target: str, *, precise: bool = False) -> Array:
     return _low_bits(x.astype(register), goal)
 
 
+def saturate(x: Array, target: str) -> Array:
+    """Return integers as those of a smaller type, the nearest one where they do not fit."""
+    least, most = DTYPES[target].limits
+    return np.clip(x, least, most).astype(numpy_dtype(target))
+
+
 def reinterpret(x: Array, source: str, target: str, *, precise: bool = False) -> Array:
     """Return the values of another type of the same width that have the same bits."""
     stored = x.astype(numpy_dtype(source)).view(numpy_dtype(target))

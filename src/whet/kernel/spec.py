@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from whet.index import Axis, Poly
+from whet.kernel.blocks import BlockProduct, RowQuantization
 from whet.kernel.expr import Expr, Read, Within
 from whet.kernel.filter import Filter
 from whet.kernel.paged import PagedAttention
@@ -98,6 +99,7 @@ class Tile:
             once.
         by_rows: whether chunks of the same rows follow each other, and threads share out rows;
             else chunks of the same columns do.
+        near: depth steps that a packed panel is fetched ahead into the first cache; 0 for none.
     """
 
     rows: int
@@ -108,6 +110,7 @@ class Tile:
     prefetch: int = 0
     block: int = 0
     by_rows: bool = False
+    near: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +256,7 @@ class Winograd:
         cols: output column.
         col: output channels, in lanes.
         a: input, affine in image, y, x and depth, contiguous in depth.
-        weights: parameter of the packed weights, [positions, panels, depth, panel].
+        weights: parameter of the packed weights, [panels, positions, depth, panel].
         stores: epilogue; reads the result as ``Var("acc")``.
         pads: zeros above and to the left.
         size: output pixels of a tile along one side.
@@ -288,4 +291,6 @@ Kernel = (
     | RadixSort
     | Filter
     | PagedAttention
+    | RowQuantization
+    | BlockProduct
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from whet.index import Axis, Poly, as_poly, product, var
+from whet.kernel.blocks import BlockSum, QuantizedRows
 from whet.kernel.expr import Expr, Load
 from whet.kernel.filter import Kept
 from whet.kernel.paged import PagedAttend
@@ -107,10 +108,10 @@ class Attend:
         return replace(self, q=q, k=k, v=v, score=score)
 
 
-Whole = Recur | Updates | Sorted | Kept | PagedAttend
+Whole = Recur | Updates | Sorted | Kept | PagedAttend | QuantizedRows
 """Anchors that work in the memory of their result, so that no epilogue can run on registers."""
 
-Anchor = Steps | Product | Attend | Prefix | Whole
+Anchor = Steps | Product | Attend | Prefix | BlockSum | Whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from whet.llm.llm import LLM, Completion
     from whet.llm.recipe import LLMInferenceOptimizer
     from whet.llm.sampling import SamplingParams
+    from whet.llm.source import Source
     from whet.llm.structured import Constraint
 
-__all__ = ["LLM", "Completion", "Constraint", "LLMInferenceOptimizer", "SamplingParams"]
+__all__ = ["LLM", "Completion", "Constraint", "LLMInferenceOptimizer", "SamplingParams", "Source"]
 
 _HOME = {
     "LLM": "whet.llm.llm",
@@ -22,6 +23,7 @@ _HOME = {
     "Constraint": "whet.llm.structured",
     "LLMInferenceOptimizer": "whet.llm.recipe",
     "SamplingParams": "whet.llm.sampling",
+    "Source": "whet.llm.source",
 }
 
 if not TYPE_CHECKING:

@@ -15,6 +15,7 @@ from whet.llm.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from whet.llm.llm import LLM
+    from whet.llm.source import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Row:
         return asdict(self)
 
 
-def ladder(batch: int, precision: str = "float32") -> list[tuple[str, Switches]]:
+def ladder(batch: int, precision: Weights = "float32") -> list[tuple[str, Switches]]:
     """Return the variants from nothing to everything."""
     found = [("nothing", Switches())]
     steps: list[tuple[str, dict[str, Any]]] = [

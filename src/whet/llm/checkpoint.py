@@ -18,11 +18,17 @@ import ml_dtypes
 import numpy as np
 
 from whet.errors import ModelError, UnsupportedError, nearest
+from whet.kernel.block_formats import FORMATS, BlockFormat, dequantized
 from whet.llm.architecture import Array
 from whet.llm.config import Config
 from whet.mapped import MappedFile
 
-_DTYPES: Mapping[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+_DTYPES: Mapping[str, Any] = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "U8": np.uint8,
+}
 _MAX_HEADER = 100 << 20
 _HINT = "download the checkpoint again"
 
@@ -44,6 +50,12 @@ class Checkpoint(Protocol):
     def tensor(self, name: str) -> Array:
         """Return a tensor in float32; a view of the file if it is stored so."""
 
+    def block_format(self, name: str) -> str | None:
+        """Return the format of ``whet.kernel.block_formats`` that a tensor is stored in, if any."""
+
+    def blocks(self, name: str) -> Array:
+        """Return such a tensor as it is stored: bytes, a row of them for each row."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -56,12 +68,17 @@ class Stored:
 class TensorFolder:
     """A checkpoint folder: ``config.json`` and ``*.safetensors``, sharded or not.
 
+    Args:
+        folder: the folder.
+        floats: whether matrices in blocks of few bits are only given as floats.
+
     Raises:
         ModelError: a file is missing, truncated or malformed; the error names it.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, floats: bool = False) -> None:
         self.folder = Path(folder)
+        self._floats = floats
         path = self.folder / "config.json"
         self.config = Config(read_json(path), str(path))
         self._tensors: dict[str, Stored] = {}
@@ -72,6 +89,7 @@ class TensorFolder:
                 raise ModelError(
                     f"tensor {name!r} is missing", where=str(self.folder / shard), hint=_HINT
                 )
+        self._blocks = quantized_tensors(self.config, self._tensors)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,10 +98,25 @@ class TensorFolder:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape."""
-        return self._find(name).shape
+        found = self._find(name)
+        kind = self._blocks.get(name)
+        if kind is None:
+            return found.shape
+        return found.shape[0], found.shape[1] // kind.group_bytes * kind.block
 
     def tensor(self, name: str) -> Array:
         """Return a tensor in float32."""
+        kind = self._blocks.get(name)
+        found = self._find(name).read()
+        return found.astype(np.float32, copy=False) if kind is None else dequantized(kind, found)
+
+    def block_format(self, name: str) -> str | None:
+        """Return the format that a matrix is stored in, if its blocks are to be kept."""
+        kind = self._blocks.get(name)
+        return None if kind is None or self._floats else kind.name
+
+    def blocks(self, name: str) -> Array:
+        """Return the bytes of a matrix in blocks, row by row; a view of the file."""
         return self._find(name).read()
 
     def _find(self, name: str) -> Stored:
@@ -91,6 +124,33 @@ class TensorFolder:
         if found is None:
             raise missing(name, self._tensors, str(self.folder))
         return found
+
+
+def quantized_tensors(config: Config, tensors: Mapping[str, Stored]) -> Mapping[str, BlockFormat]:
+    """Return the formats of the tensors that a folder of ``whet llm quantize`` holds in blocks.
+
+    Raises:
+        UnsupportedError: the weights are quantised in another way.
+        ModelError: a tensor does not hold what the configuration says.
+    """
+    given = config.nested("quantization_config")
+    if not given.values:
+        return {}
+    if given.text("quant_method", "") != "whet":
+        raise UnsupportedError(
+            f"weights quantised by {given.text('quant_method', 'an unknown method')!r}",
+            where=config.where,
+            hint="give the checkpoint in floats, or a GGUF file",
+        )
+    found: dict[str, BlockFormat] = {}
+    for name, kind in given.nested("tensors").values.items():
+        stored = tensors.get(name)
+        if kind not in FORMATS or stored is None or len(stored.shape) != 2:
+            raise given.error(f"{name!r} is no matrix in blocks {kind!r}")
+        if stored.shape[1] % FORMATS[kind].group_bytes:
+            raise given.error(f"rows of {name!r} are no blocks of {kind}")
+        found[name] = FORMATS[kind]
+    return found
 
 
 def missing(name: str, names: Mapping[str, object], where: str) -> ModelError:
@@ -185,7 +245,7 @@ def _stored(name: str, entry: Any, place: tuple[MappedFile, int], path: Path) ->
 
     def read() -> Array:
         array = np.frombuffer(data.view[begin:end], dtype).reshape(shape)
-        return array.astype(np.float32, copy=False)
+        return array if kind == "U8" else array.astype(np.float32, copy=False)
 
     return Stored(shape, read)
 

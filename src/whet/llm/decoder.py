@@ -6,7 +6,9 @@ apart. Every size that a step decides is a symbolic dim, so that one program run
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -14,10 +16,21 @@ import onnx_ir as ir
 from whet.errors import ModelError, UnsupportedError
 from whet.kernel.paged import COLUMNS, PAGE
 from whet.llm.architecture import Architecture, Layer, Part, Parts
+from whet.llm.block_linear import BlockLinear
 from whet.llm.checkpoint import Checkpoint
 from whet.llm.experts import Network, Pieces, write_experts
-from whet.llm.graph import FLOAT, INT32, INT64, GraphWriter
+from whet.llm.graph import FLOAT, INT8, INT32, INT64, GraphWriter
 from whet.llm.rope import rope_tables
+from whet.llm.source import Cache
+
+CACHE_TYPES: Mapping[str, ir.DataType] = MappingProxyType(
+    {
+        "float32": FLOAT,
+        "float16": ir.DataType.FLOAT16,
+        "bfloat16": ir.DataType.BFLOAT16,
+        "int8": INT8,
+    }
+)
 
 ACTIVATIONS = {
     "silu": ("Swish", {}),
@@ -30,7 +43,12 @@ ACTIVATIONS = {
 
 
 def decoder_graph(
-    arch: Architecture, checkpoint: Checkpoint, context: int, *, states: bool = False
+    arch: Architecture,
+    checkpoint: Checkpoint,
+    context: int,
+    cache: Cache = "float32",
+    *,
+    states: bool = False,
 ) -> ir.Model:
     """Return the graph of a decoder's step.
 
@@ -38,6 +56,7 @@ def decoder_graph(
         arch: what it is made of.
         checkpoint: its tensors.
         context: positions that sequences may have.
+        cache: type of keys and values.
         states: whether it gives the states in front of the head instead of logits.
 
     Raises:
@@ -48,7 +67,9 @@ def decoder_graph(
         raise UnsupportedError(
             f"activation {arch.activation!r}", hint=f"known: {', '.join(ACTIVATIONS)}"
         )
-    return _Decoder(arch, checkpoint, context, GraphWriter()).model(states=states)
+    writer = GraphWriter()
+    blocks = BlockLinear(writer, checkpoint)
+    return _Decoder(arch, checkpoint, context, writer, blocks, cache).model(states=states)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +88,8 @@ class _Decoder:
     checkpoint: Checkpoint
     context: int
     g: GraphWriter
+    blocks: BlockLinear
+    cache: Cache
 
     def model(self, *, states: bool) -> ir.Model:
         """Write the whole graph."""
@@ -96,8 +119,7 @@ class _Decoder:
 
     def _embedding(self, ids: ir.Value, step: _Step) -> ir.Value:
         g, arch = self.g, self.arch
-        table = self._weight("embedding", arch.parts, (arch.vocabulary, arch.hidden))
-        x = g.op("Gather", table, ids, name="embedded", axis=0)
+        x = self._embedded(ids, (arch.vocabulary, arch.hidden))
         if arch.embedding_scale != 1.0:
             factor = g.constant("embedding.scale", np.float32(arch.embedding_scale).reshape(1))
             x = g.op("Mul", x, factor, name="embedded.scaled")
@@ -107,6 +129,14 @@ class _Decoder:
             at = g.op("Gather", table, step.positions, name="placed", axis=0)
             x = g.op("Add", x, at, name="embedded.placed")
         return x
+
+    def _embedded(self, ids: ir.Value, shape: tuple[int, int]) -> ir.Value:
+        part = self.arch.parts["embedding"]
+        if self.blocks.kind(part) is not None:
+            _check_shape(part, self.checkpoint, shape)
+            return self.blocks.embedded(ids, part, shape, "embedded")
+        table = self._weight("embedding", self.arch.parts, shape)
+        return self.g.op("Gather", table, ids, name="embedded", axis=0)
 
     def _layer(self, x: ir.Value, number: int, layer: Layer, step: _Step) -> ir.Value:
         g, parts, name = self.g, layer.parts, f"layer{number}"
@@ -126,15 +156,22 @@ class _Decoder:
 
     def _attention(self, x: ir.Value, number: int, layer: Layer, step: _Step) -> ir.Value:
         g, arch, name = self.g, self.arch, f"layer{number}"
-        heads = {"q": arch.heads, "k": arch.kv_heads, "v": arch.kv_heads}
-        q, k, v = (self._heads(x, role, heads[role], layer, step, name) for role in "qkv")
+        counts = {"q": arch.heads, "k": arch.kv_heads, "v": arch.kv_heads}
+        q, k, v = (self._heads(x, role, counts[role], layer, step, name) for role in "qkv")
         padded = -(-arch.head_size // COLUMNS) * COLUMNS
         size = arch.head_size
-        keys = g.input(f"keys.{number}", FLOAT, ["pages", arch.kv_heads, size, PAGE])
-        values = g.input(f"values.{number}", FLOAT, ["pages", arch.kv_heads, PAGE, padded])
+        kind, heads = CACHE_TYPES[self.cache], arch.kv_heads
+        pools = [
+            g.input(f"keys.{number}", kind, ["pages", heads, size, PAGE]),
+            g.input(f"values.{number}", kind, ["pages", heads, PAGE, padded]),
+        ]
+        scales = [
+            g.input(f"{role}_scales.{number}", FLOAT, ["pages", heads, PAGE])
+            for role in (("key", "value") if self.cache == "int8" else ())
+        ]
         y = g.whet_op(
             "PagedAttention",
-            *(q, k, v, keys, values, step.slots, step.tiles, step.tables),
+            *(q, k, v, *pools, step.slots, step.tiles, step.tables, *scales),
             name=f"{name}.attention",
             dims=["tokens", arch.heads, size],
             scale=float(arch.scale),
@@ -237,11 +274,25 @@ class _Decoder:
     def _linear(
         self, x: ir.Value, role: str, parts: Parts, shape: tuple[int, int], name: str
     ) -> ir.Value:
+        if self.blocks.kind(parts[role]) is not None:
+            return self._block_linear(x, role, parts, shape, name)
         weight = self._weight(role, parts, shape)
         if f"{role}.bias" in parts:
             bias = self._weight(f"{role}.bias", parts, shape[:1])
             return self.g.op("Gemm", x, weight, bias, name=name, transB=1)
         return self.g.op("Gemm", x, weight, name=name, transB=1)
+
+    def _block_linear(
+        self, x: ir.Value, role: str, parts: Parts, shape: tuple[int, int], name: str
+    ) -> ir.Value:
+        _check_shape(parts[role], self.checkpoint, shape)
+        lines = "logits" if role == "head" else "tokens"
+        if role.startswith("expert"):
+            lines = f"{x.name}.rows"  # as many as the router says
+        if f"{role}.bias" not in parts:
+            return self.blocks.linear(x, parts[role], shape, name, lines)
+        y = self.blocks.linear(x, parts[role], shape, f"{name}.product", lines)
+        return self.g.op("Add", y, self._weight(f"{role}.bias", parts, shape[:1]), name=name)
 
     def _weight(self, role: str, parts: Parts, shape: tuple[int, ...]) -> ir.Value:
         """Return a tensor of the checkpoint, checked against the shape that it has to have.

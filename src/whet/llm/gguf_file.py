@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from whet.errors import ModelError, UnsupportedError
+from whet.kernel.block_formats import FORMATS
 from whet.llm.architecture import Array
 from whet.llm.checkpoint import missing
 from whet.llm.config import Config
@@ -85,13 +86,18 @@ _GEMMA_NAMES = {
 class GgufFile:
     """A GGUF file as a checkpoint.
 
+    Args:
+        path: the file.
+        floats: whether tensors in blocks of few bits are only given as floats.
+
     Raises:
         ModelError: the file is truncated or malformed.
         UnsupportedError: the family or a tensor's type is not known, or ``gguf`` is not installed.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, floats: bool = False) -> None:
         self.path = Path(path)
+        self._floats = floats
         reader = _reader(self.path)
         self._facts = {name: _contents(field) for name, field in reader.fields.items()}
         family = str(self._facts.get("general.architecture", ""))
@@ -124,6 +130,15 @@ class GgufFile:
         found = self._find(name)
         flat = dequantize(found.data, found.tensor_type)
         return np.asarray(flat, np.float32).reshape(self.shape(name))
+
+    def block_format(self, name: str) -> str | None:
+        """Return the format that a matrix is stored in, if its blocks are to be kept."""
+        kind = str(self._find(name).tensor_type.name)
+        return kind if kind in FORMATS and len(self.shape(name)) == 2 and not self._floats else None
+
+    def blocks(self, name: str) -> Array:
+        """Return the bytes of a tensor in blocks, row by row; a view of the file."""
+        return np.asarray(self._find(name).data).reshape(self.shape(name)[0], -1)
 
     def tokenizer(self) -> Tokenizer | None:
         """Return the tokenizer that the file holds, ``None`` if it holds none."""

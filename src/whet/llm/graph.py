@@ -13,6 +13,7 @@ from whet.llm.architecture import Array
 
 Dims = Sequence[int | str]
 FLOAT, INT32, INT64 = ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64
+INT8, UINT8 = ir.DataType.INT8, ir.DataType.UINT8
 
 
 class GraphWriter:
@@ -33,13 +34,19 @@ class GraphWriter:
         """Add a constant, or return the one of that name."""
         return self._initializer(name, ir.Tensor(array, name=name))
 
-    def weight(self, name: str, shape: tuple[int, ...], read: Callable[[], Array]) -> ir.Value:
-        """Add float32 weights that are read when the model is packed."""
+    def weight(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        read: Callable[[], Array],
+        dtype: ir.DataType = FLOAT,
+    ) -> ir.Value:
+        """Add weights that are read when the model is packed."""
 
         def tensor() -> ir.TensorProtocol:
             return ir.Tensor(np.ascontiguousarray(read()), name=name)
 
-        return self._initializer(name, ir.LazyTensor(tensor, FLOAT, ir.Shape(shape), name=name))
+        return self._initializer(name, ir.LazyTensor(tensor, dtype, ir.Shape(shape), name=name))
 
     def _initializer(self, name: str, tensor: Any) -> ir.Value:
         known = self._initializers.get(name)
@@ -61,11 +68,17 @@ class GraphWriter:
         return first, second
 
     def whet_op(
-        self, op_type: str, *inputs: ir.Value, name: str, dims: Dims, **attributes: Any
+        self,
+        op_type: str,
+        *inputs: ir.Value,
+        name: str,
+        dims: Dims,
+        dtype: ir.DataType = FLOAT,
+        **attributes: Any,
     ) -> ir.Value:
         """Add a node of Whet's own domain, whose output ``onnx`` cannot infer."""
         (value,) = self._node(WHET_DOMAIN, op_type, inputs, name, attributes)
-        value.type, value.shape = ir.TensorType(FLOAT), ir.Shape(dims)
+        value.type, value.shape = ir.TensorType(dtype), ir.Shape(dims)
         return value
 
     def _node(

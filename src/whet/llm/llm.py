@@ -5,29 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from whet.driver import compile as compile_model
+from whet.dtypes import DTYPES
 from whet.errors import InputError, ModelError, ResourceError
 from whet.kernel.paged import COLUMNS, PAGE
 from whet.llm.architecture import Architecture, Array
-from whet.llm.checkpoint import Checkpoint, TensorFolder
 from whet.llm.decoder import decoder_graph
 from whet.llm.embedding import LastStates
 from whet.llm.engine import Engine, Reason, Request, held_back
 from whet.llm.families.table import architecture_of
-from whet.llm.gguf_file import GgufFile
-from whet.llm.lora import Adapted
 from whet.llm.pages import PagePool
 from whet.llm.program import StepProgram
 from whet.llm.sampling import SamplingParams
 from whet.llm.scheduler import Limits, Scheduler
+from whet.llm.source import Cache, Source
 from whet.llm.speculate import DraftModel, PromptLookup, Speculation
 from whet.llm.structured import Constraint, Grammars, Matcher
-from whet.llm.tokens import Message, Tokenizer, open_tokenizer
+from whet.llm.tokens import Message, Tokenizer
 from whet.options import Options
 
-Source = str | os.PathLike[str]
 Prompt = str | Sequence[int]
 Prompts = Prompt | Sequence[Prompt]
 
@@ -64,8 +61,8 @@ class LLM:
     ``engine`` runs requests step by step; ``generate`` and ``chat`` do it all at once.
 
     Args:
-        path: a checkpoint folder with ``config.json`` and ``*.safetensors``, or a GGUF file; two of
-            them for a checkpoint and a folder with a LoRA adapter.
+        source: a checkpoint folder with ``config.json`` and ``*.safetensors``, or a GGUF file; a
+            ``Source`` also says in which numbers it is kept, and may have a LoRA adapter.
         options: how to compile.
         context: tokens that a sequence may have; by default what the model allows, at most 4096.
         cache_bytes: memory for keys and values.
@@ -80,7 +77,7 @@ class LLM:
 
     def __init__(
         self,
-        path: Source | tuple[Source, Source],
+        source: str | os.PathLike[str] | Source,
         *,
         options: Options | None = None,
         context: int = 0,
@@ -88,10 +85,8 @@ class LLM:
         step_tokens: int = 512,
         sequences: int = 16,
     ) -> None:
-        place, adapter = path if isinstance(path, tuple) else (path, None)
-        checkpoint, self.tokenizer = _open(Path(place))
-        if adapter is not None:
-            checkpoint = Adapted(checkpoint, adapter)
+        opened = source if isinstance(source, Source) else Source(source)
+        checkpoint, self.tokenizer = opened.open()
         self.architecture = arch = architecture_of(checkpoint.config)
         self.context = context or min(arch.context, DEFAULT_CONTEXT)
         if not 0 < self.context <= arch.context:
@@ -99,14 +94,15 @@ class LLM:
                 f"context is {context}, the model was made for {arch.context}",
                 hint="give at most that",
             )
-        pages = min(cache_bytes // page_bytes(arch), sequences * -(-self.context // PAGE))
+        size = page_bytes(arch, opened.cache)
+        pages = min(cache_bytes // size, sequences * -(-self.context // PAGE))
         if pages < 1:
             raise ResourceError(
-                f"a page of the cache takes {page_bytes(arch)} bytes, cache_bytes is {cache_bytes}",
+                f"a page of the cache takes {size} bytes, cache_bytes is {cache_bytes}",
                 hint="give more",
             )
-        self._checkpoint, self._options = checkpoint, options
-        graph = decoder_graph(arch, checkpoint, self.context)
+        self._checkpoint, self._options, self._cache = checkpoint, options, opened.cache
+        graph = decoder_graph(arch, checkpoint, self.context, opened.cache)
         self.program = StepProgram(compile_model(graph, options=options), arch, pages)
         scheduler = Scheduler(PagePool(pages), Limits(step_tokens, sequences, self.context))
         decode = self.tokenizer.decode if self.tokenizer else None
@@ -157,7 +153,7 @@ class LLM:
         """
         if self._states is None:
             arch, limits = self.architecture, self.engine.scheduler.limits
-            graph = decoder_graph(arch, self._checkpoint, self.context, states=True)
+            graph = decoder_graph(arch, self._checkpoint, self.context, self._cache, states=True)
             pages = -(-max(limits.step_tokens, self.context) // PAGE) + limits.sequences
             program = StepProgram(compile_model(graph, options=self._options), arch, pages)
             self._states = LastStates(program, pages, limits)
@@ -263,20 +259,11 @@ class LLM:
         return self.tokenizer
 
 
-def page_bytes(arch: Architecture) -> int:
+def page_bytes(arch: Architecture, cache: Cache = "float32") -> int:
     """Return the bytes that a page of the cache takes, in all layers."""
     padded = -(-arch.head_size // COLUMNS) * COLUMNS
-    return 4 * len(arch.layers) * arch.kv_heads * PAGE * (arch.head_size + padded)
-
-
-def _open(path: Path) -> tuple[Checkpoint, Tokenizer | None]:
-    if path.is_dir():
-        return TensorFolder(path), open_tokenizer(path)
-    if path.suffix == ".gguf" and path.exists():
-        file = GgufFile(path)
-        return file, file.tokenizer()
-    hint = "give a folder with config.json, or a file that ends in .gguf"
-    raise ModelError("there is no checkpoint", where=str(path), hint=hint)
+    row = DTYPES[cache].size * (arch.head_size + padded) + (8 if cache == "int8" else 0)
+    return len(arch.layers) * arch.kv_heads * PAGE * row
 
 
 def best(completions: Sequence[Completion], params: SamplingParams) -> list[Completion]:

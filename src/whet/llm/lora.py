@@ -78,6 +78,14 @@ class Adapted:
         change = self._changes.get(name)
         return tensor if change is None else change.added_to(tensor)
 
+    def block_format(self, name: str) -> str | None:
+        """Return the format of a tensor in blocks; what the adapter changes is given as floats."""
+        return None if name in self._changes else self._base.block_format(name)
+
+    def blocks(self, name: str) -> Array:
+        """Return a tensor in blocks, as the base has it."""
+        return self._base.blocks(name)
+
 
 def _changes(folder: Path, base: Checkpoint) -> dict[str, _Change]:
     facts = Config(read_json(folder / "adapter_config.json"), str(folder / "adapter_config.json"))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whet.kernel.paged import COLUMNS, PAGE
+from whet.dtypes import numpy_dtype
+from whet.kernel.paged import PAGE
 from whet.llm.architecture import Architecture, Array
 from whet.program.plan import find_liveness, part_liveness, plan_memory
 from whet.runtime.model import CompiledModel
@@ -67,14 +68,8 @@ class StepProgram:
     def __init__(self, model: CompiledModel, arch: Architecture, pages: int) -> None:
         self._model = model
         self.vocabulary = arch.vocabulary
-        padded = -(-arch.head_size // COLUMNS) * COLUMNS
-        keys = (pages, arch.kv_heads, arch.head_size, PAGE)
-        values = (pages, arch.kv_heads, PAGE, padded)
-        self._pools: dict[str, Array] = {}
         self._largest: dict[str, int] = {}
-        for number in range(len(arch.layers)):
-            self._pools[f"keys.{number}"] = np.zeros(keys, np.float32)
-            self._pools[f"values.{number}"] = np.zeros(values, np.float32)
+        self._pools = cache_pools(model, pages)
 
     @property
     def model(self) -> CompiledModel:
@@ -121,6 +116,15 @@ class StepProgram:
         }
         for name, size in sizes.items():
             self._largest[name] = max(size, self._largest.get(name, 1))
+
+
+def cache_pools(model: CompiledModel, pages: int) -> dict[str, Array]:
+    """Return empty pools for the inputs of a compiled decoder that are some."""
+    return {
+        port.name: np.zeros((pages, *(int(n) for n in port.shape[1:])), numpy_dtype(port.dtype))
+        for port in model.inputs
+        if port.shape[:1] == ("pages",)
+    }
 
 
 def step_inputs(spans: Sequence[Span]) -> dict[str, Array]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -13,8 +12,11 @@ from whet.options import Options
 if TYPE_CHECKING:
     from whet.llm.llm import LLM, Completion, Prompts
     from whet.llm.sampling import SamplingParams
+    from whet.llm.source import Weights
 
 MAX_BATCH = 256
+PRECISIONS = ("float32", "int8", "int4")
+"""What weights can be stored in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +29,13 @@ class Switches:
         fusion: graph passes, fused kernels and one memory plan; else each operator has its own
             kernel and its own memory.
         batch: requests that run together.
-        precision: of the weights, ``"float32"`` or what the quantiser knows.
+        precision: of the weights: ``float32``, or ``int8`` and ``int4`` in blocks of 32.
     """
 
     kv_cache: bool = False
     fusion: bool = False
     batch: int = 1
-    precision: str = "float32"
+    precision: Weights = "float32"
 
 
 class LLMInferenceOptimizer:
@@ -75,7 +77,7 @@ class LLMInferenceOptimizer:
             raise OptionError(f"the batch size is {size}", hint=f"give 1 to {MAX_BATCH}")
         return self._switch(replace(self.switches, batch=size))
 
-    def enable_quantization(self, precision: str = "int8") -> Self:
+    def enable_quantization(self, precision: Weights = "int8") -> Self:
         """Store weights in fewer bits.
 
         Raises:
@@ -105,14 +107,12 @@ class LLMInferenceOptimizer:
 
     def _compiled(self) -> LLM:
         from whet.llm.llm import LLM
+        from whet.llm.source import Source
 
         switches = self.switches
+        source = Source(self._path, weights=switches.precision)
         options = Options(threads=self._threads, opt_level=3 if switches.fusion else 0)
-        llm = LLM(self._path, options=options, context=self._context, sequences=switches.batch)
+        llm = LLM(source, options=options, context=self._context, sequences=switches.batch)
         scheduler = llm.engine.scheduler
         scheduler.limits = replace(scheduler.limits, keep=switches.kv_cache)
         return llm
-
-
-PRECISIONS: Sequence[str] = ("float32",)
-"""What weights can be stored in."""

@@ -11,12 +11,12 @@ import numpy as np
 from whet.codegen.kernels import KINDS
 from whet.dtypes import numpy_dtype
 from whet.errors import ShapeError
-from whet.index import ZERO, Dim, Poly
+from whet.index import ZERO, Atom, Dim, Poly, var
 from whet.kernel.spec import Kernel
+from whet.lower.copying import copy_shared, sampled_digest
 from whet.lower.lower import Lowered
 from whet.lower.select import KernelCall, kernel_kind
 from whet.lower.storage import Root
-from whet.program.container import digest
 from whet.program.records import (
     Buffer,
     BufferKind,
@@ -57,7 +57,7 @@ def assemble(lowered: Lowered, target: Target, *, threads: int, reuse: bool) -> 
     program = Program(
         inputs=tuple(make_spec(t.name, t.dtype, t.shape) for t, _ in lowered.inputs),
         outputs=tuple(make_spec(name, t.dtype, t.shape) for name, t, _ in lowered.outputs),
-        input_shapes=tuple(t.shape for t, _ in lowered.inputs),
+        input_shapes=settled(t.shape for t, _ in lowered.inputs),
         output_shapes=tuple(t.shape for _, t, _ in lowered.outputs),
         dims=_dims(t.shape for t, _ in lowered.inputs),
         buffers=tuple(table.buffers),
@@ -68,6 +68,22 @@ def assemble(lowered: Lowered, target: Target, *, threads: int, reuse: bool) -> 
         reuse=reuse,
     )
     return Assembled(program, table.weights, {name: kernel for kernel, name in names.items()})
+
+
+def settled(
+    shapes: Iterable[tuple[Poly, ...]], also: Iterable[tuple[Poly, ...]] = ()
+) -> tuple[tuple[Poly, ...], ...]:
+    """Return shapes of inputs in which each dimension has the least value that a run may give it.
+
+    Args:
+        shapes: shapes, when all kernels are made: then it is known what was counted on.
+        also: shapes of the same inputs in other translations of the model.
+    """
+    given = list(shapes)
+    dims = {a for s in (*given, *also) for p in s for a in p.atoms if isinstance(a, Dim)}
+    needed = {d.name for d in dims if d.counted_on is None or d.name in d.counted_on}
+    least: dict[Atom, Poly] = {d: var(Dim(d.name, min(d.least, d.name in needed))) for d in dims}
+    return tuple(tuple(p.substitute(least) for p in shape) for shape in given)
 
 
 def scratch_bytes(kernels: Iterable[Kernel], target: Target) -> int:
@@ -156,8 +172,8 @@ class BufferTable:
         size = root.size_bytes.constant
         place = self._section[self._size : self._size + size]
         value = root.make()
-        np.copyto(place.view(numpy_dtype(root.dtype)).reshape(value.shape), value, casting="unsafe")
-        known = self._constants.setdefault((root.dtype, digest(place.data)), [])
+        copy_shared(place.view(numpy_dtype(root.dtype)).reshape(value.shape), value)
+        known = self._constants.setdefault((root.dtype, sampled_digest(place)), [])
         for number in known:
             offset = self.buffers[number].offset
             if np.array_equal(self._section[offset : offset + size], place):

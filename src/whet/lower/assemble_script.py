@@ -16,6 +16,7 @@ from whet.lower.assemble import (
     make_launch,
     make_spec,
     scratch_bytes,
+    settled,
 )
 from whet.lower.lower import Lowered, LoweredScript
 from whet.lower.outline import Form, Held, Item
@@ -59,7 +60,7 @@ def assemble_script(
     program = Program(
         inputs=tuple(_spec(item.name, item) for item in lowered.inputs),
         outputs=tuple(_spec(name, item) for name, item in lowered.outputs),
-        input_shapes=tuple(_shape(item) for item in lowered.inputs),
+        input_shapes=settled(_shape(item) for item in lowered.inputs),
         output_shapes=tuple(_shape(item) for _, item in lowered.outputs),
         dims=_dims(lowered, script),
         buffers=tuple(table.buffers),

@@ -16,6 +16,7 @@ from whet.lower.assemble import (
     make_launch,
     make_spec,
     scratch_bytes,
+    settled,
 )
 from whet.lower.lower import Lowered
 from whet.program.records import Launch, Part, Program, TargetInfo
@@ -88,7 +89,10 @@ def assemble_variants(whole: Lowered, others: Sequence[Lowered], build: Build) -
     program = Program(
         inputs=tuple(make_spec(t.name, t.dtype, t.shape) for t, _ in whole.inputs),
         outputs=tuple(make_spec(name, t.dtype, t.shape) for name, t, _ in whole.outputs),
-        input_shapes=tuple(t.shape for t, _ in whole.inputs),
+        input_shapes=settled(
+            (t.shape for t, _ in whole.inputs),
+            (t.shape for other in others for t, _ in other.inputs),
+        ),
         output_shapes=tuple(t.shape for _, t, _ in whole.outputs),
         dims=dims,
         buffers=tuple(table.buffers),

@@ -14,7 +14,7 @@ from whet.dtypes import DTYPES
 from whet.errors import CompileError, Problem, UnsupportedError, WhetError
 from whet.graph.edit import sources
 from whet.graph.opset import WHET_DOMAIN
-from whet.index import Dim, Poly, as_poly, var
+from whet.index import Dim, as_poly, var
 from whet.kernel.tensor import Tensor
 from whet.lower.control import CONTROLS
 from whet.lower.equations import Equations, collect_tensors
@@ -72,9 +72,10 @@ def build_outline(model: ir.Model, table: OpTable) -> Outline:
     scope = Scope(table, names, None)
     inputs: list[Item] = []
     held = _initializers(model.graph, scope)
+    counted_on: set[str] = set()
     for value in model.graph.inputs:
         if value not in held:
-            scope.items[value] = item = _input(value)
+            scope.items[value] = item = _input(value, counted_on)
             inputs.append(item)
     lower_nodes(model.graph, scope)
     outputs = [(str(value.name), scope.item(value)) for value in model.graph.outputs]
@@ -228,7 +229,7 @@ def _array(tensor: Any) -> np.ndarray:
     return np.asarray(tensor.numpy())
 
 
-def _input(value: ir.Value) -> Item:
+def _input(value: ir.Value, counted_on: set[str]) -> Item:
     if isinstance(value.type, ir.SequenceType | ir.OptionalType):
         held = held_form(value.type, value.shape)
         assert isinstance(held, Held), "a sequence or an optional is held"
@@ -236,11 +237,11 @@ def _input(value: ir.Value) -> Item:
     if value.dtype == ir.DataType.STRING:
         return Held(str(value.name), "text", Form("string", shape_of(value.shape)))
     assert value.dtype is not None and value.shape is not None, "inputs are typed by the frontend"
-    return Tensor(str(value.name), _shape(value.shape), _dtype_name(value.dtype))
-
-
-def _shape(shape: ir.Shape) -> tuple[Poly, ...]:
-    return tuple(as_poly(d) if isinstance(d, int) else var(Dim(str(d.value))) for d in shape)
+    shape = tuple(
+        as_poly(d) if isinstance(d, int) else var(Dim(str(d.value), 1, counted_on))
+        for d in value.shape
+    )
+    return Tensor(str(value.name), shape, _dtype_name(value.dtype))
 
 
 def _dtype_name(dtype: ir.DataType) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 
 from whet.index import ONE, ZERO, Atom, Axis, IndexLike, Poly, as_poly, product, var
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Read, Within
-from whet.kernel.schedule import OPEN_ROWS, Work, choose_tile
-from whet.kernel.spec import QUAD, Contraction, Panels, Store, Tile
+from whet.kernel.schedule import OPEN_ROWS, Work
+from whet.kernel.schedules import Chooser
+from whet.kernel.spec import QUAD, Contraction, Panels, Quad, Store, Tile
 from whet.kernel.tensor import Definition, Product
 from whet.lower.loops import by_stride, indices_of, merge_axes
 from whet.lower.packing import product_type, split_panels, strided_view
@@ -84,7 +85,7 @@ def tiled_row(anchor: Product, address: Poly) -> Axis | None:
 
 
 def build_contraction(
-    definition: Definition, storage: Storage, storages: Storages, target: Target, threads: int
+    definition: Definition, storage: Storage, storages: Storages, target: Target, choose: Chooser
 ) -> tuple[Contraction, Params]:
     """Return the kernel that computes a product into storage, and its parameters."""
     anchor = definition.anchor
@@ -106,7 +107,9 @@ def build_contraction(
     conditions = tuple(c.substitute(substitution) for c in operand.conditions)
     edges = tuple(c for c in conditions if row in c.index.atoms)
     bounds = tuple(c for c in conditions if c not in edges)
-    tile = _tile(anchor, rows, row, bool(edges), target, threads)
+    tile = _tile(anchor, rows, row, bool(edges), target, choose)
+    if anchor.quad is not None and _rows_overlap(a, row, anchor.quad):
+        tile = replace(tile, unroll=1, prefetch=-(-tile.prefetch // tile.unroll))
     zeros = params.number(_zeros(anchor.depth, a.dtype)) if edges else -1
     panels = _panels(anchor, storages, params, tile, target, substitution)
     kernel = Contraction(
@@ -126,6 +129,15 @@ def build_contraction(
         anchor.quad,
     )
     return kernel, params
+
+
+def _rows_overlap(a: Read, row: Axis, quad: Quad) -> bool:
+    """Whether neighbouring rows read the same elements at other depths.
+
+    LLVM would load those once for several depth steps, run out of registers and spill.
+    """
+    stride, extent = a.address.coefficient(row).constant, quad.extent.constant
+    return stride is not None and extent is not None and 0 < stride < extent
 
 
 def _carry(store: Store, substitution: dict[Atom, IndexLike]) -> Store:
@@ -179,7 +191,7 @@ def _b_address(anchor: Product, storages: Storages) -> Poly:
 
 
 def _tile(
-    anchor: Product, outer: Sequence[Axis], row: Axis, edges: bool, target: Target, threads: int
+    anchor: Product, outer: Sequence[Axis], row: Axis, edges: bool, target: Target, choose: Chooser
 ) -> Tile:
     depth = magnitude(anchor.depth.extent)
     unknown = any(x.extent.constant is None for x in (*outer, row))
@@ -199,7 +211,7 @@ def _tile(
         target = replace(target, registers=room, lane_fma=False)
         if SPARE_REGISTERS[target.dot]:
             work = replace(work, unroll=1)
-    return choose_tile(work, target, threads)
+    return choose.tile(work, target)
 
 
 def _panels(

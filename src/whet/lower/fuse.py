@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from whet.dtypes import DTYPES
 from whet.index import ZERO, Atom, IndexLike, as_poly, product
+from whet.kernel.blocks import BlockSum, QuantizedRows
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Var, depth, rewrite_leaves, walk
 from whet.kernel.filter import Kept
 from whet.kernel.paged import PagedAttend
@@ -226,6 +227,8 @@ def _pays(source: Tensor, reader: Definition, count: int, readers: _Readers) -> 
     assert inner is not None
     if _narrows(source) and _would_be_absorbed(source, readers):
         return False
+    if isinstance(reader.anchor, QuantizedRows) and _would_be_absorbed(source, readers):
+        return False
     cost = work(inner.body) * _amplification(source, reader)
     if isinstance(reader.anchor, Steps):
         return _cheap_in_steps(source, reader, cost, readers)
@@ -305,7 +308,7 @@ def _would_be_absorbed(tensor: Tensor, readers: _Readers) -> bool:
     assert definition is not None
     return any(
         s.definition is not None
-        and isinstance(s.definition.anchor, Product)
+        and isinstance(s.definition.anchor, Product | BlockSum)
         and readers.single(s)
         and s.shape == tensor.shape
         for s in sources(definition)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -11,22 +11,24 @@ from whet.errors import CompileError
 from whet.index import var
 from whet.kernel.expr import Const, Expr, Load
 from whet.kernel.recurrence import Recur
+from whet.kernel.schedules import Schedules
 from whet.kernel.tensor import Definition, Product, Tensor, axes_for
 from whet.limits import Budget
-from whet.lower.build import build_equations, build_outline, plain_equations
+from whet.lower.build import build_equations, plain_equations
+from whet.lower.choose import choose_by_shape
 from whet.lower.equations import Equations
 from whet.lower.fold import FoldBudget, fold_equations
 from whet.lower.fuse import fuse
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
-from whet.lower.outline import Item
+from whet.lower.outline import Item, Outline
+from whet.lower.saturation import saturate_steps
 from whet.lower.scope import OpTable
 from whet.lower.segments import Cut, cut_outline
 from whet.lower.select import KernelCall, Selection
 from whet.lower.storage import Root
 from whet.lower.streamed_weights import stream_weights
 from whet.lower.uses import rewrite_definition
-from whet.ops.table import op_table
 from whet.target import Target
 
 MAX_LAYOUTS = 4
@@ -59,54 +61,64 @@ class LoweredScript:
     outputs: tuple[tuple[str, Item], ...]
 
 
-def lower(model: ir.Model, table: OpTable, target: Target, *, level: int, threads: int) -> Lowered:
+def lower(
+    model: ir.Model, table: OpTable, target: Target, *, level: int, schedules: Schedules
+) -> Lowered:
     """Turn an optimised graph that is one stretch of native code into kernels.
 
     Raises:
         UnsupportedError: the model uses operators or types without a lowering, or has control flow
             or sizes that depend on data.
     """
-    return lower_equations(build_equations(model, table), target, level=level, threads=threads)
+    equations = build_equations(model, table)
+    return lower_equations(equations, target, level=level, schedules=schedules)
 
 
-def lower_model(
-    model: ir.Model,
+def lower_outlines(
+    outlines: Sequence[Outline],
     target: Target,
     *,
     level: int,
-    threads: int,
+    schedules: Schedules,
     expose: Collection[str] = (),
     budget: Budget | None = None,
-) -> Lowered | LoweredScript:
-    """Turn an optimised graph into kernels, and a script around them where it needs one.
+) -> list[Lowered] | LoweredScript:
+    """Turn a model into kernels, and a script around them where it needs one.
 
     Args:
-        model: the graph.
+        outlines: the model for any shapes, and once more for each of some shapes of its inputs.
         target: processor.
         level: optimisation level.
-        threads: threads that chunks are cut for.
+        schedules: schedules of products, and the threads that chunks are cut for.
         expose: names of values that become outputs too, as far as fusion leaves them in memory.
             They are copied when all is done, so that the kernels are those of the plain program;
             nothing is exposed where a script is needed.
         budget: time, memory and folded bytes of the compilation.
 
+    Returns:
+        The kernels of every translation, if none of them needs a script.
+
     Raises:
         UnsupportedError: the model uses operators or types without a lowering.
         ResourceError: the budget's time or memory is used up.
     """
-    outline = build_outline(model, op_table())
     folding = FoldBudget(budget)
-    equations = plain_equations(outline)
-    if equations is not None:
-        return lower_equations(
-            equations, target, level=level, threads=threads, expose=expose, folding=folding
-        )
-    cut = cut_outline(outline)
+    plain = [plain_equations(outline) for outline in outlines]
+    equations = [e for e in plain if e is not None]
+    if len(equations) == len(plain):
+        return [
+            lower_equations(
+                e, target, level=level, schedules=schedules, expose=expose, folding=folding
+            )
+            for e in equations
+        ]
+    whole = outlines[0] if len(outlines) == 1 else choose_by_shape(outlines)
+    cut = cut_outline(whole)
     parts = tuple(
-        lower_equations(p.equations, target, level=level, threads=threads, folding=folding)
+        lower_equations(p.equations, target, level=level, schedules=schedules, folding=folding)
         for p in cut.parts
     )
-    return LoweredScript(parts, cut, tuple(outline.inputs), tuple(outline.outputs))
+    return LoweredScript(parts, cut, tuple(whole.inputs), tuple(whole.outputs))
 
 
 def lower_equations(
@@ -114,11 +126,11 @@ def lower_equations(
     target: Target,
     *,
     level: int,
-    threads: int,
+    schedules: Schedules,
     expose: Collection[str] = (),
     folding: FoldBudget | None = None,
 ) -> Lowered:
-    """Turn equations into kernels; the equations are changed on the way. See ``lower_model``."""
+    """Turn equations into kernels; the equations are changed on the way. See ``lower_outlines``."""
     if level >= STREAM_LEVEL:
         stream_weights(equations)
     fold_equations(equations, folding)
@@ -133,7 +145,8 @@ def lower_equations(
         layout = choose_layout(equations, share=level >= 1)
     else:
         raise CompileError("operands stay illegal after copying them")
-    selection = Selection(layout, target, threads, level)
+    saturate_steps(equations)
+    selection = Selection(layout, target, schedules, level)
     calls: list[KernelCall] = []
     for tensor in equations.tensors:
         calls.extend(selection.calls(tensor))

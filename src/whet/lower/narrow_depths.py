@@ -2,15 +2,18 @@
 
 The innermost tap and the depth lie behind each other in memory once the operand is copied with
 channels last: they become one depth, so that four values that share a lane are hardly ever filled
-up with zeros, and the innermost loop is long enough to be one.
+up with zeros, and the innermost loop is long enough to be one. It is a whole number of quads: the
+weights behind its end are zeros, and the copy is that much wider, so that the last quad is loaded
+like the others.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from whet.index import Atom, Axis, IndexLike, var
-from whet.kernel.expr import Load
+from whet.index import Atom, Axis, IndexLike, ceil_div, var
+from whet.kernel.expr import Const, Load, Within, guard
+from whet.kernel.spec import QUAD
 from whet.kernel.tensor import Definition, Product, Tensor, axes_for
 
 NARROW = 16
@@ -42,8 +45,12 @@ def joined_depth(anchor: Product, load: Load, copy: Tensor) -> tuple[Product, Te
     definition = copy.definition
     assert definition is not None, "a copy is computed"
     width = depth.extent
+    length = tap.extent * width
+    whole = ceil_div(length, QUAD) * QUAD
+    spare = whole - length
     kept = [d for d in range(copy.rank) if d not in (across, deep)]
-    shape = (*(copy.shape[d] for d in kept), copy.shape[across] * copy.shape[deep])
+    line = copy.shape[across] * copy.shape[deep]
+    shape = (*(copy.shape[d] for d in kept), line + spare)
     axes = axes_for(shape)
     if copy.shape[deep] != width:
         return None
@@ -53,16 +60,18 @@ def joined_depth(anchor: Product, load: Load, copy: Tensor) -> tuple[Product, Te
     last = var(axes[-1])
     places |= {definition.axes[across]: last // width, definition.axes[deep]: last % width}
     body = definition.body.substitute(places)
+    body = guard((Within(last, line),), body, Const(0, copy.dtype))
     flat = Tensor(copy.name, shape, copy.dtype, Definition(axes, body), nodes=copy.nodes)
     flat.ops, flat.order = copy.ops, tuple(range(len(shape)))
-    joined = Axis(depth.name, tap.extent * width)
+    joined = Axis(depth.name, whole)
     inner = load.index[across].substitute({tap: 0}) * width + var(joined)
     inner = inner + (load.index[deep].substitute({depth: 0}))
     together: dict[Atom, IndexLike] = {tap: var(joined) // width, depth: var(joined) % width}
+    weights = anchor.b.substitute(together)
     product = replace(
         anchor,
         a=flat.at(*(load.index[d] for d in kept), inner),
-        b=anchor.b.substitute(together),
+        b=guard((Within(var(joined), length),), weights, Const(0, anchor.b.dtype)),
         taps=anchor.taps[:-1],
         depth=joined,
     )

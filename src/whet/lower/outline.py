@@ -62,7 +62,7 @@ class Control:
     """A branch, a loop or a call.
 
     Attributes:
-        kind: ``"if"``, ``"loop"`` or ``"call"``.
+        kind: ``"if"``, ``"loop"``, ``"call"`` or ``"pick"``, a choice by the shapes of its inputs.
         function: for a call, the runtime's function.
         inputs: what it reads; ``None`` where an optional input is left out. A loop has trips,
             condition, carried values and sliced arrays; a branch its condition.
@@ -72,6 +72,7 @@ class Control:
         slices: for a loop, how its last inputs are sliced.
         collected: for a loop, how its last outputs are stacked.
         settings: for a call, attributes.
+        when: for a choice, the shapes that its blocks but the first are for, -1 for any extent.
         where: the node.
     """
 
@@ -85,6 +86,7 @@ class Control:
     slices: tuple[Sliced, ...] = ()
     collected: tuple[Sliced, ...] = ()
     settings: tuple[tuple[str, Setting], ...] = ()
+    when: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
 
 Event = ValueRead | Agreement | Expected | Control

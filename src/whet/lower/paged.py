@@ -44,6 +44,7 @@ def build_paged(
         pool=pool[0],
         heads=heads,
         padded=-(-columns // COLUMNS) * COLUMNS,
+        scales=tuple(number(scale) for scale in anchor.scales),
     )
     kernel = PagedAttention(
         params=params.records(),

@@ -21,10 +21,12 @@ from whet.program.script import (
     ABSENT,
     Block,
     Call,
+    Case,
     Collect,
     Expect,
     If,
     Loop,
+    Pick,
     Read,
     Require,
     Run,
@@ -179,6 +181,10 @@ class _Cutter:
         if event.kind == "if":
             then, otherwise = (self.block(b) for b in event.blocks)
             return If(inputs[0], then, otherwise, outputs, event.where)
+        if event.kind == "pick":
+            first, *others = (self.block(b) for b in event.blocks)
+            cases = tuple(Case(w, b) for w, b in zip(event.when, others, strict=True))
+            return Pick(inputs, cases, first, outputs)
         if event.kind == "call":
             return Call(event.function, inputs, outputs, event.settings, event.where)
         carried = len(inputs) - 2 - len(event.slices)

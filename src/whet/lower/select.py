@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from whet.index import Poly, product, var
+from whet.kernel.blocks import BlockSum, QuantizedRows
 from whet.kernel.filter import Kept
 from whet.kernel.paged import PagedAttend
 from whet.kernel.recurrence import Recur
 from whet.kernel.scan import Prefix
 from whet.kernel.scatter import Updates
+from whet.kernel.schedules import Chooser, Schedules
 from whet.kernel.sort import Sorted
 from whet.kernel.spec import Kernel, Nest
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor, axes_for
 from whet.lower.attention import build_attention
+from whet.lower.blocks import build_block_product, build_row_quantization
 from whet.lower.contractions import build_contraction
 from whet.lower.fuse import work
 from whet.lower.layout import Layout
@@ -39,7 +42,6 @@ BUILDERS: Mapping[type, Build] = MappingProxyType(
     {
         type(None): build_nest,
         Steps: build_nest,
-        Product: build_contraction,
         Attend: build_attention,
         Recur: build_recurrence,
         Prefix: build_scan,
@@ -47,9 +49,11 @@ BUILDERS: Mapping[type, Build] = MappingProxyType(
         Sorted: build_sort,
         Kept: build_filter,
         PagedAttend: build_paged,
+        QuantizedRows: build_row_quantization,
+        BlockSum: build_block_product,
     }
 )
-"""The file that makes a kernel of each anchor."""
+"""The file that makes a kernel of each anchor but products, whose schedules may be tuned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +82,13 @@ class Selection:
     Attributes:
         layout: storage of all tensors.
         target: processor.
-        threads: threads that chunks are cut for.
+        schedules: schedules of products, and the threads that chunks are cut for.
         level: optimisation level; from 3 on, algorithms may reorder floating-point sums.
     """
 
     layout: Layout
     target: Target
-    threads: int
+    schedules: Schedules
     level: int
 
     def calls(self, tensor: Tensor) -> list[KernelCall]:
@@ -97,18 +101,28 @@ class Selection:
         return [self._call(tensor, tensor.definition, self.layout.storages[id(tensor)])]
 
     def _call(self, tensor: Tensor, definition: Definition, storage: Storage) -> KernelCall:
-        kernel, params = self._kernel(definition, storage)
+        if isinstance(definition.anchor, Product):
+            kernel, params = self._product(tensor, definition, storage)
+        else:
+            kernel, params = self._kernel(definition, storage)
         roots = tuple(params.roots)
         return KernelCall(kernel, roots, tensor.nodes, tensor.ops, flops_of(definition))
 
     def _kernel(self, definition: Definition, storage: Storage) -> tuple[Kernel, Params]:
-        storages = self.layout.storages
         build = BUILDERS[type(definition.anchor)]
-        if self.level >= WINOGRAD_LEVEL and isinstance(definition.anchor, Product):
-            fast = build_winograd(definition, storage, storages, self.target, self.threads)
+        threads = self.schedules.threads
+        return build(definition, storage, self.layout.storages, self.target, threads)
+
+    def _product(
+        self, tensor: Tensor, definition: Definition, storage: Storage
+    ) -> tuple[Kernel, Params]:
+        storages = self.layout.storages
+        choose = Chooser(self.schedules, self.target, tensor.nodes)
+        if self.level >= WINOGRAD_LEVEL:
+            fast = build_winograd(definition, storage, storages, self.target, choose)
             if fast is not None:
                 return fast
-        return build(definition, storage, storages, self.target, self.threads)
+        return build_contraction(definition, storage, storages, self.target, choose)
 
 
 def _copy_of(part: Tensor) -> Definition:
@@ -126,6 +140,8 @@ def flops_of(definition: Definition) -> Poly:
     if isinstance(anchor, Attend):
         rows = product(a.extent for a in anchor.rows) * anchor.key.extent * 2
         return rows * (anchor.depth.extent + anchor.col.extent)
+    if isinstance(anchor, BlockSum):
+        return points * anchor.depth * 2
     if isinstance(anchor, Recur):
         return flops_of_recurrence(anchor)
     total = points * work(definition.body)

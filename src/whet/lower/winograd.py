@@ -8,7 +8,8 @@ import numpy as np
 
 from whet.index import Atom, Axis, IndexLike, as_poly, var
 from whet.kernel.expr import Load, Read
-from whet.kernel.schedule import Convolution, choose_winograd
+from whet.kernel.schedule import Convolution
+from whet.kernel.schedules import Chooser
 from whet.kernel.spec import Store, Winograd
 from whet.kernel.tensor import Definition, Product, Tensor
 from whet.kernel.winograd import FILTERINGS, transform_weights
@@ -63,7 +64,7 @@ def _padding(operand: Operand, dimension: int, row: Axis, tap: Axis) -> int | No
 
 
 def build_winograd(
-    definition: Definition, storage: Storage, storages: Storages, target: Target, threads: int
+    definition: Definition, storage: Storage, storages: Storages, target: Target, choose: Chooser
 ) -> tuple[Winograd, Params] | None:
     """Return a Winograd kernel for a convolution, or ``None`` where it would not be faster."""
     found = _match(definition)
@@ -81,7 +82,7 @@ def build_winograd(
     static = all(p.constant is not None for p in (rows.extent, cols.extent, *source.shape[1:]))
     if not static or min(work.depth, work.filters) < MIN_CHANNELS:
         return None
-    choice = choose_winograd(work, target, threads)
+    choice = choose.winograd(work)
     if choice is None:
         return None
     size, tile = choice
@@ -137,6 +138,6 @@ def _packed_root(source: Tensor, size: int, width: int) -> Root:
 
 
 def _pack(weights: np.ndarray, size: int, width: int) -> np.ndarray:
-    """Return transformed weights as [positions, panels, depth, width], zeros at the end."""
+    """Return transformed weights as [panels, positions, depth, width], zeros at the end."""
     moved = transform_weights(weights, FILTERINGS[size])
-    return split_panels(moved, width).transpose(0, 2, 1, 3)
+    return split_panels(moved, width).transpose(2, 0, 1, 3)

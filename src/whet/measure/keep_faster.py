@@ -11,7 +11,7 @@ import msgspec
 
 from whet.measure.accuracy.recipe import Recipe
 from whet.measure.runner import Inputs, Outputs
-from whet.measure.versus import Versus, compare_runners
+from whet.measure.versus import Ends, Versus, compare_runners
 
 Progress = Callable[[str, int, int], None]
 
@@ -75,7 +75,7 @@ def keep_faster(
             _Ready(label, recipe.switched({**switches, name: on}).compile(model))
             for label, on in (("without", False), ("with", switches.get(name, True)))
         )
-        found = compare_runners(without, with_pass, inputs, most_rounds=most_rounds)
+        found = compare_runners(without, with_pass, inputs, Ends(rounds=most_rounds))
         kept = found.verdict == "faster"
         if not kept:
             switches[name] = False

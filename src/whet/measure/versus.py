@@ -8,7 +8,9 @@ of the signed-rank test holds; it stops at a width that is fixed in advance, nev
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -27,13 +29,46 @@ MARGIN = 0.01
 for a while, by where their memory lies."""
 
 ROUNDS = 40
+FEWEST = 30
+"""Calm rounds that are enough to look at them alone."""
+
 MOST_ROUNDS = 600
 BLOCKS = 8
 
 Verdict = Literal["faster", "slower", "no significant difference"]
 Pairs = tuple[Sequence[float], Sequence[float]]
-Sampler = Callable[[int], Pairs]
-"""Times both sides in so many rounds; returns seconds of A and of B, round by round."""
+Sampler = Callable[[int], "Rounds"]
+"""Times both sides in so many rounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """Seconds of A and of B, round by round, without the time that they waited for a CPU.
+
+    Attributes:
+        first: of A.
+        second: of B.
+        calm: whether that time is known of both calls of a round; see ``Call``.
+    """
+
+    first: list[float] = field(default_factory=list)
+    second: list[float] = field(default_factory=list)
+    calm: list[bool] = field(default_factory=list)
+
+    def __add__(self, more: Rounds) -> Rounds:
+        """Return these rounds and more of them."""
+        return Rounds(self.first + more.first, self.second + more.second, self.calm + more.calm)
+
+    def kept(self) -> Pairs:
+        """Return the calm rounds, or all if too few are.
+
+        A longer call is interrupted more often, and an interruption takes several times as long as
+        a short call: kept in, they made 5 % look like 13 on two CPUs with ten busy processes.
+        """
+        if sum(self.calm) < FEWEST:
+            return self.first, self.second
+        picked = [k for k, calm in enumerate(self.calm) if calm]
+        return [self.first[k] for k in picked], [self.second[k] for k in picked]
 
 
 class Versus(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,10 +80,11 @@ class Versus(msgspec.Struct, frozen=True, kw_only=True):
         high: upper end.
         confidence: of the interval.
         verdict: what the interval allows to say of B; differences within ``MARGIN`` are none.
-        rounds: calls of each side; of the smaller side if they were measured apart.
+        rounds: calls of each side that count; of the smaller side if they were measured apart.
         paired: whether calls were made in turn.
         precise: whether the interval became as narrow as asked.
-        note: what weakens the comparison.
+        medians_ms: median call of A and of B.
+        note: how it was measured, where that is not plain.
     """
 
     ratio: float
@@ -59,6 +95,7 @@ class Versus(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int
     paired: bool
     precise: bool
+    medians_ms: tuple[float, float] = (0.0, 0.0)
     note: str = ""
 
     def regresses(self, threshold: float) -> bool:
@@ -66,27 +103,40 @@ class Versus(msgspec.Struct, frozen=True, kw_only=True):
         return self.verdict == "slower" and self.ratio > 1 + threshold
 
 
-def compare_until_precise(
-    sampler: Sampler, *, precision: float = PRECISION, most_rounds: int = MOST_ROUNDS
-) -> Versus:
-    """Measure pairs until the interval is narrow enough or ``most_rounds`` are over."""
-    logs: list[float] = []
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """When measuring stops; fixed in advance, so that no verdict decides it.
+
+    Attributes:
+        precision: half width of the interval, as a share, that is narrow enough.
+        rounds: most rounds.
+        seconds: no rounds begin after this time.
+    """
+
+    precision: float = PRECISION
+    rounds: int = MOST_ROUNDS
+    seconds: float = math.inf
+
+
+def compare_until_precise(sampler: Sampler, ends: Ends = Ends()) -> Versus:
+    """Measure pairs until the interval is narrow enough, or rounds or time are over."""
+    rounds, started = Rounds(), time.perf_counter()
     while True:
-        first, second = sampler(min(ROUNDS, most_rounds - len(logs)))
-        logs += [math.log(b / a) for a, b in zip(first, second, strict=True)]
-        estimate = paired_estimate(np.asarray(logs), CONFIDENCE)
-        precise = estimate.half_width <= precision
-        if precise or len(logs) >= most_rounds or not len(first):
-            return _versus(estimate, len(logs), precise=precise)
+        rounds += sampler(min(ROUNDS, ends.rounds - len(rounds.first)))
+        first, second = rounds.kept()
+        estimate = paired_estimate(np.log(np.asarray(second) / np.asarray(first)), CONFIDENCE)
+        precise = estimate.half_width <= ends.precision
+        late = time.perf_counter() - started >= ends.seconds
+        if precise or late or len(rounds.first) >= ends.rounds:
+            found = _versus(estimate, len(first), precise=precise)
+            return msgspec.structs.replace(found, medians_ms=_medians_ms(first, second))
 
 
 def compare_runners(
     first: Runner,
     second: Runner,
     inputs: Sequence[Inputs],
-    *,
-    precision: float = PRECISION,
-    most_rounds: int = MOST_ROUNDS,
+    ends: Ends = Ends(),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Versus:
     """Compare two prepared runners; see ``compare_until_precise``.
@@ -95,22 +145,26 @@ def compare_runners(
         first: A.
         second: B.
         inputs: feeds that rounds take in turn.
-        precision: half width of the interval, as a share, at which to stop.
-        most_rounds: stop after so many rounds whatever the width.
+        ends: when to stop.
         progress: called as ``progress("rounds", done, total)``.
     """
     done = 0
 
-    def sample(count: int) -> Pairs:
+    def sample(count: int) -> Rounds:
         nonlocal done
         plan = Plan(rounds=count, seed=done, warm_up=0 if done else 3, lead_in_s=0.0)
         samples = measure_interleaved([first, second], inputs, plan)
         done += count
         if progress is not None:
-            progress("rounds", done, most_rounds)
-        return samples.seconds[first.name], samples.seconds[second.name]
+            progress("rounds", done, ends.rounds)
+        a, b = (samples.calls[runner.name] for runner in (first, second))
+        return Rounds(
+            [call.served_s for call in a],
+            [call.served_s for call in b],
+            [x.calm and y.calm for x, y in zip(a, b, strict=True)],
+        )
 
-    return compare_until_precise(sample, precision=precision, most_rounds=most_rounds)
+    return compare_until_precise(sample, ends)
 
 
 def compare_samples(first: Samples, second: Samples, names: tuple[str, str]) -> Versus:
@@ -125,7 +179,7 @@ def compare_samples(first: Samples, second: Samples, names: tuple[str, str]) -> 
         second: B's measurement.
         names: of A's and B's runner.
     """
-    shared = sorted((first.seconds.keys() & second.seconds.keys()) - set(names))
+    shared = yardsticks(first, second, names)
     yardstick = shared[0] if shared else ""
     a, b = (_logs(s, name, yardstick) for s, name in ((first, names[0]), (second, names[1])))
     estimate = separate_estimate(b, a, CONFIDENCE)
@@ -138,7 +192,17 @@ def compare_samples(first: Samples, second: Samples, names: tuple[str, str]) -> 
         note = f"measured apart: the interval holds the machine's drift of {drift:.1%}"
     precise = estimate.half_width <= PRECISION
     found = _versus(estimate, min(len(a), len(b)), precise=precise)
-    return msgspec.structs.replace(found, paired=False, note=note)
+    medians_ms = _medians_ms(first.seconds[names[0]], second.seconds[names[1]])
+    return msgspec.structs.replace(found, paired=False, medians_ms=medians_ms, note=note)
+
+
+def yardsticks(first: Samples, second: Samples, names: tuple[str, str]) -> list[str]:
+    """Return the runtimes that both measurements have, besides those compared."""
+    return sorted((first.seconds.keys() & second.seconds.keys()) - set(names))
+
+
+def _medians_ms(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    return float(np.median(first)) * 1e3, float(np.median(second)) * 1e3
 
 
 def _logs(samples: Samples, name: str, yardstick: str) -> Vector:

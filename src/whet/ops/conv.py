@@ -133,7 +133,7 @@ def lower_conv_transpose(node: Node) -> list[Tensor]:
 
 def _transposed_shape(
     node: Node, window: Window, filters: Poly
-) -> tuple[tuple[int, ...], tuple[Poly, ...]]:
+) -> tuple[tuple[Poly, ...], tuple[Poly, ...]]:
     """Return how much of the full result is cut off in front, and the output shape."""
     x = node.input(0)
     rank = len(window.kernel)
@@ -150,7 +150,7 @@ def _transposed_shape(
         else:
             length = as_poly(wanted[k])
             total = max((span - length).constant or 0, 0)
-            cut = total // 2 if automatic == "SAME_UPPER" else total - total // 2
+            cut = as_poly(total // 2 if automatic == "SAME_UPPER" else total - total // 2)
         before.append(cut)
         lengths.append(length)
     return tuple(before), (x.shape[0], filters, *lengths)

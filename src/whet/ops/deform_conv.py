@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from whet.index import Axis, Poly, as_poly, var
 from whet.kernel.expr import Expr, IndexValue, Var
 from whet.kernel.spec import ACCUMULATOR
@@ -9,6 +11,7 @@ from whet.kernel.tensor import Definition, Product, Tensor
 from whet.ops.build import binary, cast, compute_type
 from whet.ops.conv import channels_last
 from whet.ops.node import Node, Op
+from whet.ops.operand import agree
 from whet.ops.sampling import Interpolation, taps_of
 from whet.ops.windows import Window, window_of
 
@@ -23,10 +26,13 @@ def lower_deform_conv(node: Node) -> list[Tensor]:
         raise node.error(f"needs x and w of one rank, 3 or more; got {x.rank} and {w.rank}")
     group = int(node.attribute("group", 1))
     kernel = tuple(e.constant or 0 for e in w.shape[2:])
-    if 0 in kernel or x.shape[1] != w.shape[1] * group or w.shape[0] % group != 0:
-        raise node.error(f"group {group} does not fit x {list(x.shape)} and w {list(w.shape)}")
+    if 0 in kernel or group < 1 or w.shape[0] % group != 0:
+        raise node.error(f"group {group} does not fit w {list(w.shape)}")
+    agree(node, (x.shape[1],), (w.shape[1] * group,), "channels of x for w")
+    if bias is not None:
+        agree(node, bias.shape, (w.shape[0],), "a bias for every filter")
     window = window_of(node, kernel, x.shape[2:])
-    columns = _columns(node, window)
+    columns = _columns(node, window, w.shape[1] * group)
     rank, filters = len(kernel), w.shape[0] // group
     n, g, m = Axis("n", x.shape[0]), Axis("g", as_poly(group)), Axis("m", filters)
     taps = tuple(Axis(f"k{k}", as_poly(e)) for k, e in enumerate(kernel))
@@ -46,14 +52,18 @@ def lower_deform_conv(node: Node) -> list[Tensor]:
     return [node.define(shape, x.dtype, definition, order=channels_last(x.rank))]
 
 
-def _columns(node: Node, window: Window) -> Tensor:
+def _columns(node: Node, window: Window, channels: Poly) -> Tensor:
     """Return the element under every tap of every window, ``[n, c, k..., o...]``."""
     x, offset, mask = node.input(0), node.input(2), node.optional(4)
     kernel, rank = window.kernel, len(window.kernel)
     groups = int(node.attribute("offset_group", 1))
-    if offset.rank != x.rank or x.shape[1] % groups != 0:
+    if offset.rank != x.rank or groups < 1 or channels % groups != 0:
         raise node.error(f"offset {list(offset.shape)} does not fit x {list(x.shape)}")
-    per_group = x.shape[1] // groups
+    per_group = channels // groups
+    taps_of_group = as_poly(groups * math.prod(kernel))
+    agree(node, offset.shape[:2], (x.shape[0], taps_of_group * rank), "offsets")
+    if mask is not None:
+        agree(node, mask.shape, (x.shape[0], taps_of_group, *offset.shape[2:]), "mask")
     outer = (x.shape[0], as_poly(groups), *map(as_poly, kernel), *offset.shape[2:])
     dtype = compute_type(x.dtype)
     taps = []
@@ -68,7 +78,7 @@ def _columns(node: Node, window: Window) -> Tensor:
         taps.append(taps_of(node, f"side{k}", position, "linear", lambda at: at))
     sampled = Interpolation(x, tuple(taps), dtype, zeros=True)
 
-    shape = (x.shape[0], x.shape[1], *outer[2:])
+    shape = (x.shape[0], channels, *outer[2:])
     axes = tuple(Axis(f"i{j}", e) for j, e in enumerate(shape))
     n, c, *inner = map(var, axes)
     g = c // per_group

@@ -24,8 +24,10 @@ def lower_affine_grid(node: Node) -> list[Tensor]:
     """
     theta, size = node.input(0), node.sizes(1) or ()
     rank = len(size) - 2
-    if theta.rank != 3 or theta.shape[1:] != (as_poly(rank), as_poly(rank + 1)):
+    if theta.rank != 3 or rank < 1:
         raise node.error(f"theta {list(theta.shape)} does not fit size {list(size)}")
+    wanted = (size[0], as_poly(rank), as_poly(rank + 1))
+    agree(node, theta.shape, wanted, "one affine map for each image")
     corners = attribute_flag(node, "align_corners")
     dtype = compute_type(theta.dtype)
     shape = (theta.shape[0], *size[2:], as_poly(rank))

@@ -68,10 +68,10 @@ def integer_sum(
     a, b = _unsigned(anchor.a, points.x), _signed(anchor.b)
     anchor = replace(anchor, a=a, b=b)
     if points.x != ZERO:
-        per_row = any(points.x.depends_on(r) for r in anchor.rows if not b.depends_on(r))
-        factor = ONE if per_row else points.x
+        # The sums of constant weights are constant, whatever the point is that a run finds.
+        factor = points.x if isinstance(points.x, Const) else ONE
         shift = _scaled_sum(node, "columns", b, anchor, factor)
-        total = binary("sub", total, binary("mul", shift, points.x) if per_row else shift)
+        total = binary("sub", total, binary("mul", shift, points.x) if factor == ONE else shift)
     if points.w != ZERO:
         rows = _scaled_sum(node, "rows", a, anchor, ONE)
         count = number(product(t.extent for t in anchor.taps) * anchor.depth.extent, "int32")

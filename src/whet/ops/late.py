@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from whet.errors import ShapeError
 from whet.index import ZERO, Dim, Poly, as_poly, var
 from whet.kernel.expr import Expr, Guard, Within
 from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.ops.build import const
-from whet.ops.shape_values import partly_known
+from whet.ops.shape_values import LIMIT, partly_known
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,15 @@ class Late:
         Args:
             tensor: of static shape; the elements that are not known must be 0 or more at run time.
             where: the node that asks, for errors.
+
+        Raises:
+            ShapeError: the tensor is larger than any shape.
         """
         found = self._read.get(id(tensor))
         if found is None:
+            size = tensor.size.constant
+            if size is None or size > LIMIT:
+                raise ShapeError(f"{tensor.name} has {tensor.size} elements as sizes", where=where)
             found = self._read[id(tensor)] = self._dims(tensor, where)
             self._kept.append(tensor)
         return found

@@ -15,7 +15,7 @@ from whet.ops.build import binary, cast, compare, select
 from whet.ops.late import vector
 from whet.ops.node import Node
 from whet.ops.operand import attribute_flag, number
-from whet.ops.shape_values import partly_known
+from whet.ops.shape_values import LIMIT, partly_known
 
 Shape = tuple[Poly, ...]
 
@@ -33,6 +33,8 @@ def elements_of(node: Node, tensor: Tensor) -> list[Expr]:
     """
     if tensor.rank > 1 or tensor.size.constant is None:
         raise node.depends_on_data(tensor.name)
+    if tensor.size.constant > LIMIT:
+        raise node.error(f"{tensor.name} has {tensor.size} elements, more than any rank")
     known = partly_known(tensor)
     places: list[Shape] = [(as_poly(k),) if tensor.rank else () for k in range(len(known))]
     return [

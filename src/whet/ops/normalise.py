@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whet.index import ONE, Axis, Poly, product, var
+from whet.index import ONE, ZERO, Axis, Poly, product, var
 from whet.kernel.expr import Expr, IndexValue, Var, Within, guard
 from whet.kernel.spec import Step
 from whet.kernel.tensor import Definition, Steps, Tensor, axes_for
 from whet.ops.build import binary, cast, compare, compute_type, const, select, unary
 from whet.ops.node import Node, Op, normalise_axis
-from whet.ops.operand import agree_to_broadcast, attribute_float, number, operand
+from whet.ops.operand import agree, agree_to_broadcast, attribute_float, number, operand
 from whet.ops.pointwise import element_type
 
 Index = tuple[Poly, ...]
@@ -225,8 +225,10 @@ def _rms_norm(node: Node) -> list[Tensor]:
 
 def _instance_norm(node: Node) -> list[Tensor]:
     x, epsilon = node.input(0), attribute_float(node, "epsilon", 1e-5)
-    if x.rank < 3 or any(node.input(k).shape != (x.shape[1],) for k in (1, 2)):
-        raise node.error(f"x is {list(x.shape)}; scale and bias must have one value a channel")
+    if x.rank < 3:
+        raise node.error(f"x is {list(x.shape)}, not a batch of rank 3 or more")
+    for k in (1, 2):
+        agree(node, node.input(k).shape, (x.shape[1],), "one value for each channel")
     rows = _rows(x, set(range(2, x.rank)))
     scale, bias = (_per_channel(node.input(k), rows.axes) for k in (1, 2))
     plain = rows.over_deviation(rows.centred(rows.here), epsilon)
@@ -240,12 +242,14 @@ def _per_channel(tensor: Tensor, axes: tuple[Axis, ...]) -> Expr:
 def _group_norm(node: Node) -> list[Tensor]:
     x, epsilon = node.input(0), attribute_float(node, "epsilon", 1e-5)
     groups = int(node.attribute("num_groups"))
-    if x.rank < 2 or groups < 1 or x.shape[1] % groups != 0:
+    if x.rank < 2 or groups < 1:
         raise node.error(f"{list(x.shape)} does not split into {groups} groups of channels")
-    if any(node.input(k).rank != 1 for k in (1, 2)):
-        raise node.error("scale and bias must have rank 1")
+    for k in (1, 2):
+        agree(node, node.input(k).shape, (x.shape[1],), "one value for each channel")
+    channels = node.input(1).shape[0]
+    agree(node, (channels % groups,), (ZERO,), f"what {groups} groups leave of the channels")
     dtype = _stash_type(node, x)
-    axes, size = axes_for(x.shape), x.shape[1] // groups
+    axes, size = axes_for(x.shape), channels // groups
     channel = Axis("r1", size)
     space = tuple(Axis(f"r{k}", x.shape[k]) for k in range(2, x.rank))
     first = var(axes[1]) // size * size

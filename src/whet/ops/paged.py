@@ -9,23 +9,35 @@ of this step's tokens into the pools, in place, and attends over what the tables
     tiles [tiles, 4]: row of the table, first token, number of tokens, position of the first one
     tables [sequences, pages of each]
 
+Pools are float32, float16, bfloat16 or int8. Those of 8 bits come with two more inputs, pools of
+their scales, ``key_scales`` and ``value_scales [pages, kv_heads, 32]``, which are kept likewise: a
+scale for every token and head.
+
 ``whet.kernel.interpret_paged`` says in NumPy what it means. It takes the attributes ``scale``,
 ``softcap`` and ``window`` of ``whet.kernel.paged.Weighing``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from whet.graph.opset import WHET_DOMAIN
 from whet.index import Axis, Poly, as_poly, var
-from whet.kernel.expr import IndexValue, Var, index_of
+from whet.kernel.expr import Call, Expr, IndexValue, Var, index_of
 from whet.kernel.paged import COLUMNS, PAGE, PagedAttend, Weighing
 from whet.kernel.scatter import Updates
-from whet.kernel.spec import ACCUMULATOR
-from whet.kernel.tensor import Definition, Tensor, axes_for
+from whet.kernel.spec import ACCUMULATOR, Step
+from whet.kernel.tensor import Definition, Steps, Tensor, axes_for
+from whet.ops.build import binary, cast, unary
 from whet.ops.node import Node, Op
 from whet.ops.operand import agree
+
+POOL_TYPES = ("float32", "float16", "bfloat16", "int8")
+
+LARGEST = 127.0
+LEAST = 1e-30
+"""Below this a scale only belongs to zeros."""
 
 
 def _lower(node: Node) -> list[Tensor]:
@@ -45,8 +57,10 @@ def _lower(node: Node) -> list[Tensor]:
         page, position = _slot(slots, token)
         return page, var(head), position, var(column)
 
-    kept_keys = _kept(node, "keys", keys, k, key_place)
-    kept_values = _kept(node, "values", values, v, value_place)
+    scales = _kept_scales(node, (k, v), slots) if keys.dtype == "int8" else []
+    sizes: list[Tensor | None] = [scale for scale, _ in scales] or [None, None]
+    kept_keys = _kept(node, "keys", keys, _coded(k, keys.dtype, sizes[0]), key_place)
+    kept_values = _kept(node, "values", values, _coded(v, values.dtype, sizes[1]), value_place)
     axes = axes_for((q.shape[0], q.shape[1], cols))
     anchor = PagedAttend(
         q=q.at(var(axes[0]), var(axes[1]), var(inner := Axis("d", depth))),
@@ -61,6 +75,7 @@ def _lower(node: Node) -> list[Tensor]:
             float(node.attribute("softcap", 0.0)),
             int(node.attribute("window", 0)),
         ),
+        scales=tuple(pool.at(0, 0, 0) for _, pool in scales),
     )
     body = Var(ACCUMULATOR, "float32")
     return [node.define((q.shape[0], q.shape[1], cols), "float32", Definition(axes, body, anchor))]
@@ -77,21 +92,31 @@ def _check(
     Raises:
         ShapeError: a type, a rank or a size does not fit, or a pool is no input of the model.
     """
-    for tensor, rank in (*((t, 3) for t in rows), *((t, 4) for t in pools)):
-        if tensor.rank != rank or tensor.dtype != "float32":
+    for tensor, rank, dtypes in (
+        *((t, 3, ("float32",)) for t in rows),
+        *((t, 4, POOL_TYPES) for t in pools),
+    ):
+        if tensor.rank != rank or tensor.dtype not in dtypes:
             raise node.error(f"{tensor.name!r} is {tensor.dtype} of rank {tensor.rank}")
+    if pools[0].dtype != pools[1].dtype:
+        raise node.error(f"keys are {pools[0].dtype}, values {pools[1].dtype}")
     for tensor, rank in zip(places, (1, 2, 2), strict=True):
         if tensor.rank != rank or tensor.dtype != "int32":
             raise node.error(f"{tensor.name!r} is {tensor.dtype}, not int32 of rank {rank}")
-    for pool in pools:
-        if pool.definition is not None or pool.value is not None:
-            raise node.error(f"{pool.name!r} is changed in place, so it has to be an input")
+    _check_inputs(node, pools)
     q, k, v = rows
     sizes = [q.shape[1], k.shape[1], q.shape[2], v.shape[2]]
     if any(s.constant is None for s in sizes) or k.shape[1] != v.shape[1]:
         raise node.error("heads and their sizes have to be known when compiling, and agree")
     if (q.shape[1].constant or 0) % (k.shape[1].constant or 1):
         raise node.error(f"{q.shape[1]} heads cannot share {k.shape[1]} heads of keys")
+
+
+def _check_inputs(node: Node, pools: Sequence[Tensor]) -> None:
+    """Refuse pools that are no inputs of the model."""
+    for pool in pools:
+        if pool.definition is not None or pool.value is not None:
+            raise node.error(f"{pool.name!r} is changed in place, so it has to be an input")
 
 
 def _padded(columns: Poly) -> Poly:
@@ -104,15 +129,67 @@ def _slot(slots: Tensor, token: Axis) -> tuple[Poly, Poly]:
     return slot // PAGE, slot % PAGE
 
 
-Place = Callable[[Axis, Axis, Axis], tuple[Poly, Poly, Poly, Poly]]
+Place = Callable[..., tuple[Poly, ...]]
+Rows = Callable[..., Expr]
 
 
-def _kept(node: Node, name: str, pool: Tensor, rows: Tensor, place: Place) -> Tensor:
+def _kept_scales(
+    node: Node, rows: tuple[Tensor, Tensor], slots: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the scales of keys and of values, and the pools with those of this step in them."""
+    found = []
+    for position, name, source in zip((8, 9), ("key", "value"), rows, strict=True):
+        pool = node.input(position)
+        _check_inputs(node, [pool])
+        agree(node, pool.shape[1:], (source.shape[1], as_poly(PAGE)), f"pages of {name} scales")
+        if pool.rank != 3 or pool.dtype != "float32":
+            raise node.error(f"{pool.name!r} is {pool.dtype} of rank {pool.rank}")
+        axes, inner = axes_for(source.shape[:2]), Axis("d", source.shape[2])
+        size = unary("abs", source.at(*(var(a) for a in axes), var(inner)))
+        largest = Steps((Step("top", "max", (inner,), size, "float32"),))
+        body = binary("div", Var("top", "float32"), LARGEST)
+        definition = Definition(axes, body, largest)
+        scale = node.temporary(f"{name}_scale", source.shape[:2], "float32", definition)
+
+        def place(token: Axis, head: Axis) -> tuple[Poly, ...]:
+            page, position = _slot(slots, token)
+            return page, var(head), position
+
+        def value(token: Axis, head: Axis, scale: Tensor = scale) -> Expr:
+            return scale.at(var(token), var(head))
+
+        update = _Rows(source.shape[:2], value)
+        found.append((scale, _kept(node, f"{name}_scales", pool, update, place)))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What a step adds to a pool: an element at each point."""
+
+    shape: tuple[Poly, ...]
+    at: Rows
+
+
+def _coded(rows: Tensor, dtype: str, scale: Tensor | None) -> _Rows:
+    """Return rows in the type of a pool: rounded, or in steps of a scale."""
+
+    def at(token: Axis, head: Axis, column: Axis) -> Expr:
+        value = rows.at(var(token), var(head), var(column))
+        if scale is None:
+            return cast(value, dtype)
+        step = binary("max", scale.at(var(token), var(head)), LEAST)
+        return cast(Call("nearest", (binary("div", value, step),), "int32"), dtype)
+
+    return _Rows(rows.shape, at)
+
+
+def _kept(node: Node, name: str, pool: Tensor, rows: _Rows, place: Place) -> Tensor:
     """Return a pool with the rows of this step in it, in the pool's own memory."""
     axes = axes_for(pool.shape)
-    token, head, column = own = axes_for(rows.shape, "u")
-    at = tuple(IndexValue(p, "int64") for p in place(token, head, column))
-    value = rows.at(*(var(a) for a in own))
+    own = axes_for(rows.shape, "u")
+    at = tuple(IndexValue(p, "int64") for p in place(*own))
+    value = rows.at(*own)
     start = pool.at(*(var(a) for a in axes))
     anchor = Updates(own, at, value, "", in_place=True)
     return node.temporary(name, pool.shape, pool.dtype, Definition(axes, start, anchor))

@@ -85,16 +85,10 @@ def _count(node: Node, window: Window, k: int, length: Poly) -> Poly:
     stride, automatic = window.strides[k], node.attribute("auto_pad", "NOTSET") != "NOTSET"
     if not attribute_flag(node, "ceil_mode") or stride == 1 or automatic:
         return window.outputs(k, length)
-    if length.constant is None or room.constant is None:
-        raise UnsupportedError(
-            f"{node.op} with ceil_mode of a run-time dimension",
-            where=node.name,
-            hint="give static spatial dimensions",
-        )
-    count = -(-room.constant // stride) + 1
-    if (count - 1) * stride >= length.constant + before:
-        count -= 1
-    return as_poly(count)
+    # min(ceil(room / s), floor((n + before - 1) / s)) + 1: of two quotients that one of the less
+    more = (after - window.extent(k) + stride).constant
+    assert more is not None, "paddings are numbers unless they are automatic"
+    return (length + before + min(more - 1, -1)) // stride + 1
 
 
 def lowest(dtype: str) -> float | int:
@@ -178,9 +172,11 @@ def _taps_inside(window: Window, k: int, sizes: tuple[int, int], included: bool)
         included: whether padding counts.
     """
     length, count = sizes
-    place = np.arange(count)[:, None] * window.strides[k] - window.before[k]
+    before, after = window.before[k].constant, window.after[k].constant
+    assert before is not None and after is not None, "the image is static"
+    place = np.arange(count)[:, None] * window.strides[k] - before
     place = place + np.arange(window.kernel[k]) * window.dilations[k]
-    low, high = (-window.before[k], length + window.after[k]) if included else (0, length)
+    low, high = (-before, length + after) if included else (0, length)
     return np.asarray(((place >= low) & (place < high)).sum(axis=1))
 
 

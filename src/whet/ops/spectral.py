@@ -13,7 +13,7 @@ from whet.ops.build import binary, cast, compute_type, const, select, unary
 from whet.ops.fourier import PAIR, transformed
 from whet.ops.late_shapes import axis_flags, index_number, sizes_around, sizes_from, total
 from whet.ops.node import Node, Op, constant, known_values, normalise_axis
-from whet.ops.operand import attribute_flag, number
+from whet.ops.operand import agree, attribute_flag, number
 from whet.ops.views import reshaped
 
 
@@ -99,15 +99,15 @@ def _signal(node: Node, x: Tensor, axis: int, length: Poly) -> Tensor:
 
 def _mirrored(node: Node, x: Tensor, known: Poly) -> Tensor:
     """Return a whole spectrum from its first half: the rest is ``X[N - k] = conj(X[k])``."""
-    if x.shape[-1] != 2:
-        raise node.error("a one-sided inverse takes real and imaginary parts")
-    axes = axes_for(x.shape)
+    agree(node, x.shape[-1:], (PAIR,), "real and imaginary parts for a one-sided inverse")
+    shape = (*x.shape[:-1], PAIR)
+    axes = axes_for(shape)
     *outer, k, m, c = map(var, axes)
     mirrored = x.at(*outer, x.shape[-3] - k, m, c)
     body = guard((Within(c, ONE),), mirrored, unary("neg", mirrored))
     body = guard((Within(k - known, x.shape[-3] - known),), body, Const(0.0, x.dtype))
     body = guard((Within(k, known),), x.at(*outer, k, m, c), body)
-    return node.temporary("whole", x.shape, x.dtype, Definition(axes, body))
+    return node.temporary("whole", shape, x.dtype, Definition(axes, body))
 
 
 def lower_stft(node: Node) -> list[Tensor]:

@@ -13,7 +13,7 @@ from whet.kernel.expr import Expr
 from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.ops.late_shapes import expand_target, reshape_target, squeezed, unsqueezed
 from whet.ops.node import Node, Op, broadcast_shapes, constant, known_values, normalise_axis
-from whet.ops.operand import attribute_flag, operand
+from whet.ops.operand import agree, attribute_flag, operand
 
 Shape = tuple[Poly, ...]
 
@@ -109,6 +109,7 @@ def _target_shape(node: Node, x: Tensor, wanted: Shape) -> Shape:
         return tuple(rest if e is None else e for e in shape)
     if _differ(product(known), x.size):
         raise node.error(f"{list(x.shape)} does not fit {list(known)}")
+    node.agree(product(known), x.size)
     return known
 
 
@@ -127,6 +128,7 @@ def _missing(node: Node, source: Shape, known: Shape) -> Poly:
     rest = total % divisor
     if rest.constant not in (None, 0):
         raise node.error(f"{list(source)} does not fit {list(known)} and -1")
+    node.agree(rest, ZERO)
     return total // divisor
 
 
@@ -230,6 +232,7 @@ def _depth_to_space(node: Node) -> list[Tensor]:
     """Split ``C`` into block rows and columns, outermost (DCR) or innermost (CRD)."""
     x, b = node.input(0), int(node.attribute("blocksize"))
     n, c, h, w = _image(node, x)
+    agree(node, (c % (b * b),), (ZERO,), f"what blocks of {b} leave of the channels")
     channels = c // (b * b)
     shape = (n, channels, h * b, w * b)
     i, k, y, z = (var(a) for a in axes_for(shape))
@@ -243,6 +246,8 @@ def _space_to_depth(node: Node) -> list[Tensor]:
     """Join block rows and columns to channels, outermost (DCR) or innermost (CRD)."""
     x, b = node.input(0), int(node.attribute("blocksize"))
     n, c, h, w = _image(node, x)
+    for side in (h, w):
+        agree(node, (side % b,), (ZERO,), f"what blocks of {b} leave of a side")
     shape = (n, c * (b * b), h // b, w // b)
     i, k, y, z = (var(a) for a in axes_for(shape))
     column_first = node.attribute("mode", "DCR") == "CRD"

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whet.index import Poly
+from whet.index import ZERO, IndexLike, Poly, as_poly, ceil_div
 from whet.ops.node import Node
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A sliding window over the spatial dimensions, one entry each."""
+    """A sliding window over the spatial dimensions, one entry each.
+
+    Attributes:
+        kernel: taps.
+        strides: distances of neighbouring windows.
+        dilations: distances of neighbouring taps.
+        before: padding in front.
+        after: padding behind.
+        same: whether there is a window for every stride that begins inside (``auto_pad`` SAME).
+    """
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
-    before: tuple[int, ...]
-    after: tuple[int, ...]
+    before: tuple[Poly, ...]
+    after: tuple[Poly, ...]
+    same: bool = False
 
     def extent(self, axis: int) -> int:
         """Return how many input elements one window spans."""
@@ -24,6 +34,8 @@ class Window:
 
     def outputs(self, axis: int, length: Poly) -> Poly:
         """Return the number of positions along an axis, rounded down."""
+        if self.same:
+            return ceil_div(length, self.strides[axis])
         room = length + (self.before[axis] + self.after[axis] - self.extent(axis))
         return room // self.strides[axis] + 1
 
@@ -45,24 +57,21 @@ def window_of(node: Node, kernel: tuple[int, ...], lengths: tuple[Poly, ...]) ->
     if len(pads) != 2 * rank:
         raise node.error(f"pads has {len(pads)} entries, needs {2 * rank}")
     auto = node.attribute("auto_pad", "NOTSET")
-    before, after = pads[:rank], pads[rank:]
+    before: tuple[IndexLike, ...] = pads[:rank]
+    after: tuple[IndexLike, ...] = pads[rank:]
+    same = auto in ("SAME_UPPER", "SAME_LOWER")
     if auto == "VALID":
         before = after = (0,) * rank
-    elif auto in ("SAME_UPPER", "SAME_LOWER"):
-        pairs = [
-            _same(
-                node,
-                lengths[k],
-                strides[k],
-                (kernel[k] - 1) * dilations[k] + 1,
-                upper=auto == "SAME_UPPER",
-            )
-            for k in range(rank)
-        ]
-        before, after = tuple(p[0] for p in pairs), tuple(p[1] for p in pairs)
+    elif same:
+        extents = [(kernel[k] - 1) * dilations[k] + 1 for k in range(rank)]
+        totals = [_same(n, s, e) for n, s, e in zip(lengths, strides, extents, strict=True)]
+        small = tuple(total // 2 for total in totals)
+        large = tuple(total - half for total, half in zip(totals, small, strict=True))
+        before, after = (small, large) if auto == "SAME_UPPER" else (large, small)
     elif auto != "NOTSET":
         raise node.error(f"auto_pad is {auto!r}", hint="NOTSET, VALID, SAME_UPPER or SAME_LOWER")
-    return Window(kernel, strides, dilations, tuple(before), tuple(after))
+    borders = tuple(map(as_poly, before)), tuple(map(as_poly, after))
+    return Window(kernel, strides, dilations, *borders, same)
 
 
 def _sizes(node: Node, name: str, rank: int) -> tuple[int, ...]:
@@ -74,12 +83,16 @@ def _sizes(node: Node, name: str, rank: int) -> tuple[int, ...]:
     return values
 
 
-def _same(node: Node, length: Poly, stride: int, extent: int, *, upper: bool) -> tuple[int, int]:
-    if length.constant is None:
-        if stride != 1:
-            raise node.error("auto_pad SAME with a stride needs a static size")
-        total = extent - 1
-    else:
-        total = max((-(-length.constant // stride) - 1) * stride + extent - length.constant, 0)
-    small = total // 2
-    return (small, total - small) if upper else (total - small, small)
+def _same(length: Poly, stride: int, extent: int) -> Poly:
+    """Return the padding with which ``ceil(length / stride)`` windows fit.
+
+    ``max((ceil(n / s) - 1) * s + e - n, 0) = max(-n % s - (s - e), 0)``; what is beyond ``s - e``
+    is counted one by one, as ``(m + s - t) // s`` is 1 where the remainder ``m`` reaches ``t``.
+    """
+    if length.constant is not None and length.constant < 1:
+        return as_poly(max(extent - stride, 0))
+    missing = -length % stride
+    if extent >= stride:
+        return missing + (extent - stride)
+    steps = range(stride - extent + 1, stride)
+    return sum(((missing + (stride - t)) // stride for t in steps), ZERO)

@@ -14,6 +14,7 @@ from whet.program.script import (
     Expect,
     If,
     Loop,
+    Pick,
     Read,
     Require,
     Run,
@@ -150,22 +151,32 @@ def _form_problem(program: Program, step: Step) -> str:
             return f"the script runs part {step.part} with other values than it takes"
     if isinstance(step, If):
         counts = {len(b.outputs) for b in (step.then, step.otherwise)} | {len(step.outputs)}
-        if len(counts) != 1:
-            return "branches with different outputs"
-    if isinstance(step, Loop):
-        own = 0 if step.slices else 2
-        carried = len(step.carried)
-        takes = own + carried + len(step.slices)
-        gives = (1 if own else 0) + carried + len(step.collects)
-        if len(step.body.inputs) != takes or len(step.body.outputs) != gives:
-            return "a loop whose body takes or gives other values"
-        if len(step.outputs) != carried:
-            return "a loop that does not give what it carries"
-    return ""
+        return "" if len(counts) == 1 else "branches with different outputs"
+    if isinstance(step, Pick):
+        return _pick_problem(step)
+    return _loop_problem(step) if isinstance(step, Loop) else ""
+
+
+def _loop_problem(step: Loop) -> str:
+    own = 0 if step.slices else 2
+    carried = len(step.carried)
+    takes = own + carried + len(step.slices)
+    gives = (1 if own else 0) + carried + len(step.collects)
+    if len(step.body.inputs) != takes or len(step.body.outputs) != gives:
+        return "a loop whose body takes or gives other values"
+    return "" if len(step.outputs) == carried else "a loop that does not give what it carries"
+
+
+def _pick_problem(step: Pick) -> str:
+    if any(len(case.when) != len(step.inputs) for case in step.cases):
+        return "a choice for other values than it looks at"
+    sizes = {(len(b.inputs), len(b.outputs)) for b in inner_blocks(step)}
+    wanted = {(len(step.inputs), len(step.outputs))}
+    return "" if sizes == wanted else "a choice of blocks that take or give other values"
 
 
 def _slots(step: Step) -> Iterator[int]:
-    if isinstance(step, Run | Call):
+    if isinstance(step, Run | Call | Pick):
         yield from (*step.inputs, *step.outputs)
     elif isinstance(step, Expect | Read):
         yield step.slot

@@ -202,7 +202,11 @@ class Stats:
 
 def variant_name(program: Program, number: int) -> str:
     """Return what a part that does all of the work is called: the shapes that it is for."""
-    when = program.parts[number].when if program.parts else ()
+    return shapes_name(program, program.parts[number].when if program.parts else ())
+
+
+def shapes_name(program: Program, when: tuple[tuple[int, ...], ...]) -> str:
+    """Return what is made for some shapes of a program's inputs is called, -1 for any extent."""
     if not when:
         return "any shape"
     pairs = zip(program.inputs, when, strict=True)

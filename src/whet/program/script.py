@@ -174,7 +174,35 @@ class Call(_Step, frozen=True):
     where: str
 
 
-Step = Run | Expect | Read | Require | If | Loop | Call
+class Case(_Record, frozen=True):
+    """A block for given shapes.
+
+    Attributes:
+        when: a shape for each value that is looked at, -1 for any extent.
+        block: takes those values, gives the results.
+    """
+
+    when: tuple[tuple[int, ...], ...]
+    block: Block
+
+
+class Pick(_Step, frozen=True):
+    """Run the first block that is made for the shapes of some values, else the one for any.
+
+    Attributes:
+        inputs: the values; every block takes all of them.
+        cases: blocks for given shapes.
+        otherwise: the block for any shapes.
+        outputs: slots of what the block gives.
+    """
+
+    inputs: tuple[int, ...]
+    cases: tuple[Case, ...]
+    otherwise: Block
+    outputs: tuple[int, ...]
+
+
+Step = Run | Expect | Read | Require | If | Loop | Call | Pick
 
 
 class ConstantSlot(_Record, frozen=True):
@@ -212,4 +240,6 @@ def inner_blocks(step: Step) -> tuple[Block, ...]:
     """Return the blocks of a step."""
     if isinstance(step, If):
         return step.then, step.otherwise
+    if isinstance(step, Pick):
+        return step.otherwise, *(case.block for case in step.cases)
     return (step.body,) if isinstance(step, Loop) else ()

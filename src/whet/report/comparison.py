@@ -13,9 +13,13 @@ _BARS = 20
 
 def comparison_page(facts: Mapping[str, Any]) -> str:
     """Return the page of a comparison, from the JSON value that the command prints."""
-    how = f"{facts['rounds']} rounds of calls in turn" if facts["paired"] else facts["note"]
+    turns = f"{facts['rounds']} rounds of calls in turn" if facts["paired"] else ""
+    how = "; ".join(filter(None, (turns, facts["note"])))
     figures = [
         ("verdict on B", str(facts["verdict"])),
+        ("median of A", f"{facts['medians_ms'][0]:.3f} ms"),
+        ("median of B", f"{facts['medians_ms'][1]:.3f} ms"),
+        ("latency", f"{facts['ratio'] - 1:+.1%}"),
         ("time of B ÷ A", f"{facts['ratio']:.4f}"),
         (f"{facts['confidence']:.0%} interval", f"{facts['low']:.4f} to {facts['high']:.4f}"),
         ("regression", "yes" if facts["regression"] else "no"),

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from whet.errors import ArtifactError, InputError
-from whet.index import Poly
-from whet.program.plan import Liveness, find_liveness, part_liveness, plan_memory
+from whet.index import Dim, Poly
+from whet.program.plan import Liveness, MemoryPlan, find_liveness, part_liveness, plan_memory
 from whet.program.records import BufferKind, Part, Program
 from whet.runtime.arrays import Port, bind_dims
 from whet.runtime.state import Binding
@@ -39,11 +39,15 @@ class Variant:
 
     def fits(self, shapes: Shapes) -> bool:
         """Tell whether it is for given shapes."""
-        return all(
-            len(wanted) == len(shape)
-            and all(w in (-1, n) for w, n in zip(wanted, shape, strict=True))
-            for wanted, shape in zip(self.when, shapes, strict=False)
-        )
+        return fits(self.when, shapes)
+
+
+def fits(when: Shapes, shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Tell whether shapes are those that something is made for, -1 for any extent."""
+    return all(
+        len(wanted) == len(shape) and all(w in (-1, n) for w, n in zip(wanted, shape, strict=True))
+        for wanted, shape in zip(when, shapes, strict=False)
+    )
 
 
 class Bindings:
@@ -59,6 +63,7 @@ class Bindings:
         self._program = program
         self._ports = ports
         self._variants = _variants(program)
+        self._needed = needed_dims(program)
 
     def variant_for(self, shapes: Shapes) -> Variant:
         """Return the first variant made for given shapes, else the one for any."""
@@ -80,19 +85,14 @@ class Bindings:
             return known
         program, variant = self._program, self.variant_for(shapes)
         dims = bind_dims(self._ports, program.dims, shapes)
-        outputs = tuple(
-            tuple(axis.evaluate(dims) for axis in axes) for axes in variant.output_shapes
-        )
-        negative = [s for s in outputs if min(s, default=0) < 0]
-        if negative:
-            raise InputError(f"an output would have the shape {negative[0]}", hint="give more")
+        outputs = _output_shapes(variant, dims)
         zero = [name for name, value in dims.items() if value == 0]
         empty = bool(zero) and all(0 in shape for shape in outputs)
-        if zero and not empty:
-            raise InputError(
-                f"dimension {zero[0]!r} is 0", hint="outputs would not be empty; give at least 1"
-            )
-        plan = plan_memory(program, {k: max(v, 1) for k, v in dims.items()}, variant.live)
+        if empty:
+            plan = MemoryPlan({}, 0)
+        else:
+            refuse_zeros([name for name in zero if name in self._needed])
+            plan = _plan(program, dims, variant.live)
         values = tuple(enumerate(dims.values()))
         buffers = variant.inputs, variant.outputs
         binding = Binding(values, outputs, plan, empty, variant.number, *buffers)
@@ -100,6 +100,52 @@ class Bindings:
             self.known.pop(next(iter(self.known)), None)
         self.known[shapes] = binding
         return binding
+
+
+def needed_dims(program: Program) -> frozenset[str]:
+    """Return the dimensions of the inputs that native code counts on not to be 0."""
+    atoms = {a for shape in program.input_shapes for p in shape for a in p.atoms}
+    return frozenset(a.name for a in atoms if isinstance(a, Dim) and a.least)
+
+
+def refuse_zeros(names: Sequence[str]) -> None:
+    """Refuse inputs without elements where native code counts on some.
+
+    Raises:
+        InputError: a name is given.
+    """
+    if names:
+        text = f"dimension {names[0]!r} is 0, and the model takes elements from there"
+        raise InputError(text, hint="give at least 1")
+
+
+def _output_shapes(variant: Variant, dims: dict[str, int]) -> Shapes:
+    try:
+        outputs = tuple(
+            tuple(axis.evaluate(dims) for axis in axes) for axes in variant.output_shapes
+        )
+    except ZeroDivisionError:
+        raise InputError(f"a size is divided by 0, with {_told(dims)}", hint="give more") from None
+    negative = [s for s in outputs if min(s, default=0) < 0]
+    if negative:
+        raise InputError(f"an output would have the shape {negative[0]}", hint="give more")
+    return outputs
+
+
+def _plan(program: Program, dims: dict[str, int], live: Liveness) -> MemoryPlan:
+    """Return the memory plan, if no size on the way is one that cannot be."""
+    try:
+        least = min((size.evaluate(dims) for size, _ in live.sizes), default=0)
+    except ZeroDivisionError:
+        least = -1
+    if least < 0:
+        text = f"a size is negative, or divided by 0, with {_told(dims)}"
+        raise InputError(text, hint="give more")
+    return plan_memory(program, dims, live)
+
+
+def _told(dims: dict[str, int]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in dims.items())
 
 
 def _variants(program: Program) -> tuple[Variant, ...]:

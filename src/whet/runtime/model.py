@@ -141,7 +141,7 @@ class CompiledModel:
             threads=self._threads,
             programs=tuple(variant_name(program, k) for k in range(max(len(program.parts), 1)))
             if plan is None
-            else ("script",),
+            else plan.programs(),
         )
 
     def program_for(self, shapes: Mapping[str, Sequence[int]]) -> str:
@@ -150,12 +150,14 @@ class CompiledModel:
         Raises:
             InputError: a shape is missing.
         """
-        if self._plan is not None:
+        if self._plan is not None and not self._plan.cases:
             return "script"
         missing = [spec.name for spec in self.inputs if spec.name not in shapes]
         if missing:
             raise InputError(f"missing shapes: {', '.join(missing)}")
         wanted = tuple(tuple(shapes[spec.name]) for spec in self.inputs)
+        if self._plan is not None:
+            return self._plan.program_for(wanted)
         return variant_name(self.program, self._whole().variant_for(wanted).number)
 
     def _whole(self) -> Bindings:

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from whet.dtypes import numpy_dtype
-from whet.errors import InputError, ShapeError
+from whet.errors import ShapeError
 from whet.index import Poly
 from whet.program.plan import MemoryPlan, part_liveness, plan_memory
-from whet.program.records import Launch, Part, Program
+from whet.program.records import Launch, Part, Program, shapes_name
 from whet.program.script import (
     ABSENT,
     Block,
@@ -21,6 +21,7 @@ from whet.program.script import (
     Expect,
     If,
     Loop,
+    Pick,
     Read,
     Require,
     Run,
@@ -28,6 +29,7 @@ from whet.program.script import (
     Slice,
 )
 from whet.runtime.arrays import Array, address_of, dim_name, empty_aligned
+from whet.runtime.bindings import fits, needed_dims, refuse_zeros
 from whet.runtime.calls import CALLS
 from whet.runtime.state import Binding, State
 
@@ -50,7 +52,9 @@ class ScriptPlan:
         self.program = program
         self._live = [part_liveness(program, part) for part in program.parts]
         self._bindings: list[dict[tuple[int, ...], Binding]] = [{} for _ in program.parts]
-        self._given = {dim_name(p) for axes in program.input_shapes for p in axes}
+        self._needed = needed_dims(program)
+        steps = self.script.main.steps
+        self.cases = steps[0].cases if len(steps) == 1 and isinstance(steps[0], Pick) else ()
         self._position = {name: k for k, name in enumerate(program.dims)}
         self._blank: list[Any] = [None] * self.script.slots
         for row in self.script.constants:
@@ -62,6 +66,19 @@ class ScriptPlan:
     def blank(self) -> list[Any]:
         """Return slots that hold nothing but the constants."""
         return list(self._blank)
+
+    def programs(self) -> tuple[str, ...]:
+        """Return what the ways to run the model are called."""
+        if not self.cases:
+            return ("script",)
+        return tuple(
+            shapes_name(self.program, when) for when in ((), *(c.when for c in self.cases))
+        )
+
+    def program_for(self, shapes: tuple[tuple[int, ...], ...]) -> str:
+        """Return which of them runs inputs of given shapes."""
+        found = (case.when for case in self.cases if fits(case.when, shapes))
+        return shapes_name(self.program, next(found, ()))
 
     def arena_bytes(self, dims: Mapping[str, int]) -> int:
         """Return the arena that the largest part needs for given dimensions."""
@@ -95,7 +112,7 @@ class ScriptPlan:
             empty = all(0 in shape for shape in shapes)
             if empty:
                 return Binding((), shapes, MemoryPlan({}, 0), True, number)
-            self._refuse_zeros(part, dims)
+            refuse_zeros([n for n in part.dims if dims[n] == 0 and n in self._needed])
             for launch in launches:
                 launch.chunks.evaluate(dims)
             sizes = [size.evaluate(dims) for size, _ in live.sizes]
@@ -106,13 +123,6 @@ class ScriptPlan:
             raise _odd_sizes(part, launches, dims)
         values = tuple((self._position[name], dims[name]) for name in part.dims)
         return Binding(values, shapes, plan, False, number)
-
-    def _refuse_zeros(self, part: Part, dims: Dims) -> None:
-        """Refuse an input without elements where native code would have to give some."""
-        zero = [name for name in part.dims if dims[name] == 0 and name in self._given]
-        if zero:
-            hint = "sizes that depend on data may be 0, those of inputs may not; give at least 1"
-            raise InputError(f"dimension {zero[0]!r} is 0", hint=hint)
 
 
 class Walk:
@@ -140,6 +150,7 @@ class Walk:
             Require: self._require,
             If: self._if,
             Loop: self._loop,
+            Pick: self._pick,
             Call: self._call,
         }
 
@@ -215,6 +226,14 @@ class Walk:
     def _if(self, step: If) -> None:
         block = step.then if _truth(self._slots[step.condition], step.where) else step.otherwise
         results = self._block(block, ())
+        for slot, value in zip(step.outputs, results, strict=True):
+            self._store(slot, value)
+
+    def _pick(self, step: Pick) -> None:
+        values = [self._slots[slot] for slot in step.inputs]
+        shapes = [v.shape if isinstance(v, np.ndarray) else () for v in values]
+        found = (case.block for case in step.cases if fits(case.when, shapes))
+        results = self._block(next(found, step.otherwise), values)
         for slot, value in zip(step.outputs, results, strict=True):
             self._store(slot, value)
 

@@ -134,9 +134,9 @@ def with_open_dims(case: Case) -> Case | None:
     kept = _kept_axes(model)
     count = 0
     for value in model.graph.input:
-        if value.name not in case.inputs or not value.type.HasField("tensor_type"):
+        if value.name not in case.inputs:
             continue
-        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+        for axis, dim in enumerate(_innermost(value.type).tensor_type.shape.dim):
             if dim.dim_value > 1 and not {axis, ALL} & kept[value.name]:
                 dim.dim_param = f"extent_{dim.dim_value}"
                 count += 1
@@ -147,16 +147,32 @@ def with_open_dims(case: Case) -> Case | None:
     return replace(case, model=model) if count else None
 
 
+def _innermost(kind: onnx.TypeProto) -> onnx.TypeProto:
+    """Return the type of the arrays that a type holds: an array, a sequence, an optional."""
+    for outer in ("optional_type", "sequence_type"):
+        if kind.HasField(outer):
+            kind = getattr(kind, outer).elem_type
+    return kind
+
+
 def _kept_axes(model: onnx.ModelProto) -> dict[str, set[int]]:
     """Return by input which axes a model fixes."""
+    ranks = {i.name: len(i.type.tensor_type.shape.dim) for i in model.graph.input}
     kept: dict[str, set[int]] = defaultdict(set)
     for node in model.graph.node:
         for k, name in enumerate(node.input):
             if k in parameters_of(node) or (k > 0 and node.op_type in WITH_WEIGHTS):
                 kept[name].add(ALL)
             elif node.op_type in WITH_HEADS:
-                kept[name] |= {1, 2, 3}
+                kept[name] |= _head_axes(ranks.get(name, 0), node.op_type)
     return kept
+
+
+def _head_axes(rank: int, op: str) -> set[int]:
+    """Return the axes of heads and of what belongs to one; lengths of sequences are open."""
+    if op == "RotaryEmbedding":
+        return {1, 2, 3}
+    return {1, 3} if rank == 4 else {2}
 
 
 def parameters(case: Case) -> set[str]:
@@ -287,7 +303,7 @@ def serve(cache: str, level: int) -> None:
 class Workers:
     """A process that runs tests, started again when a test ends it or takes too long."""
 
-    def __init__(self, cache: str, level: int = 3, timeout_s: float = 120) -> None:
+    def __init__(self, cache: str, level: int = 3, timeout_s: float = 600) -> None:
         self._command = [sys.executable, "-m", __name__ if __name__ != "__main__" else MODULE]
         self._command += ["--serve", cache, "--level", str(level)]
         self._timeout_s = timeout_s

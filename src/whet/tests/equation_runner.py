@@ -12,6 +12,7 @@ from whet.codegen.cache import ObjectCache
 from whet.codegen.compile import compile_program
 from whet.codegen.targets import resolve_target
 from whet.index import Dim, var
+from whet.kernel.schedules import Schedules
 from whet.kernel.tensor import Tensor
 from whet.lower.assemble import assemble
 from whet.lower.equations import Equations, collect_tensors
@@ -45,7 +46,7 @@ def run_compiled(
     named = [(f"out{k}", t) for k, t in enumerate(outputs)]
     equations = Equations(tensors, [*given, *extents], named)
     target = resolve_target("host")
-    lowered = lower_equations(equations, target, level=level, threads=1)
+    lowered = lower_equations(equations, target, level=level, schedules=Schedules(1))
     assembled = assemble(lowered, target, threads=1, reuse=True)
     image = compile_program(
         assembled.program, assembled.kernels, target, ObjectCache(cache), jobs=1

@@ -16,6 +16,7 @@ from whet.dtypes import numpy_dtype
 from whet.frontend.load import load_model
 from whet.index import Dim, as_poly, product, var
 from whet.kernel.interpret import run_attention, run_contraction, run_nest
+from whet.kernel.schedules import Schedules
 from whet.kernel.spec import Attention, Contraction, Nest
 from whet.kernel.tensor import Tensor
 from whet.lower.assemble import assemble
@@ -71,7 +72,7 @@ def kernels_of(
     loaded = load_model(model)
     run_passes(loaded, opt_level=level, switches={})
     chosen = resolve_target(target) if isinstance(target, str) else target
-    lowered = lower(loaded, op_table(), chosen, level=level, threads=2)
+    lowered = lower(loaded, op_table(), chosen, level=level, schedules=Schedules(2))
     return [c for c in lowered.calls if isinstance(c.kernel, INTERPRETED)], chosen
 
 

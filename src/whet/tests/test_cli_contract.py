@@ -28,6 +28,7 @@ JSON_LINES = {
     "quantize": "quantize m.onnx --calibration c.npy --metric cosine -o q.onnx --json",
     "optimize": "optimize m.onnx -o o.onnx --json",
     "check": "check m.onnx --json",
+    "tune": "tune m.onnx --threads 1 --seconds 0 --json",
     "run": "run m.onnx --input random --json",
     "bench": f"bench m.onnx {QUICK} --json -",
     "compare": "compare m.whet m.whet --rounds 10 --threshold 9 --json",

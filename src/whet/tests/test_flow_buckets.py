@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import whet
 from whet.cli.main import run_command
-from whet.errors import InputError, ShapeError, UnsupportedError
+from whet.errors import InputError, ShapeError
 from whet.tests.flow_models import parse
 
 RNG = np.random.default_rng(17)
@@ -78,13 +78,41 @@ def test_buckets_may_leave_dimensions_open() -> None:
         np.testing.assert_allclose(found, plain({"x": x})["y"], rtol=1e-4, atol=1e-5)
 
 
+SCRIPTED = """g (float[n,6] x, int64[2] s) => (float[p,q] y, float[n] z)
+    <int64[1] a = {1}> {
+    y = Reshape(x, s) t = Softmax(x) z = ReduceSum<keepdims=0>(t, a) }"""
+
+
+def test_buckets_of_a_model_with_a_script(tmp_path: Path) -> None:
+    """What data decides is read in every one of them."""
+    model = whet.compile(parse(SCRIPTED), shapes={"x": [(2, 6), (5, 6)]})
+    names = ("any shape", "x: 2x6, s: 2", "x: 5x6, s: 2")
+    assert model.stats.programs == names
+    model.save(tmp_path / "m.whet")
+    for ready in (model, whet.load(tmp_path / "m.whet")):
+        for rows, name in ((2, names[1]), (3, names[0]), (5, names[2])):
+            x = RNG.standard_normal((rows, 6)).astype(np.float32)
+            found = ready({"x": x, "s": np.array([3, -1])})
+            np.testing.assert_array_equal(found["y"], x.reshape(3, -1))
+            np.testing.assert_allclose(found["z"], np.ones(rows), rtol=1e-5)
+            assert ready.program_for({"x": (rows, 6), "s": (2,)}) == name
+
+
+def test_a_bucket_may_need_no_script() -> None:
+    """Sizes that only the open program has to compare or to read."""
+    text = "g (float[n,m] x) => (float[p,8] y) <int64[2] s = {-1, 8}> { y = Reshape(x, s) }"
+    model = whet.compile(parse(text), shapes={"x": [(4, 6), (2, 8)]})
+    for shape in ((4, 6), (2, 8), (3, 16)):
+        x = RNG.standard_normal(shape).astype(np.float32)
+        np.testing.assert_array_equal(model({"x": x})["y"], x.reshape(-1, 8))
+    with pytest.raises(ShapeError):
+        model({"x": np.zeros((3, 3), np.float32)})
+
+
 def test_what_cannot_be() -> None:
     with pytest.raises(ShapeError, match="go together"):
         text = "g (float[a] x, float[a] y) => (float[a] z) { z = Add(x, y) }"
         whet.compile(parse(text), shapes={"x": [(1,), (2,)], "y": [(1,)]})
-    with pytest.raises(UnsupportedError, match="buckets"):
-        text = "g (float[a] x, int64[2] s) => (float[p,q] y) { y = Reshape(x, s) }"
-        whet.compile(parse(text), shapes={"x": [(4,), (2,)]})
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,8 @@ from whet.errors import ModelError, UnsupportedError, WhetError
 from whet.llm import LLM, SamplingParams
 from whet.llm.checkpoint import TensorFolder
 from whet.llm.gguf_file import TYPES, GgufFile
+from whet.llm.program import Span
+from whet.llm.source import Source, Weights
 from whet.options import Options
 from whet.tests.tiny_models import CONTEXT, VOCABULARY, write_checkpoint
 
@@ -86,6 +88,49 @@ def test_tensors_are_dequantised_bit_for_bit(kind: str, tmp_path: Path) -> None:
     wanted = gguf.quants.dequantize(raw, dtype)
     assert found.dtype == np.float32
     assert np.array_equal(found.view(np.uint32), wanted.reshape(5, 512).view(np.uint32))
+
+
+def quantised_llama(folder: Path, kind: str) -> Path:
+    """Write a checkpoint as a GGUF file, its matrices in blocks where rows divide into them."""
+    dtype = gguf.GGMLQuantizationType[kind]
+    writer, checkpoint = writer_of(folder / f"{kind}.gguf"), TensorFolder(folder)
+    for name in checkpoint.names:
+        array = checkpoint.tensor(name)
+        if "q_proj" in name or "k_proj" in name:
+            array = permuted(array, 4 if "q_proj" in name else 2)
+        if array.ndim == 2 and array.shape[1] % 32 == 0:
+            packed = gguf.quants.quantize(array, dtype)
+            writer.add_tensor(gguf_name(name), packed, raw_dtype=dtype)
+        else:
+            writer.add_tensor(gguf_name(name), array)
+    close(writer)
+    return folder / f"{kind}.gguf"
+
+
+def test_weights_in_blocks_are_those_of_the_file(tmp_path: Path) -> None:
+    """Only the rows that are multiplied are rounded: logits stay close to those of floats."""
+    path = quantised_llama(write_checkpoint(tmp_path, "llama"), "Q8_0")
+    prompt = np.random.default_rng(3).integers(0, VOCABULARY, 45).tolist()
+    logits = []
+    choices: tuple[Weights, ...] = ("stored", "float32")
+    for weights in choices:
+        llm = LLM(Source(path, weights), options=Options(threads=2), context=CONTEXT)
+        logits.append(llm.program.run([Span(prompt, 0, [0, 1], 45)]).astype(np.float64))
+        used = any("BlockMatMul" in group.ops for group in llm.program.model.stats.groups)
+        assert used == (weights == "stored")
+    assert np.corrcoef(logits[0].ravel(), logits[1].ravel())[0, 1] > 0.9995
+
+
+def test_bits_of_blocks_do_not_depend_on_company(tmp_path: Path) -> None:
+    path = quantised_llama(write_checkpoint(tmp_path, "llama"), "Q4_0")
+    llm = LLM(path, options=Options(threads=2), context=CONTEXT)
+    rng = np.random.default_rng(4)
+    prompts = [rng.integers(0, VOCABULARY, n).tolist() for n in (45, 3, 17)]
+    whole = llm.program.run([Span(p, 0, [2 * k, 2 * k + 1], 1) for k, p in enumerate(prompts)])
+    for k, prompt in enumerate(prompts):
+        for at, token in enumerate(prompt):
+            alone = llm.program.run([Span([token], at, [2 * k, 2 * k + 1], 1)])
+        assert np.array_equal(alone[0], whole[k])
 
 
 @pytest.mark.slow

@@ -38,10 +38,15 @@ def test_every_switch_switches(folder: Path) -> None:
     assert optimizer.infer(prompts, params)[5].tokens == plain[5].tokens
     assert optimizer.llm.engine.steps < slow[0] / 4  # together
     assert optimizer.infer(prompts, params)[0].cached_tokens == 32
+    floats = optimizer.llm
+    optimizer.enable_quantization("int8")
+    few = optimizer.infer(prompts, params)
+    assert optimizer.llm.program.memory.weights < 0.5 * floats.program.memory.weights
+    assert np.mean([a.tokens[0] == b.tokens[0] for a, b in zip(few, plain, strict=True)]) > 0.5
     with pytest.raises(OptionError, match="batch"):
         optimizer.set_batch_size(0)
     with pytest.raises(OptionError, match="precision"):
-        optimizer.enable_quantization("x")
+        optimizer.enable_quantization("x")  # type: ignore[arg-type]
 
 
 def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +54,11 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     arguments = ["llm", "ablate", str(folder), "--prompt-tokens", "40", "--new-tokens", "8"]
     assert run_command([*arguments, "--rounds", "1", "--html", str(page), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [r["name"] for r in rows] == ["nothing", "+ fusion", "+ KV cache", "+ batch 8"]
-    assert all(r["latency_ms"] > 0 and r["same_tokens"] > 0.9 for r in rows)
+    assert [r["name"] for r in rows] == [
+        "nothing", "+ fusion", "+ KV cache", "+ batch 8", "+ int8",
+    ]  # fmt: skip
+    assert all(r["latency_ms"] > 0 for r in rows)
+    assert all(r["same_tokens"] == 1 for r in rows[:4])
+    assert rows[4]["memory_bytes"] < rows[3]["memory_bytes"]
     assert "<svg" in page.read_text() and "KV cache" in page.read_text()
     assert run_command([*arguments, "--html", str(tmp_path / "no" / "x.html")]) != 0

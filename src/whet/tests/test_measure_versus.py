@@ -16,8 +16,11 @@ from whet.measure.interleave import Samples
 from whet.measure.profile.differences import compare_launches
 from whet.measure.ranks import MOST_VALUES, paired_estimate, separate_estimate
 from whet.measure.versus import (
+    FEWEST,
     MOST_ROUNDS,
-    Pairs,
+    ROUNDS,
+    Ends,
+    Rounds,
     Sampler,
     Versus,
     compare_runners,
@@ -49,7 +52,7 @@ def machine(kind: str, slowdown: float, seed: int) -> Sampler:
             seconds *= 1 + (rng.random() < 0.3) * rng.uniform(0.0, 0.5)
         return seconds
 
-    def sample(count: int) -> Pairs:
+    def sample(count: int) -> Rounds:
         first, second = [], []
         for _ in range(count):
             state["drift"] = 0.9 * state["drift"] + rng.normal(0, 0.02)
@@ -57,7 +60,7 @@ def machine(kind: str, slowdown: float, seed: int) -> Sampler:
                 state["speed"] = rng.uniform(1.0, 2.0)
             first.append(call(1e-3))
             second.append(call(1e-3 * (1 + slowdown)))
-        return first, second
+        return Rounds(first, second, [True] * count)
 
     return sample
 
@@ -108,9 +111,11 @@ def test_measuring_stops_when_precise_or_at_the_limit() -> None:
     quiet = compare_until_precise(machine("quiet", 0.0, 1))
     assert quiet.precise
     assert quiet.rounds < 100
-    noisy = compare_until_precise(machine("crowded", 0.0, 1), precision=1e-4)
+    noisy = compare_until_precise(machine("crowded", 0.0, 1), Ends(precision=1e-4))
     assert not noisy.precise
     assert noisy.rounds == MOST_ROUNDS
+    late = compare_until_precise(machine("crowded", 0.0, 1), Ends(precision=1e-4, seconds=0.0))
+    assert late.rounds == ROUNDS
 
 
 def apart(ratio: float, *, peer: bool, seed: int = 0) -> tuple[Samples, Samples]:
@@ -153,6 +158,27 @@ def test_drift_within_the_measurements_widens_the_interval() -> None:
     assert "drift" in found.note
 
 
+def test_interrupted_rounds_do_not_count() -> None:
+    """Interruptions hit the longer call more often, and take long: kept, they would exaggerate."""
+    rng = np.random.default_rng(3)
+
+    def sample(count: int) -> Rounds:
+        rounds = Rounds()
+        for _ in range(count):
+            calls = [s * math.exp(rng.normal(0, 0.01)) for s in (3e-3, 3e-3 * 1.05)]
+            hit = [rng.random() < 120 * s for s in calls]
+            times = [s + h * rng.exponential(9e-3) for s, h in zip(calls, hit, strict=True)]
+            rounds += Rounds(times[:1], times[1:], [not any(hit)])
+        return rounds
+
+    found = compare_until_precise(sample)
+    assert found.precise
+    assert found.verdict == "slower"
+    assert found.ratio == pytest.approx(1.05, abs=0.01)
+    few = Rounds([1.0] * 50, [2.0] * 50, [True] * (FEWEST - 1) + [False] * (51 - FEWEST))
+    assert len(few.kept()[0]) == 50
+
+
 def test_regression_needs_doubtlessness_and_size() -> None:
     found = compare_until_precise(machine("quiet", 0.05, 0))
     assert found.regresses(0.02)
@@ -182,7 +208,7 @@ class Sleeper:
 
 def test_runners_are_called_in_turn() -> None:
     a, b = Sleeper("A"), Sleeper("B")
-    found = compare_runners(a, b, [{}], precision=10.0)
+    found = compare_runners(a, b, [{}], Ends(precision=10.0))
     assert found.rounds == 40
     assert a.calls == b.calls >= 40
 

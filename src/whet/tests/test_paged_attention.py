@@ -10,6 +10,7 @@ import pytest
 from onnx import ModelProto, helper
 
 import whet
+from whet.dtypes import numpy_dtype
 from whet.kernel.interpret_paged import paged_attention
 from whet.kernel.paged import COLUMNS, PAGE, Weighing
 from whet.runtime.model import CompiledModel
@@ -32,17 +33,23 @@ class Heads:
         return -(-self.columns // COLUMNS) * COLUMNS
 
 
-def paged_model(heads: Heads, weighing: Weighing) -> ModelProto:
+POOLS = {"float32": 1, "float16": 10, "bfloat16": 16, "int8": 3}
+
+
+def paged_model(heads: Heads, weighing: Weighing, pool: str = "float32") -> ModelProto:
     inputs: list[tuple[str, int, list[int | str]]] = [
         ("q", FLOAT, ["tokens", heads.queries, heads.depth]),
         ("k", FLOAT, ["tokens", heads.keys, heads.depth]),
         ("v", FLOAT, ["tokens", heads.keys, heads.columns]),
-        ("key_pages", FLOAT, ["pages", heads.keys, heads.depth, PAGE]),
-        ("value_pages", FLOAT, ["pages", heads.keys, PAGE, heads.padded]),
+        ("key_pages", POOLS[pool], ["pages", heads.keys, heads.depth, PAGE]),
+        ("value_pages", POOLS[pool], ["pages", heads.keys, PAGE, heads.padded]),
         ("slots", INT, ["tokens"]),
         ("tiles", INT, ["tiles", 4]),
         ("tables", INT, ["sequences", "width"]),
     ]
+    if pool == "int8":
+        inputs.append(("key_scales", FLOAT, ["pages", heads.keys, PAGE]))
+        inputs.append(("value_scales", FLOAT, ["pages", heads.keys, PAGE]))
     node = helper.make_node(
         "PagedAttention",
         [name for name, _, _ in inputs],
@@ -129,6 +136,43 @@ def test_equals_the_definition(heads: Heads, weighing: Weighing) -> None:
     page, place = step["slots"] // PAGE, step["slots"] % PAGE
     assert np.array_equal(step["key_pages"][page, :, :, place], step["k"])
     assert np.array_equal(step["value_pages"][page, :, place, : heads.columns], step["v"])
+
+
+@pytest.mark.parametrize(("pool", "step_size"), [("float16", 2**-11), ("bfloat16", 2**-8)])
+def test_pools_of_half_precision_hold_rounded_rows(pool: str, step_size: float) -> None:
+    heads, weighing = Heads(4, 2, 20, 12), Weighing(0.2)
+    step = random_step(heads, [(70, 37), (1, 1), (33, 5)], np.random.default_rng(11))
+    for name in ("key_pages", "value_pages"):
+        step[name] = step[name].astype(numpy_dtype(pool))
+    for name in ("k", "v"):
+        step[name] = step[name].astype(numpy_dtype(pool)).astype(np.float32)
+    wanted = reference(heads, weighing, step)
+    model = whet.compile(paged_model(heads, weighing, pool), options=whet.Options(threads=2))
+    assert np.abs(model(step)["y"] - wanted).max() < 2e-6 * np.sqrt(heads.depth)
+    step["k"] = step["k"] * np.float32(1.01)
+    model(step)
+    page, place = step["slots"] // PAGE, step["slots"] % PAGE
+    kept = step["key_pages"][page, :, :, place].astype(np.float32)
+    assert (np.abs(kept - step["k"]) <= step_size * np.abs(step["k"])).all()
+
+
+def test_pools_of_bytes_have_a_scale_for_every_token_and_head() -> None:
+    heads, weighing, rng = Heads(6, 2, 33, 20), Weighing(0.2), np.random.default_rng(12)
+    step = random_step(heads, [(70, 70), (33, 33)], rng)
+    step["v"][3], step["k"][5] = 0.0, 0.0
+    wanted = reference(heads, weighing, step)
+    pages = len(step["key_pages"])
+    for name in ("key", "value"):
+        step[f"{name}_pages"] = rng.integers(-99, 99, step[f"{name}_pages"].shape, np.int8)
+        step[f"{name}_scales"] = np.full((pages, heads.keys, PAGE), np.nan, np.float32)
+    model = whet.compile(paged_model(heads, weighing, "int8"), options=whet.Options(threads=2))
+    result = model(step)["y"]
+    assert np.abs(result - wanted).max() < 0.03 * np.abs(wanted).max()
+    page, place = step["slots"] // PAGE, step["slots"] % PAGE
+    scales = step["key_scales"][page, :, place]
+    assert np.allclose(scales, np.abs(step["k"]).max(axis=2) / 127, rtol=1e-6)
+    kept = step["key_pages"][page, :, :, place] * scales[..., None]
+    assert (np.abs(kept - step["k"]) <= 0.501 * scales[..., None]).all()
 
 
 def test_bits_do_not_depend_on_company() -> None:

@@ -12,6 +12,7 @@ from whet.codegen.targets import resolve_target
 from whet.frontend.load import load_model
 from whet.kernel.recurrence import Recurrence
 from whet.kernel.recurrence_schedule import choose_recurrence_tile, choose_recurrence_unroll
+from whet.kernel.schedules import Schedules
 from whet.lower.lower import lower
 from whet.ops.table import op_table
 from whet.target import Target
@@ -24,7 +25,7 @@ VECTOR_SPILL = re.compile(r"[yz]mm.*\(%rsp|\(%rsp.*[yz]mm|\t(?:str|ldr|stp|ldp)\
 def assembly(op: str, batch: int, target: Target) -> str:
     """Return the assembly of a layer's recurrence."""
     model = load_model(layer(op, (4, batch, 16, 128)).model(), shapes=None)
-    calls = lower(model, op_table(), target, level=3, threads=1).calls
+    calls = lower(model, op_table(), target, level=3, schedules=Schedules(1)).calls
     (kernel,) = (c.kernel for c in calls if isinstance(c.kernel, Recurrence))
     return assembly_of(kernel_text("k", kernel, (), target), target)
 

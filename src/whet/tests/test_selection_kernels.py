@@ -15,6 +15,7 @@ from whet.kernel.filter import Kept
 from whet.kernel.interpret import evaluate_tensor
 from whet.kernel.scan import Prefix
 from whet.kernel.scatter import Updates
+from whet.kernel.schedules import Schedules
 from whet.kernel.sort import Sorted
 from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Tensor, axes_for
@@ -188,7 +189,7 @@ def test_kernels_have_a_text() -> None:
     result = filtered(x, as_poly(5), near=0.5)
     target = resolve_target("x86_64-linux-gnu:haswell")
     equations = Equations([x, result], [x], [("y", result)])
-    (call,) = lower_equations(equations, target, level=2, threads=1).calls
+    (call,) = lower_equations(equations, target, level=2, schedules=Schedules(1)).calls
     assert kernel_spec_text("filter", call.kernel) == (
         "filter filter(out p0: int64, p1: float32)\n"
         "  outer: i0<4\n"

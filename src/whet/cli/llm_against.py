@@ -1,0 +1,66 @@
+"""``whet llm bench --against``: Whet and another engine in turns on one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from whet.cli import output
+
+if TYPE_CHECKING:
+    from whet.llm import LLM
+    from whet.llm.against import Duel
+
+
+def beside(
+    llm: LLM,
+    peer: tuple[Path, str, int],
+    tokens: tuple[int, int],
+    batches: Sequence[int],
+    *,
+    as_json: bool,
+) -> None:
+    """Measure and print prefill and decode of Whet and of a peer.
+
+    Args:
+        llm: the model in Whet.
+        peer: the file, the peer's name, and the threads of both.
+        tokens: tokens of a prompt, and steps of decoding.
+        batches: sequences that are decoded together.
+        as_json: whether to print JSON.
+    """
+    from whet.llm.against import Turns, streamed_bytes
+    from whet.llm.llama_cpp import LlamaCpp
+    from whet.measure.machine import measure_read
+
+    path, name, threads = peer
+    most = max(batches)
+    room = sum(tokens) + 2
+    with LlamaCpp(path, threads, context=room * most, sequences=most) as other:
+        turns = Turns(llm.program, other, llm.architecture.vocabulary)
+        duels = [turns.prefill(tokens[0], 3)]
+        before = measure_read(threads)
+        duels += [turns.decode(batch, tokens[0] // 4 + 1, tokens[1]) for batch in batches]
+        read = max(before, measure_read(threads))
+    size = streamed_bytes(path)
+    if as_json:
+        facts = {"against": name, "read_gbytes": read, "streamed_bytes": size}
+        rows = [duel.as_dict() for duel in duels]
+        output.print_json({**facts, "duels": rows}, "whet.llm.against.1")
+        return
+    _print(duels, name, size / 1e9, read)
+
+
+def _print(duels: Sequence[Duel], name: str, gbytes: float, read: float) -> None:
+    click.echo(f"memory gives {read:.1f} GB/s; a step reads {gbytes:.3f} GB of weights")
+    heads = f"{'Whet tok/s':>11} {name + ' tok/s':>15} {'ratio':>6} {'GB/s':>6}"
+    click.echo(f"{'':8} {'batch':>5} {heads}")
+    for duel in duels:
+        rate = f"{duel.ours / duel.tokens * gbytes:6.1f}" if duel.what == "decode" else f"{'':6}"
+        click.echo(
+            f"{duel.what:8} {duel.batch:5} {duel.ours:11.1f} {duel.theirs:15.1f} "
+            f"{duel.ratio:6.2f} {rate}"
+        )

@@ -1,0 +1,184 @@
+"""Products with weights in blocks of few bits: rows become integers, sums are taken in integers.
+
+Two anchors, two kernels. *Rows in blocks*: every 32 values of a row become 8-bit integers and a
+scale, laid out ``[tile, group, row in its tile, word]`` so that a register tile reads one stretch
+of memory: 8 words with 32 signed codes, a word with the scale, and ``spans`` words with what sums
+begin from; what lies behind the last row is not written. *Block products* multiply these rows by
+weights in panels of 32 columns; each sum of a group is scaled and added in the order of the depth,
+so that a row's result depends on nothing else in the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from whet.index import Axis, Poly
+from whet.kernel.block_formats import GROUP, SUPER, BlockFormat
+from whet.kernel.expr import Expr
+
+if TYPE_CHECKING:
+    from whet.kernel.spec import Param, Store
+
+PANEL = 32
+"""Columns of a panel of weights."""
+
+ROW_TILE = 12
+"""Rows that lie together: those of the highest register tile."""
+
+CODE_WORDS = GROUP // 4
+"""32-bit words with the codes of a group of a row."""
+
+SCALE_WORD = CODE_WORDS
+
+START_WORD = CODE_WORDS + 1
+
+LEVELS = 127.0
+"""The largest code of a row."""
+
+
+def row_words(spans: int) -> int:
+    """Return the words that a group of a row takes."""
+    return START_WORD + spans
+
+
+def record_bytes(kind: BlockFormat) -> int:
+    """Return the bytes of a group of a panel: scales, minimums, codes."""
+    head = PANEL * kind.spans * (1 if kind.nested else 2)
+    head += PANEL * (1 if kind.nested else 2) * kind.minimums
+    return head + PANEL * GROUP * kind.bits // 8
+
+
+def super_bytes(kind: BlockFormat) -> int:
+    """Return the bytes of the factors in front of 8 groups of a panel; 0 for none."""
+    return 2 * PANEL * (1 + kind.minimums) if kind.nested else 0
+
+
+def period(kind: BlockFormat) -> int:
+    """Return the groups of a panel between two sets of factors."""
+    return SUPER if kind.nested else 1
+
+
+def panel_bytes(kind: BlockFormat, depth: int) -> int:
+    """Return the bytes of a panel."""
+    groups = depth // GROUP
+    return groups * record_bytes(kind) + groups // period(kind) * super_bytes(kind)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedRows:
+    """The anchor of rows in blocks; the body reads its result as ``Var("acc")``.
+
+    Attributes:
+        x: a value of a row at (row, depth).
+        row: rows.
+        depth: values of a row.
+        zero: what weights subtract from their codes; sums begin at ``-zero`` times those of the
+            codes. At 0 the word is a float instead, the sum of the values, for minimums.
+        spans: parts of a group that are summed apart.
+    """
+
+    x: Expr
+    row: Axis
+    depth: Axis
+    zero: int
+    spans: int
+
+    def expressions(self) -> list[Expr]:
+        """Return the roots of all expressions."""
+        return [self.x]
+
+    def rewritten(self, rewrite: Callable[[Expr], Expr]) -> QuantizedRows:
+        """Return the rows with every expression rewritten."""
+        return replace(self, x=rewrite(self.x))
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSum:
+    """The anchor of a product with weights in blocks; the body reads ``Var("acc")``.
+
+    Attributes:
+        rows: element 0 of the rows in blocks.
+        weights: element 0 of the weights, a row of bytes for each column.
+        row: rows.
+        col: columns.
+        depth: number of values that are multiplied.
+        kind: how weights lie.
+    """
+
+    rows: Expr
+    weights: Expr
+    row: Axis
+    col: Axis
+    depth: int
+    kind: BlockFormat
+
+    def expressions(self) -> list[Expr]:
+        """Return the roots of all expressions."""
+        return [self.rows, self.weights]
+
+    def rewritten(self, rewrite: Callable[[Expr], Expr]) -> BlockSum:
+        """Return the product with every expression rewritten."""
+        return replace(self, rows=rewrite(self.rows), weights=rewrite(self.weights))
+
+
+@dataclass(frozen=True, slots=True)
+class RowQuantization:
+    """The kernel that brings rows into blocks; a chunk is some groups of one row.
+
+    Attributes:
+        params: pointer parameters.
+        row: rows.
+        depth: values of a row, in lanes.
+        x: a value of a row.
+        output: parameter of the result.
+        zero: see ``QuantizedRows``.
+        spans: see ``QuantizedRows``.
+        groups: groups in a chunk.
+    """
+
+    params: tuple[Param, ...]
+    row: Axis
+    depth: Axis
+    x: Expr
+    output: int
+    zero: int
+    spans: int
+    groups: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockProduct:
+    """The kernel of a product with weights in blocks; a chunk is a panel and a block of rows.
+
+    Attributes:
+        params: pointer parameters.
+        row: rows, in register tiles.
+        col: columns, in lanes.
+        rows: parameter of the rows in blocks.
+        panels: parameter of the weights, in panels.
+        depth: number of values that are multiplied.
+        kind: how weights lie.
+        stores: epilogue; reads the sum as ``Var("acc")``.
+        heights: rows of a register tile, the largest first; the last is 1.
+        block: rows of a chunk.
+        vectors: vectors of columns of a register tile.
+    """
+
+    params: tuple[Param, ...]
+    row: Axis
+    col: Axis
+    rows: int
+    panels: int
+    depth: int
+    kind: BlockFormat
+    stores: tuple[Store, ...]
+    heights: tuple[int, ...]
+    block: int
+    vectors: int
+
+    @property
+    def panel_count(self) -> Poly:
+        """Number of panels."""
+        return (self.col.extent + (PANEL - 1)) // PANEL

@@ -1,0 +1,162 @@
+"""Which schedule a product gets: what the tuner found to be faster here, or the cost model's.
+
+A question is the size of the work and what of the machine counts; its text is the key by which
+answers are kept, so that an answer found for one model serves every other that asks the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+
+from whet.errors import OptionError
+from whet.kernel.schedule import (
+    MAX_VECTORS,
+    Convolution,
+    Work,
+    choose_tile,
+    choose_winograd,
+    most_rows,
+)
+from whet.kernel.spec import Tile
+from whet.target import Target
+
+MOST_UNROLL = 16
+MOST_LINES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a schedule is chosen for.
+
+    Attributes:
+        work: a product, or a 3x3 convolution that Winograd's algorithm may compute.
+        target: processor.
+        threads: threads that chunks are cut for.
+    """
+
+    work: Work | Convolution
+    target: Target
+    threads: int
+
+    @property
+    def key(self) -> str:
+        """A text that is equal for equal questions."""
+        kind = "product" if isinstance(self.work, Work) else "convolution"
+        sizes = " ".join(f"{name}={int(value)}" for name, value in asdict(self.work).items())
+        target = self.target
+        machine = f"{target.features} {target.vector_bytes} {target.registers} {target.dot}"
+        digest = hashlib.blake2b(machine.encode(), digest_size=4).hexdigest()
+        return f"{kind} {sizes} | {target.cpu} {digest} {self.threads} threads"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A schedule.
+
+    Attributes:
+        size: output pixels of a Winograd tile along one side; 0 for the plain product.
+        tile: tiles and chunks; ``None`` where a convolution is a plain product, which is a question
+            of its own.
+    """
+
+    size: int = 0
+    tile: Tile | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedules:
+    """Answers to all questions of a compilation, and who asked.
+
+    Attributes:
+        threads: threads that chunks are cut for.
+        known: what the tuner found, by key.
+        asked: filled in while kernels are chosen: questions by the nodes that they are about, and
+            the answers that they got.
+    """
+
+    threads: int
+    known: Mapping[str, Answer] = field(default_factory=lambda: MappingProxyType({}))
+    asked: dict[tuple[str, ...], dict[Question, Answer]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Chooser:
+    """Chooses the schedule of one kernel.
+
+    Attributes:
+        schedules: answers.
+        target: processor.
+        nodes: the model's nodes that the kernel computes.
+    """
+
+    schedules: Schedules
+    target: Target
+    nodes: tuple[str, ...] = ()
+
+    def tile(self, work: Work, target: Target | None = None) -> Tile:
+        """Return the schedule of a product; ``target`` is the processor, if with fewer registers.
+
+        Raises:
+            OptionError: the answer that is known cannot be carried out.
+        """
+        question = Question(work, target or self.target, self.schedules.threads)
+        answer = self.schedules.known.get(question.key)
+        if answer is None:
+            answer = Answer(0, choose_tile(work, question.target, question.threads))
+        if answer.size or answer.tile is None or not fits(answer.tile, work, question.target):
+            raise _impossible(question)
+        self._note(question, answer)
+        return answer.tile
+
+    def winograd(self, work: Convolution) -> tuple[int, Tile] | None:
+        """Return tile size and schedule of Winograd's algorithm, ``None`` for the plain product.
+
+        Raises:
+            OptionError: the answer that is known cannot be carried out.
+        """
+        question = Question(work, self.target, self.schedules.threads)
+        answer = self.schedules.known.get(question.key)
+        if answer is None:
+            default = choose_winograd(work, self.target, question.threads)
+            answer = Answer() if default is None else Answer(*default)
+        if answer.size not in (0, 2, 4) or (answer.size == 0) != (answer.tile is None):
+            raise _impossible(question)
+        if answer.tile is not None and not _possible(answer.tile, self.target):
+            raise _impossible(question)
+        self._note(question, answer)
+        return None if answer.tile is None else (answer.size, answer.tile)
+
+    def _note(self, question: Question, answer: Answer) -> None:
+        self.schedules.asked.setdefault(self.nodes, {})[question] = answer
+
+
+def fits(tile: Tile, work: Work, target: Target) -> bool:
+    """Tell whether a product can be done with a schedule."""
+    block = tile.block
+    blocks = block == 0 or (
+        work.blocks and work.depth % block == 0 and block % tile.unroll == 0 and block > 0
+    )
+    rows = target.registers // 2 if work.edges else target.registers
+    return _possible(tile, target) and blocks and tile.rows <= min(rows, max(work.rows, 1))
+
+
+def _possible(tile: Tile, target: Target) -> bool:
+    return (
+        1 <= tile.vectors <= MAX_VECTORS
+        and 1 <= tile.rows <= max(most_rows(target, tile.vectors), 1)
+        and 1 <= tile.unroll <= MOST_UNROLL
+        and tile.row_items >= 1
+        and tile.panels >= 1
+        and 0 <= tile.prefetch <= MOST_LINES
+    )
+
+
+def _impossible(question: Question) -> OptionError:
+    return OptionError(
+        "a schedule of the tuning file cannot be carried out",
+        where=question.key,
+        hint="take the entry out, or tune again: whet tune",
+    )

@@ -1,0 +1,162 @@
+"""Products with weights in blocks: from their equations to their kernels, and weights in panels.
+
+A panel holds 32 columns in the order in which a kernel reads them: for every group of the depth
+its scales and minimums, then codes of four depth values of all columns, and so on. Codes of 4 bits
+share bytes: depth values ``k`` and ``k + 16`` of a group. Nested scales keep their few bits, with
+their 16-bit factors in front of every 8 groups.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from whet.index import as_poly
+from whet.kernel.block_formats import GROUP, BlockFormat, Blocks, read_blocks
+from whet.kernel.blocks import (
+    PANEL,
+    ROW_TILE,
+    BlockProduct,
+    BlockSum,
+    QuantizedRows,
+    RowQuantization,
+    panel_bytes,
+    period,
+    row_words,
+)
+from whet.kernel.expr import Expr, Load
+from whet.kernel.spec import Store
+from whet.kernel.tensor import Definition, Tensor
+from whet.lower.storage import Params, Root, Storage, Storages, address_of, to_reads
+from whet.program.records import BufferKind
+from whet.target import Target
+
+CHUNK_GROUPS = 32
+"""Groups that one chunk brings into blocks."""
+
+WIDE_REGISTERS = 32
+HEIGHTS = (ROW_TILE, 8, 4, 2, 1)
+LOW_HEIGHTS = (4, 2, 1)
+VECTORS = 2
+
+
+def build_row_quantization(
+    definition: Definition, storage: Storage, storages: Storages, target: Target, threads: int
+) -> tuple[RowQuantization, Params]:
+    """Return the kernel that brings rows into blocks, and its parameters."""
+    anchor = definition.anchor
+    assert isinstance(anchor, QuantizedRows) and not definition.index
+    params = Params()
+    output = params.write(storage.root)
+    x = to_reads(anchor.x, storages, params)
+    kernel = RowQuantization(
+        params.records(),
+        anchor.row,
+        anchor.depth,
+        x,
+        output,
+        anchor.zero,
+        anchor.spans,
+        CHUNK_GROUPS,
+    )
+    return kernel, params
+
+
+def build_block_product(
+    definition: Definition, storage: Storage, storages: Storages, target: Target, threads: int
+) -> tuple[BlockProduct, Params]:
+    """Return the kernel of a product with weights in blocks, and its parameters."""
+    anchor = definition.anchor
+    assert isinstance(anchor, BlockSum)
+    params = Params()
+    output = params.write(storage.root)
+    store = Store(
+        output,
+        address_of(definition.position, storage),
+        to_reads(definition.body, storages, params),
+    )
+    rows = params.number(storages[id(_source(anchor.rows))].root)
+    panels = params.number(_packed(_source(anchor.weights), anchor))
+    wide = target.registers >= WIDE_REGISTERS and target.lanes * VECTORS >= PANEL
+    heights = HEIGHTS if wide else LOW_HEIGHTS
+    kernel = BlockProduct(
+        params=params.records(),
+        row=anchor.row,
+        col=anchor.col,
+        rows=rows,
+        panels=panels,
+        depth=anchor.depth,
+        kind=anchor.kind,
+        stores=(store,),
+        heights=heights,
+        block=_rows_of_chunk(anchor, target),
+        vectors=min(VECTORS, PANEL // target.lanes),
+    )
+    return kernel, params
+
+
+def _rows_of_chunk(anchor: BlockSum, target: Target) -> int:
+    """Return how many rows, in whole tiles, leave half of the level-2 cache for a panel."""
+    row = 4 * row_words(anchor.kind.spans) * (anchor.depth // GROUP)
+    return max(target.l2_bytes // 2 // row // ROW_TILE, 1) * ROW_TILE
+
+
+def _source(load: Expr) -> Tensor:
+    assert isinstance(load, Load), "rows and weights are read in place"
+    source: Tensor = load.source
+    return source
+
+
+def _packed(weights: Tensor, anchor: BlockSum) -> Root:
+    value, kind = weights.value, anchor.kind
+    assert value is not None, "weights in blocks are constant"
+    size = -(-value.shape[0] // PANEL) * panel_bytes(kind, anchor.depth)
+    return Root(
+        f"{weights.name}.panels",
+        BufferKind.CONSTANT,
+        "uint8",
+        as_poly(size),
+        lambda: pack_panels(kind, value),
+    )
+
+
+def pack_panels(kind: BlockFormat, weights: np.ndarray) -> np.ndarray:
+    """Return rows of bytes as panels [panel, bytes]; behind the last column stand zeros."""
+    columns = len(weights)
+    panels = -(-columns // PANEL)
+    depth = weights.shape[1] // kind.group_bytes * kind.block
+    result = np.zeros((panels, panel_bytes(kind, depth)), np.uint8)
+    step = max(1, (1 << 22) // (depth * PANEL))
+    for first in range(0, panels, step):
+        part = weights[first * PANEL : (first + step) * PANEL]
+        short = -len(part) % PANEL
+        if short:
+            part = np.concatenate([part, np.zeros((short, part.shape[1]), np.uint8)])
+        result[first : first + step] = _packed_part(kind, read_blocks(kind, part))
+    return result
+
+
+def _packed_part(kind: BlockFormat, blocks: Blocks) -> np.ndarray:
+    rows, groups, _ = blocks.codes.shape
+    panels = rows // PANEL
+    heads = [_by_group(blocks.scales, panels, groups)]
+    if blocks.minimums is not None:
+        heads.append(_by_group(blocks.minimums, panels, groups))
+    codes = blocks.codes
+    if kind.bits == 4:
+        codes = codes[..., : GROUP // 2] | codes[..., GROUP // 2 :] << np.uint8(4)
+    quads = codes.reshape(panels, PANEL, groups, -1, 4).transpose(0, 2, 3, 1, 4)
+    records = np.concatenate([*heads, quads.reshape(panels, groups, -1)], axis=-1)
+    if blocks.factors is None:
+        return records.reshape(panels, -1)
+    count = groups // period(kind)
+    factors = [_by_group(blocks.factors, panels, count)]
+    if blocks.minimum_factors is not None:
+        factors.append(_by_group(blocks.minimum_factors, panels, count))
+    inner = records.reshape(panels, count, -1)
+    return np.concatenate([*factors, inner], axis=-1).reshape(panels, -1)
+
+
+def _by_group(numbers: np.ndarray, panels: int, groups: int) -> np.ndarray:
+    """Return numbers [column, group * spans] as bytes [panel, group, span, column]."""
+    split = numbers.reshape(panels, PANEL, groups, -1).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(split).view(np.uint8).reshape(panels, groups, -1)

@@ -1,0 +1,153 @@
+"""What is done with sums of 8-bit integers: no detours, and bytes of four vectors at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from whet.codegen.kernels import kernel_text
+from whet.codegen.object_code import assembly_of
+from whet.codegen.targets import host_target, resolve_target
+from whet.codegen.tile_epilogue import first_sum
+from whet.kernel.expr import Call, Const, Expr, Var, walk
+from whet.kernel.spec import Contraction
+from whet.kernel.text import expr_text
+from whet.lower.saturation import bounds, shortened
+from whet.ops.build import binary, cast, const
+from whet.ops.quantize import quantised
+from whet.target import Target
+from whet.tests.kernel_runner import execute, interpret, kernels_of, trial_of
+
+Array = np.ndarray[Any, np.dtype[Any]]
+SUM = Var("acc", "int32")
+CASCADE = "x86_64-linux-gnu:cascadelake"
+
+
+def steps(total: Expr, scale: float, zero: int, dtype: str = "uint8") -> Expr:
+    """Return a sum in steps of a result, as ``QLinearConv`` gives them."""
+    scaled = binary("mul", cast(total, "float32"), scale)
+    return quantised(scaled, const(zero, dtype), dtype, saturate=True)
+
+
+def back(value: Expr, scale: float, zero: int) -> Expr:
+    """Return what ``DequantizeLinear`` makes of steps."""
+    moved = binary("sub", cast(value, "int32"), cast(const(zero, value.dtype), "int32"))
+    return binary("mul", cast(moved, "float32"), scale)
+
+
+def test_saturation_replaces_both_clamps() -> None:
+    biased = binary("add", SUM, 7)
+    for zero, added in ((0, ""), (3, " + 3")):
+        text = expr_text(shortened(steps(biased, 0.25, zero)))
+        inner = f"nearest((cast.float32((acc + 7)) * 0.25)){added}"
+        assert text == f"saturate({f'({inner})' if added else inner})"
+
+
+def test_a_byte_that_becomes_wide_again_is_never_made() -> None:
+    again = shortened(back(steps(SUM, 0.25, 127), 0.5, 127))
+    assert not [e for e in walk(again) if isinstance(e, Call) and e.dtype == "uint8"]
+    ends = bounds(again)
+    assert ends is not None and ends.within(-63.51, 64.01)
+
+
+def test_what_may_not_fit_keeps_its_clamps() -> None:
+    large = steps(SUM, 1.0, 0)
+    assert shortened(large) == large, "a sum of 2**31 is no 32-bit integer any more"
+    unknown = quantised(binary("mul", Var("x", "float32"), 0.5), None, "uint8", saturate=True)
+    assert shortened(unknown) == unknown, "it may be NaN"
+    tight = cast(Call("nearest", (_clamped(0.1, 0.0, 100.0),), "int32"), "uint8")
+    assert "100" in expr_text(shortened(tight)), "100 steps are not all that fit"
+
+
+def _clamped(scale: float, low: float, high: float) -> Expr:
+    value = binary("mul", cast(SUM, "float32"), scale)
+    for test, bound in (("gt", low), ("lt", high)):
+        limit = Const(bound, "float32")
+        value = Call("select", (Call(test, (value, limit), "bool"), value, limit), "float32")
+    return value
+
+
+# -- kernels -------------------------------------------------------------------------------------
+
+
+def residual_model(rows: int, cols: int, dtype: str) -> onnx.ModelProto:
+    """Return a quantised product with a bias, and a quantised sum with another input."""
+    rng = np.random.default_rng(rows * 100 + cols)
+    kind = {"uint8": TensorProto.UINT8, "int8": TensorProto.INT8}[dtype]
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    constants: dict[str, Array] = {
+        "w": rng.integers(-128, 128, (24, cols)).astype(np.int8),
+        "b": rng.integers(-(2**12), 2**12, cols).astype(np.int32),
+        "sw": rng.uniform(0.0005, 0.02, cols).astype(np.float32),
+        "zw": np.zeros(cols, np.int8),
+        "one": np.array(1, np.float32), "sx": np.array(0.02, np.float32),
+        "sc": np.array(0.3, np.float32), "zc": np.array(low + 120, dtype),
+        "sr": np.array(0.17, np.float32), "zr": np.array(high - 9, dtype),
+        "sy": np.array(0.23, np.float32), "zy": np.array(low + 11, dtype),
+        "zx": np.array(0, np.uint8),
+    }  # fmt: skip
+    constants["sb"] = (constants["sx"] * constants["sw"]).astype(np.float32)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "sx", "zx"], ["xf"]),
+        helper.make_node("DequantizeLinear", ["w", "sw", "zw"], ["wf"], axis=1),
+        helper.make_node("DequantizeLinear", ["b", "sb"], ["bf"], axis=0),
+        helper.make_node("Gemm", ["xf", "wf", "bf"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", "sc", "zc"], ["cq"]),
+        helper.make_node("DequantizeLinear", ["cq", "sc", "zc"], ["cf"]),
+        helper.make_node("DequantizeLinear", ["r", "sr", "zr"], ["rf"]),
+        helper.make_node("Add", ["cf", "rf"], ["s"]),
+        helper.make_node("QuantizeLinear", ["s", "sy", "zy"], ["y"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.UINT8, [rows, 24]),
+        helper.make_tensor_value_info("r", kind, [rows, cols]),
+    ]
+    output = helper.make_tensor_value_info("y", kind, [rows, cols])
+    given = [numpy_helper.from_array(v, k) for k, v in constants.items()]
+    graph = helper.make_graph(nodes, "residual", inputs, [output], given)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)])
+
+
+def targets_here() -> list[Target]:
+    """Return this machine, and with half of its vectors and without its dot product."""
+    host = host_target()
+    if not host.triple.startswith("x86_64") or host.vector_bytes < 64:
+        return [host, replace(host, dot="")]
+    return [host, replace(host, vector_bytes=32, registers=16, dot="pairs"), replace(host, dot="")]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize(("rows", "cols"), [(1, 16), (3, 67), (13, 32), (7, 144)])
+def test_stored_bytes_are_those_of_the_interpreter(
+    rows: int, cols: int, dtype: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(31)
+    for target in targets_here():
+        calls, _ = kernels_of(residual_model(rows, cols, dtype), target=target)
+        (call,) = [c for c in calls if isinstance(c.kernel, Contraction)]
+        assert isinstance(call.kernel, Contraction) and first_sum(call.kernel)[0] is not None
+        trial = trial_of(call, target, {}, rng, odd=False)
+        for buffer in trial.buffers:
+            if buffer.dtype == np.uint8:
+                buffer[:: max(1, buffer.size // 5)] = 255
+        (found,), (expected,) = execute(trial, tmp_path), interpret(trial, precise=True)
+        far = np.abs(found.astype(np.int64) - expected.astype(np.int64))
+        # In single precision a value next to a half may fall to the other side.
+        assert far.max(initial=0) <= 1 and np.count_nonzero(far) <= far.size // 500
+        assert {np.iinfo(dtype).min, np.iinfo(dtype).max} & set(found.tolist()), "none saturates"
+
+
+def test_four_vectors_are_narrowed_together() -> None:
+    target = resolve_target(CASCADE)
+    calls, _ = kernels_of(residual_model(13, 32, "uint8"), target=target)
+    (kernel,) = [c.kernel for c in calls if isinstance(c.kernel, Contraction)]
+    assembly = assembly_of(kernel_text("k", kernel, (), target), target)
+    rows = 13
+    assert assembly.count("vpackssdw") == 2 * (2 * rows // 4)
+    assert assembly.count("vpmovusdb") + assembly.count("vpmovdb") <= 2 * rows % 4

@@ -1,0 +1,96 @@
+"""Schedules that are worth trying, in a fixed order: register tiles first, then what is around."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+
+from whet.kernel.schedule import (
+    MAX_VECTORS,
+    Convolution,
+    Work,
+    choose_tile,
+    cycles,
+    most_rows,
+    tile_of_shape,
+    winograd_of_size,
+)
+from whet.kernel.schedules import Answer, Question, fits
+from whet.kernel.spec import Tile
+
+SHAPES = 4
+"""Register tiles that are tried, the best by the cost model."""
+
+
+def candidates(question: Question, current: Answer) -> list[Answer]:
+    """Return schedules other than the current one, each once.
+
+    Args:
+        question: what they are for.
+        current: the fastest so far; its neighbours are among them.
+    """
+    if isinstance(question.work, Work):
+        made = _of_product(question, question.work, current)
+    else:
+        made = _of_convolution(question, question.work, current)
+    return [answer for answer in dict.fromkeys(made) if answer != current]
+
+
+def _of_product(question: Question, work: Work, current: Answer) -> Iterator[Answer]:
+    target, tile = question.target, current.tile
+    assert tile is not None, "products always have a tile"
+    default = choose_tile(work, target, question.threads)
+    shapes = _shapes(question, work)
+    others = (tile_of_shape(work, target, question.threads, shape) for shape in shapes)
+    for option in chain([default], others, _neighbours(tile), _orders(tile, work)):
+        if fits(option, work, target):
+            yield Answer(0, option)
+
+
+def _of_convolution(question: Question, work: Convolution, current: Answer) -> Iterator[Answer]:
+    """Return the plain product, both sizes of Winograd tiles and what is around the current."""
+    yield Answer()
+    for size in (2, 4):
+        yield Answer(size, winograd_of_size(work, question.target, question.threads, size))
+    if current.tile is not None:
+        for option in _neighbours(current.tile):
+            if option.rows <= most_rows(question.target, option.vectors):
+                yield Answer(current.size, option)
+
+
+def _shapes(question: Question, work: Work) -> list[tuple[int, int]]:
+    """Return the register tiles with the least estimated time, of different widths first."""
+    target = question.target
+    rated = []
+    for vectors in range(1, min(MAX_VECTORS, -(-work.cols // target.lanes)) + 1):
+        tallest = min(most_rows(target, vectors), work.rows)
+        rows = min(range(1, tallest + 1), key=lambda r: cycles(work, target, r, vectors), default=0)
+        if rows:
+            rated.append((cycles(work, target, rows, vectors), rows, vectors))
+    return [(rows, vectors) for _, rows, vectors in sorted(rated)[:SHAPES]]
+
+
+def _neighbours(tile: Tile) -> Iterator[Tile]:
+    """Return schedules that differ in one thing."""
+    for row_items in (2 * tile.row_items, -(-tile.row_items // 2)):
+        yield replace(tile, row_items=row_items)
+    for panels in (2 * tile.panels, -(-tile.panels // 2)):
+        yield replace(tile, panels=panels)
+    for unroll in (2 * tile.unroll, tile.unroll // 2):
+        if unroll:
+            yield replace(tile, unroll=unroll)
+    for prefetch in (0, 1, 2):
+        yield replace(tile, prefetch=prefetch)
+    if tile.rows > 1:
+        yield replace(tile, rows=tile.rows - 1)
+
+
+def _orders(tile: Tile, work: Work) -> Iterator[Tile]:
+    """Return other orders of the loops: chunks by rows or columns, the depth in blocks or whole."""
+    yield replace(tile, by_rows=not tile.by_rows)
+    for parts in (1, 2, 4):
+        size, rest = divmod(work.depth, parts)
+        block = 0 if parts == 1 else size
+        if not rest and block % tile.unroll == 0:
+            yield replace(tile, block=block)
