@@ -12,6 +12,7 @@ from whet.cli import output
 from whet.cli.llm_ablate import ablate
 from whet.cli.llm_against import beside
 from whet.cli.llm_quantize import quantize
+from whet.cli.llm_transcribe import transcribe, translate
 from whet.cli.parameters import json_option
 from whet.errors import InputError, UnsupportedError
 from whet.options import Options
@@ -86,8 +87,8 @@ def command() -> None:
     """
 
 
-command.add_command(ablate)
-command.add_command(quantize)
+for extra in (ablate, quantize, transcribe, translate):
+    command.add_command(extra)
 
 
 @command.command("run")

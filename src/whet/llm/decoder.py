@@ -39,6 +39,7 @@ ACTIVATIONS = {
     "gelu_fast": ("Gelu", {"approximate": "tanh"}),
     "gelu_pytorch_tanh": ("Gelu", {"approximate": "tanh"}),
     "relu": ("Relu", {}),
+    "swish": ("Swish", {}),
 }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from whet.errors import UnsupportedError
 from whet.kernel.block_formats import FORMATS
 from whet.llm.architecture import Array
@@ -29,7 +32,8 @@ class InBlocks:
             ) from error
         self._base = base
         self._kind = kind
-        self._quantize = lambda rows: quants.quantize(rows, GGMLQuantizationType[kind])
+        quantize: Callable[..., Array] = quants.quantize
+        self._quantize = partial(quantize, qtype=GGMLQuantizationType[kind])
 
     @property
     def config(self) -> Config:

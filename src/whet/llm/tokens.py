@@ -22,6 +22,9 @@ class TextCodec(Protocol):
     ) -> Any:
         """Return the encoding of a text, or of two that belong together."""
 
+    def token_to_id(self, token: str) -> int | None:
+        """Return the token of a name, ``None`` if there is none."""
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Return the text of tokens."""
 

@@ -99,6 +99,49 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+_BART = {
+    "d_model": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 112,
+    "decoder_ffn_dim": 112,
+    "vocab_size": VOCABULARY,
+    "decoder_start_token_id": 3,
+    "pad_token_id": 0,
+    "eos_token_id": 2,
+}
+_T5 = {
+    "vocab_size": VOCABULARY,
+    "d_model": 64,
+    "d_kv": 12,
+    "d_ff": 112,
+    "num_layers": 2,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 20,
+    "decoder_start_token_id": 0,
+    "eos_token_id": 2,
+}
+
+SEQ2SEQ: dict[str, tuple[str, dict[str, Any]]] = {
+    "marian": (
+        "MarianConfig",
+        {**_BART, "max_position_embeddings": 64, "activation_function": "swish"},
+    ),
+    "t5": ("T5Config", _T5),
+    "t5gated": (
+        "T5Config",
+        {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ),
+    "whisper": (
+        "WhisperConfig",
+        {**_BART, "max_source_positions": 30, "max_target_positions": 40, "num_mel_bins": 16},
+    ),
+}
+
+
 def write_checkpoint(folder: Path, kind: str = "qwen3", seed: int = 11) -> Path:
     """Write a Llama or Qwen 3 with random weights, for which nothing but NumPy is needed."""
     config = {**_SIZES, "model_type": kind, "head_dim": 16, "rms_norm_eps": 1e-6}
