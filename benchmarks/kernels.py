@@ -32,6 +32,9 @@ from whet.measure.statistics import Comparison, Noise, Summary, compare, noise_o
 
 PEERS = ("ort", "openvino")
 TIME_LIMIT_S = 300
+LARGE_FLOPS = 50e6
+"""Dense layers of so many operations are expected to come near the multiply-add peak."""
+WANTED_SHARE = 0.8
 
 
 class LayerResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,6 +155,34 @@ def _cells(result: LayerResult, name: str) -> list[str]:
     return [f"{times.best_ms:.3f} / {times.median_ms:.3f}", f"{gflops:.0f} ({share:.0f} %)"]
 
 
+def share_of_peak(result: LayerResult) -> float | None:
+    """Return Whet's best rate over the multiply-add peak measured beside it."""
+    times = result.times.get(OURS)
+    if times is None or result.limits is None:
+        return None
+    return result.flops / times.best_ms / 1e6 / result.limits.gflops
+
+
+def _summary(results: tuple[LayerResult, ...]) -> list[str]:
+    """Say how many large dense layers come near the peak, and name those that do not."""
+    shares = [
+        (result.layer, share)
+        for result in results
+        if LAYERS[result.layer].dense and result.flops > LARGE_FLOPS
+        if (share := share_of_peak(result)) is not None
+    ]
+    short = [f"{name} ({100 * share:.0f} %)" for name, share in shares if share < WANTED_SHARE]
+    reached = len(shares) - len(short)
+    return [
+        "",
+        f"Of {len(shares)} dense convolutions and Gemms above {LARGE_FLOPS / 1e6:.0f} MFLOP "
+        f"{reached} reach {100 * WANTED_SHARE:.0f} % of the peak"
+        + (f"; below it: {', '.join(short)}." if short else "."),
+        "Operations are those of the direct algorithm: Winograd convolution may pass 100 %. Images",
+        "are NCHW, and their change to channels last and back is part of the time.",
+    ]
+
+
 def _row(result: LayerResult, names: list[str]) -> str:
     closest = min(result.comparisons, key=lambda c: c.ratio, default=None)
     right = "" if result.agreement is None or result.agreement.passed else " **wrong**"
@@ -184,14 +215,27 @@ def markdown(report: KernelReport) -> str:
         "",
         *markdown_head([*titles, "ratio", "noise"]),
         *(_row(result, names) for result in report.results),
+        *_summary(report.results),
     ]
     return "\n".join([*lines, ""])
 
 
-def write_report(folder: Path, report: KernelReport) -> Path:
+def merged(path: Path, report: KernelReport) -> KernelReport:
+    """Return the report with the layers of an earlier one on the same machine that it lacks."""
+    if not path.exists():
+        return report
+    earlier = msgspec.json.decode(path.read_bytes(), type=KernelReport)
+    rows = {result.layer: result for result in (*earlier.results, *report.results)}
+    kept = tuple(rows[name] for name in LAYERS if name in rows)
+    return msgspec.structs.replace(report, results=kept)
+
+
+def write_report(folder: Path, report: KernelReport, *, merge: bool) -> Path:
     """Write JSON and Markdown and return the table's path."""
     folder.mkdir(parents=True, exist_ok=True)
     base = folder / f"{device_slug(report.machine)}.kernels"
+    if merge:
+        report = merged(base.with_name(base.name + ".json"), report)
     encoded = msgspec.json.format(msgspec.json.encode(report), indent=1)
     for suffix, content in ((".json", encoded), (".md", markdown(report).encode())):
         target = base.with_name(base.name + suffix)
@@ -204,10 +248,11 @@ def write_report(folder: Path, report: KernelReport) -> Path:
 def parse_arguments() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", default="*", help="a pattern, such as 'bert_*'")
+    parser.add_argument("--layers", default="*", help="patterns, such as 'bert_*,vgg_*'")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--lead-in", type=float, default=0.01)
     parser.add_argument("--peers-only", action="store_true", help="leave Whet out")
+    parser.add_argument("--merge", action="store_true", help="keep layers that this run lacks")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--one", metavar="LAYER", help="in this process, JSON to the terminal")
     return parser.parse_args()
@@ -222,13 +267,14 @@ def main() -> None:
         answer = msgspec.json.encode(measure_layer(arguments.one, runtimes, plan))
         sys.stdout.buffer.write(b"\n" + answer + b"\n")
         return
-    pattern = "*" if arguments.layers == "all" else arguments.layers
+    patterns = "*" if arguments.layers == "all" else arguments.layers
+    chosen = {name for p in patterns.split(",") for name in fnmatch.filter(LAYERS, p)}
     results = []
-    for name in fnmatch.filter(LAYERS, pattern):
+    for name in (name for name in LAYERS if name in chosen):
         results.append(run_layer(name, arguments))
         print(_row(results[-1], [n for n in (OURS, *PEERS) if n in runtimes]), flush=True)
     report = KernelReport(machine=describe_machine(), results=tuple(results))
-    print(write_report(arguments.results, report))
+    print(write_report(arguments.results, report, merge=arguments.merge))
 
 
 if __name__ == "__main__":

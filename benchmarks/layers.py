@@ -43,6 +43,11 @@ class ConvLayer:
         return (1, self.outputs, size, size)
 
     @property
+    def dense(self) -> bool:
+        """Whether every output reads every input channel."""
+        return self.groups == 1
+
+    @property
     def flops(self) -> int:
         """Operations; a multiply-add is two."""
         return 2 * math.prod(self.output_shape) * math.prod(self.weight_shape[1:])
@@ -85,6 +90,11 @@ class ProductLayer:
         """Shape of the result."""
         plain = (self.rows, self.columns)
         return (self.batch, *plain) if self.batch else plain
+
+    @property
+    def dense(self) -> bool:
+        """Whether it is one large product with weights."""
+        return not self.batch
 
     @property
     def flops(self) -> int:

@@ -20,6 +20,7 @@ from whet.codegen.kernel_function import (
     tap_range,
 )
 from whet.codegen.operations import combine, register_type
+from whet.codegen.squares import SquareWriter, square_rows
 from whet.index import Axis, Opaque, Poly, ceil_div, product
 from whet.kernel.expr import Call, Const, Expr, Guard, Var, Within, all_atoms, walk
 from whet.kernel.semantics import identity_of
@@ -32,6 +33,8 @@ ROW_UNROLL = 4
 
 def nest_chunks(nest: Nest, lanes: int) -> Poly:
     """Return the number of chunks of a nest."""
+    if nest.squares:
+        return ceil_div(square_rows(nest, lanes), nest.grain)
     outer = _outer(nest)
     points = product(a.extent for a in outer)
     if nest.block:
@@ -89,6 +92,10 @@ class _NestWriter:
         """Write the loops over one chunk's points."""
         b, nest = self.b, self.nest
         outer = _outer(nest)
+        if nest.squares:
+            plain = partial(self.lanes, mode=_Mode())
+            SquareWriter(nest, self.fn, self.width, plain).chunk(frame, chunk)
+            return
         if nest.block:
             axis = nest.axes[-1]
             extent = frame.scalar_index(axis.extent)

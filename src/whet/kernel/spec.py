@@ -71,6 +71,8 @@ class Nest:
         block: elements of the vector axis in one chunk, 0 for all; only where lanes run along axes.
         tile: points of the axis next to the lanes that are computed together, sharing what they
             read; 0 where that axis is none of a point's own loops.
+        squares: whether it is a copy from a source that is contiguous along the axis next to the
+            lanes, so that squares of both are transposed; the grain then counts rows of squares.
     """
 
     params: tuple[Param, ...]
@@ -82,6 +84,7 @@ class Nest:
     grain: int = 1
     block: int = 0
     tile: int = 0
+    squares: bool = False
 
 
 @dataclass(frozen=True, slots=True)

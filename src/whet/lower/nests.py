@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from whet.index import Atom, Axis, IndexLike, Poly, as_poly, product, var
+from whet.index import Atom, Axis, IndexLike, Opaque, Poly, as_poly, product, var
 from whet.kernel.expr import Expr, Read, walk
 from whet.kernel.spec import Nest, Step, Store
 from whet.kernel.tensor import Definition, Steps
@@ -72,7 +72,12 @@ def build_nest(
     _merge(draft)
     vector_rows = _choose_lanes(draft, target)
     tile = 0 if vector_rows else _tile_window(draft, target)
-    grain, block = _chunking(draft, vector_rows, tile)
+    squares = not vector_rows and _exchanges_axes(draft, target)
+    if squares:
+        line = magnitude(draft.axes[-1].extent) * target.lanes
+        grain, block = max(1, CHUNK_ELEMENTS // max(line, 1)), 0
+    else:
+        grain, block = _chunking(draft, vector_rows, tile)
     nest = Nest(
         params.records(),
         draft.axes,
@@ -83,8 +88,38 @@ def build_nest(
         grain,
         block,
         tile,
+        squares,
     )
     return nest, params
+
+
+def _exchanges_axes(draft: _Draft, target: Target) -> bool:
+    """Put the axis along which a copy's source is contiguous next to the lanes, if another is.
+
+    Returns whether there are whole squares to transpose.
+    """
+    (store,) = draft.stores
+    if draft.steps or draft.row or not isinstance(store.value, Read) or not draft.axes:
+        return False
+    source = store.value
+    addresses = (source.address, store.address)
+    if source.dtype != "float32" or any(isinstance(a, Opaque) for p in addresses for a in p.atoms):
+        return False
+
+    def step(address: Poly, axis: Axis) -> int:
+        affine = axis in address.atoms and address.is_affine_in(axis)
+        return (address.coefficient(axis).constant if affine else None) or 0
+
+    across = [a for a in draft.axes if step(source.address, a) == 1]
+    along = [a for a in draft.axes if step(store.address, a) == 1]
+    if len(across) != 1 or len(along) != 1 or across == along:
+        return False
+    if not step(source.address, along[0]) or not step(store.address, across[0]):
+        return False
+    if min(magnitude(a.extent) for a in (*across, *along)) < target.lanes:
+        return False
+    draft.axes = (*(a for a in draft.axes if a not in (*across, *along)), *across, *along)
+    return True
 
 
 def _split(draft: _Draft) -> None:
