@@ -13,6 +13,7 @@ from whet.frontend.load import load_model
 from whet.kernel.block_formats import FORMATS, dequantized
 from whet.kernel.blocks import PANEL, BlockProduct, RowQuantization, panel_bytes
 from whet.kernel.interpret_blocks import block_product, quantized_rows
+from whet.kernel.schedules import Schedules
 from whet.lower.blocks import pack_panels
 from whet.lower.lower import lower
 from whet.ops.table import op_table
@@ -144,7 +145,7 @@ def test_what_does_not_fit_is_refused(change: dict[str, object], said: str) -> N
 def test_other_targets_have_code(cpu: str, name: str) -> None:
     target = resolve_target(cpu)
     graph = load_model(block_model(name, weights_of(name, 45, 256), 256))
-    lowered = lower(graph, op_table(), target, level=2, threads=2)
+    lowered = lower(graph, op_table(), target, level=2, schedules=Schedules(2))
     kernels = [call.kernel for call in lowered.calls]
     assert [type(k) for k in kernels] == [RowQuantization, BlockProduct]
     for kernel in kernels:

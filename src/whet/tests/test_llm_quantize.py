@@ -20,7 +20,7 @@ from whet.llm.decoder import decoder_graph
 from whet.llm.families.table import architecture_of
 from whet.llm.perplexity import perplexity
 from whet.llm.program import Span
-from whet.llm.quantize import Recipe, quantize_folder
+from whet.llm.quantize import Method, Recipe, quantize_folder
 from whet.llm.safetensors_file import Entry, write_safetensors
 from whet.options import Options
 from whet.quantize.rounding import gptq_rows
@@ -145,7 +145,8 @@ def trained(folder: Path) -> np.ndarray:
         loss.backward()
         step.step()
     model.save_pretrained(folder)
-    return data[split:].numpy()
+    unseen: np.ndarray = data[split:].numpy()
+    return unseen
 
 
 @pytest.mark.slow
@@ -160,7 +161,13 @@ def test_perplexity_of_a_trained_model(tmp_path: Path) -> None:
 
     exact = measured(tmp_path / "model")
     found = {}
-    for kind, method in (("Q8_0", "plain"), ("Q4_1", "plain"), ("Q4_1", "gptq"), ("Q4_1", "awq")):
+    recipes: list[tuple[str, Method]] = [
+        ("Q8_0", "plain"),
+        ("Q4_1", "plain"),
+        ("Q4_1", "gptq"),
+        ("Q4_1", "awq"),
+    ]
+    for kind, method in recipes:
         target = tmp_path / f"{kind}-{method}"
         quantize_folder(
             tmp_path / "model", target, Recipe(kind, method, chunks, gptq_rows, OPTIONS)

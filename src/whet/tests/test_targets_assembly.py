@@ -14,6 +14,7 @@ from whet.codegen.object_code import assembly_of
 from whet.codegen.targets import resolve_target
 from whet.frontend.load import load_model
 from whet.kernel.schedule import Work, choose_tile
+from whet.kernel.schedules import Schedules
 from whet.kernel.spec import Attention, Contraction, Kernel
 from whet.lower.assemble import assemble
 from whet.lower.lower import lower
@@ -56,7 +57,7 @@ def attention() -> onnx.ModelProto:
 def kernels(model: onnx.ModelProto, target: Target) -> dict[str, Kernel]:
     graph = load_model(model)
     run_passes(graph, opt_level=3, switches={})
-    lowered = lower(graph, op_table(), target, level=3, threads=1)
+    lowered = lower(graph, op_table(), target, level=3, schedules=Schedules(1))
     return assemble(lowered, target, threads=1, reuse=True).kernels
 
 
