@@ -48,6 +48,7 @@ _FOREIGN = {
     "perf_compare": "Ascend's comparison of two measurements.",
     "msprof": "Ascend's profiler.",
     "converter_lite": "MindSpore Lite's converter.",
+    "aoe": "Ascend's tuner.",
 }
 
 

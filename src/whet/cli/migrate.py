@@ -38,6 +38,8 @@ _NOT_MARKED = ("latency_ms", "speedup", "memory_mib", "compile_s", "as_json", "c
               help="Limits of accuracy, as for whet verify.")  # fmt: skip
 @click.option("--reference", type=click.Choice(["auto", "ort", "onnx"]), default="auto",
               show_default=True, help="Who computes right outputs.")  # fmt: skip
+@click.option("--tune", type=click.FloatRange(0.0), metavar="SECONDS",
+              help="Look for faster schedules for so long.")  # fmt: skip
 @click.option("--against", default="", metavar="NAMES", help="Other runtimes: ort,openvino.")
 @click.option("--rounds", type=click.IntRange(1), default=30, show_default=True,
               help="Calls to time.")  # fmt: skip
@@ -49,7 +51,7 @@ _NOT_MARKED = ("latency_ms", "speedup", "memory_mib", "compile_s", "as_json", "c
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, model: Path, folder: Path | None, **values: Any) -> None:
-    """Take the ONNX file MODEL through assess, compile, verify, tune and bench, and judge it.
+    """Take the ONNX file MODEL through assess, tune, compile, verify and bench, and judge it.
 
     Every step writes what it found; run again after an interruption, it goes on where it was. The
     exit code is 1 if a target is missed.
@@ -65,6 +67,8 @@ def command(ctx: click.Context, /, model: Path, folder: Path | None, **values: A
     )
     if targets.speedup is not None and not values["against"]:
         raise OptionError("--speedup is asked against nobody", hint="give --against ort")
+    if values["tune"] is not None and values["tuning"]:
+        raise OptionError("--tune and --tuning exclude each other", hint="give one of them")
     destination = folder or Path(f"{model.stem}.migration")
     mark = _mark(model, values)
     output.make_folder(destination)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from whet.check import check
 from whet.cli import arrays, bench, output
 from whet.cli.parameters import parse_dims, read_options
 from whet.cli.progress import ProgressBar
+from whet.cli.tune import tune_file
 from whet.errors import ArtifactError
 from whet.options import Options
 
 Facts = dict[str, Any]
 FEEDS = 3
-TUNE_NOTE = "there is no tuning yet; kernels take the default schedules"
+TUNE_NOTE = "not asked for (--tune SECONDS); kernels take the default schedules"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,15 @@ class Migration:
 
     @property
     def options(self) -> tuple[Any, Options]:
-        """Shapes and options of the compiler."""
-        return read_options(self.values)
+        """Shapes and options of the compiler, with what was tuned."""
+        shapes, options = read_options(self.values)
+        tuned = self.tuning.is_file() and self.values["tune"] is not None
+        return shapes, replace(options, tuning=self.tuning) if tuned else options
+
+    @property
+    def tuning(self) -> Path:
+        """Where tuned schedules are."""
+        return self.folder / "tuning.json"
 
 
 def assess(way: Migration) -> Facts:
@@ -93,8 +101,13 @@ def verify(way: Migration) -> Facts:
 
 
 def tune(way: Migration) -> Facts:
-    """Say that there is nothing to tune with."""
-    return {"done": False, "note": TUNE_NOTE}
+    """Find faster schedules, if asked; an interrupted search goes on."""
+    seconds = way.values["tune"]
+    if seconds is None:
+        return {"done": False, "note": TUNE_NOTE}
+    facts, _ = tune_file(way.model, way.tuning, seconds, {**way.values, "restart": False})
+    note = f"{facts['trials']} schedules tried, {facts['improved']} are faster than the default"
+    return {"done": True, "note": note, **{k: v for k, v in facts.items() if k != "entries"}}
 
 
 def measure(way: Migration) -> Facts:
@@ -108,9 +121,9 @@ def measure(way: Migration) -> Facts:
 
 STEPS: dict[str, Callable[[Migration], Facts]] = {
     "assess": assess,
+    "tune": tune,
     "compile": compile_model,
     "verify": verify,
-    "tune": tune,
     "bench": measure,
 }
 """Steps in their order."""

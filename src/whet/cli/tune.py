@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,14 +87,17 @@ def tune_file(
     def save(tuning: Tuning) -> None:
         output.write_text(target, tuning.text())
 
+    started = time.perf_counter()
     with ProgressBar() as progress:
         found = tune(subject, known, seconds=seconds, save=save, progress=progress)
     save(found)
+    spent = time.perf_counter() - started
     versus = None
     if found.answers():
         tuned = compile_file(model, shapes, replace(options, tuning=target))
         versus = _compare(plain, tuned, feeds)
-    return _facts(model, target, (known, found), versus), found
+    facts = _facts((known, found), versus)
+    return {"model": str(model), "tuning": str(target), "seconds": spent, **facts}, found
 
 
 def _compare(plain: Any, tuned: Any, feeds: Any) -> Versus:
@@ -104,14 +108,10 @@ def _compare(plain: Any, tuned: Any, feeds: Any) -> Versus:
         return compare_runners(a, b, feeds, Ends(seconds=_COMPARE_S), progress)
 
 
-def _facts(
-    model: Path, target: Path, before_after: tuple[Tuning, Tuning], versus: Versus | None
-) -> dict[str, Any]:
+def _facts(before_after: tuple[Tuning, Tuning], versus: Versus | None) -> dict[str, Any]:
     before, after = before_after
     trials = [sum(len(entry.tried) for entry in t.entries.values()) for t in before_after]
     return {
-        "model": str(model),
-        "tuning": str(target),
         "trials": trials[1] - trials[0],
         "questions": len(after.entries),
         "improved": len(after.answers()),

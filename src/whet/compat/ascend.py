@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from whet.compat.amct import inline_arguments
+from whet.compat.aoe import aoe
 from whet.compat.check_report import check_report
 from whet.compat.converter_config import read_config
 from whet.compat.converter_quantisation import quantise_arguments
@@ -26,7 +28,6 @@ from whet.errors import OptionError
 
 _HERE = "code is made for the CPU of this machine"
 _TYPES = "arithmetic has the types of the model"
-_QUANTISE = "quantise the ONNX model first: whet quantize"
 
 ATC: dict[str, Rule] = {
     "mode": Used("0"), "model": Used(), "framework": Used(), "output": Used(), "om": Used(),
@@ -46,7 +47,9 @@ ATC: dict[str, Rule] = {
     "weight": Refused("convert the model to ONNX, which holds its weights"),
     "out_nodes": Refused("cut the model at the node when it is exported"),
     "insert_op_conf": Used(),
-    "compression_optimize_conf": Refused(_QUANTISE),
+    "op_bank_path": Used(),
+    "mdl_bank_path": Noted("graphs are fused without tuning"),
+    "compression_optimize_conf": Used(),
     "modify_mixlist": Refused(_TYPES), "keep_dtype": Noted(_TYPES),
     "op_precision_mode": Refused(_TYPES),
 }  # fmt: skip
@@ -130,7 +133,14 @@ def _check_atc(given: Given) -> None:
 
 
 def _compile(given: Given) -> Translation:
-    command = ["compile", given.need("model"), "-o", f"{given.need('output')}.whet"]
+    model, before = given.need("model"), tuple[str, ...]()
+    conf = given.get("compression_optimize_conf")
+    if conf is not None:
+        quantise, notes = inline_arguments(Path(conf))
+        given.notes.extend(notes)
+        small = f"{given.need('output')}.quantized.onnx"
+        model, before = small, ("quantize", model, "-o", small, *quantise)
+    command = ["compile", model, "-o", f"{given.need('output')}.whet"]
     shape = given.get("input_shape")
     if shape is not None:
         command += shape_arguments(shape)
@@ -149,6 +159,8 @@ def _compile(given: Given) -> Translation:
         command += [flag, profiles] if profiles is not None else []
     aipp = given.get("insert_op_conf")
     command += ["--preprocess", aipp] if aipp is not None else []
+    bank = given.get("op_bank_path")
+    command += ["--tuning", bank] if bank is not None else []
     cache = given.get("op_compiler_cache_dir")
     if cache is not None:
         command += ["--cache-dir", cache]
@@ -157,6 +169,7 @@ def _compile(given: Given) -> Translation:
         given.notes,
         first="ATC start working now, please wait for a moment.",
         last="ATC run success",
+        before=before,
     )
 
 
@@ -272,6 +285,7 @@ TOOLS: dict[str, Callable[[Sequence[str]], Translation]] = {
     "perf_compare": perf_compare,
     "msprof": msprof,
     "converter_lite": converter_lite,
+    "aoe": aoe,
 }
 """Tools by the name of their command."""
 
@@ -282,4 +296,5 @@ EXAMPLES = {
     "perf_compare": "--baseline=before.json --optimized=after.json --output=report.html",
     "msprof": "--model=m.om --output=profile",
     "converter_lite": "--fmk=ONNX --modelFile=m.onnx --outputFile=m",
+    "aoe": "--framework=5 --model=m.onnx --job_type=2",
 }

@@ -20,7 +20,7 @@ SECTIONS: dict[str, dict[str, Rule]] = {
         "fusion_switch_config_file_path": Used(), "insert_op_config_file_path": Used(),
         "precision_mode": Used(), "output_type": Used(), "input_format": Used(),
         "op_select_impl_mode": Noted(_HERE), "device_id": Noted(_HERE), "provider": Noted(_HERE),
-        "aoe_mode": Refused("there is no tuning yet; leave it out"),
+        "aoe_mode": Refused("tune the ONNX model first: whet tune m.onnx"),
     },
     "acl_option_cfg_param": {"input_shape": Used(), "insert_op_config_file_path": Used()},
     "graph_kernel_param": {"opt_level": Used()},

@@ -25,6 +25,7 @@ from whet.target import Target
 
 MOST_UNROLL = 16
 MOST_LINES = 16
+MOST_NEAR = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,7 @@ def _possible(tile: Tile, target: Target) -> bool:
         and tile.row_items >= 1
         and tile.panels >= 1
         and 0 <= tile.prefetch <= MOST_LINES
+        and 0 <= tile.near <= MOST_NEAR
     )
 
 

@@ -52,12 +52,22 @@ def test_every_step_and_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     assert again["results"]["bench"] == first["results"]["bench"]
     assert json.loads(Path("m.migration/acceptance.json").read_text())["accepted"] is False
 
-    Path("m.migration/3-verify.json").write_text('{"mark": ')
+    Path("m.migration/4-verify.json").write_text('{"mark": ')
     assert "verify" not in migrate(capsys)["done_before"]
     assert migrate(capsys, "-O1")["done_before"] == []
     write_layer(Path("m.onnx"), batch=3)
     assert migrate(capsys, "-O1")["done_before"] == []
     assert migrate(capsys, "-O1 --restart")["done_before"] == []
+
+
+def test_it_tunes_if_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    found = migrate(capsys, "--tune 0.01")
+    assert found["accepted"]
+    tuned = found["results"]["tune"]
+    assert tuned["done"]
+    assert tuned["trials"] >= 1
+    known = json.loads(Path("m.migration/tuning.json").read_text())
+    assert sum(len(entry["tried"]) for entry in known["entries"].values()) == tuned["trials"]
 
 
 def test_it_goes_on_after_a_kill(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,7 +76,7 @@ def test_it_goes_on_after_a_kill(capsys: pytest.CaptureFixture[str]) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     limit = time.monotonic() + 120
-    while not Path("m.migration/2-compile.json").exists() and time.monotonic() < limit:
+    while not Path("m.migration/3-compile.json").exists() and time.monotonic() < limit:
         assert child.poll() is None
         time.sleep(0.002)
     child.send_signal(signal.SIGKILL)
@@ -76,7 +86,7 @@ def test_it_goes_on_after_a_kill(capsys: pytest.CaptureFixture[str]) -> None:
         assert json.loads(path.read_text())["schema"] == "whet.migrate.step.1"
     found = migrate(capsys)
     assert found["accepted"]
-    assert found["done_before"][:2] == ["assess", "compile"]
+    assert found["done_before"][:3] == ["assess", "tune", "compile"]
 
 
 def test_what_is_not_supported_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,6 +107,7 @@ def test_what_is_not_supported_ends_it(capsys: pytest.CaptureFixture[str]) -> No
     [
         ("migrate m.whet", exits.USAGE, "ONNX file"),
         ("migrate m.onnx --speedup 2", exits.USAGE, "--against ort"),
+        ("migrate m.onnx --tune 1 --tuning m.onnx", exits.USAGE, "exclude each other"),
         ("migrate missing.onnx", exits.MODEL, "missing.onnx"),
         ("migrate m.onnx -o m.onnx", exits.ARTIFACT, "cannot create the folder"),
         ("migrate m.onnx --shape x", exits.USAGE, "x"),

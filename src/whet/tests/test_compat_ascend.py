@@ -14,6 +14,7 @@ import pytest
 from whet.cli import exits
 from whet.cli.main import run_command
 from whet.compat import ascend
+from whet.compat.aoe import AOE, tuning_report
 from whet.compat.translation import Noted, Refused, Rule, Used, shape_arguments
 from whet.errors import OptionError
 from whet.tests.small_models import write_layer
@@ -26,6 +27,7 @@ TABLES: dict[str, dict[str, Rule]] = {
     "perf_compare": ascend.PERF_COMPARE,
     "msprof": ascend.MSPROF,
     "converter_lite": ascend.CONVERTER_LITE,
+    "aoe": AOE,
 }
 ATC_LINE = "--model=m.onnx --framework=5 --output=m"
 
@@ -50,7 +52,7 @@ def test_both_spellings_of_values() -> None:
         ("--model=m.onnx --framework=5", "--output"),
         ("--model=m.prototxt --framework=0 --output=m", "convert the model to ONNX"),
         (f"{ATC_LINE} --precision_mode=force_fp16", "float16"),
-        (f"{ATC_LINE} --compression_optimize_conf=q.cfg", "quantise"),
+        (f"{ATC_LINE} --compression_optimize_conf=none.cfg", "cannot read"),
         (f"{ATC_LINE} --soc_versions=Ascend310", "--soc_version"),
         (f"{ATC_LINE} --output=n", "twice"),
         (f"{ATC_LINE} --input_shape=x", "name:1,3"),
@@ -185,7 +187,7 @@ def test_the_converter_reads_its_configuration(tmp_path: Path) -> None:
         ("[ascend_contxt]\n", "ascend_context"),
         ("[ascend_context]\ninput_shapes=x:1\n", "input_shape"),
         ("[ascend_context]\nprecision_mode=enforce_fp16\n", "float16"),
-        ("[ascend_context]\naoe_mode=subgraph tuning\n", "tuning"),
+        ("[ascend_context]\naoe_mode=subgraph tuning\n", "whet tune"),
         ("[graph_kernel_param]\nopt_level=9\n", "0 to 3"),
         ("input_shape=x:1\n", "[section]"),
         ("[acl_option_cfg_param]\ninput_shape=a:1\n[ascend_context]\ninput_shape=a:2\n", "one"),
@@ -239,3 +241,35 @@ def test_foreign_files_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixt
     assert [path.name for path in tmp_path.iterdir()] == ["msprof"]
     assert run_command(["ascend-commands"]) == exits.USAGE
     assert "--install DIR" in capsys.readouterr().err
+
+
+def test_the_tuner_writes_bank_and_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WHET_JOBS", "1")
+    write_layer(tmp_path / "m.onnx")
+    line = "aoe --framework=5 --model=m.onnx --job_type=2 --tune_seconds=0.1"
+    assert run_command(line.split()) == exits.OK
+    assert "Performance improved by " in capsys.readouterr().out
+    basic, found = json.loads(Path("aoe_result_opat_m.json").read_text())
+    assert basic["basic"]["tuning_name"] == "m"
+    assert found["OPAT"]["repo_summary"]["total_num"] >= 1
+    line = "atc --model=m.onnx --framework=5 --output=m --op_bank_path=m.tuning.json"
+    assert run_command(line.split()) == exits.OK
+
+
+def test_the_report_of_the_tuner() -> None:
+    entry = {"answer": {"size": 0, "tile": None}, "default_us": 20.0, "tuned_us": 15.0}
+    same = {"answer": None, "default_us": 3.0, "tuned_us": 3.0}
+    facts = {
+        "seconds": 7.4, "improved": 1, "improved_before": 0,
+        "comparison": {"ratio": 0.9, "medians_ms": [10.0, 9.0], "verdict": "faster"},
+        "entries": {"product rows=4 | cpu": entry, "product rows=5 | cpu": same},
+    }  # fmt: skip
+    _, found = tuning_report(facts, "m")
+    assert found["OPAT"]["model_performance_improvement"] == "10.00%"
+    (operator,) = found["OPAT"]["repo_modified_operators"]
+    assert operator["op_name"] == "product rows=4"
+    assert operator["tune_performance"]["Format"]["performance_improvement"] == "25.00%"
+    assert found["OPAT"]["repo_summary"]["repo_reserved_num"] == 1

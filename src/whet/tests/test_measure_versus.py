@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -218,6 +219,16 @@ def test_launches_are_matched_by_their_nodes() -> None:
     same = compare_launches(times, times)
     assert {d.difference_us for d in same} == {0.0}
     assert {d.nodes for d in same} == {("node0",), ("node1",), ("node2",)}
+
+
+def test_launches_that_were_fused_are_compared_with_their_parts() -> None:
+    _, times = stamped()
+    first, second, third = times.launches
+    fused = msgspec.structs.replace(first, nodes=("node0", "node1"), span_us=4.0)
+    found = compare_launches(times, msgspec.structs.replace(times, launches=(fused, third)))
+    assert [d.nodes for d in found] == [("node0", "node1"), ("node2",)]
+    assert (found[0].first_us, found[0].second_us) == (first.span_us + second.span_us, 4.0)
+    assert found[1].difference_us == 0.0
 
 
 @pytest.fixture

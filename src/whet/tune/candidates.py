@@ -8,6 +8,7 @@ from itertools import chain
 
 from whet.kernel.schedule import (
     MAX_VECTORS,
+    NEAR_STEPS,
     Convolution,
     Work,
     choose_tile,
@@ -55,7 +56,8 @@ def _of_convolution(question: Question, work: Convolution, current: Answer) -> I
         yield Answer(size, winograd_of_size(work, question.target, question.threads, size))
     if current.tile is not None:
         for option in _neighbours(current.tile):
-            if option.rows <= most_rows(question.target, option.vectors):
+            near = option.near != current.tile.near  # which Winograd kernels do not look at
+            if not near and option.rows <= most_rows(question.target, option.vectors):
                 yield Answer(current.size, option)
 
 
@@ -82,6 +84,8 @@ def _neighbours(tile: Tile) -> Iterator[Tile]:
             yield replace(tile, unroll=unroll)
     for prefetch in (0, 1, 2):
         yield replace(tile, prefetch=prefetch)
+    for near in (0, NEAR_STEPS):
+        yield replace(tile, near=near)
     if tile.rows > 1:
         yield replace(tile, rows=tile.rows - 1)
 

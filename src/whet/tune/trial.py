@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ class Times:
         if not (np.all(self.before > 0) and np.all(self.after > 0)):
             return False
         found = paired_estimate(np.log(self.after / self.before), CONFIDENCE)
-        return bool(found.high < -np.log1p(MARGIN))
+        return found.high < -math.log1p(MARGIN)
 
     def medians(self) -> tuple[float, float]:
         """Return the medians in us."""
