@@ -125,6 +125,10 @@ def tfidf(step: Call, inputs: Values) -> Values:
     pool = settings.get("pool_strings") or settings.get("pool_int64s") or ()
     index = settings["ngram_indexes"]
     groups = _groups(pool, settings["ngram_counts"])
+    weighted = settings.get("weights") or index
+    if min(len(index), len(weighted)) < len(groups) or min(index, default=0) < 0:
+        text = f"{len(groups)} groups of words, {len(index)} places and {len(weighted)} weights"
+        raise ShapeError(text, where=step.where, hint="give each group a place of 0 or more")
     width = max(index, default=-1) + 1
     places = {group: index[k] for k, group in enumerate(groups)}
     array = inputs[0]

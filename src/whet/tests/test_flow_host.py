@@ -14,7 +14,9 @@ import pytest
 import whet
 from whet.errors import InputError, UnsupportedError
 from whet.program.placement import Place, placements
+from whet.program.script import Call
 from whet.runtime.model import CompiledModel
+from whet.runtime.texts import tfidf
 from whet.tests.seeds import seeds_of_models
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -173,3 +175,11 @@ def test_without_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_host_ops() -> None:
     with pytest.raises(UnsupportedError, match="ImageDecoder"):
         decoder("RGB", host_ops=False)
+
+
+@pytest.mark.parametrize("places", [(0, 1), (0, 1, -2)])
+def test_groups_of_words_without_a_place(places: tuple[int, ...]) -> None:
+    settings = {"mode": "TF", "pool_int64s": (4, 5, 6), "ngram_counts": (0,)}
+    step = Call("TfIdfVectorizer", (0,), (1,), (*settings.items(), ("ngram_indexes", places)), "t")
+    with pytest.raises(whet.ShapeError, match="3 groups of words"):
+        tfidf(step, [np.array([4, 5])])
