@@ -221,10 +221,11 @@ def main() -> None:
         for sizes in grid:
             lines.append(line(sizes))
             print(lines[-1], flush=True)
-    if arguments.notes and not arguments.prepare_only:
+    if arguments.prepare_only:
+        return
+    if arguments.notes:
         notes = _notes(arguments.cache)
-    if not arguments.prepare_only and not arguments.shapes:
-        _write(lines, notes)
+    _write(lines, notes)
 
 
 def _notes(cache: Path) -> list[str]:
@@ -236,8 +237,14 @@ def _notes(cache: Path) -> list[str]:
 
 
 def _write(lines: list[str], notes: list[str]) -> None:
+    """Write the table; what was measured before and is not measured anew stays."""
     machine = describe_machine()
     path = RESULTS / f"{device_slug(machine)}.dynamic.md"
+    before = path.read_text().splitlines() if path.exists() else []
+    rows = {_key(x): x for x in before if x.startswith("| ") and not x.startswith("| model")}
+    rows |= {_key(x): x for x in lines}
+    told = {x.partition(" shape")[0]: x for x in before if x.startswith("minilm:")}
+    told |= {x.partition(" shape")[0]: x for x in notes}
     head = (
         f"{machine.cpu}, {machine.cpus} CPUs; best / median ms; the ratio is the open program's "
         f"time over that of the program for one shape, median of pairs; at most {LIMIT} is asked.\n"
@@ -246,11 +253,17 @@ def _write(lines: list[str], notes: list[str]) -> None:
         "| model | threads | shape | open | one shape | ratio |",
         "|---|---:|---:|---:|---:|---:|",
     )
-    text = "\n".join(["# Open dimensions", "", head, *table, *lines, "", *notes, ""])
+    parts = ["# Open dimensions", "", head, *table, *(rows[k] for k in sorted(rows)), ""]
     partial = path.with_suffix(".partial")
-    partial.write_text(text)
+    partial.write_text("\n".join([*parts, *(f"{x}\n" for x in told.values())]))
     os.replace(partial, path)
     print(path)
+
+
+def _key(line: str) -> tuple[str, tuple[int, ...]]:
+    """Return what a line of the table is about: the model, threads and extents."""
+    name, threads, shape = (cell.strip() for cell in line.split("|")[1:4])
+    return name, (int(threads), *map(int, shape.split(" × ")))
 
 
 if __name__ == "__main__":

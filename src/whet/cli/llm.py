@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from whet.cli import output
+from whet.cli.llm_ablate import ablate
 from whet.cli.llm_against import beside
 from whet.cli.llm_quantize import quantize
+from whet.cli.llm_transcribe import transcribe, translate
 from whet.cli.parameters import json_option
-from whet.errors import UnsupportedError
+from whet.errors import InputError, UnsupportedError
 from whet.options import Options
 
 if TYPE_CHECKING:
@@ -27,13 +29,20 @@ def _model_options(command: Decorated) -> Decorated:
     """Add what says how a model is loaded."""
     for option in (
         click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0 for all CPUs."),
+        click.option("--adapter", type=click.Path(path_type=Path), help="A folder with a LoRA."),
         click.option("--context", type=click.IntRange(0), default=0, help="Tokens of a sequence."),
         click.option(
+            "--speculate",
+            default="off",
+            show_default=True,
+            help="Guess tokens: off, prompt (what followed before), or a smaller model.",
+        ),
+        click.option(
             "--weights",
-            type=click.Choice(["stored", "float32"]),
+            type=click.Choice(["stored", "float32", "int8", "int4"]),
             default="stored",
             show_default=True,
-            help="Multiply weights of few bits as they are stored, or dequantised.",
+            help="As they are stored, dequantised, or brought into so many bits.",
         ),
         click.option(
             "--cache-type",
@@ -78,7 +87,8 @@ def command() -> None:
     """
 
 
-command.add_command(quantize)
+for extra in (ablate, quantize, transcribe, translate):
+    command.add_command(extra)
 
 
 @command.command("run")
@@ -113,7 +123,7 @@ def run(
 @_sampling_options
 @_model_options
 def chat(model: Path, system: str, **options: Any) -> None:
-    """Talk to MODEL, line by line; an empty line or end of input ends it.
+    """Talk to MODEL, line by line; an empty line or end of input ends it, Ctrl-C an answer.
 
     Example: whet llm chat folder --system "Answer briefly." --temperature 0.7
     """
@@ -122,9 +132,25 @@ def chat(model: Path, system: str, **options: Any) -> None:
     messages = [{"role": "system", "content": system}] if system else []
     for line in iter(_asked, ""):
         messages.append({"role": "user", "content": line})
-        answer = llm.chat(messages, params)
-        click.echo(answer.text)
-        messages.append({"role": "assistant", "content": answer.text})
+        try:
+            prompt = llm.chat_prompt(messages)
+            messages.append({"role": "assistant", "content": _said(llm.stream(prompt, params))})
+        except InputError as error:  # the conversation goes on without the line
+            output.note(str(error))
+            messages.pop()
+
+
+def _said(pieces: Iterator[str]) -> str:
+    """Print an answer as it comes, and return it; Ctrl-C ends it early."""
+    text = ""
+    try:
+        for piece in pieces:
+            click.echo(piece, nl=False)
+            text += piece
+    except KeyboardInterrupt:
+        pass
+    click.echo()
+    return text
 
 
 def _asked() -> str:
@@ -186,35 +212,59 @@ def bench(
 @click.option("--api-key", envvar="WHET_API_KEY", default="", help="Callers have to give it.")
 @click.option("--name", default="", help="What the model is called; by default its file name.")
 @click.option("--max-requests", type=click.IntRange(1), default=64, show_default=True)
+@click.option(
+    "--drain-seconds",
+    type=click.IntRange(0),
+    default=30,
+    show_default=True,
+    help="When interrupted, let answers end for so long.",
+)
 @_model_options
-def serve(
-    model: Path, host: str, port: int, api_key: str, name: str, max_requests: int, **options: Any
-) -> None:
-    """Serve MODEL over the OpenAI API, until interrupted.
+def serve(model: Path, host: str, port: int, **options: Any) -> None:
+    """Serve MODEL over the OpenAI API, until interrupted; a page to chat on is at /.
+
+    An encoder, such as BERT, answers /v1/embeddings and /v1/rerank instead.
 
     Example: whet llm serve folder --port 8000 --api-key secret
     """
     try:
         import uvicorn
 
-        from whet.serve.app import Settings, application
+        from whet.serve.app import application
+        from whet.serve.encoder_app import encoder_application
+        from whet.serve.front import Settings
     except ImportError as error:
         raise UnsupportedError(
-            "starlette and uvicorn are not installed", hint="pip install 'whet[serve]'"
+            f"the server needs a package: {error}", hint="pip install 'whet[serve]'"
         ) from error
-    settings = Settings(name or model.stem, api_key, max_requests)
-    uvicorn.run(application(_load(model, options), settings), host=host, port=port)
+    settings = Settings(options["name"] or model.stem, options["api_key"], options["max_requests"])
+    from whet.llm.encoder import Encoder, is_encoder
+
+    if is_encoder(model):
+        encoder = Encoder(model, options=Options(threads=options["threads"]))
+        app = encoder_application(encoder, settings)
+    else:
+        app = application(_load(model, options), settings)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        timeout_graceful_shutdown=options["drain_seconds"],
+    )
 
 
 def _load(model: Path, options: Mapping[str, Any]) -> LLM:
     from whet.llm import LLM, Source
 
-    return LLM(
-        Source(model, options["weights"], options["cache_type"]),
+    llm = LLM(
+        Source(model, options["weights"], options["cache_type"], options["adapter"]),
         options=Options(threads=options["threads"]),
         context=options["context"],
         cache_bytes=options["cache_mib"] << 20,
     )
+    if options["speculate"] != "off":
+        llm.speculate(None if options["speculate"] == "prompt" else options["speculate"])
+    return llm
 
 
 def _params(options: Mapping[str, Any]) -> SamplingParams:

@@ -185,25 +185,63 @@ def read_amct(path: Path) -> Found:
     Raises:
         OptionError: it cannot be read, or asks for something that there is not.
     """
-    place = str(path)
+    text = _text(path)
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise OptionError("the file is too large", where=place, hint="give a configuration")
-        text = path.read_text(encoding="utf-8")
         values = None if path.suffix == ".cfg" else msgspec.json.decode(text)
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
-        raise OptionError(
-            f"cannot read the configuration: {error}", where=place, hint="give JSON or a .cfg"
-        ) from error
+    except msgspec.DecodeError as error:
+        raise OptionError(f"{error}", where=str(path), hint="give JSON or a .cfg") from error
     found = Found()
     try:
         for key, value in _pairs(text) if values is None else _of_json(values):
             _take(found, key, value)
     except OptionError as error:
-        raise OptionError(
-            error.message, where=f"{place}, {error.where}", hint=error.hint
-        ) from error
+        raise OptionError(error.message, where=f"{path}, {error.where}", hint=error.hint) from error
     return found
+
+
+_INLINE = {
+    "input_data_dir": "calibration data", "config_file": "a configuration", "input_shape": "",
+    "infer_soc": "", "infer_aicore_num": "", "infer_device_id": "", "infer_ip": "",
+    "infer_port": "", "log": "",
+}  # fmt: skip
+"""Keys of a calibration block of ATC: what they name, nothing for those that have no meaning."""
+
+
+def inline_arguments(path: Path) -> tuple[list[str], list[str]]:
+    """Return the options of ``whet quantize`` for a ``calibration`` block of ATC, and notes.
+
+    Raises:
+        OptionError: it cannot be read, or asks for something that there is not.
+    """
+    pairs = _pairs(_text(path))
+    if [key for key, _ in pairs] != ["calibration"] or not isinstance(pairs[0][1], list):
+        raise OptionError(
+            "this is not one calibration block", where=str(path), hint="write calibration: { … }"
+        )
+    given: dict[str, str] = {key: str(value) for key, value in pairs[0][1]}
+    for key in given:
+        if key not in _INLINE:
+            raise OptionError(f"unknown key {key!r}", where=str(path), hint=nearest(key, _INLINE))
+    data = given.get("input_data_dir")
+    if data is None or "," in data or data.endswith(".bin"):
+        raise OptionError(
+            f"input_data_dir is {data or 'missing'}", where=str(path),
+            hint="give one folder of .npy files, .npz files or images",
+        )  # fmt: skip
+    notes = [f"{key}: code is made for this machine" for key in given if not _INLINE[key]]
+    file = given.get("config_file")
+    return ["--calibration", data, *(["--config", file] if file else [])], notes
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise OptionError("the file is too large", where=str(path), hint="give a configuration")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(
+            f"cannot read the configuration: {error}", where=str(path), hint="give JSON or a .cfg"
+        ) from error
 
 
 def _of_json(value: Any) -> Iterator[tuple[str, Any]]:

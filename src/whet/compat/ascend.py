@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from whet.compat.amct import inline_arguments
 from whet.compat.aoe import aoe
 from whet.compat.check_report import check_report
 from whet.compat.converter_config import read_config
@@ -27,7 +28,6 @@ from whet.errors import OptionError
 
 _HERE = "code is made for the CPU of this machine"
 _TYPES = "arithmetic has the types of the model"
-_QUANTISE = "quantise the ONNX model first: whet quantize"
 
 ATC: dict[str, Rule] = {
     "mode": Used("0"), "model": Used(), "framework": Used(), "output": Used(), "om": Used(),
@@ -49,7 +49,7 @@ ATC: dict[str, Rule] = {
     "insert_op_conf": Used(),
     "op_bank_path": Used(),
     "mdl_bank_path": Noted("graphs are fused without tuning"),
-    "compression_optimize_conf": Refused(_QUANTISE),
+    "compression_optimize_conf": Used(),
     "modify_mixlist": Refused(_TYPES), "keep_dtype": Noted(_TYPES),
     "op_precision_mode": Refused(_TYPES),
 }  # fmt: skip
@@ -133,7 +133,14 @@ def _check_atc(given: Given) -> None:
 
 
 def _compile(given: Given) -> Translation:
-    command = ["compile", given.need("model"), "-o", f"{given.need('output')}.whet"]
+    model, before = given.need("model"), tuple[str, ...]()
+    conf = given.get("compression_optimize_conf")
+    if conf is not None:
+        quantise, notes = inline_arguments(Path(conf))
+        given.notes.extend(notes)
+        small = f"{given.need('output')}.quantized.onnx"
+        model, before = small, ("quantize", model, "-o", small, *quantise)
+    command = ["compile", model, "-o", f"{given.need('output')}.whet"]
     shape = given.get("input_shape")
     if shape is not None:
         command += shape_arguments(shape)
@@ -162,6 +169,7 @@ def _compile(given: Given) -> Translation:
         given.notes,
         first="ATC start working now, please wait for a moment.",
         last="ATC run success",
+        before=before,
     )
 
 

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from whet.llm.llm import LLM, Completion
+    from whet.llm.recipe import LLMInferenceOptimizer
     from whet.llm.sampling import SamplingParams
     from whet.llm.source import Source
+    from whet.llm.structured import Constraint
 
-__all__ = ["LLM", "Completion", "SamplingParams", "Source"]
+__all__ = ["LLM", "Completion", "Constraint", "LLMInferenceOptimizer", "SamplingParams", "Source"]
 
 _HOME = {
     "LLM": "whet.llm.llm",
     "Completion": "whet.llm.llm",
+    "Constraint": "whet.llm.structured",
+    "LLMInferenceOptimizer": "whet.llm.recipe",
     "SamplingParams": "whet.llm.sampling",
     "Source": "whet.llm.source",
 }

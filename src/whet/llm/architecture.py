@@ -69,12 +69,35 @@ class Rope:
 
 
 @dataclass(frozen=True, slots=True)
+class Experts:
+    """A feed-forward network of several, of which each token uses a few.
+
+    Roles of its parts are ``router``, ``expert0.gate``, ``expert0.up``, ``expert0.down`` and so on;
+    with a shared expert ``shared.gate``, ``shared.up``, ``shared.down`` and ``shared.router``.
+
+    Attributes:
+        count: experts to choose from.
+        chosen: experts that a token uses.
+        inner: width inside an expert.
+        normalised: whether the weights of those chosen are scaled to a sum of 1.
+        shared: width inside the expert that all tokens use; 0 for none.
+    """
+
+    count: int
+    chosen: int
+    inner: int
+    normalised: bool
+    shared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     """One layer: the positions that it sees, its rotary positions, and its tensors by role."""
 
     parts: Parts
     rope: Rope | None = None
     window: int = 0
+    experts: Experts | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from whet.errors import ResourceError
-from whet.llm.engine import Engine, Reason
-from whet.llm.sampling import SamplingParams
+from whet.llm.engine import Engine, Reason, held_back
+from whet.llm.sampling import Choice, SamplingParams
+from whet.llm.structured import Matcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +23,15 @@ class Delta:
         tokens: new tokens.
         text: new text; a stop text, and what may become one, is held back.
         reason: why it ended, "" while it goes on.
+        choices: the tokens with their log probabilities.
+        cached: tokens of the prompt that the cache held.
     """
 
     tokens: tuple[int, ...]
     text: str
     reason: Reason
+    choices: tuple[Choice, ...] = ()
+    cached: int = 0
 
 
 @dataclass(slots=True)
@@ -77,6 +82,7 @@ class AsyncEngine:
         ends: frozenset[int] = frozenset(),
         index: int = 0,
         priority: int = 0,
+        matcher: Matcher | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """Yield a completion piece by piece; the request is cancelled if the caller stops reading.
 
@@ -85,7 +91,7 @@ class AsyncEngine:
             ResourceError: too many requests wait, or the engine was closed.
         """
         stream = _Stream(asyncio.get_running_loop(), asyncio.Queue())
-        arguments = {"ends": ends, "index": index, "priority": priority}
+        arguments = {"ends": ends, "index": index, "priority": priority, "matcher": matcher}
         place: list[int] = []
         self._ask(lambda: self._add(stream, place, (prompt, params), arguments))
         try:
@@ -98,6 +104,16 @@ class AsyncEngine:
                     return
         finally:
             self._ask(lambda: self._drop(place))
+
+    @property
+    def inner(self) -> Engine:
+        """The engine, to look at."""
+        return self._engine
+
+    @property
+    def requests(self) -> int:
+        """Requests that wait or run."""
+        return len(self._streams)
 
     def close(self) -> None:
         """Cancel what runs and end the thread."""
@@ -174,13 +190,5 @@ class AsyncEngine:
         ready = max(len(request.text) - keep, stream.text)
         text, tokens = request.text[stream.text : ready], request.output[stream.tokens :]
         stream.text, stream.tokens = ready, len(request.output)
-        stream.send(Delta(tuple(tokens), text, request.reason))
-
-
-def held_back(text: str, stops: Sequence[str]) -> int:
-    """Return how many characters at the end could still change or become a stop text."""
-    partial = max(
-        (n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0
-    )
-    unfinished = len(text) - len(text.rstrip("\ufffd"))  # a character of which bytes are missing
-    return max(partial, unfinished)
+        choices = tuple(request.choices[len(request.choices) - len(tokens) :]) if tokens else ()
+        stream.send(Delta(tuple(tokens), text, request.reason, choices, request.cached))

@@ -18,6 +18,7 @@ from whet.kernel.paged import COLUMNS, PAGE
 from whet.llm.architecture import Architecture, Layer, Part, Parts
 from whet.llm.block_linear import BlockLinear
 from whet.llm.checkpoint import Checkpoint
+from whet.llm.experts import Network, Pieces, write_experts
 from whet.llm.graph import FLOAT, INT8, INT32, INT64, GraphWriter
 from whet.llm.rope import rope_tables
 from whet.llm.source import Cache
@@ -38,11 +39,17 @@ ACTIVATIONS = {
     "gelu_fast": ("Gelu", {"approximate": "tanh"}),
     "gelu_pytorch_tanh": ("Gelu", {"approximate": "tanh"}),
     "relu": ("Relu", {}),
+    "swish": ("Swish", {}),
 }
 
 
 def decoder_graph(
-    arch: Architecture, checkpoint: Checkpoint, context: int, cache: Cache = "float32"
+    arch: Architecture,
+    checkpoint: Checkpoint,
+    context: int,
+    cache: Cache = "float32",
+    *,
+    states: bool = False,
 ) -> ir.Model:
     """Return the graph of a decoder's step.
 
@@ -51,6 +58,7 @@ def decoder_graph(
         checkpoint: its tensors.
         context: positions that sequences may have.
         cache: type of keys and values.
+        states: whether it gives the states in front of the head instead of logits.
 
     Raises:
         ModelError: a tensor is missing or has the wrong shape.
@@ -62,7 +70,7 @@ def decoder_graph(
         )
     writer = GraphWriter()
     blocks = BlockLinear(writer, checkpoint)
-    return _Decoder(arch, checkpoint, context, writer, blocks, cache).model()
+    return _Decoder(arch, checkpoint, context, writer, blocks, cache).model(states=states)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +92,7 @@ class _Decoder:
     blocks: BlockLinear
     cache: Cache
 
-    def model(self) -> ir.Model:
+    def model(self, *, states: bool) -> ir.Model:
         """Write the whole graph."""
         g, arch = self.g, self.arch
         ids = g.input("ids", INT64, ["tokens"])
@@ -100,6 +108,9 @@ class _Decoder:
             x = self._layer(x, number, layer, step)
         last = g.op("Gather", x, rows, name="last", axis=0)
         last = self._norm(last, "norm", arch.parts, "norm")
+        if states:
+            last.type, last.shape = ir.TensorType(FLOAT), ir.Shape(["logits", arch.hidden])
+            return g.model(arch.family, [last])
         raw = "logits.raw" if arch.logit_softcap else "logits"
         logits = self._linear(last, "head", arch.parts, (arch.vocabulary, arch.hidden), raw)
         if arch.logit_softcap:
@@ -134,11 +145,11 @@ class _Decoder:
         y = self._attention(y, number, layer, step)
         y = self._norm(y, "attention_post_norm", parts, f"{name}.attention_post_norm")
         if self.arch.parallel:
-            z = self._mlp(self._norm(x, "mlp_norm", parts, f"{name}.mlp_norm"), parts, name)
+            z = self._mlp(self._norm(x, "mlp_norm", parts, f"{name}.mlp_norm"), layer, name)
             both = g.op("Add", y, z, name=f"{name}.both")
             return g.op("Add", both, x, name=f"{name}.out")
         x = g.op("Add", x, y, name=f"{name}.attended")
-        y = self._mlp(self._norm(x, "mlp_norm", parts, f"{name}.mlp_norm"), parts, name)
+        y = self._mlp(self._norm(x, "mlp_norm", parts, f"{name}.mlp_norm"), layer, name)
         y = self._norm(y, "mlp_post_norm", parts, f"{name}.mlp_post_norm")
         return g.op("Add", x, y, name=f"{name}.out")
 
@@ -211,18 +222,32 @@ class _Decoder:
 
     # -- the rest ------------------------------------------------------------------------------
 
-    def _mlp(self, x: ir.Value, parts: Parts, name: str) -> ir.Value:
-        g, arch = self.g, self.arch
-        wide = (arch.inner, arch.hidden)
-        up = self._linear(x, "up", parts, wide, f"{name}.up")
-        op, attributes = ACTIVATIONS[arch.activation]
-        if "gate" in parts:
-            gate = self._linear(x, "gate", parts, wide, f"{name}.gate")
+    def _mlp(self, x: ir.Value, layer: Layer, name: str) -> ir.Value:
+        if layer.experts is None:
+            return self._network(x, Network("", self.arch.inner), layer.parts, name)
+
+        def network(y: ir.Value, part: Network) -> ir.Value:
+            return self._network(y, part, layer.parts, f"{name}.{part.prefix}"[:-1])
+
+        def router(role: str, width: int) -> ir.Value:
+            shape = (width, self.arch.hidden)
+            return self._linear(x, role, layer.parts, shape, f"{name}.{role}")
+
+        return write_experts(self.g, x, layer.experts, Pieces(network, router, name))
+
+    def _network(self, x: ir.Value, network: Network, parts: Parts, name: str) -> ir.Value:
+        """Write a feed-forward network; a gate is there if it has a part."""
+        g, hidden = self.g, self.arch.hidden
+        prefix, wide = network.prefix, (network.inner, hidden)
+        up = self._linear(x, f"{prefix}up", parts, wide, f"{name}.up")
+        op, attributes = ACTIVATIONS[self.arch.activation]
+        if f"{prefix}gate" in parts:
+            gate = self._linear(x, f"{prefix}gate", parts, wide, f"{name}.gate")
             opened = g.op(op, gate, name=f"{name}.activated", **attributes)
             inner = g.op("Mul", opened, up, name=f"{name}.gated")
         else:
             inner = g.op(op, up, name=f"{name}.activated", **attributes)
-        return self._linear(inner, "down", parts, (arch.hidden, arch.inner), f"{name}.down")
+        return self._linear(inner, f"{prefix}down", parts, wide[::-1], f"{name}.down")
 
     def _norm(self, x: ir.Value, role: str, parts: Parts, name: str) -> ir.Value:
         """Write a norm over the last axis; none if the role has no part."""
@@ -263,6 +288,8 @@ class _Decoder:
     ) -> ir.Value:
         _check_shape(parts[role], self.checkpoint, shape)
         lines = "logits" if role == "head" else "tokens"
+        if role.startswith("expert"):
+            lines = f"{x.name}.rows"  # as many as the router says
         if f"{role}.bias" not in parts:
             return self.blocks.linear(x, parts[role], shape, name, lines)
         y = self.blocks.linear(x, parts[role], shape, f"{name}.product", lines)

@@ -8,10 +8,13 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from whet.errors import InputError, ResourceError
 from whet.llm.architecture import Array
 from whet.llm.program import Span
 from whet.llm.sampling import Choice, Sampler, SamplingParams
 from whet.llm.scheduler import Scheduler, Share
+from whet.llm.speculate import Speculation, Wanted
+from whet.llm.structured import Matcher
 
 Reason = Literal["", "stop", "length", "cancelled", "error"]
 
@@ -49,6 +52,12 @@ class Request:
     reason: Reason = ""
     cached: int = 0
 
+    @property
+    def mean_logprob(self) -> float:
+        """Mean log probability of the tokens, where it was asked for; else 0."""
+        known = [c.logprobs[c.token] for c in self.choices if c.logprobs]
+        return sum(known) / len(known) if known else 0.0
+
 
 class Engine:
     """Runs requests together; every request's tokens are those that it would get alone.
@@ -66,6 +75,7 @@ class Engine:
         decode: Callable[[Sequence[int]], str] | None = None,
     ) -> None:
         self._program = program
+        self._speculation: Speculation | None = None
         self._scheduler = scheduler
         self._decode = decode
         self.requests: dict[int, Request] = {}
@@ -75,6 +85,21 @@ class Engine:
     def scheduler(self) -> Scheduler:
         """What plans the steps."""
         return self._scheduler
+
+    @property
+    def speculation(self) -> Speculation | None:
+        """What guesses tokens, if anything does."""
+        return self._speculation
+
+    def speculate(self, speculation: Speculation | None) -> None:
+        """Guess from now on, or no more.
+
+        Raises:
+            ResourceError: requests wait or run.
+        """
+        if self.busy:
+            raise ResourceError("requests wait or run", hint="wait for them")
+        self._speculation = speculation
 
     @property
     def busy(self) -> bool:
@@ -89,6 +114,7 @@ class Engine:
         ends: frozenset[int] = frozenset(),
         index: int = 0,
         priority: int = 0,
+        matcher: Matcher | None = None,
     ) -> int:
         """Queue a request and return its number.
 
@@ -98,6 +124,7 @@ class Engine:
             ends: tokens that end it.
             index: which of several completions of one prompt it is.
             priority: smaller is more urgent.
+            matcher: says which tokens may come, its own; ``None`` for all.
 
         Raises:
             InputError: the prompt is empty or too long.
@@ -105,7 +132,8 @@ class Engine:
         """
         number = self._scheduler.add(prompt, params.max_tokens, priority)
         stops = frozenset(params.stop_tokens) | (frozenset() if params.ignore_eos else ends)
-        self.requests[number] = Request(tuple(prompt), params, stops, Sampler(params, index))
+        sampler = Sampler(params, index, matcher)
+        self.requests[number] = Request(tuple(prompt), params, stops, sampler)
         return number
 
     def cancel(self, number: int) -> None:
@@ -115,33 +143,74 @@ class Engine:
 
     def step(self) -> list[int]:
         """Run one step and return the requests that got a token or ended, if any did."""
+        self._guess()
         shares = self._scheduler.plan()
         assert shares or not self.busy, "what waits can always run some time"
         if not shares:
             return []
         spans = [self._span(share) for share in shares]
+        guesses = [span.tokens[share.count :] for share, span in zip(shares, spans, strict=True)]
         logits = self._program.run(spans)
         self._scheduler.done(shares)
         self.steps += 1
-        chosen = [share.number for share in shares if share.last]
-        for number, line in zip(chosen, logits, strict=True):
-            self._advance(number, line)
+        chosen: list[int] = []
+        first = 0
+        for share, guess in zip(shares, guesses, strict=True):
+            if share.last:
+                rows = logits[first : first + 1 + len(guess)]
+                self._advance(share.number, rows, guess)
+                first += len(rows)
+                chosen.append(share.number)
+        assert first == len(logits), "a step gives the logits that it was asked for"
         return chosen
+
+    def _guess(self) -> None:
+        """Let the sequences that wait for one token only guess those after it."""
+        if self._speculation is None:
+            return
+        decoding = {
+            number: Wanted(track.tokens, track.limit - len(track.tokens) - 1)
+            for number, track in self._scheduler.running.items()
+            if len(track.tokens) - track.computed == 1
+        }
+        for number, guess in self._speculation.guess(decoding).items():
+            self._scheduler.find(number).guess = guess
 
     def _span(self, share: Share) -> Span:
         track = self._scheduler.find(share.number)
         tokens = track.tokens[share.start : share.start + share.count]
-        return Span(tokens, share.start, track.pages, int(share.last))
+        guess = track.guess[: share.guessed]
+        return Span([*tokens, *guess], share.start, track.pages, int(share.last) + len(guess))
 
-    def _advance(self, number: int, logits: Array) -> None:
-        """Choose a request's next token, and end it if that was the last one."""
-        request, track = self.requests[number], self._scheduler.find(number)
+    def _advance(self, number: int, rows: Array, guess: Sequence[int]) -> None:
+        """Choose a request's next token, and more as long as they were guessed."""
+        request = self.requests[number]
         if not request.output:
-            request.cached = track.cached
+            request.cached = self._scheduler.find(number).cached
+        right = 0
+        for k, logits in enumerate(rows):
+            self._choose(number, logits)
+            if k == len(guess) or not request.output or request.output[-1] != guess[k]:
+                break
+            right += 1
+            if request.reason:
+                break
+        if self._speculation is not None and guess:
+            self._speculation.learn(number, len(guess), right)
+        if right and not request.reason:
+            self._scheduler.accept(number, right)
+
+    def _choose(self, number: int, logits: Array) -> None:
+        """Choose one token, and end the request if that was the last one."""
+        request, track = self.requests[number], self._scheduler.find(number)
         if not np.isfinite(logits).all():
             self._end(number, "error")
             return
-        choice = request.sampler.choose(logits, request.prompt, request.output)
+        try:
+            choice = request.sampler.choose(logits, request.prompt, request.output)
+        except InputError:  # a grammar that costs too much ends its own request only
+            self._end(number, "error")
+            return
         request.output.append(choice.token)
         request.choices.append(choice)
         track.tokens.append(choice.token)
@@ -154,15 +223,28 @@ class Engine:
         if place is not None:
             request.text = request.text[:place]
             self._end(number, "stop")
+        elif request.sampler.complete:
+            self._end(number, "stop")
         elif len(track.tokens) >= track.limit:
             self._end(number, "length")
 
     def _end(self, number: int, reason: Reason) -> None:
         self.requests[number].reason = reason
         self._scheduler.finish(number)
+        if self._speculation is not None:
+            self._speculation.forget(number)
 
 
 def _stop_place(request: Request) -> int | None:
     """Return where the earliest stop text begins, if any is there."""
     places = [p for p in (request.text.find(s) for s in request.params.stop) if p >= 0]
     return min(places) if places else None
+
+
+def held_back(text: str, stops: Sequence[str]) -> int:
+    """Return how many characters at the end could still change or become a stop text."""
+    partial = max(
+        (n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0
+    )
+    unfinished = len(text) - len(text.rstrip("\ufffd"))  # a character of which bytes are missing
+    return max(partial, unfinished)

@@ -58,7 +58,14 @@ class GraphWriter:
 
     def op(self, op_type: str, *inputs: ir.Value | None, name: str, **attributes: Any) -> ir.Value:
         """Add a node of the standard domain and return its output."""
-        return self._node("", op_type, inputs, name, attributes)
+        return self._node("", op_type, inputs, name, attributes)[0]
+
+    def two(
+        self, op_type: str, *inputs: ir.Value, name: str, **attributes: Any
+    ) -> tuple[ir.Value, ir.Value]:
+        """Add a node of the standard domain that has two outputs."""
+        first, second = self._node("", op_type, inputs, name, attributes, outputs=2)
+        return first, second
 
     def whet_op(
         self,
@@ -70,7 +77,7 @@ class GraphWriter:
         **attributes: Any,
     ) -> ir.Value:
         """Add a node of Whet's own domain, whose output ``onnx`` cannot infer."""
-        value = self._node(WHET_DOMAIN, op_type, inputs, name, attributes)
+        (value,) = self._node(WHET_DOMAIN, op_type, inputs, name, attributes)
         value.type, value.shape = ir.TensorType(dtype), ir.Shape(dims)
         return value
 
@@ -81,12 +88,13 @@ class GraphWriter:
         inputs: Sequence[ir.Value | None],
         name: str,
         attributes: dict[str, Any],
-    ) -> ir.Value:
+        *,
+        outputs: int = 1,
+    ) -> list[ir.Value]:
         made = ir.convenience.convert_attributes(attributes)
-        output = ir.Value(name=name)
-        node = ir.Node(domain, op_type, inputs, made, outputs=[output], name=name)
-        self._nodes.append(node)
-        return output
+        values = [ir.Value(name=f"{name}.{k}" if k else name) for k in range(outputs)]
+        self._nodes.append(ir.Node(domain, op_type, inputs, made, outputs=values, name=name))
+        return values
 
     def model(self, name: str, outputs: Sequence[ir.Value]) -> ir.Model:
         """Return the model."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from whet.dtypes import numpy_dtype
 from whet.kernel.paged import PAGE
 from whet.llm.architecture import Architecture, Array
+from whet.program.plan import find_liveness, part_liveness, plan_memory
 from whet.runtime.model import CompiledModel
 
 TILE_TOKENS = 8
@@ -35,6 +36,26 @@ class Span:
     logits: int
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of a model that runs.
+
+    Attributes:
+        weights: of the packed weights.
+        cache: of keys and values.
+        step: of the intermediate results of a step.
+    """
+
+    weights: int
+    cache: int
+    step: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.cache + self.step
+
+
 class StepProgram:
     """A compiled decoder with its cache.
 
@@ -47,12 +68,23 @@ class StepProgram:
     def __init__(self, model: CompiledModel, arch: Architecture, pages: int) -> None:
         self._model = model
         self.vocabulary = arch.vocabulary
+        self._largest: dict[str, int] = {}
         self._pools = cache_pools(model, pages)
 
     @property
     def model(self) -> CompiledModel:
         """The compiled graph."""
         return self._model
+
+    @property
+    def memory(self) -> Memory:
+        """Bytes in use, with the intermediate results of the largest step so far."""
+        program = self._model.program
+        dims = {name: self._largest.get(name, 1) for name in program.dims}
+        lives = [part_liveness(program, p) for p in program.parts] or [find_liveness(program)]
+        arena = max(plan_memory(program, dims, live).arena_bytes for live in lives)
+        cache = sum(pool.nbytes for pool in self._pools.values())
+        return Memory(self._model.stats.weight_bytes, cache, arena)
 
     def clear(self) -> None:
         """Forget all keys and values."""
@@ -69,8 +101,21 @@ class StepProgram:
         count = len(inputs["rows"])
         if not count:
             inputs["rows"] = np.zeros(1, np.int64)
-        result: Array = self._model.run({**inputs, **self._pools})["logits"]
+        self._note(inputs)
+        result: Array = next(iter(self._model.run({**inputs, **self._pools}).values()))
         return result[:count]
+
+    def _note(self, inputs: Mapping[str, Array]) -> None:
+        sequences, width = inputs["tables"].shape
+        sizes = {
+            "tokens": inputs["ids"].size,
+            "tiles": len(inputs["tiles"]),
+            "logits": len(inputs["rows"]),
+            "sequences": sequences,
+            "width": width,
+        }
+        for name, size in sizes.items():
+            self._largest[name] = max(size, self._largest.get(name, 1))
 
 
 def cache_pools(model: CompiledModel, pages: int) -> dict[str, Array]:

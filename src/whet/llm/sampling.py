@@ -10,6 +10,7 @@ import numpy as np
 
 from whet.errors import OptionError
 from whet.llm.architecture import Array
+from whet.llm.structured import Constraint, Matcher
 
 MAX_LOGPROBS = 64
 
@@ -30,10 +31,12 @@ class SamplingParams:
         logit_bias: added to logits, by token.
         seed: makes the draws repeatable, whatever else runs; ``None`` for a random one.
         n: completions of each prompt.
+        best_of: completions made of each prompt, of which the ``n`` likeliest a token are given.
         stop: texts that end a completion; they are not part of it.
         stop_tokens: tokens that end a completion; they are not part of its text.
         ignore_eos: whether the model's end token is a token like any other.
         logprobs: how many of the likeliest tokens to report at every position; ``None`` for none.
+        constraint: what the text has to look like; ``None`` for anything.
     """
 
     max_tokens: int = 128
@@ -47,10 +50,12 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
     seed: int | None = None
     n: int = 1
+    best_of: int | None = None
     stop: tuple[str, ...] = ()
     stop_tokens: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing.
@@ -66,6 +71,7 @@ class SamplingParams:
             ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
             ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "more than 0"),
             ("n", 1 <= self.n <= 128, "1 to 128"),
+            ("best_of", self.n <= (self.best_of or self.n) <= 128, "n to 128"),
             (
                 "stop",
                 all(self.stop) and not isinstance(self.stop, str),
@@ -77,6 +83,16 @@ class SamplingParams:
             if not holds:
                 raise OptionError(f"{name} is {getattr(self, name)!r}", hint=f"give {wanted}")
 
+    @property
+    def drawn(self) -> int:
+        """Completions made of each prompt."""
+        return self.best_of or self.n
+
+    @property
+    def reported(self) -> int | None:
+        """How many of the likeliest tokens to note; ``best_of`` needs the chosen one's."""
+        return 0 if self.logprobs is None and self.drawn > self.n else self.logprobs
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -87,21 +103,39 @@ class Choice:
 
 
 class Sampler:
-    """Chooses the tokens of one completion; draws depend on its own seed alone."""
+    """Chooses the tokens of one completion; draws depend on its own seed alone.
 
-    def __init__(self, params: SamplingParams, index: int = 0) -> None:
+    Args:
+        params: how.
+        index: which of several completions of one prompt it is.
+        matcher: says which tokens may come; ``None`` for all.
+    """
+
+    def __init__(
+        self, params: SamplingParams, index: int = 0, matcher: Matcher | None = None
+    ) -> None:
         self._params = params
+        self._matcher = matcher
         seed = None if params.seed is None else [params.seed & (2**64 - 1), index]
         self._random = np.random.default_rng(seed)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing may follow."""
+        return self._matcher is not None and self._matcher.complete
 
     def choose(self, logits: Array, prompt: Sequence[int], output: Sequence[int]) -> Choice:
         """Return the next token, given its logits and what came before."""
         params = self._params
         scores = _penalised(logits, params, prompt, output)
+        if self._matcher is not None:
+            scores[~self._matcher.allowed(scores.size)] = -np.inf
         token = int(scores.argmax()) if params.temperature == 0 else self._draw(scores)
-        if params.logprobs is None:
+        if self._matcher is not None:
+            self._matcher.take(token)
+        if params.reported is None:
             return Choice(token)
-        return Choice(token, _top(logits, token, params.logprobs))
+        return Choice(token, _top(logits, token, params.reported))
 
     def _draw(self, scores: Array) -> int:
         params = self._params

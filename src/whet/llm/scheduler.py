@@ -29,6 +29,7 @@ class Track:
         computed: how many of its tokens are in the cache.
         keys: keys of its whole pages that are published.
         cached: tokens that it found in the cache when it started.
+        guess: tokens that may follow, to be checked by the next step.
     """
 
     number: int
@@ -39,6 +40,7 @@ class Track:
     computed: int = 0
     keys: list[bytes] = field(default_factory=list)
     cached: int = 0
+    guess: list[int] = field(default_factory=list)
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -48,12 +50,16 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A sequence's part of a step: its tokens from ``start`` on, ``count`` of them."""
+    """A sequence's part of a step: its tokens from ``start`` on, ``count`` of them.
+
+    Where ``last`` says that those are all, ``guessed`` tokens of its guess follow.
+    """
 
     number: int
     start: int
     count: int
     last: bool
+    guessed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +70,14 @@ class Limits:
         step_tokens: tokens of a step.
         sequences: sequences that run at once.
         context: tokens that a sequence may have.
+        keep: whether keys and values are kept from token to token; else each token computes all
+            before it again, which is there to show what the cache is worth.
     """
 
     step_tokens: int = 512
     sequences: int = 16
     context: int = 2048
+    keep: bool = True
 
 
 class Scheduler:
@@ -153,8 +162,20 @@ class Scheduler:
         if count <= 0 or sequence.number not in self.running:
             return 0
         last = sequence.computed + count == len(sequence.tokens)
-        shares.append(Share(sequence.number, sequence.computed, count, last))
-        return count
+        guessed = self._room(sequence, budget - count) if last else 0
+        shares.append(Share(sequence.number, sequence.computed, count, last, guessed))
+        return count + guessed
+
+    def _room(self, sequence: Track, budget: int) -> int:
+        """Return for how many guessed tokens there is room; nobody loses pages for a guess."""
+        guessed = min(len(sequence.guess), budget)
+        wanted = -(-(len(sequence.tokens) + guessed) // PAGE)
+        while len(sequence.pages) < wanted:
+            page = self.pool.take()
+            if page is None:
+                break
+            sequence.pages.append(page)
+        return min(guessed, len(sequence.pages) * PAGE - len(sequence.tokens))
 
     def _preempt(self, asking: Track, shares: list[Share]) -> bool:
         """Take the pages of the least urgent sequence that is less urgent than the one asking.
@@ -172,7 +193,7 @@ class Scheduler:
     def _stop(self, victim: Track) -> None:
         self.pool.give_back(victim.pages)
         del self.running[victim.number]
-        victim.pages, victim.keys, victim.computed = [], [], 0
+        victim.pages, victim.keys, victim.computed, victim.guess = [], [], 0, []
         self.waiting[victim.number] = victim
         self.preemptions += 1
 
@@ -198,12 +219,28 @@ class Scheduler:
         """Note that a step has run: pages that became whole are published."""
         for share in shares:
             sequence = self.running[share.number]
-            sequence.computed = share.start + share.count
-            for k in range(len(sequence.keys), sequence.computed // PAGE):
-                part = sequence.tokens[k * PAGE : (k + 1) * PAGE]
-                key = page_key(sequence.keys[-1] if sequence.keys else ROOT, part)
-                sequence.keys.append(key)
-                self.pool.publish(sequence.pages[k], key, part)
+            sequence.guess = []
+            if self.limits.keep:
+                self._computed(sequence, share.start + share.count)
+            else:
+                sequence.computed = 0 if share.last else share.start + share.count
+
+    def accept(self, number: int, count: int) -> None:
+        """Note that ``count`` guessed tokens were right: they are in the cache already.
+
+        They have to be among the sequence's tokens. Keys and values of wrong guesses are written
+        over by the next step.
+        """
+        sequence = self.find(number)
+        self._computed(sequence, sequence.computed + count)
+
+    def _computed(self, sequence: Track, count: int) -> None:
+        sequence.computed = count
+        for k in range(len(sequence.keys), count // PAGE):
+            part = sequence.tokens[k * PAGE : (k + 1) * PAGE]
+            key = page_key(sequence.keys[-1] if sequence.keys else ROOT, part)
+            sequence.keys.append(key)
+            self.pool.publish(sequence.pages[k], key, part)
 
 
 def _keys(tokens: Sequence[int], pages: int) -> list[bytes]:

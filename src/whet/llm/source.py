@@ -10,10 +10,15 @@ from typing import Literal, get_args
 from whet.errors import InputError, ModelError, nearest
 from whet.llm.checkpoint import Checkpoint, TensorFolder
 from whet.llm.gguf_file import GgufFile
+from whet.llm.lora import Adapted
+from whet.llm.quantized import InBlocks
 from whet.llm.tokens import Tokenizer, open_tokenizer
 
-Weights = Literal["stored", "float32"]
+Weights = Literal["stored", "float32", "int8", "int4"]
 Cache = Literal["float32", "float16", "bfloat16", "int8"]
+
+
+_KINDS = {"int8": "Q8_0", "int4": "Q4_0"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +28,10 @@ class Source:
     Attributes:
         path: a folder with ``config.json`` and ``*.safetensors``, or a GGUF file.
         weights: ``stored`` multiplies weights in blocks of few bits as they are, by rows of 8-bit
-            integers; ``float32`` dequantises them first.
+            integers; ``float32`` dequantises them first; ``int8`` and ``int4`` bring all into
+            blocks of 32 with a 16-bit scale, as Q8_0 and Q4_0 of GGUF.
         cache: type of keys and values; those of 8 bits have a scale for every token and head.
+        adapter: a folder with a LoRA adapter as ``peft`` saves it, ``None`` for none.
 
     Raises:
         InputError: a value is not known.
@@ -33,6 +40,7 @@ class Source:
     path: str | os.PathLike[str]
     weights: Weights = "stored"
     cache: Cache = "float32"
+    adapter: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("weights", Weights), ("cache", Cache)):
@@ -46,12 +54,19 @@ class Source:
         Raises:
             ModelError: it is missing, incomplete or damaged.
         """
-        path = Path(self.path)
+        checkpoint, tokenizer = self._opened(Path(self.path))
+        if self.adapter is not None:
+            checkpoint = Adapted(checkpoint, self.adapter)
+        if self.weights in _KINDS:
+            checkpoint = InBlocks(checkpoint, _KINDS[self.weights])
+        return checkpoint, tokenizer
+
+    def _opened(self, path: Path) -> tuple[Checkpoint, Tokenizer | None]:
+        floats = self.weights != "stored"
         if path.is_dir():
-            floats = self.weights == "float32"
             return TensorFolder(path, floats=floats), open_tokenizer(path)
         if path.suffix == ".gguf" and path.exists():
-            file = GgufFile(path, floats=self.weights == "float32")
+            file = GgufFile(path, floats=floats)
             return file, file.tokenizer()
         hint = "give a folder with config.json, or a file that ends in .gguf"
         raise ModelError("there is no checkpoint", where=str(path), hint=hint)

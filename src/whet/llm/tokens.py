@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from whet.errors import InputError, ModelError, UnsupportedError
+from whet.errors import ModelError, UnsupportedError
 from whet.llm.checkpoint import read_json
+from whet.llm.template import render_chat
 
 Message = Mapping[str, Any]
 
@@ -16,8 +17,13 @@ Message = Mapping[str, Any]
 class TextCodec(Protocol):
     """What a tokenizer of the package ``tokenizers`` offers."""
 
-    def encode(self, sequence: str, *, add_special_tokens: bool) -> Any:
-        """Return the encoding of a text."""
+    def encode(
+        self, sequence: str, pair: str | None = None, *, add_special_tokens: bool = True
+    ) -> Any:
+        """Return the encoding of a text, or of two that belong together."""
+
+    def token_to_id(self, token: str) -> int | None:
+        """Return the token of a name, ``None`` if there is none."""
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Return the text of tokens."""
@@ -48,12 +54,24 @@ class Tokenizer:
         """
         return list(self.codec.encode(text, add_special_tokens=special).ids)
 
+    def pair(self, first: str, second: str) -> Any:
+        """Return the encoding of two texts: ``ids``, and which of the two they are of."""
+        return self.codec.encode(first, second)
+
+    def token_text(self, token: int) -> str:
+        """Return the text of one token, a special one's too."""
+        return self.codec.decode([token], skip_special_tokens=False)
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, without special ones."""
         return self.codec.decode(list(tokens), skip_special_tokens=True)
 
-    def chat(self, messages: Sequence[Message]) -> str:
+    def chat(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> str:
         """Return the prompt of a conversation, as the checkpoint's template writes it.
+
+        Args:
+            messages: what was said.
+            tools: functions that the model may call, as the OpenAI API describes them.
 
         The template runs in a sandbox: it cannot reach outside its arguments.
 
@@ -65,36 +83,7 @@ class Tokenizer:
             raise UnsupportedError(
                 "the checkpoint has no chat template", hint="give a prompt instead of messages"
             )
-        return render_chat(self.template, messages, self.names)
-
-
-def render_chat(template: str, messages: Sequence[Message], names: Mapping[str, str]) -> str:
-    """Return what a chat template makes of a conversation.
-
-    Raises:
-        InputError: the template fails; the reason is in the message.
-    """
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = refuse
-    try:
-        return environment.from_string(template).render(
-            messages=[dict(m) for m in messages], add_generation_prompt=True, **names
-        )
-    except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError,
-            MemoryError) as error:  # fmt: skip
-        raise InputError(
-            f"the chat template failed: {error}"[:500],
-            where="chat template",
-            hint="check the roles and contents of the messages",
-        ) from error
+        return render_chat(self.template, messages, self.names, tools)
 
 
 def open_tokenizer(folder: Path) -> Tokenizer | None:

@@ -16,6 +16,9 @@ from whet.lower.narrow_depths import is_narrow, joined_depth
 from whet.lower.quads import needs_quads, quad_product, whole_depth
 from whet.lower.storage import address_of
 
+MIN_MOVED_DEPTH = 32
+"""Depth from which an operand with channels first is worth a copy with channels last."""
+
 
 def legalise(equations: Equations, layout: Layout) -> bool:
     """Insert copies in front of products that need them; returns whether there were any.
@@ -84,8 +87,36 @@ def _legal_a(
     edges = [c for c in operand.conditions if not _shortens_tap(c, anchor, row)]
     at_rows = all(row in c.index.atoms for c in edges)
     if edges and not (at_rows and _readable_at_edges(operand.load, anchor, layout)):
-        return _padded(tensor, operand) or _gathered(tensor, "a", axes, anchor.a)
+        return (
+            _channels_last(tensor, anchor, operand, layout)
+            or _padded(tensor, operand)
+            or _gathered(tensor, "a", axes, anchor.a)
+        )
     return anchor.a, None
+
+
+def _channels_last(
+    tensor: Tensor, anchor: Product, operand: Operand, layout: Layout
+) -> tuple[Expr, Tensor] | None:
+    """Return the operand read from a copy whose depth is contiguous, where windows reach outside.
+
+    What the caller gives has channels first: each depth step would read cache lines of its own.
+    Returns ``None`` if the depth is contiguous already, or short.
+    """
+    source: Tensor = operand.load.source
+    depth = anchor.depth.extent.constant
+    found = [d for d, index in enumerate(operand.load.index) if index == var(anchor.depth)]
+    address = address_of(operand.load.index, layout.storages[id(source)])
+    if len(found) != 1 or depth is None or depth < MIN_MOVED_DEPTH or operand.flips:
+        return None
+    if address.coefficient(anchor.depth) == 1:
+        return None
+    axes = axes_for(source.shape)
+    body = source.at(*(var(a) for a in axes))
+    copy = _copy(f"{tensor.name}.channels_last", tensor, source.shape, axes, body)
+    copy.order = (*(d for d in range(len(axes)) if d not in found), *found)
+    load = copy.at(*operand.load.index)
+    return guard(operand.conditions, load, Const(0, load.dtype)), copy
 
 
 def _is_affine(load: Load, axes: tuple[Axis, ...], layout: Layout) -> bool:

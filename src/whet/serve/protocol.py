@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import json
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from whet.errors import InputError
 from whet.llm.sampling import SamplingParams
+from whet.llm.structured import Constraint
 
-Request = TypeVar("Request", bound="Sampled")
+Request = TypeVar("Request", bound=msgspec.Struct)
 
-REFUSED = ("tools", "functions", "best_of", "suffix", "echo", "logprobs", "audio", "modalities")
+REFUSED = ("functions", "suffix", "echo", "audio", "modalities", "prediction", "web_search_options")
 """What clients may ask for and Whet does not do; left out silently, it would be a wrong answer."""
 
 
@@ -24,6 +26,7 @@ _SAME = (
     "frequency_penalty",
     "repetition_penalty",
     "n",
+    "best_of",
     "seed",
 )
 """What is called the same here and there."""
@@ -45,12 +48,27 @@ class Sampled(msgspec.Struct):
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
     n: int | None = None
+    best_of: int | None = None
+    response_format: dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_grammar: str | None = None
     stop: str | list[str] | None = None
     ignore_eos: bool = False
     stream: bool = False
+    stream_options: dict[str, Any] | None = None
     priority: int = 0
 
-    def params(self, default_tokens: int) -> SamplingParams:
+    @property
+    def top_logprobs_wanted(self) -> int | None:
+        """How many of the likeliest tokens are reported at each position; ``None`` for none."""
+        return None
+
+    @property
+    def usage_wanted(self) -> bool:
+        """Whether a stream ends with the numbers of tokens."""
+        return bool((self.stream_options or {}).get("include_usage"))
+
+    def params(self, default_tokens: int, constraint: Constraint | None = None) -> SamplingParams:
         """Return how to sample.
 
         Raises:
@@ -66,13 +84,47 @@ class Sampled(msgspec.Struct):
             stop=tuple(stop),
             logit_bias=_biases(self.logit_bias or {}),
             ignore_eos=self.ignore_eos,
+            logprobs=self.top_logprobs_wanted,
+            constraint=constraint,
         )
+
+    def constraint(self) -> Constraint | None:
+        """Return what the text has to look like.
+
+        Raises:
+            InputError: the format is not known, or more than one is given.
+        """
+        found: list[Constraint] = []
+        if self.guided_regex is not None:
+            found.append(Constraint("regex", self.guided_regex))
+        if self.guided_grammar is not None:
+            found.append(Constraint("grammar", self.guided_grammar))
+        shape = self.response_format or {"type": "text"}
+        if shape.get("type") == "json_object":
+            found.append(Constraint("json"))
+        elif shape.get("type") == "json_schema":
+            found.append(Constraint("json_schema", _schema(shape)))
+        elif shape.get("type") != "text":
+            raise InputError(
+                f"response_format {shape.get('type')!r} is not known",
+                where="body",
+                hint="text, json_object and json_schema are",
+            )
+        if len(found) > 1:
+            raise InputError("the text is to have several formats", where="body", hint="give one")
+        return found[0] if found else None
 
 
 class Completions(Sampled):
     """The body of ``/v1/completions``."""
 
     prompt: str | list[str | int | list[int]] = ""
+    logprobs: int | None = None
+
+    @property
+    def top_logprobs_wanted(self) -> int | None:
+        """How many of the likeliest tokens are reported at each position; ``None`` for none."""
+        return self.logprobs
 
     def prompts(self) -> list[str | list[int]]:
         """Return the prompts one by one.
@@ -80,20 +132,41 @@ class Completions(Sampled):
         Raises:
             InputError: tokens and texts are mixed.
         """
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        tokens = [p for p in self.prompt if isinstance(p, int)]
-        if not tokens:
-            return [p for p in self.prompt if not isinstance(p, int)]
-        if len(tokens) < len(self.prompt):
-            raise InputError("the prompt mixes tokens and texts", where="body")
-        return [tokens]
+        return listed(self.prompt)
 
 
 class Chat(Sampled):
     """The body of ``/v1/chat/completions``."""
 
     messages: list[dict[str, Any]] = []
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool = True
+
+    @property
+    def top_logprobs_wanted(self) -> int | None:
+        """How many of the likeliest tokens are reported at each position; ``None`` for none."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class Embeddings(msgspec.Struct):
+    """The body of ``/v1/embeddings``."""
+
+    input: str | list[str | int | list[int]]
+    model: str = ""
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+
+
+class Rerank(msgspec.Struct):
+    """The body of ``/v1/rerank``."""
+
+    query: str
+    documents: list[str]
+    model: str = ""
+    top_n: int | None = None
 
 
 def parse(body: bytes, kind: type[Request]) -> Request:
@@ -108,12 +181,33 @@ def parse(body: bytes, kind: type[Request]) -> Request:
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
         raise InputError(f"the request is malformed: {error}", where="body") from error
     refused = [key for key in REFUSED if found.get(key)]
-    shape = found.get("response_format")
-    if isinstance(shape, dict) and shape.get("type", "text") != "text":
-        refused.append("response_format")
     if refused:
         raise InputError(f"{refused[0]} is not supported", where="body", hint="leave it out")
     return request
+
+
+def listed(given: str | list[str | int | list[int]]) -> list[str | list[int]]:
+    """Return texts, or lists of tokens, one by one.
+
+    Raises:
+        InputError: tokens and texts are mixed.
+    """
+    if isinstance(given, str):
+        return [given]
+    tokens = [p for p in given if isinstance(p, int)]
+    if not tokens:
+        return [p for p in given if not isinstance(p, int)]
+    if len(tokens) < len(given):
+        raise InputError("the prompt mixes tokens and texts", where="body")
+    return [tokens]
+
+
+def _schema(shape: dict[str, Any]) -> str:
+    inner = shape.get("json_schema")
+    schema = inner.get("schema") if isinstance(inner, dict) else None
+    if not isinstance(schema, dict):
+        raise InputError("json_schema.schema is missing", where="body", hint="give a JSON schema")
+    return json.dumps(schema)
 
 
 def _biases(given: dict[str, float]) -> dict[int, float]:

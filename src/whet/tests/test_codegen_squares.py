@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 import whet
 from whet import driver
-from whet.kernel.spec import Nest
+from whet.kernel.spec import Contraction, Nest
 
 
 def _transposed(shape: list[int | str], perm: list[int]) -> onnx.ModelProto:
@@ -71,3 +71,23 @@ def test_the_result_of_a_convolution_comes_as_the_caller_has_it() -> None:
     exact = np.einsum("nchw,mc->nmhw", value.astype(np.float64), weight[:, :, 0, 0])
     terms = np.einsum("nchw,mc->nmhw", np.abs(value), np.abs(weight[:, :, 0, 0]))
     assert np.all(np.abs(found - exact) <= 21 * np.finfo(np.float32).eps * terms)
+
+
+def test_windows_over_an_input_read_channels_side_by_side() -> None:
+    rng = np.random.default_rng()
+    weight = rng.standard_normal((21, 37, 3, 3)).astype(np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 2, 0, 1], strides=[2, 1])
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 37, 9, 11])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 21, 4, 12])
+    constant = onnx.numpy_helper.from_array(weight, "w")
+    model = helper.make_model(helper.make_graph([node], "conv", [x], [y], [constant]))
+    kernels = driver.plan(model, options=whet.Options(threads=1)).kernels.values()
+    (product,) = [kernel for kernel in kernels if isinstance(kernel, Contraction)]
+    assert product.a.address.coefficient(product.depth) == 1
+    value = rng.standard_normal((2, 37, 9, 11)).astype(np.float32)
+    wide = np.pad(value.astype(np.float64), ((0, 0), (0, 0), (1, 0), (2, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(wide, (3, 3), (2, 3))[:, :, ::2]
+    found = whet.compile(model).run({"x": value})["y"]
+    exact = np.einsum("nchwij,mcij->nmhw", windows, weight)
+    terms = np.einsum("nchwij,mcij->nmhw", np.abs(windows), np.abs(weight))
+    assert np.all(np.abs(found - exact) <= (37 * 9 + 1) * np.finfo(np.float32).eps * terms)

@@ -52,7 +52,7 @@ def test_both_spellings_of_values() -> None:
         ("--model=m.onnx --framework=5", "--output"),
         ("--model=m.prototxt --framework=0 --output=m", "convert the model to ONNX"),
         (f"{ATC_LINE} --precision_mode=force_fp16", "float16"),
-        (f"{ATC_LINE} --compression_optimize_conf=q.cfg", "quantise"),
+        (f"{ATC_LINE} --compression_optimize_conf=none.cfg", "cannot read"),
         (f"{ATC_LINE} --soc_versions=Ascend310", "--soc_version"),
         (f"{ATC_LINE} --output=n", "twice"),
         (f"{ATC_LINE} --input_shape=x", "name:1,3"),

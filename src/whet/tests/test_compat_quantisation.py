@@ -190,6 +190,29 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
         read_amct(tmp_path / "missing.cfg")
 
 
+def test_atc_quantises_first(tmp_path: Path) -> None:
+    path = tmp_path / "c.cfg"
+    path.write_text(
+        "calibration:\n{\n  input_data_dir: data\n  config_file: a.cfg\n  log: info\n}\n"
+    )
+    line = f"--model=m.onnx --framework=5 --output=m --compression_optimize_conf={path}"
+    meant = ascend.atc(line.split())
+    assert list(meant.before) == [
+        "quantize", "m.onnx", "-o", "m.quantized.onnx", "--calibration", "data",
+        "--config", "a.cfg",
+    ]  # fmt: skip
+    assert meant.command[:2] == ["compile", "m.quantized.onnx"] and meant.notes[0][:3] == "log"
+    for text, hint in (
+        ("calibration { input_data_dir: a.bin,b.bin }", ".npy"),
+        ("calibration { input_dir: a }", "input_data_dir"),
+        ("compress { }", "calibration: {"),
+    ):
+        path.write_text(text)
+        with pytest.raises(OptionError) as caught:
+            ascend.atc(line.split())
+        assert hint in str(caught.value)
+
+
 def test_both_lead_to_a_quantised_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

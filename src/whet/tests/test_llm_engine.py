@@ -10,9 +10,11 @@ import pytest
 
 from whet.errors import InputError, OptionError, ResourceError
 from whet.llm import LLM, SamplingParams
+from whet.llm.checkpoint import TensorFolder
 from whet.llm.engine import Engine
 from whet.llm.llm import page_bytes
 from whet.llm.pages import PagePool
+from whet.llm.program import Span
 from whet.llm.scheduler import Limits, Scheduler
 from whet.options import Options
 from whet.tests.tiny_models import CONTEXT, VOCABULARY, reference_logits, write_checkpoint
@@ -144,3 +146,19 @@ def test_bad_requests(llm: LLM) -> None:
         with pytest.raises(OptionError, match=next(iter(wrong))):
             SamplingParams(**wrong)
     assert page_bytes(llm.architecture) == 4 * 2 * 2 * 32 * (16 + 16)
+
+
+def test_vectors_of_texts(llm: LLM, folder: Path) -> None:
+    """The states times the head are the logits that the engine sees."""
+    given = [*prompts(5, 8), [7] * (CONTEXT - 1)]
+    vectors = llm.embed(given)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    head = TensorFolder(folder).tensor("lm_head.weight")
+    for prompt, vector in zip(given, vectors, strict=True):
+        llm.program.clear()
+        (logits,) = llm.program.run([Span(prompt, 0, list(range(8)), 1)])
+        ours = head @ vector
+        assert np.allclose(ours / np.linalg.norm(ours), logits / np.linalg.norm(logits), atol=1e-6)
+        assert np.array_equal(llm.embed([prompt])[0], vector)
+    with pytest.raises(InputError, match="context"):
+        llm.embed([[1] * CONTEXT])

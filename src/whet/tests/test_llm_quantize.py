@@ -129,17 +129,18 @@ def trained(folder: Path) -> np.ndarray:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     data = torch.tensor(np.frombuffer(standard_library(), np.uint8).astype(np.int64))
-    split = len(data) - 6000
+    split = len(data) - 3000
     config = transformers.LlamaConfig(
-        hidden_size=128, intermediate_size=352, num_hidden_layers=2, num_attention_heads=4,
+        hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, vocab_size=256, max_position_embeddings=256,
     )  # fmt: skip
     model = transformers.LlamaForCausalLM(config)
-    step = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(250):
-        starts = torch.randint(0, split - 129, (16,)).tolist()
-        batch = torch.stack([data[s : s + 128] for s in starts])
+    step = torch.optim.AdamW(model.parameters(), lr=6e-3)
+    for _ in range(220):
+        starts = torch.randint(0, split - 97, (8,)).tolist()
+        batch = torch.stack([data[s : s + 96] for s in starts])
         loss = model(input_ids=batch, labels=batch).loss
         step.zero_grad()
         loss.backward()
@@ -153,7 +154,7 @@ def trained(folder: Path) -> np.ndarray:
 def test_perplexity_of_a_trained_model(tmp_path: Path) -> None:
     """8 bits cost at most 0.1 % of the perplexity, 4 bits that are calibrated at most 2 %."""
     unseen = trained(tmp_path / "model").tolist()
-    text = np.frombuffer(standard_library()[:8192], np.uint8).astype(int).tolist()
+    text = np.frombuffer(standard_library()[:4096], np.uint8).astype(int).tolist()
     chunks = [text[k : k + 256] for k in range(0, len(text), 256)]
 
     def measured(path: Path) -> float:
@@ -173,5 +174,5 @@ def test_perplexity_of_a_trained_model(tmp_path: Path) -> None:
             tmp_path / "model", target, Recipe(kind, method, chunks, gptq_rows, OPTIONS)
         )
         found[kind, method] = measured(target) / exact
-    assert exact < 12 and found["Q8_0", "plain"] < 1.001
+    assert exact < 25 and found["Q8_0", "plain"] < 1.001
     assert min(found["Q4_1", "gptq"], found["Q4_1", "awq"]) < 1.02, found

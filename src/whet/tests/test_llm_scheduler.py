@@ -35,20 +35,30 @@ class Machine(RuleBasedStateMachine):
         """Queue a prompt that shares a prefix with others."""
         self.scheduler.add([7] * common + own, new, priority)
 
-    @rule(token=st.integers(0, 2))
-    def step(self, token: int) -> None:
-        """Run a step in which every sequence gets the same token."""
+    @rule(
+        token=st.integers(0, 2),
+        guess=st.lists(st.integers(0, 2), max_size=40),
+        right=st.integers(0, 40),
+    )
+    def step(self, token: int, guess: list[int], right: int) -> None:
+        """Run a step in which every sequence gets the same token behind right guesses."""
+        for track in self.scheduler.running.values():
+            track.guess = guess[: max(track.limit - len(track.tokens) - 1, 0)]
         shares = self.scheduler.plan()
         assert shares or not (self.scheduler.running or self.scheduler.waiting)
-        assert sum(share.count for share in shares) <= self.scheduler.limits.step_tokens
+        taken = sum(share.count + share.guessed for share in shares)
+        assert taken <= self.scheduler.limits.step_tokens
         assert len({share.number for share in shares}) == len(shares)
+        assert all(share.last or not share.guessed for share in shares)
         for share in shares:
             self.write(share)
         self.scheduler.done(shares)
         for share in shares:
             track = self.scheduler.find(share.number)
             if share.last:
-                track.tokens.append(token)
+                accepted = guess[: min(right, share.guessed)]
+                track.tokens += [*accepted, token]
+                self.scheduler.accept(share.number, len(accepted))
                 if len(track.tokens) >= track.limit:
                     self.scheduler.finish(share.number)
 
@@ -56,10 +66,11 @@ class Machine(RuleBasedStateMachine):
         """Put the step's tokens into the pages, and see that all before them are there."""
         track = self.scheduler.find(share.number)
         assert share.count > 0 and share.start == track.computed
-        for position in range(share.start, share.start + share.count):
+        tokens = [*track.tokens, *track.guess[: share.guessed]]
+        for position in range(share.start, share.start + share.count + share.guessed):
             page = track.pages[position // PAGE]
             assert self.scheduler.pool.users(page) == 1, "a shared page is written"
-            self.held[page, position % PAGE] = tuple(track.tokens[: position + 1])
+            self.held[page, position % PAGE] = tuple(tokens[: position + 1])
         for position in range(share.start + share.count):
             held = self.held[track.pages[position // PAGE], position % PAGE]
             assert held == tuple(track.tokens[: position + 1]), "another prefix is read"

@@ -13,8 +13,9 @@ import pytest
 
 from whet.cli.main import run_command
 from whet.errors import InputError, ResourceError
-from whet.llm.async_engine import AsyncEngine, held_back
-from whet.llm.engine import Engine
+from whet.llm import LLM
+from whet.llm.async_engine import AsyncEngine
+from whet.llm.engine import Engine, held_back
 from whet.llm.pages import PagePool
 from whet.llm.program import Span
 from whet.llm.sampling import SamplingParams
@@ -123,3 +124,27 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "tokenizer" in capsys.readouterr().err
     assert run_command(["llm", "run", str(tmp_path / "no"), "--prompt", "x"]) == 3
     assert run_command(["llm", "run", folder, "--tokens", "--prompt", "x"]) == 2
+
+
+class Spoken:
+    """What streaming needs of a model."""
+
+    tokenizer = None
+    stream = LLM.stream
+
+    def __init__(self) -> None:
+        self.engine = engine_of(Counting())
+
+    def encode(self, prompt: list[int]) -> list[int]:
+        """Return the tokens of a prompt."""
+        return list(prompt)
+
+
+def test_pieces_of_one_completion() -> None:
+    llm: Any = Spoken()
+    pieces = list(llm.stream([0], SamplingParams(max_tokens=9, stop=("ef",))))
+    assert pieces == ["b", "c", "d"]
+    stream = llm.stream([0], SamplingParams(max_tokens=90))
+    assert next(stream) == "b"
+    stream.close()
+    assert not llm.engine.requests and not llm.engine.busy

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import whet
 from whet.codegen.kernels import kernel_text
 from whet.codegen.object_code import assembly_of
 from whet.codegen.targets import host_target, resolve_target
@@ -151,3 +152,37 @@ def test_four_vectors_are_narrowed_together() -> None:
     rows = 13
     assert assembly.count("vpackssdw") == 2 * (2 * rows // 4)
     assert assembly.count("vpmovusdb") + assembly.count("vpmovdb") <= 2 * rows % 4
+
+
+# -- dynamic quantisation ------------------------------------------------------------------------
+
+
+def test_constant_weights_are_summed_before_the_run() -> None:
+    rng = np.random.default_rng(33)
+    weights = rng.integers(-128, 128, (96, 40)).astype(np.int8)
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["sum"]),
+        helper.make_node("Cast", ["sum"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "s"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "dynamic", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 5, 96])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 5, 40])],
+        [numpy_helper.from_array(weights, "w")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    calls, _ = kernels_of(model)
+    sums = [c for c in calls if "MatMulInteger" in c.ops and not isinstance(c.kernel, Contraction)]
+    assert not sums, "the columns of the weights are summed in every run"
+    (kernel,) = [c.kernel for c in calls if isinstance(c.kernel, Contraction)]
+    assert first_sum(kernel)[0] is not None, "the zero point is no part of the epilogue"
+    x = rng.normal(1, 3, (2, 5, 96)).astype(np.float32)
+    x[0, 0, 0], x[1, 4, 95] = -40, 50
+    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    scale = np.float32((np.float32(high) - np.float32(low)) / np.float32(255))
+    zero = np.rint(np.clip(-np.float32(low) / scale, 0, 255))
+    steps = np.clip(np.rint(x / scale) + zero, 0, 255).astype(np.int64) - int(zero)
+    exact = (steps @ weights.astype(np.int64)).astype(np.float32) * scale
+    found = whet.compile(model, options=whet.Options(threads=2))({"x": x})["y"]
+    np.testing.assert_array_equal(found, exact)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import socket
@@ -17,12 +18,38 @@ from whet.errors import InputError
 from whet.llm.engine import Engine
 from whet.llm.pages import PagePool
 from whet.llm.scheduler import Limits, Scheduler
+from whet.llm.structured import Constraint
 from whet.tests.test_llm_streaming import Counting, letters
 
 uvicorn = pytest.importorskip("uvicorn", reason="it carries the server")
 pytest.importorskip("starlette", reason="it is the server's framework")
+pytest.importorskip("prometheus_client", reason="it keeps the numbers")
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class AsGiven:
+    """Allows one text only."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens, self.seen = tokens, 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it came."""
+        return self.seen == len(self.tokens)
+
+    def allowed(self, count: int) -> np.ndarray:
+        """Return which token comes next."""
+        return np.asarray(np.arange(count) == self.tokens[self.seen])
+
+    def take(self, token: int) -> None:
+        """Note a token."""
+        self.seen += 1
+
+    def copy(self) -> AsGiven:
+        """Return another."""
+        return AsGiven(self.tokens)
 
 
 class Letters:
@@ -40,7 +67,17 @@ class Letters:
             raise InputError("the prompt has unknown tokens")
         return tokens
 
-    def chat_prompt(self, messages: list[dict[str, Any]]) -> list[int]:
+    def token_text(self, token: int) -> str:
+        """Return a token's letter."""
+        return chr(ord("a") + token)
+
+    def matcher(self, constraint: Constraint) -> AsGiven:
+        """Return what allows the letters of the constraint's text alone, in order."""
+        if not constraint.text:
+            raise InputError("the json cannot be followed")
+        return AsGiven(self.encode(constraint.text))
+
+    def chat_prompt(self, messages: list[dict[str, Any]], tools: Any = ()) -> list[int]:
         """Return what was said last."""
         if not messages:
             raise InputError("the chat template failed: there are no messages")
@@ -60,7 +97,8 @@ class Served:
     """A server on a port of its own."""
 
     def __init__(self, program: Any) -> None:
-        from whet.serve.app import Settings, application
+        from whet.serve.app import application
+        from whet.serve.front import Settings
 
         self.llm = Letters(program)
         settings = Settings("letters", key="secret", most_requests=6, body_bytes=5000)
@@ -122,9 +160,72 @@ def test_the_official_client(served: Served) -> None:
     pieces = [piece.choices[0] for piece in stream]
     assert "".join(p.delta.content for p in pieces) == "cdef" and len(pieces) > 2
     assert pieces[-1].finish_reason == "length"
-    with pytest.raises(openai.BadRequestError, match="tools"):
+    with pytest.raises(openai.BadRequestError, match="tool"):
         client.chat.completions.create(model="letters", messages=messages, tools=[{"x": 1}])
     assert served.idle()
+
+
+def test_log_probabilities_and_formats(served: Served) -> None:
+    openai = pytest.importorskip("openai", reason="it is the client that has to work")
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{served.port}/v1", api_key="secret")
+    messages = [{"role": "user", "content": "ab"}]
+    plain = client.completions.create(
+        model="letters", prompt="a", max_tokens=2, temperature=0, logprobs=2
+    )
+    found = plain.choices[0].logprobs
+    assert found.tokens == ["b", "c"]
+    likely = 1 - np.log(np.e + 99)
+    assert np.allclose(found.token_logprobs, likely)
+    assert [len(line) for line in found.top_logprobs] == [2, 2]
+    chat = client.chat.completions.create(
+        model="letters", messages=messages, max_tokens=2, temperature=0, logprobs=True,
+        top_logprobs=3,
+    )  # fmt: skip
+    lines = chat.choices[0].logprobs.content
+    assert [line.token for line in lines] == ["c", "d"] and len(lines[0].top_logprobs) == 3
+    stream = client.chat.completions.create(
+        model="letters", messages=messages, max_tokens=3, temperature=0, logprobs=True,
+        stream=True, stream_options={"include_usage": True},
+    )  # fmt: skip
+    *pieces, last = list(stream)
+    assert sum(len(p.choices[0].logprobs.content) for p in pieces) == 3
+    assert last.usage.completion_tokens == 3 and last.usage.prompt_tokens == 2
+    best = {"prompt": "a", "n": 1, "best_of": 3, "max_tokens": 2, "temperature": 0}
+    status, body, _ = served.ask("/v1/completions", best)
+    assert status == 200 and [c["text"] for c in body["choices"]] == ["bc"]
+    assert body["usage"]["completion_tokens"] == 6
+    guided = client.chat.completions.create(
+        model="letters", messages=messages, extra_body={"guided_regex": "xyxy"}
+    )
+    assert guided.choices[0].message.content == "xyxy"
+    assert guided.choices[0].finish_reason == "stop"
+    assert served.idle()
+
+
+def test_looking_at_the_server(served: Served) -> None:
+    body = {"prompt": "abc" * 20, "max_tokens": 3}
+    served.ask("/v1/completions", body)
+    usage = served.ask("/v1/completions", body)[1]["usage"]
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 32}
+    link = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    link.request("GET", "/metrics", headers={"Authorization": "Bearer secret"})
+    text = link.getresponse().read().decode()
+    for line in ("whet_cache_pages 8.0", "whet_cache_pages_free 8.0", "whet_requests_running 0.0"):
+        assert line in text
+    assert 'whet_requests_total{path="/v1/completions",status="200"}' in text
+    assert "whet_first_token_seconds_bucket" in text
+    (cached,) = (
+        line for line in text.splitlines() if line.startswith("whet_cached_prompt_tokens_t")
+    )
+    assert float(cached.split()[1]) >= 32
+    link.request("GET", "/metrics")
+    answer = link.getresponse()
+    assert answer.read() and answer.status == 401
+    link.request("GET", "/")
+    answer = link.getresponse()
+    assert b"<title>Whet chat" in answer.read() and answer.status == 200
+    link.close()
+    assert served.ask("/ready", key="")[:2] == (200, {"ready": True})
 
 
 def test_bad_requests_have_reasons(served: Served) -> None:
@@ -141,11 +242,17 @@ def test_bad_requests_have_reasons(served: Served) -> None:
         ({"prompt": "a", "top_p": 7}, "top_p"),
         ({"prompt": "a", "max_tokens": -1}, "max_tokens"),
         ({"prompt": "a", "logit_bias": {"b": 1}}, "logit_bias"),
-        ({"prompt": "a", "response_format": {"type": "json_object"}}, "response_format"),
+        ({"prompt": "a", "response_format": {"type": "json_object"}}, "json"),
+        ({"prompt": "a", "response_format": {"type": "xml"}}, "response_format"),
+        ({"prompt": "a", "response_format": {"type": "json_schema"}}, "schema"),
+        ({"prompt": "a", "guided_regex": "A"}, "unknown"),
+        ({"prompt": "a", "best_of": 1, "n": 2}, "best_of"),
+        ({"prompt": "a", "logprobs": 500}, "logprobs"),
         ({"prompt": "a" * 200, "stream": True}, "context"),
     ):
         status, found, _ = served.ask(many, body)
-        assert status == 400 and text in found["error"]["message"], (body, found)
+        assert status == (413 if text == "bytes" else 400), (body, found)
+        assert text in found["error"]["message"], (body, found)
     assert served.ask("/v1/chat/completions", {"messages": []})[0] == 400
     assert served.ask("/v1/models", key="wrong")[0] == 401
     assert served.ask(many, {"prompt": "a"}, key="")[0] == 401
@@ -182,3 +289,66 @@ def test_callers_that_leave_are_forgotten(served: Served) -> None:
         time.sleep(0.1)
         link.close()
         assert served.idle() and served.llm.engine.steps - before < 90
+
+
+class Words:
+    """An encoder whose vectors are the numbers of tokens."""
+
+    def tokens(self, text: Any) -> list[int]:
+        """Return the tokens of a text."""
+        if not text:
+            raise InputError("a text has 0 tokens")
+        return [ord(c) for c in text] if isinstance(text, str) else list(text)
+
+    def embed(self, texts: Any) -> np.ndarray:
+        """Return first, last and number of tokens."""
+        return np.array([[t[0], t[-1], len(t)] for t in texts], np.float32)
+
+    def rerank(self, query: str, texts: Any) -> np.ndarray:
+        """Return how often the query is in a text."""
+        return np.array([text.count(query) for text in texts], np.float32)
+
+
+def test_embeddings() -> None:
+    from starlette.testclient import TestClient
+
+    from whet.serve.encoder_app import encoder_application
+    from whet.serve.front import Settings
+
+    app = encoder_application(Words(), Settings("words", key="k"))
+    client = TestClient(app, headers={"Authorization": "Bearer k"})
+    found = client.post("/v1/embeddings", json={"input": ["ab", "c"]}).json()
+    assert [line["embedding"] for line in found["data"]] == [[97, 98, 2], [99, 99, 1]]
+    assert found["usage"]["prompt_tokens"] == 3
+    body = {"input": [3, 4], "encoding_format": "base64", "dimensions": 2}
+    (line,) = client.post("/v1/embeddings", json=body).json()["data"]
+    vector = np.frombuffer(base64.b64decode(line["embedding"]), "<f4")
+    assert np.allclose(vector, [0.6, 0.8])
+    ranked = client.post("/v1/rerank", json={"query": "a", "documents": ["b", "aa", "a"]}).json()
+    assert [line["index"] for line in ranked["results"]] == [1, 2, 0]
+    for path, wrong in (
+        ("embeddings", {"input": []}),
+        ("embeddings", {"input": ""}),
+        ("embeddings", {"input": "a", "dimensions": 9}),
+        ("embeddings", {"input": ["a", 3]}),
+        ("rerank", {"query": "a"}),
+    ):
+        answer = client.post(f"/v1/{path}", json=wrong)
+        assert answer.status_code == 400 and answer.json()["error"]["message"], wrong
+    assert client.post("/v1/embeddings", headers={"Authorization": ""}).status_code == 401
+    assert 'status="400"' in client.get("/metrics").text
+
+
+def test_answers_end_before_the_server_does() -> None:
+    server = Served(Slow())
+    body = {"prompt": "a", "max_tokens": 40, "temperature": 0}
+    found: list[tuple[int, Any, Any]] = []
+    asking = threading.Thread(target=lambda: found.append(server.ask("/v1/completions", body)))
+    asking.start()
+    while not server.llm.engine.requests:
+        time.sleep(0.01)
+    server.close()
+    asking.join()
+    ((status, data, _),) = found
+    assert status == 200 and data["choices"][0]["text"] == letters(range(1, 41))
+    assert not server.thread.is_alive()

@@ -36,6 +36,13 @@ _BANDS = {
     "original_max_position_embeddings": 64,
 }
 
+_MOE = {
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 40,
+    "head_dim": 16,
+}
+
 _CLASSES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _LAYER = {
     "self_attn.q_proj": (64, 64),
@@ -62,8 +69,76 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("Gemma3TextConfig", {**_SIZES, **_GEMMA}),
     "gpt2": ("GPT2Config", {**_GPT2, **_ENDS}),
     "neox": ("GPTNeoXConfig", _NEOX),
+    "mixtral": ("MixtralConfig", {**_SIZES, "num_local_experts": 4, "sliding_window": None}),
+    "qwen2moe": (
+        "Qwen2MoeConfig",
+        {**_SIZES, **_MOE, "shared_expert_intermediate_size": 48, "norm_topk_prob": False},
+    ),
+    "qwen3moe": (
+        "Qwen3MoeConfig",
+        {**_SIZES, **_MOE, "norm_topk_prob": True, "mlp_only_layers": [0]},
+    ),
     "glm": ("GlmConfig", {**_SIZES, "head_dim": 16, "attention_bias": True}),
     "glm4": ("Glm4Config", {**_SIZES, "head_dim": 16, "attention_bias": True}),
+}
+
+
+_BERT = {
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 66,
+    "num_labels": 1,
+}
+
+ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("BertConfig", _BERT),
+    "xlmroberta": ("XLMRobertaConfig", {**_BERT, "pad_token_id": 1, "type_vocab_size": 1}),
+}
+
+
+_BART = {
+    "d_model": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 112,
+    "decoder_ffn_dim": 112,
+    "vocab_size": VOCABULARY,
+    "decoder_start_token_id": 3,
+    "pad_token_id": 0,
+    "eos_token_id": 2,
+}
+_T5 = {
+    "vocab_size": VOCABULARY,
+    "d_model": 64,
+    "d_kv": 12,
+    "d_ff": 112,
+    "num_layers": 2,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 20,
+    "decoder_start_token_id": 0,
+    "eos_token_id": 2,
+}
+
+SEQ2SEQ: dict[str, tuple[str, dict[str, Any]]] = {
+    "marian": (
+        "MarianConfig",
+        {**_BART, "max_position_embeddings": 64, "activation_function": "swish"},
+    ),
+    "t5": ("T5Config", _T5),
+    "t5gated": (
+        "T5Config",
+        {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ),
+    "whisper": (
+        "WhisperConfig",
+        {**_BART, "max_source_positions": 30, "max_target_positions": 40, "num_mel_bins": 16},
+    ),
 }
 
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from whet.errors import UnsupportedError, nearest
 from whet.llm.architecture import Architecture
 from whet.llm.config import Config
-from whet.llm.families import gemma, glm, gpt, llama, olmo, phi3
+from whet.llm.families import gemma, glm, gpt, llama, moe, olmo, phi3
 
 Family = Callable[[Config], Architecture]
 
@@ -18,6 +18,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "mistral": llama.llama,
         "qwen2": llama.qwen2,
         "qwen3": llama.qwen3,
+        "mixtral": moe.mixtral,
+        "qwen2_moe": moe.qwen2_moe,
+        "qwen3_moe": moe.qwen3_moe,
         "olmo": olmo.olmo,
         "olmo2": olmo.olmo2,
         "phi3": phi3.phi3,
