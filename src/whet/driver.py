@@ -299,6 +299,9 @@ def _facts(
     }
     if steps:
         facts |= {"preprocess": msgspec.json.encode(steps, order="deterministic").decode()}
+    if options.tuning:
+        tuning = read_tuning(Path(options.tuning)).text().encode()
+        facts |= {"tuning_digest": digest(memoryview(tuning))}
     if isinstance(source, bytes):
         facts |= {"source_digest": digest(memoryview(source))}
     elif isinstance(source, str | os.PathLike):

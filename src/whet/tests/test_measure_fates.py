@@ -64,7 +64,7 @@ def test_rewrites_that_do_not_pay_are_switched_off(
     seen: list[tuple[int, int]] = []
     answers = [verdict("no significant difference", 1.0), verdict("faster", 0.9)]
 
-    def judge(first: Any, second: Any, inputs: Any, **_: Any) -> Versus:
+    def judge(first: Any, second: Any, inputs: Any, ends: Any) -> Versus:
         seen.append((len(first.program.program.launches), len(second.program.program.launches)))
         return answers[len(seen) - 1]
 

@@ -95,7 +95,9 @@ def test_answers_become_schedules(model: Path, tmp_path: Path) -> None:
     assert ask_schedules(model, options=options).asked[("product",)][product].tile == tile
     other = ask_schedules(model, options=replace(options, threads=2)).asked[("product",)]
     assert [answer.tile for answer in other.values()] != [tile], "another question"
-    assert whet.compile(model, options=options).program != whet.compile(model).program
+    tuned = whet.compile(model, options=options)
+    assert tuned.program != whet.compile(model, options=OPTIONS).program
+    assert "tuning_digest" in tuned.metadata
 
 
 def test_tuning_ends_resumes_and_finds_what_is_faster(
@@ -181,6 +183,11 @@ def test_impossible_schedules_are_refused(model: Path, tmp_path: Path) -> None:
                 file = save_answers(tmp_path / "t.json", {question.key: wrong})
                 with pytest.raises(OptionError, match="cannot be carried out"):
                     ask_schedules(model, options=replace(OPTIONS, tuning=file))
+
+
+def test_a_missing_file_is_one_error(model: Path) -> None:
+    with pytest.raises(OptionError, match="cannot read"):
+        whet.compile(model, options=replace(OPTIONS, tuning="missing.json"))
 
 
 def test_command(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
