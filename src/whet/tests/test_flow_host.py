@@ -179,7 +179,9 @@ def test_without_host_ops() -> None:
 
 @pytest.mark.parametrize("places", [(0, 1), (0, 1, -2)])
 def test_groups_of_words_without_a_place(places: tuple[int, ...]) -> None:
-    settings = {"mode": "TF", "pool_int64s": (4, 5, 6), "ngram_counts": (0,)}
-    step = Call("TfIdfVectorizer", (0,), (1,), (*settings.items(), ("ngram_indexes", places)), "t")
+    counts = (("ngram_counts", (0,)), ("ngram_indexes", places))
+    step = Call(
+        "TfIdfVectorizer", (0,), (1,), (("mode", "TF"), ("pool_int64s", (4, 5, 6)), *counts), "t"
+    )
     with pytest.raises(whet.ShapeError, match="3 groups of words"):
         tfidf(step, [np.array([4, 5])])
