@@ -30,7 +30,7 @@ def plant_wrong_operator(patch: pytest.MonkeyPatch, op_type: str, factor: float 
         return [tensor]
 
     table: Mapping[tuple[str, str], Op] = {**op_table(), ("", op_type): Op(op_type, lower)}
-    patch.setattr("whet.lower.lower.op_table", lambda: table)
+    patch.setattr("whet.driver.op_table", lambda: table)
 
 
 def plant_wrong_rewrite(

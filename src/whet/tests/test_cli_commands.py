@@ -143,6 +143,7 @@ def test_bench_alone(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[
     found = json.loads(capsys.readouterr().out)
     assert found["times"]["whet"]["calls"] == 5
     assert found["comparisons"] == []
+    Path("m.whet").write_bytes(b"compiled")
     assert run_command("bench m.whet --rounds 2 --json b.json".split()) == exits.OK
     assert json.loads(Path("b.json").read_text())["threads"] == 1
     assert "whet" in capsys.readouterr().out
@@ -153,6 +154,7 @@ def test_bench_against_onnxruntime(
     calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnxruntime")
+    Path("m.whet").write_bytes(b"compiled")
     line = "bench m.whet --onnx m.onnx --against ort --rounds 5 --threads 1 --json - --require"
     assert run_command([*line.split(), "0"]) == exits.OK
     found = json.loads(capsys.readouterr().out)
