@@ -210,7 +210,7 @@ class Sleeper:
 def test_runners_are_called_in_turn() -> None:
     a, b = Sleeper("A"), Sleeper("B")
     found = compare_runners(a, b, [{}], Ends(precision=10.0))
-    assert found.rounds == 40
+    assert 0 < found.rounds <= 40, "rounds in which a call waited for a CPU do not count"
     assert a.calls == b.calls >= 40
 
 
