@@ -94,6 +94,7 @@ def _measure(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     goal = None
     if values["goal"] is not None:
         goal, compiled = _reach(values["goal"], path, (shapes, options), feeds)
+    subject = subject_of(path, compiled, values, dims)
     begun = datetime.now(UTC).isoformat(timespec="seconds")
     found = _time(compiled, path, feeds, peers, values)
     streams = values["streams"] or (goal["streams"] if goal and goal["streams"] > 1 else None)
@@ -101,7 +102,7 @@ def _measure(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     return {
         **found,
         "begun": begun,
-        "subject": msgspec.to_builtins(subject_of(path, compiled, values, dims)),
+        "subject": msgspec.to_builtins(subject),
         "machine": msgspec.to_builtins(describe_machine()),
         "goal": goal,
         "streams": _stream_figures(compiled, feeds, streams) if streams else None,

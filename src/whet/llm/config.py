@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from whet.errors import ModelError, UnsupportedError
+from whet.errors import ModelError, UnsupportedError, nearest
 from whet.llm.architecture import Rope
 
 
@@ -47,6 +47,19 @@ class Config:
         """Return a text."""
         value = self.values.get(key)
         return value if isinstance(value, str) else default
+
+    def family(self, known: Collection[str]) -> str:
+        """Return the model's family, one of the known.
+
+        Raises:
+            UnsupportedError: it is another one.
+        """
+        name = self.text("model_type", "")
+        if name not in known:
+            raise UnsupportedError(
+                f"the model is of family {name!r}", where=self.where, hint=nearest(name, known)
+            )
+        return name
 
     def flag(self, key: str, *, default: bool = False) -> bool:
         """Return a switch."""

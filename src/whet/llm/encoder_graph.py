@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 import onnx_ir as ir
 
-from whet.errors import ModelError, UnsupportedError, nearest
+from whet.errors import ModelError, UnsupportedError
 from whet.llm.checkpoint import Checkpoint
 from whet.llm.decoder import ACTIVATIONS
 from whet.llm.graph import FLOAT, INT64, GraphWriter
@@ -61,11 +61,7 @@ def encoder_shape(checkpoint: Checkpoint) -> Shape:
         ModelError: a value is missing or wrong.
     """
     config = checkpoint.config
-    family = config.text("model_type", "")
-    if family not in ENCODERS:
-        raise UnsupportedError(
-            f"the model is of family {family!r}", where=config.where, hint=nearest(family, ENCODERS)
-        )
+    family = config.family(ENCODERS)
     kind = config.text("position_embedding_type", "absolute")
     activation = config.text("hidden_act", "gelu")
     if kind != "absolute" or activation not in ACTIVATIONS:

@@ -16,6 +16,7 @@ from whet.errors import ModelError, UnsupportedError, nearest
 from whet.llm.architecture import Array
 from whet.llm.checkpoint import Checkpoint, Stored, read_json, read_safetensors
 from whet.llm.config import Config
+from whet.llm.layered import Layered
 
 _PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
@@ -42,7 +43,7 @@ class _Change:
         return np.asarray(tensor + (change.T if self.transposed else change))
 
 
-class Adapted:
+class Adapted(Layered):
     """A checkpoint with an adapter.
 
     Args:
@@ -55,22 +56,8 @@ class Adapted:
     """
 
     def __init__(self, base: Checkpoint, adapter: str | os.PathLike[str]) -> None:
-        self._base = base
+        super().__init__(base)
         self._changes = _changes(Path(adapter), base)
-
-    @property
-    def config(self) -> Config:
-        """The model's configuration."""
-        return self._base.config
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of all tensors."""
-        return self._base.names
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape."""
-        return self._base.shape(name)
 
     def tensor(self, name: str) -> Array:
         """Return a tensor in float32, with what the adapter adds."""
@@ -81,10 +68,6 @@ class Adapted:
     def block_format(self, name: str) -> str | None:
         """Return the format of a tensor in blocks; what the adapter changes is given as floats."""
         return None if name in self._changes else self._base.block_format(name)
-
-    def blocks(self, name: str) -> Array:
-        """Return a tensor in blocks, as the base has it."""
-        return self._base.blocks(name)
 
 
 def _changes(folder: Path, base: Checkpoint) -> dict[str, _Change]:

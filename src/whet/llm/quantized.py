@@ -9,10 +9,10 @@ from whet.errors import UnsupportedError
 from whet.kernel.block_formats import FORMATS
 from whet.llm.architecture import Array
 from whet.llm.checkpoint import Checkpoint
-from whet.llm.config import Config
+from whet.llm.layered import Layered
 
 
-class InBlocks:
+class InBlocks(Layered):
     """A checkpoint in blocks; what is no matrix, or too narrow for blocks, stays as it is.
 
     Args:
@@ -30,28 +30,10 @@ class InBlocks:
             raise UnsupportedError(
                 "the package gguf is not installed", hint="pip install 'whet[llm]'"
             ) from error
-        self._base = base
+        super().__init__(base)
         self._kind = kind
         quantize: Callable[..., Array] = quants.quantize
         self._quantize = partial(quantize, qtype=GGMLQuantizationType[kind])
-
-    @property
-    def config(self) -> Config:
-        """The model's configuration."""
-        return self._base.config
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of all tensors."""
-        return self._base.names
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape."""
-        return self._base.shape(name)
-
-    def tensor(self, name: str) -> Array:
-        """Return a tensor in float32, as the base has it."""
-        return self._base.tensor(name)
 
     def block_format(self, name: str) -> str | None:
         """Return the format of a matrix; what the base has in blocks stays in those."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from whet.errors import UnsupportedError, nearest
 from whet.llm.architecture import Architecture
 from whet.llm.config import Config
 from whet.llm.families import gemma, glm, gpt, llama, moe, olmo, phi3
@@ -41,9 +40,4 @@ def architecture_of(config: Config) -> Architecture:
         UnsupportedError: the family is not known.
         ModelError: a value is missing or wrong.
     """
-    name = config.text("model_type", "")
-    if name not in FAMILIES:
-        raise UnsupportedError(
-            f"the model is of family {name!r}", where=config.where, hint=nearest(name, FAMILIES)
-        )
-    return FAMILIES[name](config)
+    return FAMILIES[config.family(FAMILIES)](config)
