@@ -4,7 +4,7 @@
 for any shape and once for each shape of a grid, runs both call by call in one process, then
 measures what the first call of a new shape costs beyond the call itself, and how private memory
 grows over 1,000 shapes. It writes ``benchmarks/results/<device>.dynamic.md``; ``--prepare-only``
-stops before the measurement, which reads what it compiled from the cache.
+stops before the measurement, which finds exports and kernels in the caches then.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from benchmarks.models.export import BATCH_SEED, DEFAULT_CACHE, build
 from benchmarks.models.inputs import Array, InputSpec, make_inputs
 from benchmarks.models.registry import MODELS
 from benchmarks.run import RESULTS, device_slug
+from whet.cli.opening import ReadyRunner
 from whet.measure.interleave import Plan, measure_interleaved
 from whet.measure.machine import describe_machine
 from whet.measure.statistics import compare, summarise
@@ -73,21 +74,6 @@ OPEN = {
 }
 
 
-class Compiled:
-    """A compiled model as a runner."""
-
-    def __init__(self, name: str, model: whet.CompiledModel) -> None:
-        self.name = name
-        self.model = model
-
-    def prepare(self) -> None:
-        """Do nothing: the model is loaded."""
-
-    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """Run once."""
-        return self.model(inputs)
-
-
 def exported(name: str, cache: Path) -> Path:
     """Return the ONNX file of a model with open dimensions; it is made if the cache lacks it."""
     import torch
@@ -116,11 +102,9 @@ def exported(name: str, cache: Path) -> Path:
 
 
 def compiled(name: str, threads: int, cache: Path) -> Path:
-    """Return the file of a model for any shape."""
+    """Return the file of a model for any shape, compiled anew: an old file has old kernels."""
     target = cache / f"{name}.open.{threads}.whet"
-    source = exported(name, cache)
-    if not target.exists():
-        whet.compile(source, options=whet.Options(threads=threads)).save(target)
+    whet.compile(exported(name, cache), options=whet.Options(threads=threads)).save(target)
     return target
 
 
@@ -134,7 +118,7 @@ def ratios(
         threads = anyone.stats.threads
         shapes = {n: a.shape for n, a in feed.items()}
         fixed = whet.compile(source, shapes=shapes, options=whet.Options(threads=threads))
-        runners = [Compiled("open", anyone), Compiled("fixed", fixed)]
+        runners = [ReadyRunner("open", anyone.run), ReadyRunner("fixed", fixed.run)]
         samples = measure_interleaved(runners, [feed], plan)
         ratio = compare(samples, "fixed", "open")
         times = [summarise(samples.seconds[runner.name]) for runner in runners]
