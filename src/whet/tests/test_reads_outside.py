@@ -15,6 +15,7 @@ from whet.index import Axis, as_poly, var
 from whet.kernel.expr import Const, Expr, Within, guard
 from whet.kernel.tensor import Definition, Tensor
 from whet.lower.reads import check_reads
+from whet.runtime.model import CompiledModel
 
 FLOAT, INT64, UINT8 = TensorProto.FLOAT, TensorProto.INT64, TensorProto.UINT8
 Given = tuple[str, int, list[int | str]]
@@ -45,7 +46,7 @@ def _quantised(points: int) -> onnx.ModelProto:
     return _model("QLinearMatMul", inputs, UINT8)
 
 
-def _compile(model: onnx.ModelProto) -> whet.CompiledModel:
+def _compile(model: onnx.ModelProto) -> CompiledModel:
     return whet.compile(model.SerializeToString(), options=whet.Options(threads=1))
 
 
