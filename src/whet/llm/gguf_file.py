@@ -140,6 +140,10 @@ class GgufFile:
         """Return the bytes of a tensor in blocks, row by row; a view of the file."""
         return np.asarray(self._find(name).data).reshape(self.shape(name)[0], -1)
 
+    def order(self, name: str) -> Array | None:
+        """Return ``None``: rows lie in blocks as they are."""
+        return None
+
     def tokenizer(self) -> Tokenizer | None:
         """Return the tokenizer that the file holds, ``None`` if it holds none."""
         return gguf_tokenizer(self._facts, str(self.path))
