@@ -109,8 +109,8 @@ def rope_of(config: Config, size: int, *, interleaved: bool = False, kind: str =
     rope = Rope(theta, int(size * partial), interleaved, divisors=divisors)
     if len(divisors) not in (0, rope.size // 2):
         raise config.error(f"{len(divisors)} divisors for {rope.size // 2} frequencies")
-    if name == "default":
-        return rope
+    if name in ("default", "mrope"):
+        return replace(rope, sections=_sections(scaling, rope.size))
     if name == "linear":
         return replace(rope, factor=factor)
     if name == "llama3":
@@ -125,3 +125,14 @@ def rope_of(config: Config, size: int, *, interleaved: bool = False, kind: str =
         where=config.where,
         hint="default, linear and llama3 are known",
     )
+
+
+def _sections(scaling: Config, size: int) -> tuple[int, ...]:
+    """Return how many frequencies turn by each of three positions, if there are three."""
+    found = scaling.values.get("mrope_section")
+    if found is None:
+        return ()
+    whole = isinstance(found, list) and len(found) == 3 and all(isinstance(n, int) for n in found)
+    if not whole or sum(found) != size // 2 or min(found) < 0:
+        raise scaling.error(f"mrope_section is {found!r}, needs three that make {size // 2}")
+    return tuple(found)

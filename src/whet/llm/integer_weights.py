@@ -2,8 +2,8 @@
 
 A weight is ``scale * (code - zero)``; scale and zero belong to a column of the matrix and a group
 of its depth. Where a format of ``whet.kernel.block_formats`` holds exactly the same numbers, the
-matrix is given in its bytes: ``Q4_0`` where ``code - zero`` lies between -8 and 7, ``Q8_0`` where it
-is a signed byte. Everything else is given in floats.
+matrix is given in its bytes: ``Q4_0`` where ``code - zero`` lies between -8 and 7, ``Q8_0`` where
+it is a signed byte; everything else in floats.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def packed(values: np.ndarray, bits: int) -> np.ndarray:
         count = -(-len(row) * bits // 32)
         rows.append([(whole >> (32 * k)) & 0xFFFFFFFF for k in range(count)])
     words: np.ndarray = np.array(rows, np.uint32).view(np.int32)
-    return words.reshape(*values.shape[:-1], -1)
+    return words.reshape((*values.shape[:-1], words.shape[-1]))
 
 
 @dataclass(frozen=True)
