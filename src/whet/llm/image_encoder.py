@@ -11,12 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whet.driver import compile as compile_model
 from whet.errors import ModelError
 from whet.llm.architecture import Array
 from whet.llm.image_prompt import Encoded
 from whet.llm.vision import Pixels, Vision
-from whet.options import Options
 from whet.runtime.model import CompiledModel
 
 CACHE_BYTES = 256 << 20
@@ -45,16 +43,16 @@ class ImageEncoder:
 
     Args:
         vision: the tower.
-        options: how to compile it.
+        model: its graph, compiled.
         cache_bytes: memory for features.
     """
 
     def __init__(
-        self, vision: Vision, options: Options | None = None, cache_bytes: int = CACHE_BYTES
+        self, vision: Vision, model: CompiledModel, cache_bytes: int = CACHE_BYTES
     ) -> None:
         self.vision = vision
         self.batches = 0
-        self._model: CompiledModel = compile_model(vision.graph(), options=options)
+        self._model = model
         self._room = cache_bytes
         self._numbers: dict[bytes, int] = {}
         self._known: OrderedDict[bytes, Encoded] = OrderedDict()

@@ -6,12 +6,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from whet.driver import compile as compile_model
 from whet.dtypes import DTYPES
 from whet.errors import InputError, ModelError, ResourceError, UnsupportedError, WhetError
 from whet.kernel.paged import COLUMNS, PAGE
 from whet.llm.architecture import Architecture, Array
-from whet.llm.decoder import decoder_graph
+from whet.llm.compiler import Compiler
 from whet.llm.embedding import LastStates
 from whet.llm.engine import Engine, Reason, Request, held_back
 from whet.llm.families.vision_table import model_of
@@ -90,7 +89,6 @@ class LLM:
         opened = source if isinstance(source, Source) else Source(source)
         found, self.tokenizer = opened.open()
         model = model_of(found)
-        checkpoint = model.checkpoint
         self.architecture = arch = model.architecture
         self.context = context or min(arch.context, DEFAULT_CONTEXT)
         if not 0 < self.context <= arch.context:
@@ -105,11 +103,12 @@ class LLM:
                 f"a page of the cache takes {size} bytes, cache_bytes is {cache_bytes}",
                 hint="give more",
             )
-        self._checkpoint, self._options, self._cache = checkpoint, options, opened.cache
-        graph = decoder_graph(arch, checkpoint, self.context, opened.cache)
-        self.program = StepProgram(compile_model(graph, options=options), arch, pages)
+        self._compiler = Compiler(model, opened, self.context, options)
+        self.program = StepProgram(self._compiler.decoder(), arch, pages)
         scheduler = Scheduler(PagePool(pages), Limits(step_tokens, sequences, self.context))
-        encoder = None if model.vision is None else ImageEncoder(model.vision, options)
+        encoder = None
+        if model.vision is not None:
+            encoder = ImageEncoder(model.vision, self._compiler.tower(model.vision))
         self.prompts = PromptReader(self.tokenizer, arch.vocabulary, encoder)
         decode = self.tokenizer.decode if self.tokenizer else None
         self.engine = Engine(self.program, scheduler, decode)
@@ -169,9 +168,8 @@ class LLM:
         """
         if self._states is None:
             arch, limits = self.architecture, self.engine.scheduler.limits
-            graph = decoder_graph(arch, self._checkpoint, self.context, self._cache, states=True)
             pages = -(-max(limits.step_tokens, self.context) // PAGE) + limits.sequences
-            program = StepProgram(compile_model(graph, options=self._options), arch, pages)
+            program = StepProgram(self._compiler.decoder(states=True), arch, pages)
             self._states = LastStates(program, pages, limits)
         pending = [self.prompts.begin(text) for text in _listed(texts)]
         return self._states.embed([one.tokens for one in pending])

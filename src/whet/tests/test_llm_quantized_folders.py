@@ -41,7 +41,8 @@ def packed(values: np.ndarray, bits: int) -> np.ndarray:
         count = -(-len(row) * bits // 32)
         rows.append([(whole >> (32 * k)) & 0xFFFFFFFF for k in range(count)])
     words: np.ndarray = np.array(rows, np.uint32).view(np.int32)
-    return words.reshape((*values.shape[:-1], words.shape[-1]))
+    shaped: np.ndarray = np.reshape(words, (*values.shape[:-1], words.shape[-1]))
+    return shaped
 
 
 @dataclass(frozen=True)
