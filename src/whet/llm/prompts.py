@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -155,6 +156,7 @@ def _message(message: Message, images: list[object], *, lists: bool) -> Message:
 
     Templates of models with a vision tower want lists of parts; others want texts.
     """
+    message = _plain(message)
     content = message.get("content")
     if isinstance(content, str) and lists:
         return {**message, "content": [{"type": "text", "text": content}]}
@@ -164,6 +166,26 @@ def _message(message: Message, images: list[object], *, lists: bool) -> Message:
     if lists or any(part["type"] == "image" for part in parts):
         return {**message, "content": parts}
     return {**message, "content": "".join(part["text"] for part in parts)}
+
+
+def _plain(message: Message) -> Message:
+    """Return a message as templates expect it: arguments of calls as values, no missing content."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list) or not calls:
+        return message
+    return {**message, "content": message.get("content") or "", "tool_calls": [*map(_call, calls)]}
+
+
+def _call(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(arguments, str):
+        return call
+    try:
+        values = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return call  # a template may still write it as it is
+    return {**call, "function": {**function, "arguments": values}}
 
 
 def _part(part: Any, images: list[object]) -> dict[str, str]:

@@ -65,7 +65,7 @@ def expected(codes: np.ndarray, zeros: Any, scales: np.ndarray, groups: np.ndarr
     wide = zeros if np.ndim(zeros) == 0 else zeros[:, groups]
     values: np.ndarray = (codes.astype(np.int64) - wide).astype(np.float32)
     wide_scales: np.ndarray = scales.astype(np.float32)[:, groups]
-    return values * wide_scales
+    return np.asarray(values * wide_scales)
 
 
 def numbers(
