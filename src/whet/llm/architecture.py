@@ -58,6 +58,8 @@ class Rope:
         factor: positions are divided by it; 1 for none.
         llama3: low and high frequency factor and original length of Llama 3's scaling, or ``None``.
         divisors: what each frequency is divided by; none for 1.
+        long: a number of positions, and the divisors that tables of more positions have instead.
+        magnitude: factor of cosines and sines.
         sections: how many frequencies turn by time, row and column; none where there is one
             position.
     """
@@ -68,6 +70,8 @@ class Rope:
     factor: float = 1.0
     llama3: tuple[float, float, int] | None = None
     divisors: tuple[float, ...] = ()
+    long: tuple[int, tuple[float, ...]] = (0, ())
+    magnitude: float = 1.0
     sections: tuple[int, ...] = ()
 
 

@@ -6,6 +6,7 @@ apart. Every size that a step decides is a symbolic dim, so that one program run
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -237,7 +238,7 @@ class _Decoder:
         return self._reshape(turned, (-1, heads, size), f"{name}.placed")
 
     def _angle_tables(self, rope: Rope) -> tuple[ir.Value, ir.Value]:
-        key = f"rope.{rope.theta:g}.{rope.factor:g}"
+        key = f"rope.{zlib.crc32(repr(rope).encode()):08x}"
         cos, sin = rope_tables(rope, self.context)
         return self.g.constant(f"{key}.cos", cos), self.g.constant(f"{key}.sin", sin)
 

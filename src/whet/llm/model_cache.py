@@ -83,8 +83,7 @@ class ModelCache:
     def _made(self, entry: Path, build: Build) -> CompiledModel:
         """Compile, keep, and return what was kept, so that its weights are the file's pages."""
         made = build()
-        size = made.stats.weight_bytes
-        if shutil.disk_usage(entry.parent).free < 2 * size:
+        if shutil.disk_usage(entry.parent).free < 2 * made.stats.weight_bytes:
             _LOG.warning("the compiled model is not kept: %s is almost full", entry.parent)
             return made
         try:
@@ -92,8 +91,9 @@ class ModelCache:
         except ArtifactError as error:
             _LOG.warning("the compiled model is not kept: %s", error)
             return made
+        del made  # or the weights would be in memory twice
         self._forget(entry)
-        return _opened(entry, self.options) or made
+        return _opened(entry, self.options) or build()
 
     def _entry(self, part: Mapping[str, Any]) -> Path:
         assert self.folder is not None, "entries lie in a folder"
