@@ -214,8 +214,10 @@ class Toy:
 
     def __init__(self, chain: Chain) -> None:
         self.engine = Engine(chain, Scheduler(PagePool(64), Limits(512, 60, 32)))
+        self.prompts = PromptReader(None, 5, None)
 
     generate = LLM.generate
+    _completed = LLM._completed
 
     def encode(self, prompt: list[int]) -> list[int]:
         """Return the tokens of a prompt."""
