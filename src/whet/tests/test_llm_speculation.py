@@ -16,6 +16,7 @@ from whet.llm.beam import beam_search
 from whet.llm.engine import Engine
 from whet.llm.pages import PagePool
 from whet.llm.program import Span
+from whet.llm.prompts import PromptReader
 from whet.llm.scheduler import Limits, Scheduler
 from whet.llm.speculate import DraftModel, PromptLookup, Speculation, Wanted
 from whet.options import Options
