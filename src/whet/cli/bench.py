@@ -97,6 +97,7 @@ def _measure(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     subject = subject_of(path, compiled, values, dims)
     begun = datetime.now(UTC).isoformat(timespec="seconds")
     found = _time(compiled, path, feeds, peers, values)
+    subject.remember()
     streams = values["streams"] or (goal["streams"] if goal and goal["streams"] > 1 else None)
     names = [OURS, *(peer.name for peer in peers)]
     return {

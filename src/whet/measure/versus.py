@@ -1,8 +1,10 @@
 """Is B slower than A? Rounds of calls in turn until the answer is as exact as asked.
 
-Each round times both once, in random order. The logarithm of the ratio of the two times has a
-symmetric distribution if nothing differs, whatever the machine does meanwhile, so that the interval
-of the signed-rank test holds; it stops at a width that is fixed in advance, never at a verdict.
+Each round times both once, in random order. Of every few rounds in a row, a block, the shortest
+call of A is compared with the shortest of B: what disturbs a machine only ever adds time. The
+logarithm of the ratio of the two has a symmetric distribution if nothing differs, whatever the
+machine does meanwhile, so that the interval of the signed-rank test holds; measuring stops at a
+width that is fixed in advance, never at a verdict.
 """
 
 from __future__ import annotations
@@ -29,14 +31,23 @@ MARGIN = 0.01
 for a while, by where their memory lies."""
 
 ROUNDS = 40
+GROWTH = 8
+"""After many rounds an eighth of them is added before the next look, so that looks stay few."""
+
 FEWEST = 30
 """Calm rounds that are enough to look at them alone."""
 
-MOST_ROUNDS = 600
-BLOCKS = 8
+MOST_ROUNDS = 4000
+BLOCK_SIZES = (16, 4, 1)
+FEWEST_BLOCKS = 10
+"""With fewer, the interval of the signed-rank test is hardly narrower than all values."""
+
+PARTS = 8
+"""Into which a measurement that was made apart is cut, to see how the machine changed."""
 
 Verdict = Literal["faster", "slower", "no significant difference"]
-Pairs = tuple[Sequence[float], Sequence[float]]
+Times = Sequence[float] | Vector
+Pairs = tuple[Times, Times]
 Sampler = Callable[[int], "Rounds"]
 """Times both sides in so many rounds."""
 
@@ -83,7 +94,9 @@ class Versus(msgspec.Struct, frozen=True, kw_only=True):
         rounds: calls of each side that count; of the smaller side if they were measured apart.
         paired: whether calls were made in turn.
         precise: whether the interval became as narrow as asked.
+        block: rounds of a block, of which the shortest call of A is compared with that of B.
         medians_ms: median call of A and of B.
+        blocks_ms: median over the blocks of their shortest call of A and of B.
         note: how it was measured, where that is not plain.
     """
 
@@ -95,7 +108,9 @@ class Versus(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int
     paired: bool
     precise: bool
+    block: int = 1
     medians_ms: tuple[float, float] = (0.0, 0.0)
+    blocks_ms: tuple[float, float] = (0.0, 0.0)
     note: str = ""
 
     def regresses(self, threshold: float) -> bool:
@@ -118,18 +133,51 @@ class Ends:
     seconds: float = math.inf
 
 
+def shortest_of_blocks(times: Times, size: int) -> Vector:
+    """Return the shortest of every ``size`` times in a row; what is left at the end is dropped."""
+    whole = len(times) // size * size
+    shortest: Vector = np.asarray(times[:whole], float).reshape(-1, size).min(axis=1)
+    return shortest
+
+
+def block_estimate(pairs: Pairs, precision: float) -> tuple[Estimate, int]:
+    """Estimate by how much B's logarithm lies above A's; returns the size of the blocks too.
+
+    The largest blocks whose interval is narrow enough are taken, else those with the narrowest
+    one. Small blocks use more values; large ones leave out what other programs and virtual machines
+    disturb. Under the hypothesis that nothing differs, swapping A and B in a block changes neither
+    the width nor the choice.
+    """
+    found: list[tuple[Estimate, int]] = []
+    for size in BLOCK_SIZES:
+        first, second = (shortest_of_blocks(times, size) for times in pairs)
+        if size > 1 and len(first) < FEWEST_BLOCKS:
+            continue
+        estimate = paired_estimate(np.log(second / first), CONFIDENCE)
+        if estimate.half_width <= precision:
+            return estimate, size
+        found.append((estimate, size))
+    return min(found, key=lambda one: one[0].half_width)
+
+
 def compare_until_precise(sampler: Sampler, ends: Ends = Ends()) -> Versus:
     """Measure pairs until the interval is narrow enough, or rounds or time are over."""
     rounds, started = Rounds(), time.perf_counter()
     while True:
-        rounds += sampler(min(ROUNDS, ends.rounds - len(rounds.first)))
-        first, second = rounds.kept()
-        estimate = paired_estimate(np.log(np.asarray(second) / np.asarray(first)), CONFIDENCE)
+        done = len(rounds.first)
+        rounds += sampler(min(max(ROUNDS, done // GROWTH), ends.rounds - done))
+        pairs = rounds.kept()
+        estimate, size = block_estimate(pairs, ends.precision)
         precise = estimate.half_width <= ends.precision
         late = time.perf_counter() - started >= ends.seconds
         if precise or late or len(rounds.first) >= ends.rounds:
-            found = _versus(estimate, len(first), precise=precise)
-            return msgspec.structs.replace(found, medians_ms=_medians_ms(first, second))
+            found = _versus(estimate, len(pairs[0]), precise=precise)
+            return msgspec.structs.replace(
+                found,
+                block=size,
+                medians_ms=_medians_ms(*pairs),
+                blocks_ms=_medians_ms(*(shortest_of_blocks(times, size) for times in pairs)),
+            )
 
 
 def compare_runners(
@@ -201,7 +249,9 @@ def yardsticks(first: Samples, second: Samples, names: tuple[str, str]) -> list[
     return sorted((first.seconds.keys() & second.seconds.keys()) - set(names))
 
 
-def _medians_ms(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+def _medians_ms(
+    first: Sequence[float] | Vector, second: Sequence[float] | Vector
+) -> tuple[float, float]:
     return float(np.median(first)) * 1e3, float(np.median(second)) * 1e3
 
 
@@ -214,7 +264,7 @@ def _logs(samples: Samples, name: str, yardstick: str) -> Vector:
 
 def _drift(logs: Vector) -> float:
     """Return the range of the medians of consecutive blocks."""
-    medians = [float(np.median(block)) for block in np.array_split(logs, BLOCKS) if len(block)]
+    medians = [float(np.median(block)) for block in np.array_split(logs, PARTS) if len(block)]
     return max(medians) - min(medians)
 
 

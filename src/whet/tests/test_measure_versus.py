@@ -18,21 +18,23 @@ from whet.measure.profile.differences import compare_launches
 from whet.measure.ranks import MOST_VALUES, paired_estimate, separate_estimate
 from whet.measure.versus import (
     FEWEST,
-    MOST_ROUNDS,
     ROUNDS,
     Ends,
     Rounds,
     Sampler,
     Versus,
+    block_estimate,
     compare_runners,
     compare_samples,
     compare_until_precise,
+    shortest_of_blocks,
 )
 from whet.tests.small_models import write_layer
 from whet.tests.test_measure_profile import stamped
 
 TRIALS = 100
-NOISES = ("quiet", "steps", "spikes", "crowded")
+NOISES = ("quiet", "steps", "spikes", "crowded", "busy")
+MOST = 1600
 
 
 def machine(kind: str, slowdown: float, seed: int) -> Sampler:
@@ -40,7 +42,8 @@ def machine(kind: str, slowdown: float, seed: int) -> Sampler:
 
     ``steps`` changes its speed by up to 2 within a run, ``spikes`` gives every twelfth call a delay
     of up to 5 times its time, ``crowded`` lets other processes take half of some calls' time, and
-    all calls of a round are slow together for a part of each kind.
+    all calls of a round are slow together for a part of each kind. ``busy`` interrupts two calls
+    of three, longer ones more often, for about the time that a call takes.
     """
     rng = np.random.default_rng(seed)
     state = {"drift": 0.0, "speed": 1.0}
@@ -51,6 +54,8 @@ def machine(kind: str, slowdown: float, seed: int) -> Sampler:
             seconds *= 1 + rng.exponential(1.0)
         if kind == "crowded":
             seconds *= 1 + (rng.random() < 0.3) * rng.uniform(0.0, 0.5)
+        if kind == "busy":
+            seconds += (rng.random() < 1 - math.exp(-base / 0.9e-3)) * rng.uniform(0.0, 2e-3)
         return seconds
 
     def sample(count: int) -> Rounds:
@@ -67,7 +72,10 @@ def machine(kind: str, slowdown: float, seed: int) -> Sampler:
 
 
 def verdicts(kind: str, slowdown: float) -> list[str]:
-    return [compare_until_precise(machine(kind, slowdown, seed)).verdict for seed in range(TRIALS)]
+    ends = Ends(rounds=MOST)
+    found = [compare_until_precise(machine(kind, slowdown, seed), ends) for seed in range(TRIALS)]
+    assert np.median([one.ratio for one in found]) == pytest.approx(1 + slowdown, abs=0.005)
+    return [one.verdict for one in found]
 
 
 @pytest.mark.parametrize("kind", NOISES)
@@ -112,9 +120,9 @@ def test_measuring_stops_when_precise_or_at_the_limit() -> None:
     quiet = compare_until_precise(machine("quiet", 0.0, 1))
     assert quiet.precise
     assert quiet.rounds < 100
-    noisy = compare_until_precise(machine("crowded", 0.0, 1), Ends(precision=1e-4))
+    noisy = compare_until_precise(machine("crowded", 0.0, 1), Ends(precision=1e-4, rounds=MOST))
     assert not noisy.precise
-    assert noisy.rounds == MOST_ROUNDS
+    assert noisy.rounds == MOST
     late = compare_until_precise(machine("crowded", 0.0, 1), Ends(precision=1e-4, seconds=0.0))
     assert late.rounds == ROUNDS
 
@@ -178,6 +186,20 @@ def test_interrupted_rounds_do_not_count() -> None:
     assert found.ratio == pytest.approx(1.05, abs=0.01)
     few = Rounds([1.0] * 50, [2.0] * 50, [True] * (FEWEST - 1) + [False] * (51 - FEWEST))
     assert len(few.kept()[0]) == 50
+
+
+def test_blocks_are_compared_by_their_shortest_calls() -> None:
+    times = [3.0, 1.0, 2.0, 5.0, 4.0, 6.0, 0.5]
+    assert shortest_of_blocks(times, 3).tolist() == [1.0, 4.0]
+    assert shortest_of_blocks(times, 1).tolist() == times
+    rng = np.random.default_rng(1)
+    quiet = 1e-3 * np.exp(rng.normal(0, 0.002, 640))
+    hit = quiet + (rng.random(640) < 0.5) * rng.exponential(2e-3, 640)
+    estimate, size = block_estimate((quiet, 1.05 * hit), 0.015)
+    assert size == 16, "half of the calls of one side were interrupted"
+    assert estimate.middle == pytest.approx(math.log(1.05), abs=0.003)
+    few, size = block_estimate((quiet[:9], quiet[:9]), 0.015)
+    assert (few.middle, size) == (0.0, 1)
 
 
 def test_regression_needs_doubtlessness_and_size() -> None:
@@ -261,3 +283,32 @@ def test_command_on_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     Path("bad.json").write_text("{}")
     assert run_command("compare a.json bad.json".split()) == exits.INPUT
     assert run_command("compare a.json missing.json".split()) == exits.INPUT
+
+
+def test_models_that_files_name_run_only_if_measured_here(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file from a stranger may name any program: it is run only when that is asked for."""
+    monkeypatch.setenv("WHET_CACHE_DIR", str(folder / "mine"))
+    line = "bench m.onnx --threads 1 --rounds 20 --feeds 1 --json a.json"
+    assert run_command(line.split()) == exits.OK
+    own, stranger = "compare a.json a.json --rounds 10 --threshold 9 --json", Path("b.json")
+
+    def ask(line: str) -> dict[str, object]:
+        capsys.readouterr()
+        assert run_command(line.split()) == exits.OK
+        found: dict[str, object] = json.loads(capsys.readouterr().out)
+        return found
+
+    assert ask(own)["paired"] is True
+    assert ask(f"{own} --no-again")["paired"] is False
+    facts = json.loads(Path("a.json").read_text())
+    facts["subject"]["options"]["cache_dir"] = str(folder / "theirs")
+    stranger.write_text(json.dumps(facts))
+    found = ask(own.replace("a.json", "b.json"))
+    assert found["paired"] is False
+    assert "--again runs their code" in str(found["note"])
+    assert not (folder / "theirs").exists()
+    assert ask(f"{own} --again".replace("a.json", "b.json"))["paired"] is True
+    monkeypatch.setenv("WHET_CACHE_DIR", str(folder / "other"))
+    assert ask(own)["paired"] is False
