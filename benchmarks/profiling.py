@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 
 import whet
-from whet.cli.opening import ReadyRunner
+from whet.cli.opening import renewable
 from whet.codegen import spmd
 from whet.measure.feeds import random_inputs
 from whet.measure.profile.launches import dims_of, summarise_runs
 from whet.measure.ranks import Estimate
 from whet.measure.runner import Inputs
-from whet.measure.versus import Ends, block_estimate, compare_runners
+from whet.measure.versus import Ends, Rounds, block_estimate, compare_runners
 from whet.runtime.model import CompiledModel
 
 CACHE = Path(__file__).parent / ".cache"
@@ -74,18 +74,20 @@ class Stamped:
 
 def measure_on(model: CompiledModel, feeds: Inputs, seconds: float) -> Stamped:
     """Profile until the interval is narrow enough or the time is over."""
-    plain, stamped, covered = np.empty(0), np.empty(0), []
+    plain: list[float] = []
+    stamped: list[float] = []
+    covered: list[float] = []
     until = time.perf_counter() + seconds
     while True:
         recorded = model.profile_runs(feeds, RUNS)
-        plain = np.append(plain, recorded.plain_ns)
-        stamped = np.append(stamped, recorded.wall_ns)
+        plain += recorded.plain_ns.tolist()
+        stamped += recorded.wall_ns.tolist()
         covered.append(
             summarise_runs(model.program, recorded, dims_of(model.program, feeds)).covered
         )
-        more, _ = block_estimate((plain, stamped), PRECISION)
+        more, _ = block_estimate(Rounds(plain, stamped), PRECISION)
         if more.half_width <= PRECISION or time.perf_counter() >= until:
-            return Stamped(more, float(np.median(covered)), float(plain.min()) / 1e6, len(plain))
+            return Stamped(more, float(np.median(covered)), min(plain) / 1e6, len(plain))
 
 
 def measure(name: str, threads: int, seconds: float) -> str:
@@ -96,7 +98,7 @@ def measure(name: str, threads: int, seconds: float) -> str:
     feeds = random_inputs(model.inputs, {}, seed=0)
     on = measure_on(model, feeds, seconds)
     ends = Ends(precision=PRECISION, seconds=seconds)
-    pair = ReadyRunner("bare", bare.run), ReadyRunner("off", model.run)
+    pair = renewable("bare", bare), renewable("off", model)
     off = compare_runners(*pair, [feeds], ends)
     missed = [
         what

@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 
 from whet.cli import arrays, exits, output
-from whet.cli.opening import ReadyRunner, open_model
+from whet.cli.opening import open_model, renewable
 from whet.cli.parameters import (
     compiler_options,
     dim_option,
@@ -106,17 +106,22 @@ def _measure(first: Path, second: Path, values: dict[str, Any]) -> Found:
     how, dims = read_options(values), parse_dims(values["dims"])
     models = [open_model(path, *how) for path in (first, second)]
     feeds = arrays.read_feeds(values["sources"], models[0].inputs, dims, _FEEDS)
-    return _in_turn(models, feeds, values)
+    return _in_turn(models, (first, second), feeds, values)
 
 
-def _in_turn(models: list[Any], feeds: Sequence[Inputs], values: dict[str, Any]) -> Found:
+def _in_turn(
+    models: list[Any],
+    paths: Sequence[Path],
+    feeds: Sequence[Inputs],
+    values: dict[str, Any],
+) -> Found:
     """Call two open models in turn, and profile both."""
     from whet.measure.profile.differences import compare_launches
     from whet.measure.profile.launches import profile_model
     from whet.measure.versus import Ends, compare_runners
 
     ends = Ends(rounds=values["rounds"], seconds=values["seconds"])
-    a, b = (ReadyRunner(name, model.run) for name, model in zip("AB", models, strict=True))
+    a, b = (renewable(*both) for both in zip("AB", models, paths, strict=True))
     with ProgressBar() as progress:
         found = compare_runners(a, b, feeds, ends=ends, progress=progress)
     times = [profile_model(model, feeds[0], _PROFILED_RUNS) for model in models]
@@ -137,7 +142,8 @@ def _from_files(first: Path, second: Path, values: dict[str, Any]) -> Found:
     if reason:
         return msgspec.structs.replace(apart, note=f"{apart.note}; {reason}"), ()
     models = [subject.open() for subject in subjects]
-    found, launches = _in_turn(models, subjects[0].inputs(models[0]), values)
+    paths = [Path(subject.file) for subject in subjects]
+    found, launches = _in_turn(models, paths, subjects[0].inputs(models[0]), values)
     return msgspec.structs.replace(found, note=_again(files, apart)), launches
 
 
