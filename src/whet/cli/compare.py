@@ -44,7 +44,7 @@ _NAMES = ("whet", "whet")
               help="Slowdown of B, as a share, from which the exit code is 1.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(10), default=4000, show_default=True,
               help="Stop after so many calls of each, however wide the interval is.")  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(0.1), default=60.0, show_default=True,
+@click.option("--seconds", type=click.FloatRange(0.1), default=120.0, show_default=True,
               help="Begin no more calls after this time.")  # fmt: skip
 @click.option("--input", "sources", multiple=True, default=("random",), metavar="SOURCE",
               help="As for whet run; random if not given.")  # fmt: skip
