@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from whet.dtypes import numpy_dtype
 from whet.errors import ShapeError
@@ -47,7 +46,7 @@ class ScriptPlan:
         weights: the weights section.
     """
 
-    def __init__(self, program: Program, weights: npt.NDArray[np.uint8]) -> None:
+    def __init__(self, program: Program, weights: Array) -> None:
         assert program.script is not None, "only a program with parts is planned this way"
         self.script: Script = program.script
         self.program = program
@@ -63,6 +62,10 @@ class ScriptPlan:
             array = np.ndarray(row.shape, dtype, weights.data, row.offset)
             array.flags.writeable = False
             self._blank[row.slot] = array
+
+    def walk(self, state: State, dims: Dims, given: Mapping[int, Array]) -> Walk:
+        """Return one run of the script; the arguments are those of ``Walk``."""
+        return Walk(self, state, dims, given)
 
     def blank(self) -> list[Any]:
         """Return slots that hold nothing but the constants."""
