@@ -1,29 +1,15 @@
 """Products with weights in blocks: panels of codes, integer sums, a scale for every group.
 
-A register tile is some rows by a few vectors of columns. In each group of the depth, codes are
-multiplied by the rows' codes, four depth values in a lane; the integer sums are then scaled and
-added to the tile's floats, which wait in registers or in scratch. Every height of tile does the
-same operations for a row in the same order.
-
-Where a chunk has rows for several of the highest tiles, a stretch of the panel is unpacked into
-scratch, all of them run over it, and then comes the next stretch: what is unpacked and what the
-rows have for it are in the first cache then.
+A register tile is some rows by a few vectors of columns. In each group of the depth, codes of 4 or
+8 bits are unpacked in registers and multiplied by the rows' codes, four depth values in a lane; the
+integer sums are then scaled and added to the tile's floats, which wait on the stack. Every height
+of tile does the same operations for a row in the same order.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from whet.codegen.block_codes import (
-    Columns,
-    Packed,
-    PanelGroup,
-    Scales,
-    Unpacked,
-    each_group,
-    unpack,
-    unpacked_bytes,
-)
 from whet.codegen.builder import F32, I32, Builder, Module, Value, const, i64, vector
 from whet.codegen.dot_product import DotProduct, Factors, dot_product
 from whet.codegen.evaluate import Point
@@ -44,13 +30,20 @@ from whet.kernel.blocks import (
     START_WORD,
     BlockProduct,
     panel_bytes,
+    period,
+    record_bytes,
     row_words,
+    super_bytes,
 )
+from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import ACCUMULATOR
 from whet.target import Target
 
-LEAST_TILES = 2
-"""Tiles of a chunk from which on unpacking once is less work than unpacking in each."""
+AHEAD = 2304
+"""Bytes ahead of the codes in use that are fetched."""
+
+QUAD_BYTES = 4 * PANEL
+LOW_HALF = 0x0F0F0F0F
 
 
 def block_product_chunks(kernel: BlockProduct, lanes: int) -> Poly:
@@ -59,16 +52,8 @@ def block_product_chunks(kernel: BlockProduct, lanes: int) -> Poly:
 
 
 def block_product_scratch(kernel: BlockProduct, lanes: int) -> int:
-    """Return the bytes of scratch that one thread needs: float sums, and what is unpacked."""
-    tile = 4 * kernel.heights[0] * kernel.vectors * lanes
-    if not kernel.stretch:
-        return tile
-    return _sums_bytes(kernel) + kernel.stretch * unpacked_bytes(kernel.kind)
-
-
-def _sums_bytes(kernel: BlockProduct) -> int:
-    """Return the bytes of the float sums of a chunk."""
-    return 4 * kernel.block * PANEL
+    """Return the bytes of scratch that one thread needs: the sums of a register tile."""
+    return 4 * kernel.heights[0] * kernel.vectors * lanes
 
 
 def write_block_product(
@@ -85,30 +70,28 @@ def write_block_product(
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
-    """Rows of a chunk: the first one, and the one behind the last."""
-
-    start: Value
-    stop: Value
-
-
-@dataclass(frozen=True, slots=True)
 class _Tile:
     """A register tile.
 
     Attributes:
         height: its rows.
         rows: the first row's words in the first group.
-        panel: the panel's first byte.
-        columns: what it takes of the panel.
-        sums: where its float sums wait.
+        panel: the panel's first bytes.
+        column: first column in the panel.
     """
 
     height: int
     rows: Value
     panel: Value
-    columns: Columns
-    sums: Value
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Scales:
+    """What the sums of a group are multiplied by, and what is added, one for each vector."""
+
+    scales: list[list[Value]]
+    minimums: list[Value] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +110,6 @@ class _Writer:
         """Bytes of a group of a row."""
         return 4 * row_words(self.kernel.kind.spans)
 
-    @property
-    def groups(self) -> int:
-        """Groups of the depth."""
-        return self.kernel.depth // GROUP
-
-    def _columns(self, first: int) -> Columns:
-        return Columns(first, self.width, self.kernel.vectors)
-
     # -- loops over tiles ----------------------------------------------------------------------
 
     def chunk(self, frame: Frame, number: Value) -> None:
@@ -142,21 +117,23 @@ class _Writer:
         b, kernel = self.b, self.kernel
         panels = frame.scalar_index(kernel.panel_count)
         block, panel = b.binary("udiv", number, panels), b.binary("urem", number, panels)
-        rows = self._block(frame, block)
+        start, stop = self._block(frame, block)
         frame = frame.bind(kernel.col, b.mul(panel, i64(PANEL)))
         size = panel_bytes(kernel.kind, kernel.depth)
         base = b.gep(self.fn.params[kernel.panels], "i8", b.mul(panel, i64(size)))
-        start = self._unpacked(frame, base, rows) if kernel.stretch else rows.start
         for height in kernel.heights:
-            count = b.binary("udiv", b.binary("sub nsw", rows.stop, start), i64(height))
+            count = b.binary("udiv", b.binary("sub nsw", stop, start), i64(height))
             end = b.add(start, b.mul(count, i64(height)))
             with b.loop(start, end, height, hint="rows") as row:
-                tile = _Tile(height, self._words(row), base, self._columns(0), self.fn.scratch)
-                self._across(frame.bind(kernel.row, row), tile)
+                tile = _Tile(height, self._words(row), base, 0)
+                self._columns(frame.bind(kernel.row, row), tile)
             start = end
 
-    def _block(self, frame: Frame, number: Value) -> _Rows:
-        """Return the rows of a block: all blocks but the last have as many, in whole tiles."""
+    def _block(self, frame: Frame, number: Value) -> tuple[Value, Value]:
+        """Return the first row of a block, and the one behind its last.
+
+        All blocks but the last have as many rows, in whole tiles, so that threads end together.
+        """
         b, block = self.b, self.kernel.block
         rows = frame.scalar_index(self.kernel.row.extent)
         blocks = b.divide(b.add(rows, i64(block - 1)), block)[0]
@@ -164,80 +141,23 @@ class _Writer:
         tiles = b.divide(b.add(share, i64(ROW_TILE - 1)), ROW_TILE)[0]
         size = b.mul(tiles, i64(ROW_TILE))
         start = b.min(b.mul(number, size), rows)
-        return _Rows(start, b.min(b.add(start, size), rows))
+        return start, b.min(b.add(start, size), rows)
 
     def _words(self, row: Value) -> Value:
         """Return the words of a row in its first group."""
-        b = self.b
+        b, kernel = self.b, self.kernel
         tile, inside = b.divide(row, ROW_TILE)
-        before = b.mul(tile, i64(self.groups * ROW_TILE))
+        before = b.mul(tile, i64(kernel.depth // GROUP * ROW_TILE))
         place = b.mul(b.add(before, inside), i64(self.row_bytes))
-        return b.gep(self.fn.params[self.kernel.rows], "i8", place)
+        return b.gep(self.fn.params[kernel.rows], "i8", place)
 
-    def _across(self, frame: Frame, tile: _Tile) -> None:
+    def _columns(self, frame: Frame, tile: _Tile) -> None:
         """Write the register tiles along the columns of a panel."""
         step = self.kernel.vectors * self.width
         for column in range(0, PANEL, step):
-            here = replace(tile, columns=self._columns(column))
+            here = replace(tile, column=column)
             self._sums(here)
             self._store(frame, here)
-
-    # -- tiles over what is unpacked -----------------------------------------------------------
-
-    def _unpacked(self, frame: Frame, panel: Value, rows: _Rows) -> Value:
-        """Write the highest tiles stretch by stretch; return the first row that is left."""
-        b = self.b
-        whole = b.divide(b.binary("sub nsw", rows.stop, rows.start), ROW_TILE)[0]
-        enough = b.icmp("sge", whole, i64(LEAST_TILES))
-        end = b.select(enough, b.add(rows.start, b.mul(whole, i64(ROW_TILE))), rows.start)
-        tiled = _Rows(rows.start, end)
-        with b.loop(tiled.start, end, hint="clear") as row:
-            for at in range(0, PANEL, self.width):
-                place = b.gep(self._waiting(tiled, row), F32, at)
-                b.store(const(vector(F32, self.width), 0.0), place, 4)
-        with b.when(enough), b.loop(i64(0), i64(self.groups), self.kernel.stretch) as first:
-            last = b.min(b.add(first, i64(self.kernel.stretch)), i64(self.groups))
-            self._unpack(panel, (first, last))
-            with b.loop(tiled.start, end, ROW_TILE, hint="tile") as row:
-                self._over(self._high(panel, tiled, row), (first, last))
-        with b.loop(tiled.start, end, ROW_TILE, hint="tile") as row:
-            self._store(frame.bind(self.kernel.row, row), self._high(panel, tiled, row))
-        return end
-
-    def _waiting(self, rows: _Rows, row: Value) -> Value:
-        """Return where the float sums of a row of a chunk wait."""
-        b = self.b
-        return b.gep(self.fn.scratch, F32, b.mul(b.binary("sub nsw", row, rows.start), i64(PANEL)))
-
-    def _high(self, panel: Value, rows: _Rows, row: Value) -> _Tile:
-        sums = self._waiting(rows, row)
-        return _Tile(ROW_TILE, self._words(row), panel, self._columns(0), sums)
-
-    def _record(self, number: Value) -> Value:
-        """Return where a group of the stretch is unpacked."""
-        b, kernel = self.b, self.kernel
-        place = b.mul(number, i64(unpacked_bytes(kernel.kind)))
-        return b.gep(self.fn.scratch, "i8", b.add(i64(_sums_bytes(kernel)), place))
-
-    def _unpack(self, panel: Value, part: tuple[Value, Value]) -> None:
-        b = self.b
-
-        def body(number: Value, group: Packed) -> None:
-            unpack(group, self._record(b.binary("sub nsw", number, part[0])))
-
-        each_group(b, self.kernel.kind, panel, part, self._columns(0), body)
-
-    def _over(self, tile: _Tile, part: tuple[Value, Value]) -> None:
-        """Write a tile's loop over the groups of the stretch."""
-        b, kernel = self.b, self.kernel
-        cells = self._cells(tile)
-        rows = b.gep(tile.rows, "i8", b.mul(part[0], i64(ROW_TILE * self.row_bytes)))
-        with b.loop(i64(0), b.binary("sub nsw", part[1], part[0]), hint="group") as number:
-            group = Unpacked(b, kernel.kind, tile.columns, self._record(number))
-            words = b.gep(rows, "i8", b.mul(number, i64(ROW_TILE * self.row_bytes)))
-            self._group(tile, group, words, cells)
-
-    # -- the end -------------------------------------------------------------------------------
 
     def _store(self, frame: Frame, tile: _Tile) -> None:
         """Write the stores, for whole vectors or for those of the last panel that exist."""
@@ -258,52 +178,57 @@ class _Writer:
         b, kernel = self.b, self.kernel
         for i in range(tile.height):
             for v in range(kernel.vectors):
-                at = tile.columns.places[v]
+                at = tile.column + v * self.width
                 mask = None
                 if left is not None:
                     mask = lane_mask(b, b.binary("sub nsw", left, i64(at)), self.width)
-                names = {ACCUMULATOR: b.load(vector(F32, self.width), self._cell(tile, i, v), 4)}
+                names = {ACCUMULATOR: b.load(vector(F32, self.width), self._cell(i, v), 4)}
                 shift = {kernel.row: i, kernel.col: at}
                 point = Point(frame, kernel.col, self.width, mask, shift, names)
                 for store in kernel.stores:
                     point.store(store)
 
-    def _cell(self, tile: _Tile, row: int, v: int) -> Value:
+    def _cell(self, row: int, v: int) -> Value:
         """Return where the float sum of a row and a vector waits."""
-        return self.b.gep(tile.sums, F32, (row * self.kernel.vectors + v) * self.width)
-
-    def _cells(self, tile: _Tile) -> list[list[Value]]:
-        vectors = range(self.kernel.vectors)
-        return [[self._cell(tile, i, v) for v in vectors] for i in range(tile.height)]
+        return self.b.gep(self.fn.scratch, F32, (row * self.kernel.vectors + v) * self.width)
 
     # -- the reduction -------------------------------------------------------------------------
 
     def _sums(self, tile: _Tile) -> None:
-        """Write the loop over all groups, packed as they are; then the sums are in scratch."""
-        b = self.b
-        cells = self._float_cells(tile)
-
-        def body(number: Value, group: Packed) -> None:
-            group.fetch()
-            words = b.gep(tile.rows, "i8", b.mul(number, i64(ROW_TILE * self.row_bytes)))
-            self._group(tile, group, words, cells)
-
-        part = (i64(0), i64(self.groups))
-        each_group(b, self.kernel.kind, tile.panel, part, tile.columns, body)
+        """Write the loop over groups; afterwards the sums are in scratch."""
+        b, kind = self.b, self.kernel.kind
+        cells = self._float_cells(tile.height)
+        groups = self.kernel.depth // GROUP
+        every, record = period(kind), record_bytes(kind)
+        with b.loop(i64(0), i64(groups // every), hint="super") as number:
+            step = every * record + super_bytes(kind)
+            head = b.gep(tile.panel, "i8", b.mul(number, i64(step)))
+            stride = ROW_TILE * self.row_bytes
+            rows = b.gep(tile.rows, "i8", b.mul(number, i64(every * stride)))
+            factors = self._factors(head, tile)
+            base = b.gep(head, "i8", super_bytes(kind))
+            if every == 1:
+                self._group(tile, base, rows, factors, cells)
+            else:
+                with b.loop(i64(0), i64(every), hint="group") as group:
+                    here = b.gep(base, "i8", b.mul(group, i64(record)))
+                    words = b.gep(rows, "i8", b.mul(group, i64(stride)))
+                    self._group(tile, here, words, factors, cells)
         for i, line in enumerate(cells):
             for v, cell in enumerate(line):
-                b.store(b.load(vector(F32, self.width), cell, 4), self._cell(tile, i, v), 4)
+                b.store(b.load(vector(F32, self.width), cell, 4), self._cell(i, v), 4)
 
-    def _float_cells(self, tile: _Tile) -> list[list[Value]]:
+    def _float_cells(self, height: int) -> list[list[Value]]:
         """Return where a tile's float sums are while it is computed, set to zero.
 
         Low tiles have them in registers, high ones in scratch, one load and store a group.
         """
         b, type_ = self.b, vector(F32, self.width)
-        low = 2 * tile.height * self.kernel.vectors <= self._spare_registers()
-        cells = self._cells(tile)
-        if low:
-            cells = [[b.alloca(type_) for _ in line] for line in cells]
+        low = 2 * height * self.kernel.vectors <= self._spare_registers()
+        cells = [
+            [b.alloca(type_) if low else self._cell(i, v) for v in range(self.kernel.vectors)]
+            for i in range(height)
+        ]
         for cell in (cell for line in cells for cell in line):
             b.store(const(type_, 0.0), cell, 4)
         return cells
@@ -311,14 +236,68 @@ class _Writer:
     def _spare_registers(self) -> int:
         return 20 if len(self.kernel.heights) > 3 else 8
 
-    def _group(self, tile: _Tile, group: PanelGroup, rows: Value, cells: list[list[Value]]) -> None:
+    def _factors(self, head: Value, tile: _Tile) -> list[list[Value]]:
+        """Return the factors of nested scales, then of nested minimums, for each vector."""
+        kind, found = self.kernel.kind, []
+        if kind.nested:
+            for part in range(1 + kind.minimums):
+                place = self.b.gep(head, "i8", 2 * PANEL * part)
+                found.append([self._half(place, tile, v) for v in range(self.kernel.vectors)])
+        return found
+
+    def _half(self, place: Value, tile: _Tile, v: int) -> Value:
+        b, width = self.b, self.width
+        at = b.gep(place, "half", tile.column + v * width)
+        return b.cast("fpext", b.load(vector("half", width), at), vector(F32, width))
+
+    def _small(self, place: Value, tile: _Tile, v: int, opcode: str) -> Value:
+        b, width = self.b, self.width
+        at = b.gep(place, "i8", tile.column + v * width)
+        wide = b.cast(opcode, b.load(vector("i8", width), at), vector(I32, width))
+        return b.cast("sitofp", wide, vector(F32, width))
+
+    def _scales(self, record: Value, tile: _Tile, factors: list[list[Value]]) -> _Scales:
+        """Return the scales of each span and the minimums of a group."""
+        b, kind, vectors = self.b, self.kernel.kind, range(self.kernel.vectors)
+        size = PANEL * (1 if kind.nested else 2)
+        places = [b.gep(record, "i8", size * k) for k in range(kind.spans + kind.minimums)]
+        if not kind.nested:
+            found = [[self._half(place, tile, v) for v in vectors] for place in places]
+        else:
+            opcode = "zext" if kind.minimums else "sext"
+            found = [
+                [
+                    b.binary("fmul", factor, self._small(place, tile, v, opcode))
+                    for v, factor in zip(vectors, factors[max(0, k - kind.spans + 1)], strict=True)
+                ]
+                for k, place in enumerate(places)
+            ]
+        return _Scales(found[: kind.spans], found[kind.spans] if kind.minimums else None)
+
+    def _group(
+        self,
+        tile: _Tile,
+        record: Value,
+        rows: Value,
+        factors: list[list[Value]],
+        cells: list[list[Value]],
+    ) -> None:
         """Write one group: integer sums of each span, scaled into the float sums."""
-        for span in range(self.kernel.kind.spans):
+        b, kind = self.b, self.kernel.kind
+        self._fetch(record)
+        head = record_bytes(kind) - PANEL * GROUP * kind.bits // 8
+        codes = b.gep(record, "i8", head + 4 * tile.column)
+        products = self._halves if kind.bits == 4 else self._bytes
+        for span in range(kind.spans):
             sums = self._begin(tile, rows, span)
-            for quad, loaded in group.quads(span):
-                vectors = [self.dot.vectors(self.b, w) for w in loaded]
-                self._multiply(tile, rows, quad, vectors, sums)
-            self._add(tile, rows, (group.scales(), span), sums, cells)
+            products(tile, codes, rows, span, sums)
+            scales = self._scales(record, tile, factors)
+            self._add(tile, rows, (scales, span), sums, cells)
+
+    def _fetch(self, record: Value) -> None:
+        ahead = self.b.gep(record, "i8", AHEAD)
+        for line in range(-(-record_bytes(self.kernel.kind) // LINE_BYTES)):
+            self.b.prefetch(self.b.gep(ahead, "i8", LINE_BYTES * line), level=1)
 
     def _begin(self, tile: _Tile, rows: Value, span: int) -> list[list[Value]]:
         """Return integer sums at what they begin from."""
@@ -331,6 +310,37 @@ class _Writer:
     def _word(self, rows: Value, row: int, word: int, type_: str) -> Value:
         b = self.b
         return b.load(type_, b.gep(rows, "i8", row * self.row_bytes + 4 * word), 4)
+
+    def _bytes(
+        self, tile: _Tile, codes: Value, rows: Value, span: int, sums: list[list[Value]]
+    ) -> None:
+        """Multiply codes of 8 bits."""
+        count = GROUP // 4 // self.kernel.kind.spans
+        for quad in range(span * count, (span + 1) * count):
+            vectors = [self.dot.vectors(self.b, w) for w in self._loaded(codes, quad)]
+            self._multiply(tile, rows, quad, vectors, sums)
+
+    def _halves(
+        self, tile: _Tile, codes: Value, rows: Value, span: int, sums: list[list[Value]]
+    ) -> None:
+        """Multiply codes of 4 bits: quads ``q`` and ``q + 4`` share bytes."""
+        b, half = self.b, GROUP // 8
+        for quad in range(half):
+            loaded = self._loaded(codes, quad)
+            mask = const(loaded[0].type, LOW_HALF)
+            four = const(loaded[0].type, 4)
+            low = [self.dot.vectors(b, b.binary("and", w, mask)) for w in loaded]
+            self._multiply(tile, rows, quad, low, sums)
+            high = [
+                self.dot.vectors(b, b.binary("and", b.binary("lshr", w, four), mask))
+                for w in loaded
+            ]
+            self._multiply(tile, rows, quad + half, high, sums)
+
+    def _loaded(self, codes: Value, quad: int) -> list[Value]:
+        b, type_ = self.b, vector(I32, self.width)
+        places = (QUAD_BYTES * quad + 4 * self.width * v for v in range(self.kernel.vectors))
+        return [b.load(type_, b.gep(codes, "i8", place)) for place in places]
 
     def _multiply(
         self, tile: _Tile, rows: Value, quad: int, vectors: list[Factors], sums: list[list[Value]]
@@ -346,7 +356,7 @@ class _Writer:
         self,
         tile: _Tile,
         rows: Value,
-        by: tuple[Scales, int],
+        by: tuple[_Scales, int],
         sums: list[list[Value]],
         cells: list[list[Value]],
     ) -> None:

@@ -164,8 +164,6 @@ class BlockProduct:
         heights: rows of a register tile, the largest first; the last is 1.
         block: rows of a chunk.
         vectors: vectors of columns of a register tile.
-        stretch: groups of a panel that are unpacked at once for all of the highest register
-            tiles of a chunk; 0 for never.
     """
 
     params: tuple[Param, ...]
@@ -179,7 +177,6 @@ class BlockProduct:
     heights: tuple[int, ...]
     block: int
     vectors: int
-    stretch: int = 0
 
     @property
     def panel_count(self) -> Poly:

@@ -282,7 +282,7 @@ def choose_attention(work: Heads, target: Target, threads: int) -> tuple[int, in
     keys = _even(work.keys, KEY_BLOCK) if work.fixed else KEY_BLOCK
     block = -(-keys // panel) * panel
     waiting = 4 * rows * (work.cols + 2 * target.lanes)
-    room = max(1, target.l2_bytes // 8 // waiting)
+    room = max(1, target.l2_bytes // waiting)
     return rows, wide, across, min(together, room), block
 
 

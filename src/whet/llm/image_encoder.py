@@ -8,6 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 
@@ -54,7 +55,7 @@ class ImageEncoder:
         self.batches = 0
         self._model = model
         self._room = cache_bytes
-        self._numbers: dict[bytes, int] = {}
+        self._numbers = count()
         self._known: OrderedDict[bytes, Encoded] = OrderedDict()
         self._coming: dict[bytes, Future[Encoded]] = {}
         self._waiting: deque[_Wanted] = deque()
@@ -128,8 +129,7 @@ class ImageEncoder:
     def _keep(self, batch: Sequence[_Wanted], features: Array) -> None:
         for wanted, rows in zip(batch, features, strict=True):
             with self._changed:
-                number = self._numbers.setdefault(wanted.key, len(self._numbers))
-                encoded = Encoded(number, rows.copy(), wanted.pixels.grid)
+                encoded = Encoded(next(self._numbers), rows.copy(), wanted.pixels.grid)
                 self._known[wanted.key] = encoded
                 del self._coming[wanted.key]
                 while len(self._known) > 1 and self._size() > self._room:

@@ -37,8 +37,6 @@ WIDE_REGISTERS = 32
 HEIGHTS = (ROW_TILE, 8, 4, 2, 1)
 LOW_HEIGHTS = (4, 2, 1)
 VECTORS = 2
-STRETCH = 16
-"""Groups of a panel that are unpacked at once: with a tile's rows they fit in 32 KiB."""
 
 
 def build_row_quantization(
@@ -92,7 +90,6 @@ def build_block_product(
         heights=heights,
         block=_rows_of_chunk(anchor, target),
         vectors=min(VECTORS, PANEL // target.lanes),
-        stretch=STRETCH if wide else 0,
     )
     return kernel, params
 
