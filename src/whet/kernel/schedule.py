@@ -274,7 +274,7 @@ def choose_attention(work: Heads, target: Target, threads: int) -> tuple[int, in
     assert best is not None
     _, rows, wide, across = best
     tiles = -(-work.rows // rows)
-    chunks = min(tiles, max(1, -(-2 * threads // work.points))) if threads > 1 else 1
+    chunks = min(tiles, max(1, -(-4 * threads // work.points))) if threads > 1 else 1
     together = _even(tiles, -(-tiles // chunks))
     if work.fixed and work.keys <= MOST_KEYS:
         return rows, wide, across, together, work.keys

@@ -103,6 +103,8 @@ def build_contraction(
     a = Read(params.number(a_root.root), address_of(operand.load.index, a_root), operand.load.dtype)
     rows, row, substitution = _shape_rows(anchor, store, a, operand, storages)
     store = _carry(store, substitution)
+    if _stays_near(anchor, target):
+        rows = by_stride(rows, store.address)
     a = Read(a.param, a.address.substitute(substitution), a.dtype)
     conditions = tuple(c.substitute(substitution) for c in operand.conditions)
     edges = tuple(c for c in conditions if row in c.index.atoms)
@@ -138,6 +140,18 @@ def _rows_overlap(a: Read, row: Axis, quad: Quad) -> bool:
     """
     stride, extent = a.address.coefficient(row).constant, quad.extent.constant
     return stride is not None and extent is not None and 0 < stride < extent
+
+
+def _stays_near(anchor: Product, target: Target) -> bool:
+    """Whether the weights of all groups of a convolution stay in the second cache.
+
+    Then groups run inside of rows: pixels come in whole lines one behind the other, and results
+    are finished in order. Else each group reads its weights once.
+    """
+    groups = [a.extent for a in anchor.rows if anchor.b.depends_on(a)]
+    extents = (*groups, *(t.extent for t in anchor.taps), anchor.depth.extent, anchor.col.extent)
+    count = product(extents).constant
+    return bool(groups and anchor.taps) and count is not None and 4 * count <= target.l2_bytes // 2
 
 
 def _carry(store: Store, substitution: dict[Atom, IndexLike]) -> Store:
