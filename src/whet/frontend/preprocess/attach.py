@@ -139,7 +139,8 @@ def place(value: ir.Value, step: Preprocess) -> Placed:
     source: Sequence[int | str]
     if step.resize:
         _agree(inner, step.resize, "resized picture", where)
-        source = step.source or ()
+        assert step.source is not None, "records see to it"
+        source = step.source
     elif step.crop:
         _agree(inner, step.crop[2:], "crop", where)
         least = [step.crop[0] + step.crop[2], step.crop[1] + step.crop[3]]
