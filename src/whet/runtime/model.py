@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from whet.errors import ArtifactError, InputError
 from whet.index import Poly
@@ -42,12 +41,14 @@ from whet.runtime.bindings import Bindings
 from whet.runtime.changed import changed_inputs, check_changed, refuse_empty
 from whet.runtime.cpu import available_cpus, check_target, runs_here
 from whet.runtime.image import NativeCode, map_code
-from whet.runtime.items import collect_items
-from whet.runtime.profile import ProfiledRuns, record_runs
 from whet.runtime.source import SourceFile, map_unread
 from whet.runtime.state import Binding, Engine, State
-from whet.runtime.walk import ScriptPlan, Walk
 
+if TYPE_CHECKING:
+    from whet.runtime.profile import ProfiledRuns, Stamps
+    from whet.runtime.walk import ScriptPlan
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 _IDLE_STATES_KEPT = 8
 
 
@@ -68,7 +69,7 @@ class Parts:
     program: Program
     code: bytes | memoryview
     symbols: Mapping[str, int]
-    weights: npt.NDArray[np.uint8]
+    weights: Bytes
     graph: bytes | memoryview | None = None
     metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     compile_s: float = 0.0
@@ -88,7 +89,7 @@ class CompiledModel:
         self._source = source
         self._parts = parts
         self._threads = threads
-        self._plan = ScriptPlan(program, parts.weights) if program.script is not None else None
+        self._plan = _script_plan(parts)
         self._inputs = _make_ports(program.inputs, program.input_shapes)
         self._outputs = _make_ports(program.outputs, program.output_shapes)
         self._dims = _input_dims(program)
@@ -205,7 +206,7 @@ class CompiledModel:
         """Free the memory and helper threads that are kept for the next call."""
         self._states.clear()
 
-    def profile_run(self, inputs: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+    def profile_run(self, inputs: Mapping[str, Any]) -> Stamps:
         """Run once and return time stamps in ns, of shape (threads, launches, 2).
 
         The last axis is begin and end; zeros mean that a thread had no part in a launch.
@@ -213,7 +214,7 @@ class CompiledModel:
         Raises:
             TargetError: the code is for another machine.
         """
-        stamps: npt.NDArray[np.int64] = self.profile_runs(inputs, 1).stamps[0]
+        stamps: Stamps = self.profile_runs(inputs, 1).stamps[0]
         return stamps
 
     def profile_runs(self, inputs: Mapping[str, Any], runs: int) -> ProfiledRuns:
@@ -223,6 +224,9 @@ class CompiledModel:
             InputError: an array does not fit; the error names it.
             TargetError: the code is for another machine.
         """
+        from whet.runtime.items import collect_items
+        from whet.runtime.profile import record_runs
+
         engine = self._engine_here()
         state = State(engine)
         work: Callable[[], object]
@@ -243,7 +247,7 @@ class CompiledModel:
     def _walk(
         self, plan: ScriptPlan, state: State, items: list[Any], own: Mapping[int, Array]
     ) -> list[Any]:
-        return Walk(plan, state, self._script_dims(items), own).run(items)
+        return plan.walk(state, self._script_dims(items), own).run(items)
 
     def _run_script(
         self,
@@ -252,6 +256,8 @@ class CompiledModel:
         inputs: Mapping[str, Any],
         outputs: Mapping[str, Any] | None,
     ) -> dict[str, Array]:
+        from whet.runtime.items import collect_items
+
         items = collect_items(self._inputs, inputs)
         given = check_given(self._outputs, outputs, [a for a in items if isinstance(a, np.ndarray)])
         slots = zip(self._outputs, plan.script.main.outputs, strict=True)
@@ -383,6 +389,15 @@ def load(
     return CompiledModel(parts, code, thread_count(parts.program, threads), source)
 
 
+def _script_plan(parts: Parts) -> ScriptPlan | None:
+    """Return the plan of a program with a script; what runs scripts is imported for those alone."""
+    if parts.program.script is None:
+        return None
+    from whet.runtime.walk import ScriptPlan
+
+    return ScriptPlan(parts.program, parts.weights)
+
+
 def _make_engine(parts: Parts, code: NativeCode, threads: int) -> Engine:
     program, weights = parts.program, address_of(parts.weights)
     return Engine(
@@ -398,7 +413,7 @@ def _make_engine(parts: Parts, code: NativeCode, threads: int) -> Engine:
     )
 
 
-def _aligned(weights: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _aligned(weights: Bytes) -> Bytes:
     """Return the bytes at a multiple of 64, as kernels expect them; a copy only if needed."""
     if not weights.nbytes or address_of(weights) % 64 == 0:
         return weights

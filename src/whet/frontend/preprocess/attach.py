@@ -139,7 +139,7 @@ def place(value: ir.Value, step: Preprocess) -> Placed:
     source: Sequence[int | str]
     if step.resize:
         _agree(inner, step.resize, "resized picture", where)
-        assert step.source is not None, "records see to it"
+        assert step.source, "the record asks for it"
         source = step.source
     elif step.crop:
         _agree(inner, step.crop[2:], "crop", where)
