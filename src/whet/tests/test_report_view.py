@@ -134,7 +134,7 @@ def test_pages_fit_a_phone(tmp_path: Path, kind: str) -> None:
 @pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")
 @pytest.mark.parametrize("kind", ["view", "page"])
 def test_pages_are_seen_on_a_phone_and_print(tmp_path: Path, kind: str) -> None:
-    """The picture of a small screen is not blank, and a long table takes several sheets of paper."""
+    """The picture of a small screen is not blank; a long table takes several sheets of paper."""
     row = tuple(f"value {k}" for k in range(6))
     table = Section("Launches", texts=("What differs.",), headers=row, rows=(row,) * 120)
     text = view_page(facts_of("Conv")) if kind == "view" else render_page("t", "h", [], [table])
