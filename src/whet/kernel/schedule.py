@@ -228,7 +228,9 @@ def _shorter(items: int, panels: int, columns: int, cycles: float, wanted: int) 
     That costs nothing: the weights pass by once for each row tile, however they are cut. With 16
     chunks for two threads one of them waited for 10 of 125 us.
     """
-    while items * _count(panels, columns) < wanted and columns * cycles > CHUNK_CYCLES:
+    while columns > 1 and columns * cycles > CHUNK_CYCLES:
+        if items * _count(panels, columns) >= wanted:
+            break
         columns = -(-columns // 2)
     return columns
 
