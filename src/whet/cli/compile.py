@@ -19,6 +19,7 @@ from whet.cli.parameters import (
     parse_images,
     read_options,
 )
+from whet.cli.pictures import preprocess_option
 
 
 @click.command("compile")
@@ -32,12 +33,7 @@ from whet.cli.parameters import (
 )
 @bucket_options[0]
 @bucket_options[1]
-@click.option(
-    "--preprocess",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="AIPP file: how inputs that are images become what the model takes.",
-)
+@preprocess_option
 @compiler_options
 @json_option
 def command(model: Path, target_file: Path | None, as_json: bool, **compiler: Any) -> None:

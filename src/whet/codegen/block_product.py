@@ -115,11 +115,9 @@ class _Writer:
     def chunk(self, frame: Frame, number: Value) -> None:
         """Write one panel and one block of rows, in register tiles from the highest down."""
         b, kernel = self.b, self.kernel
-        rows = frame.scalar_index(kernel.row.extent)
         panels = frame.scalar_index(kernel.panel_count)
         block, panel = b.binary("udiv", number, panels), b.binary("urem", number, panels)
-        start = b.mul(block, i64(kernel.block))
-        stop = b.min(b.add(start, i64(kernel.block)), rows)
+        start, stop = self._block(frame, block)
         frame = frame.bind(kernel.col, b.mul(panel, i64(PANEL)))
         size = panel_bytes(kernel.kind, kernel.depth)
         base = b.gep(self.fn.params[kernel.panels], "i8", b.mul(panel, i64(size)))
@@ -130,6 +128,20 @@ class _Writer:
                 tile = _Tile(height, self._words(row), base, 0)
                 self._columns(frame.bind(kernel.row, row), tile)
             start = end
+
+    def _block(self, frame: Frame, number: Value) -> tuple[Value, Value]:
+        """Return the first row of a block, and the one behind its last.
+
+        All blocks but the last have as many rows, in whole tiles, so that threads end together.
+        """
+        b, block = self.b, self.kernel.block
+        rows = frame.scalar_index(self.kernel.row.extent)
+        blocks = b.divide(b.add(rows, i64(block - 1)), block)[0]
+        share = b.binary("udiv", b.add(rows, b.add(blocks, i64(-1))), blocks)
+        tiles = b.divide(b.add(share, i64(ROW_TILE - 1)), ROW_TILE)[0]
+        size = b.mul(tiles, i64(ROW_TILE))
+        start = b.min(b.mul(number, size), rows)
+        return start, b.min(b.add(start, size), rows)
 
     def _words(self, row: Value) -> Value:
         """Return the words of a row in its first group."""

@@ -12,6 +12,7 @@ from whet.frontend.expand import EXPANDED
 from whet.frontend.gradient.expand import GRADIENT
 from whet.frontend.translate import foreign_operators
 from whet.frontend.upgrade import adapters
+from whet.graph.edit import name_of
 from whet.graph.opset import (
     ONNX_DOMAINS,
     PREVIEW_DOMAIN,
@@ -47,8 +48,8 @@ def check_operators(model: ir.Model) -> None:
                 continue
             if not _is_known(node, imports, foreign):
                 name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-                unknown.setdefault(name, []).append(node.name or "?")
-                problems.append(Problem(node.name or "", name, "the operator is not known"))
+                unknown.setdefault(name, []).append(name_of(node))
+                problems.append(Problem(name_of(node), name, "the operator is not known"))
     if unknown:
         listed = "; ".join(
             f"{op} ({len(nodes)}×, first at {nodes[0]!r})" for op, nodes in sorted(unknown.items())

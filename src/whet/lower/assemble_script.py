@@ -72,7 +72,7 @@ def assemble_script(
         parts=tuple(parts),
         script=script,
     )
-    return Assembled(program, table.weights, {name: kernel for kernel, name in names.items()})
+    return Assembled(program, table, {name: kernel for kernel, name in names.items()})
 
 
 def _part(before: PartEquations, part: Lowered, table: BufferTable, begin: int) -> Part:

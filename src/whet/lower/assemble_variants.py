@@ -103,7 +103,7 @@ def assemble_variants(whole: Lowered, others: Sequence[Lowered], build: Build) -
         reuse=build.reuse,
         parts=tuple(parts),
     )
-    return Assembled(program, table.weights, {name: kernel for kernel, name in names.items()})
+    return Assembled(program, table, {name: kernel for kernel, name in names.items()})
 
 
 def _dims(lowered: Lowered) -> tuple[str, ...]:

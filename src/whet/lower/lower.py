@@ -22,6 +22,7 @@ from whet.lower.fuse import fuse
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
 from whet.lower.outline import Item, Outline
+from whet.lower.reads import check_reads
 from whet.lower.saturation import saturate_steps
 from whet.lower.scope import OpTable
 from whet.lower.segments import Cut, cut_outline
@@ -106,6 +107,8 @@ def lower_outlines(
     plain = [plain_equations(outline) for outline in outlines]
     equations = [e for e in plain if e is not None]
     if len(equations) == len(plain):
+        for e in equations:
+            check_reads(e.tensors)
         return [
             lower_equations(
                 e, target, level=level, schedules=schedules, expose=expose, folding=folding
@@ -114,6 +117,8 @@ def lower_outlines(
         ]
     whole = outlines[0] if len(outlines) == 1 else choose_by_shape(outlines)
     cut = cut_outline(whole)
+    for part in cut.parts:
+        check_reads(part.equations.tensors)
     parts = tuple(
         lower_equations(p.equations, target, level=level, schedules=schedules, folding=folding)
         for p in cut.parts

@@ -201,6 +201,10 @@ class CompiledModel:
             self._source.check()
         return {port.name: result for port, result in zip(self._outputs, results, strict=True)}
 
+    def release(self) -> None:
+        """Free the memory and helper threads that are kept for the next call."""
+        self._states.clear()
+
     def profile_run(self, inputs: Mapping[str, Any]) -> Stamps:
         """Run once and return time stamps in ns, of shape (threads, launches, 2).
 

@@ -33,6 +33,7 @@ from whet.runtime.calls import CALLS
 from whet.runtime.state import Binding, State
 
 _BINDINGS_KEPT = 64
+ONE_HINT = "to repeat what has size 1, compile with that size fixed, such as --shape mask:1,..."
 
 Dims = dict[str, int]
 
@@ -224,7 +225,8 @@ class Walk:
         except ZeroDivisionError:
             raise ShapeError("a size that must not be 0 is", where=step.where) from None
         if left != right:
-            raise ShapeError(f"sizes do not fit: {left} and {right}", where=step.where)
+            hint = ONE_HINT if 1 in (left, right) else None
+            raise ShapeError(f"sizes do not fit: {left} and {right}", where=step.where, hint=hint)
 
     def _if(self, step: If) -> None:
         block = step.then if _truth(self._slots[step.condition], step.where) else step.otherwise

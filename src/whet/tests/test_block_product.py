@@ -84,6 +84,18 @@ def test_bits_do_not_depend_on_company(name: str) -> None:
         assert np.array_equal(model({"x": x[:count]})["y"], together[:count])
 
 
+def test_rows_of_several_chunks_are_shared_out_evenly() -> None:
+    rng, depth, kind = np.random.default_rng(9), 8192, FORMATS["Q4_0"]
+    weights = weights_of("Q4_0", 32, depth)
+    model = whet.compile(block_model("Q4_0", weights, depth))
+    for rows in (48, 61, 100):  # a chunk takes 48 of them at most, where level 2 has a mebibyte
+        x = rng.standard_normal((rows, depth), np.float32)
+        wanted = block_product(quantized_rows(x, kind.zero, kind.spans), weights, kind)[:rows]
+        result = model({"x": x})["y"]
+        assert np.abs(result - wanted).max() <= 1e-5 * np.abs(wanted).max()
+        assert np.array_equal(result[-1:], model({"x": x[-1:]})["y"])
+
+
 def test_zeros_give_zeros_and_nan_stays_in_its_row() -> None:
     model = whet.compile(block_model("Q4_0", weights_of("Q4_0", 32, 64), 64))
     x = np.zeros((3, 64), np.float32)

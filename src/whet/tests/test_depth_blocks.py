@@ -101,7 +101,7 @@ def test_any_number_of_rows_known_by_the_run(rows: int, tmp_path: Path) -> None:
 
 
 def test_pieces_reach_every_height() -> None:
-    assert piece_heights(13) == [13, 10, 7, 4, 1]
+    assert piece_heights(13) == [13, 11, 10, 8, 7, 3, 1]
     assert piece_heights(1) == [1]
 
 
