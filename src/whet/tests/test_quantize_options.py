@@ -104,7 +104,7 @@ OPTIONS: dict[str, tuple[str, str, Check]] = {
     },
     "minmax": (CONV, "--calibrator minmax", other_scale),
     "int8": (CONV, "--activations int8", lambda _, m, __: m["x_zero"].dtype == np.int8),
-    "uint16": (CONV, "--activations uint16", lambda p, m, _: m["x_scale"] < p["x_scale"] / 99),
+    "uint16": (CONV, "--activations uint16", lambda p, m, _: bool(m["x_scale"] < p["x_scale"] / 99)),
     "symmetric": (CONV, "--symmetric", lambda p, m, _: p["r1_zero"] != m["r1_zero"] == 128),
     "per_tensor": (CONV, "--per-tensor", lambda p, m, _: p["w2_scale"].size > m["w2_scale"].size),
     "adaptive": (CONV, "--rounding adaptive", other_weights),
