@@ -80,6 +80,10 @@ def narrower(plain: Constants, made: Constants, _: Any) -> bool:
     return bool(made["x_scale"] < plain["x_scale"])
 
 
+def much_finer(plain: Constants, made: Constants, _: Any) -> bool:
+    return bool(made["x_scale"] < plain["x_scale"] / 99)
+
+
 def other_scale(plain: Constants, made: Constants, _: Any) -> bool:
     return bool(made["x_scale"] != plain["x_scale"])
 
@@ -104,7 +108,7 @@ OPTIONS: dict[str, tuple[str, str, Check]] = {
     },
     "minmax": (CONV, "--calibrator minmax", other_scale),
     "int8": (CONV, "--activations int8", lambda _, m, __: m["x_zero"].dtype == np.int8),
-    "uint16": (CONV, "--activations uint16", lambda p, m, _: bool(m["x_scale"] < p["x_scale"] / 99)),
+    "uint16": (CONV, "--activations uint16", much_finer),
     "symmetric": (CONV, "--symmetric", lambda p, m, _: p["r1_zero"] != m["r1_zero"] == 128),
     "per_tensor": (CONV, "--per-tensor", lambda p, m, _: p["w2_scale"].size > m["w2_scale"].size),
     "adaptive": (CONV, "--rounding adaptive", other_weights),
