@@ -13,7 +13,7 @@ import numpy as np
 from whet.errors import ModelError, nearest
 from whet.llm.architecture import Array
 from whet.llm.config import Config
-from whet.llm.quantized_folder import check_method, quantized_matrices
+from whet.llm.quantized_folder import PARTS, check_method, quantized_matrices
 from whet.llm.safetensors_reader import Stored, read_safetensors
 
 _HINT = "download the checkpoint again"
@@ -75,8 +75,13 @@ class TensorFolder:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all tensors."""
-        return tuple(dict.fromkeys([*self._tensors, *self._matrices]))
+        """Names of all tensors, of quantised matrices those that they have in floats."""
+        plain = [name for name in self._tensors if not self._is_part(name)]
+        return tuple(dict.fromkeys([*plain, *self._matrices]))
+
+    def _is_part(self, name: str) -> bool:
+        layer, _, part = name.rpartition(".")
+        return part in PARTS and f"{layer}.weight" in self._matrices
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape."""

@@ -6,6 +6,7 @@ Tensors are dequantised exactly as the package ``gguf`` does. Facts and names be
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -196,6 +197,8 @@ class GgufFile:
             if f"{place}.{theirs}" in self._facts
         }
         if "rope_factors_long.weight" not in self._tensors:
+            if kind == "yarn" and "attention_factor" in found:  # a factor of the usual one there
+                found["attention_factor"] *= 0.1 * math.log(max(found.get("factor", 1.0), 1.0)) + 1
             return {"rope_type": kind, **found}
         lists = {k: self.tensor(f"rope_factors_{k}.weight").tolist() for k in ("short", "long")}
         return {"rope_type": "longrope", **found, **{f"{k}_factor": v for k, v in lists.items()}}

@@ -43,6 +43,22 @@ class Matrix:
     blocks: Callable[[], Array]
 
 
+PARTS = frozenset(
+    [
+        "qweight",
+        "qzeros",
+        "scales",
+        "g_idx",
+        "weight_packed",
+        "weight_scale",
+        "weight_shape",
+        "weight_zero_point",
+        "weight_g_idx",
+    ]
+)
+"""Last parts of the names of tensors that a quantised matrix is made of."""
+
+
 def check_method(config: Config) -> None:
     """Refuse a folder whose quantisation is not known, before its tensors are read.
 

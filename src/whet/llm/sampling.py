@@ -14,6 +14,12 @@ from whet.llm.structured import Constraint, Matcher
 
 MAX_LOGPROBS = 64
 
+DEPTHS = (1.0, 2.0, 4.0, 8.0, 16.0, np.inf)
+"""How far below the largest logit tokens are looked for, one after another."""
+
+MARGIN = 1e-9
+"""Share of all weights by which sums in different orders do not differ."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -138,19 +144,46 @@ class Sampler:
         return Choice(token, _top(logits, token, params.reported))
 
     def _draw(self, scores: Array) -> int:
-        params = self._params
+        """Draw a token: the likeliest come first, of equal ones those of smaller numbers."""
+        params, share = self._params, self._random.random()
         scaled = scores.astype(np.float64) / params.temperature
-        order = np.argsort(-scaled, kind="stable")
-        if params.top_k:
-            order = order[: params.top_k]
+        order, whole = _likeliest(scaled, params, share)
         weights = np.exp(scaled[order] - scaled[order[0]])
-        weights /= weights.sum()
+        weights /= weights.sum() if whole is None else whole
         kept = weights >= params.min_p * weights[0]
-        before = np.cumsum(weights) - weights
-        kept &= before < params.top_p
-        weights = np.where(kept, weights, 0.0)
-        place = np.searchsorted(np.cumsum(weights), self._random.random() * weights.sum(), "right")
-        return int(order[min(int(place), int(kept.sum()) - 1)])
+        reached = np.cumsum(weights)
+        kept &= reached - weights < params.top_p
+        count = int(kept.sum())
+        unlimited = whole is not None and params.top_p == 1 and not params.min_p
+        total = 1.0 if unlimited else reached[count - 1]
+        place = np.searchsorted(reached, share * total, "right")
+        return int(order[min(int(place), count - 1)])
+
+
+def _likeliest(scaled: Array, params: SamplingParams, share: float) -> tuple[Array, float | None]:
+    """Return as many of the likeliest tokens, in order, as a draw can come to.
+
+    Few of them have nearly all probability, so that sorting all would take most of the time. The
+    second result is what their weights are divided by, those of all tokens; ``None`` for their own
+    sum, where ``top_k`` or the number of tokens limits them.
+    """
+    top = scaled.max()
+    whole = float(np.exp(scaled - top).sum())
+    unlimited = params.top_p == 1 and not params.min_p
+    wanted = share if unlimited else params.top_p
+    for depth in DEPTHS:
+        found = np.flatnonzero(scaled >= top - depth)
+        if params.top_k:
+            enough = len(found) >= params.top_k
+        else:
+            reached = float(np.exp(scaled[found] - top).sum()) > (wanted + MARGIN) * whole
+            enough = reached or np.exp(-depth) < params.min_p
+        if enough:
+            break
+    order = found[np.argsort(-scaled[found], kind="stable")]
+    if params.top_k:
+        return order[: params.top_k], None
+    return order, None if len(order) == len(scaled) else whole
 
 
 def _penalised(

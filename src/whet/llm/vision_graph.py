@@ -51,12 +51,14 @@ class VisionWriter:
     tower: Tower
     g: GraphWriter = field(default_factory=GraphWriter)
 
-    def attention(self, x: ir.Value, linears: dict[str, ir.Value], name: str) -> ir.Value:
-        """Write attention of all places to all, given queries, keys and values."""
+    def attention(
+        self, linears: dict[str, ir.Value], name: str, seen: ir.Value | None = None
+    ) -> ir.Value:
+        """Write attention, given queries, keys and values, and which places see which."""
         heads = self.tower.heads
         return self.g.op(
             "Attention",
-            *(linears[role] for role in "qkv"),
+            *(*(linears[role] for role in "qkv"), seen),
             name=f"{name}.mixed",
             q_num_heads=heads,
             kv_num_heads=heads,
@@ -82,9 +84,13 @@ class VisionWriter:
         return self.g.op(op, x, name=name, **attributes)
 
     def norm(self, x: ir.Value, name: str) -> ir.Value:
-        """Write a layer norm over the last axis."""
-        scale, bias = (self.weight(f"{name}.{p}", (self.tower.hidden,)) for p in ("weight", "bias"))
-        return self.g.op("LayerNormalization", x, scale, bias, name=name, epsilon=self.tower.eps)
+        """Write a norm over the last axis: with a bias of mean and variance, else of squares."""
+        size, epsilon = (self.tower.hidden,), self.tower.eps
+        scale = self.weight(f"{name}.weight", size)
+        if f"{name}.bias" not in self.checkpoint.names:
+            return self.g.op("RMSNormalization", x, scale, name=name, axis=-1, epsilon=epsilon)
+        bias = self.weight(f"{name}.bias", size)
+        return self.g.op("LayerNormalization", x, scale, bias, name=name, epsilon=epsilon)
 
     def linear(
         self, x: ir.Value, name: str, wide: tuple[int, int], *, rows: int = 0, of: int = 1

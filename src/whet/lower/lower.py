@@ -21,6 +21,7 @@ from whet.lower.fold import FoldBudget, fold_equations
 from whet.lower.fuse import fuse
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
+from whet.lower.merged_groups import merge_groups
 from whet.lower.outline import Item, Outline
 from whet.lower.reads import check_reads
 from whet.lower.saturation import saturate_steps
@@ -34,6 +35,7 @@ from whet.target import Target
 
 MAX_LAYOUTS = 4
 STREAM_LEVEL = 2
+MERGE_LEVEL = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,8 @@ def lower_equations(
     if level >= STREAM_LEVEL:
         stream_weights(equations)
     fold_equations(equations, folding)
+    if level >= MERGE_LEVEL:
+        merge_groups(equations, target.lanes)
     _embed_scalars(equations)
     equations = fuse(equations, level=level)
     _separate_outputs(equations)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from whet.errors import ArtifactError, InputError
@@ -52,8 +52,7 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 _IDLE_STATES_KEPT = 8
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Parts:
+class Parts(msgspec.Struct, frozen=True, eq=False):
     """What a compiled model consists of, as it is saved.
 
     Attributes:
@@ -71,7 +70,7 @@ class Parts:
     symbols: Mapping[str, int]
     weights: Bytes
     graph: bytes | memoryview | None = None
-    metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    metadata: Mapping[str, str] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     compile_s: float = 0.0
 
 
@@ -345,7 +344,7 @@ def from_memory(parts: Parts, threads: int | None = None) -> CompiledModel:
         parts: program, linked image, weights and the rest.
         threads: threads of one call; the program's own number if not given.
     """
-    owned = replace(parts, weights=_aligned(parts.weights))
+    owned = msgspec.structs.replace(parts, weights=_aligned(parts.weights))
     code = map_code(parts.code, parts.symbols) if runs_here(parts.program.target) else None
     return CompiledModel(owned, code, thread_count(parts.program, threads))
 

@@ -225,8 +225,10 @@ def quantize(folder: Path, case: Case, seed: int = 5) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", CASES)
 def test_every_weight_is_the_one_that_was_stored(name: str, tmp_path: Path) -> None:
     case = CASES[name]
-    wanted = quantize(write_checkpoint(tmp_path, "llama"), case)
+    names = set(TensorFolder(write_checkpoint(tmp_path, "llama")).names)
+    wanted = quantize(tmp_path, case)
     folder = TensorFolder(tmp_path)
+    assert set(folder.names) == names
     for tensor, floats in wanted.items():
         assert folder.shape(tensor) == floats.shape
         assert np.array_equal(folder.tensor(tensor), floats)

@@ -301,6 +301,7 @@ def test_a_conversation_with_an_image(talker: LLM) -> None:
 
 
 def test_the_server_takes_images_and_lives_on(talker: LLM) -> None:
+    pytest.importorskip("httpx", reason="the client of tests stands on it")
     testclient = pytest.importorskip("starlette.testclient", reason="it asks the server")
     pytest.importorskip("prometheus_client", reason="the server counts with it")
     from whet.serve.app import application

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import os
 import subprocess
@@ -223,4 +222,4 @@ def test_outputs_need_buffers() -> None:
     buffers = tuple(b for b in program.buffers if b.name != "o2")
     broken = msgspec.structs.replace(program, buffers=buffers, launches=())
     with pytest.raises(ArtifactError, match="outputs without a buffer: o2"):
-        from_memory(dataclasses.replace(parts, program=broken))
+        from_memory(msgspec.structs.replace(parts, program=broken))

@@ -70,6 +70,27 @@ VISION: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         },
         {"patch_size": 6, "min_pixels": 12 * 12 * 4, "max_pixels": 12 * 12 * 30},
     ),
+    "qwen2_5_vl": (
+        "Qwen2_5_VL",
+        {
+            "vision_config": {
+                "depth": 3,
+                "hidden_size": 48,
+                "intermediate_size": 80,
+                "out_hidden_size": 64,
+                "num_heads": 3,
+                "patch_size": 6,
+                "window_size": 24,
+                "fullatt_block_indexes": [1],
+            },
+            "text_config": {"rope_parameters": _SECTIONS, **_TEXT},
+            "image_token_id": MARKER,
+            "vision_start_token_id": 8,
+            "video_token_id": 9,
+            "vision_end_token_id": 10,
+        },
+        {"patch_size": 6, "min_pixels": 12 * 12 * 4, "max_pixels": 12 * 12 * 30},
+    ),
 }
 """Models by name: class, configuration, and what their image processor is given."""
 

@@ -129,7 +129,7 @@ def _layer(w: VisionWriter, x: ir.Value, name: str) -> ir.Value:
     wide = (w.tower.hidden, w.tower.hidden)
     y = w.norm(x, f"{name}.layer_norm1")
     parts = {role: w.linear(y, f"{name}.self_attn.{role}_proj", wide) for role in "qkv"}
-    y = w.linear(w.attention(y, parts, name), f"{name}.self_attn.out_proj", wide)
+    y = w.linear(w.attention(parts, name), f"{name}.self_attn.out_proj", wide)
     x = w.g.op("Add", x, y, name=f"{name}.attended")
     y = w.network(w.norm(x, f"{name}.layer_norm2"), f"{name}.mlp")
     return w.g.op("Add", x, y, name=f"{name}.out")

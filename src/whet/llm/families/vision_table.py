@@ -7,12 +7,16 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from whet.llm.checkpoint import Checkpoint
-from whet.llm.families import llava, qwen2_vl
+from whet.llm.families import llava, qwen2_vl, qwen25_vl
 from whet.llm.families.table import FAMILIES, architecture_of
 from whet.llm.vision import Model
 
 VISION_FAMILIES: Mapping[str, Callable[[Checkpoint], Model]] = MappingProxyType(
-    {"llava": llava.llava, "qwen2_vl": qwen2_vl.qwen2_vl}
+    {
+        "llava": llava.llava,
+        "qwen2_vl": qwen2_vl.qwen2_vl,
+        "qwen2_5_vl": qwen25_vl.qwen25_vl,
+    }
 )
 
 
