@@ -3,8 +3,10 @@
 ``python -m benchmarks.dynamic --models bert_base,resnet50 --threads 1,2`` compiles each model once
 for any shape and once for each shape of a grid, runs both call by call in one process, then
 measures what the first call of a new shape costs beyond the call itself, and how private memory
-grows over 1,000 shapes. It writes ``benchmarks/results/<device>.dynamic.md``; ``--prepare-only``
-stops before the measurement, which finds exports and kernels in the caches then.
+grows over 1,000 shapes. It writes ``benchmarks/results/<device>.dynamic.md``, where lines that are
+not measured anew stay, so that a grid can be measured in slices. ``--prepare-only`` stops before
+the measurement, which finds exports and kernels in the caches then; with ``--prepared`` it also
+takes the open program that was left there.
 """
 
 from __future__ import annotations
@@ -103,9 +105,20 @@ def exported(name: str, cache: Path) -> Path:
 
 def compiled(name: str, threads: int, cache: Path) -> Path:
     """Return the file of a model for any shape, compiled anew: an old file has old kernels."""
-    target = cache / f"{name}.open.{threads}.whet"
+    target = open_path(name, threads, cache)
     whet.compile(exported(name, cache), options=whet.Options(threads=threads)).save(target)
     return target
+
+
+def open_path(name: str, threads: int, cache: Path) -> Path:
+    """Return where the file of a model for any shape lies."""
+    return cache / f"{name}.open.{threads}.whet"
+
+
+def fixed(name: str, threads: int, source: Path, sizes: Shape) -> whet.CompiledModel:
+    """Return a model compiled for one shape."""
+    shapes = {n: a.shape for n, a in OPEN[name].feed(sizes).items()}
+    return whet.compile(source, shapes=shapes, options=whet.Options(threads=threads))
 
 
 def ratios(
@@ -116,9 +129,8 @@ def ratios(
     def line(sizes: Shape) -> str:
         feed = OPEN[name].feed(sizes)
         threads = anyone.stats.threads
-        shapes = {n: a.shape for n, a in feed.items()}
-        fixed = whet.compile(source, shapes=shapes, options=whet.Options(threads=threads))
-        runners = [ReadyRunner("open", anyone.run), ReadyRunner("fixed", fixed.run)]
+        one = fixed(name, threads, source, sizes)
+        runners = [ReadyRunner("open", anyone.run), ReadyRunner("fixed", one.run)]
         samples = measure_interleaved(runners, [feed], plan)
         ratio = compare(samples, "fixed", "open")
         times = [summarise(samples.seconds[runner.name]) for runner in runners]
@@ -188,6 +200,7 @@ def main() -> None:
     parser.add_argument("--duration", type=float, default=10.0, help="seconds for each shape")
     parser.add_argument("--no-notes", dest="notes", action="store_false", help="ratios only")
     parser.add_argument("--prepare-only", action="store_true", help="export and compile only")
+    parser.add_argument("--prepared", action="store_true", help="take what that left")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     arguments = parser.parse_args()
     plan = Plan(rounds=arguments.rounds, duration_s=arguments.duration, warm_up=1, lead_in_s=0.0)
@@ -196,12 +209,16 @@ def main() -> None:
     for name, threads in itertools.product(
         arguments.models.split(","), map(int, arguments.threads.split(","))
     ):
-        anyone = compiled(name, threads, arguments.cache)
-        if arguments.prepare_only:
-            continue
         asked = arguments.shapes
         grid = [_sizes(s) for s in asked.split(",")] if asked else OPEN[name].grid
-        line = ratios(name, whet.load(anyone), exported(name, arguments.cache), plan)
+        left = open_path(name, threads, arguments.cache)
+        if not (arguments.prepared and left.exists()):
+            compiled(name, threads, arguments.cache)
+        if arguments.prepare_only:
+            for sizes in grid:
+                fixed(name, threads, exported(name, arguments.cache), sizes)
+            continue
+        line = ratios(name, whet.load(left), exported(name, arguments.cache), plan)
         for sizes in grid:
             lines.append(line(sizes))
             print(lines[-1], flush=True)

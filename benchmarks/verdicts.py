@@ -1,21 +1,23 @@
 """Are the verdicts of ``whet compare`` right? A file against itself, and against a slower one.
 
     python -m benchmarks.verdicts --runs 100 --output verdicts.jsonl
+    python -m benchmarks.verdicts --merge monday.jsonl friday.jsonl
 
 Every run is a command of its own in a process of its own. The slower file does the same work 42
 times where the other does it 40 times: 5 % more. Runs alternate between the two questions and are
-written down one by one, so that an interrupted series goes on; ``--seconds`` ends a part of it.
+written down one by one, so that an interrupted series goes on; ``--seconds`` ends a part of it,
+``--merge`` adds up parts. The exit code is 1 if too few verdicts are right.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +73,13 @@ def ask(question: str, plain: Path, slower: Path) -> dict[str, object]:
     other = plain if question == SAME else slower
     started = time.perf_counter()
     facts = json.loads(_whet("compare", str(plain), str(other), "--json").stdout)
-    kept = ("verdict", "ratio", "low", "high", "rounds", "precise")
-    seconds = round(time.perf_counter() - started, 1)
-    return {"question": question, **{key: facts[key] for key in kept}, "seconds": seconds}
+    kept = ("verdict", "ratio", "low", "high", "rounds", "block", "precise")
+    return {
+        "question": question,
+        **{key: facts[key] for key in kept},
+        "seconds": round(time.perf_counter() - started, 1),
+        "load": os.getloadavg()[0],
+    }
 
 
 def read_answers(path: Path) -> list[dict[str, object]]:
@@ -81,33 +87,42 @@ def read_answers(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def right_share(answers: list[dict[str, object]], question: str) -> tuple[int, int]:
+    """Return how many answers to a question are right, and how many there are."""
+    mine = [answer for answer in answers if answer["question"] == question]
+    return sum(answer["verdict"] == WANTED[question][0] for answer in mine), len(mine)
+
+
+def enough(answers: list[dict[str, object]]) -> bool:
+    """Tell whether as many verdicts are right as wanted."""
+    shares = ((right_share(answers, question), wanted) for question, (_, wanted) in WANTED.items())
+    return all(100 * right >= wanted * count for (right, count), wanted in shares)
+
+
 def summary(answers: list[dict[str, object]]) -> str:
-    """Return a line for each question: verdicts, ratios, rounds."""
+    """Return a line for each question: verdicts, ratios, rounds, and how busy the machine was."""
     lines = []
     for question, (right, wanted) in WANTED.items():
         mine = [answer for answer in answers if answer["question"] == question]
         if not mine:
             continue
-        counts = Counter(str(answer["verdict"]) for answer in mine)
-        ratios = np.array([answer["ratio"] for answer in mine], float)
-        rounds = np.array([answer["rounds"] for answer in mine], float)
+        ratios, rounds, seconds, load = (
+            np.array([answer.get(name, np.nan) for answer in mine], float)
+            for name in ("ratio", "rounds", "seconds", "load")
+        )
         precise = sum(bool(answer["precise"]) for answer in mine)
         lines.append(
-            f"{question}: {counts[right]} of {len(mine)} {right!r} (wanted: {wanted} of 100); "
-            f"ratio {np.median(ratios):.4f} ({ratios.min():.4f} to {ratios.max():.4f}), "
-            f"rounds {np.median(rounds):.0f} (at most {rounds.max():.0f}), precise {precise}"
+            f"{question}: {right_share(answers, question)[0]} of {len(mine)} {right!r} "
+            f"(wanted: {wanted} of 100); ratio {np.median(ratios):.4f} ({ratios.min():.4f} to "
+            f"{ratios.max():.4f}), rounds {np.median(rounds):.0f} (at most {rounds.max():.0f}), "
+            f"precise {precise}, {np.median(seconds):.0f} s each (at most {seconds.max():.0f}), "
+            f"load {np.nanmedian(load):.1f}"
         )
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Run a series, or go on with one."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=100, help="of each question")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
-    parser.add_argument("--output", type=Path, required=True, help="answers, one a line")
-    given = parser.parse_args()
+def collect(given: argparse.Namespace) -> list[dict[str, object]]:
+    """Ask until the runs or the time are over; returns all answers of the series."""
     answers, started = read_answers(given.output), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, given.output.open("a") as file:
         plain, slower = compile_both(Path(folder), given.threads)
@@ -116,7 +131,25 @@ def main() -> None:
             answers.append(ask(question, plain, slower))
             file.write(json.dumps(answers[-1]) + "\n")
             file.flush()
+    return answers
+
+
+def main() -> None:
+    """Run a series, go on with one, or add up several."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=100, help="of each question")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--output", type=Path, help="answers, one a line")
+    where.add_argument("--merge", type=Path, nargs="+", help="answers of earlier series")
+    given = parser.parse_args()
+    if given.merge:
+        answers = [answer for path in given.merge for answer in read_answers(path)]
+    else:
+        answers = collect(given)
     print(summary(answers))
+    raise SystemExit(0 if enough(answers) else 1)
 
 
 if __name__ == "__main__":

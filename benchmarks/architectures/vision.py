@@ -102,7 +102,7 @@ VISION = {
     "pvt_v2": free("PvtV2Model", **STAGES, num_attention_heads=[1, 2, 3, 4]),
     "focalnet": free("FocalNetModel", image_size=64, patch_size=4, embed_dim=16, depths=[1, 1],
                      hidden_sizes=[16, 32], focal_levels=[2, 2], focal_windows=[3, 3]),
-    "cvt": free("CvtModel", embed_dim=[8, 16, 32], num_heads=[1, 2, 4], depth=[1, 1, 1]),
+    "cvt": free("CvtModel", embed_dim=[8, 16, 32], num_heads=[1, 2, 4], depth=[1, 2, 3]),
     "bit": free("BitModel", embedding_size=8, num_groups=4, **STAGES),
     "hgnet_v2": free("HGNetV2ForImageClassification", stem_channels=[3, 8, 8], **STAGES,
                      stage_in_channels=[8, 16, 24, 32], stage_mid_channels=[8, 8, 8, 8],

@@ -13,6 +13,7 @@ from whet.driver import Shapes, Source, plan
 from whet.errors import Problem, UnsupportedError
 from whet.frontend.operators import is_known_name
 from whet.frontend.read import read_proto
+from whet.graph.edit import name_of
 from whet.lower.build import STEPS
 from whet.ops.table import op_table
 from whet.options import Options
@@ -109,7 +110,7 @@ def _without_lowering(source: Source) -> list[Problem]:
             continue
         key = ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
         if key not in table and not is_known_name(*key):
-            found.append(Problem(node.name or "", node.op_type, "the operator has no lowering"))
+            found.append(Problem(name_of(node), node.op_type, "the operator has no lowering"))
     return found
 
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -104,11 +105,12 @@ def compile(  # noqa: A001 - the public name
         observers = _Observers(tell, dump, budget, expose, _schedules(chosen))
         assembled, graph = _translate(models, chosen, target, observers)
         image = _generate(assembled, target, chosen, settings, tell)
+        weights = _packed(assembled, models, tell)
     parts = Parts(
         program=assembled.program,
         code=image.code,
         symbols=image.symbols,
-        weights=assembled.weights,
+        weights=weights,
         graph=graph,
         metadata=facts.result(),
         compile_s=time.perf_counter() - start,
@@ -142,6 +144,7 @@ def plan(
     target = resolve_target(chosen.target)
     schedules = _schedules(chosen)
     assembled, _ = _translate(models, chosen, target, _Observers(tell, None, budget, (), schedules))
+    _packed(assembled, models, tell)
     return assembled
 
 
@@ -201,7 +204,7 @@ def _checking(tell: Progress, budget: Budget) -> Progress:
 def _translate(
     models: list[ir.Model], options: Options, target: Target, observers: _Observers
 ) -> tuple[Assembled, bytes]:
-    """Return the program of a model and its optimised graph; the model's weights are let go.
+    """Return the program of a model, whose weights may still be on their way, and its graph.
 
     All but the first of the models are the same one with other shapes.
     """
@@ -234,14 +237,20 @@ def _translate(
     graph = light_proto(models[0], GRAPH_WEIGHT_BYTES).SerializeToString(deterministic=True)
     tell("pack", 0, 1)
     assembled = _assembled(lowered, options, target)
+    if dump:
+        dump.program(assembled.program, assembled.kernels, target, graph)
+    return assembled, graph
+
+
+def _packed(assembled: Assembled, models: list[ir.Model], tell: Progress) -> np.ndarray:
+    """Return the program's weights when they are packed; those of the models are let go."""
+    weights = assembled.weights
     for model in models:
         check_files(model)
     for value in (v for model in models for v in model.graph.initializers.values()):
         value.const_value = None  # nodes and values refer to each other: they are freed later
     tell("pack", 1, 1)
-    if dump:
-        dump.program(assembled.program, assembled.kernels, target, graph)
-    return assembled, graph
+    return weights
 
 
 def _assembled(

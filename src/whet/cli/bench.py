@@ -20,6 +20,7 @@ from whet.cli.opening import (
     open_model,
 )
 from whet.cli.parameters import compiler_options, dim_option, parse_dims, read_options
+from whet.cli.pictures import preprocess_option, with_pictures
 from whet.cli.progress import ProgressBar
 from whet.cli.subject import subject_of
 from whet.errors import OptionError
@@ -61,6 +62,7 @@ _STREAM_S = 3.0
 @click.option("--require", type=click.FloatRange(0.0), metavar="RATIO",
               help="Exit with 1 unless every other runtime takes RATIO times as long or "
               "more.")  # fmt: skip
+@preprocess_option
 @dim_option
 @compiler_options
 @click.pass_context
@@ -72,7 +74,8 @@ def command(ctx: click.Context, /, model: Path, **values: Any) -> None:
     json_file: str | None = values["json_file"]
     if json_file not in (None, "-"):
         output.check_writable(Path(json_file))
-    found = _measure(model, values)
+    with with_pictures(model, values) as (file, given):
+        found = {**_measure(file, given), "model": str(model)}
     if json_file != "-":
         bench_report.print_findings(output.stdout(), found)
     if json_file == "-":
@@ -94,9 +97,11 @@ def _measure(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     goal = None
     if values["goal"] is not None:
         goal, compiled = _reach(values["goal"], path, (shapes, options), feeds)
-    subject = subject_of(path, compiled, values, dims)
+    subject = None if values["preprocess"] else subject_of(path, compiled, values, dims)
     begun = datetime.now(UTC).isoformat(timespec="seconds")
     found = _time(compiled, path, feeds, peers, values)
+    if subject is not None:
+        subject.remember()
     streams = values["streams"] or (goal["streams"] if goal and goal["streams"] > 1 else None)
     names = [OURS, *(peer.name for peer in peers)]
     return {

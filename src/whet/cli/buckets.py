@@ -9,6 +9,7 @@ import whet
 from whet.program.records import TensorSpec
 
 Shape = tuple[int | str, ...]
+Buckets = dict[str, Shape | list[Shape]]
 
 IMAGE_RANK = 4
 
@@ -18,7 +19,7 @@ def bucket_shapes(
     given: Mapping[str, Shape] | None,
     batches: Sequence[int],
     images: Sequence[tuple[int, int]],
-) -> dict[str, Shape | list[Shape]] | None:
+) -> Buckets | None:
     """Return shapes with one bucket for each batch size, image size, or pair of both.
 
     The batch is the first dimension of every input, height and width are the last two of inputs of
@@ -27,7 +28,7 @@ def bucket_shapes(
     Raises:
         OptionError: no input has such an open dimension.
     """
-    fixed: dict[str, Shape | list[Shape]] = dict(given or {})
+    fixed: Buckets = dict(given or {})
     if not batches and not images:
         return fixed or None
     changed = False
@@ -50,6 +51,38 @@ def bucket_shapes(
             hint="export it with dynamic axes",
         )
     return fixed
+
+
+def profile_shapes(
+    inputs: Sequence[TensorSpec],
+    given: Mapping[str, Shape] | None,
+    profiles: Sequence[tuple[int, ...]],
+) -> Buckets:
+    """Return shapes with one bucket for each profile: a value for every open dimension.
+
+    Dimensions are counted in the order of inputs and their axes, each where it stands.
+
+    Raises:
+        OptionError: a profile has more or fewer values than there are open dimensions.
+    """
+    own = {spec.name: tuple((given or {}).get(spec.name) or _named(spec)) for spec in inputs}
+    places = [(name, k) for name, s in own.items() for k, d in enumerate(s) if isinstance(d, str)]
+    shapes: Buckets = {name: [] for name in own}
+    for profile in profiles:
+        if len(profile) != len(places):
+            listed = ", ".join(f"{name}[{axis}]" for name, axis in places) or "none"
+            raise whet.OptionError(
+                f"{','.join(map(str, profile))} has {len(profile)} values for {len(places)} open "
+                f"dimensions",
+                where="--dynamic-dims",
+                hint=f"give one for each of: {listed}",
+            )
+        values = dict(zip(places, profile, strict=True))
+        for name, shape in own.items():
+            bucket = shapes[name]
+            assert isinstance(bucket, list)
+            bucket.append(tuple(values.get((name, k), d) for k, d in enumerate(shape)))
+    return shapes
 
 
 def _named(spec: TensorSpec) -> Shape:

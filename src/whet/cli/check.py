@@ -10,6 +10,7 @@ import click
 from whet.check import Report, check
 from whet.cli import output
 from whet.cli.parameters import compiler_options, json_option, read_options
+from whet.cli.pictures import preprocess_option, with_pictures
 
 
 @click.command("check")
@@ -21,6 +22,7 @@ from whet.cli.parameters import compiler_options, json_option, read_options
     show_default=True,
     help="What open dimensions are taken as, for costs.",
 )
+@preprocess_option
 @compiler_options
 @json_option
 def command(model: Path, assume: int, as_json: bool, **compiler: Any) -> int:
@@ -30,8 +32,9 @@ def command(model: Path, assume: int, as_json: bool, **compiler: Any) -> int:
 
     Example: whet check m.onnx --shape input:8,3,224,224
     """
-    shapes, options = read_options(compiler)
-    report = check(model, shapes=shapes, options=options, assumed=assume)
+    with with_pictures(model, compiler) as (file, given):
+        shapes, options = read_options(given)
+        report = check(file, shapes=shapes, options=options, assumed=assume)
     if as_json:
         output.print_json({"file": str(model)} | report.as_json(), schema="whet.check.1")
     else:

@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 
 from whet.cli import arrays, exits, output
-from whet.cli.opening import ReadyRunner, open_model
+from whet.cli.opening import open_model, renewable
 from whet.cli.parameters import (
     compiler_options,
     dim_option,
@@ -42,15 +42,16 @@ _NAMES = ("whet", "whet")
 @click.argument("second", metavar="B", type=click.Path(path_type=Path))
 @click.option("--threshold", type=click.FloatRange(0.0), default=0.02, show_default=True,
               help="Slowdown of B, as a share, from which the exit code is 1.")  # fmt: skip
-@click.option("--rounds", type=click.IntRange(10), default=600, show_default=True,
+@click.option("--rounds", type=click.IntRange(10), default=4000, show_default=True,
               help="Stop after so many calls of each, however wide the interval is.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(0.1), default=120.0, show_default=True,
               help="Begin no more calls after this time.")  # fmt: skip
 @click.option("--input", "sources", multiple=True, default=("random",), metavar="SOURCE",
               help="As for whet run; random if not given.")  # fmt: skip
-@click.option("--again/--no-again", "again", default=True, show_default=True,
-              help="Whether models whose measurements were made apart, without a runtime that is "
-              "in both, are called in turn if they are still there.")  # fmt: skip
+@click.option("--again/--no-again", "again", default=None,
+              help="Whether the models that the files name are opened, which runs their code, and "
+              "called in turn. If not given: only models that whet bench has measured here, where "
+              "no runtime is in both files.")  # fmt: skip
 @click.option("--html", "html_file", type=click.Path(path_type=Path), metavar="F",
               help="Write the comparison to F as a page.")  # fmt: skip
 @dim_option
@@ -105,17 +106,22 @@ def _measure(first: Path, second: Path, values: dict[str, Any]) -> Found:
     how, dims = read_options(values), parse_dims(values["dims"])
     models = [open_model(path, *how) for path in (first, second)]
     feeds = arrays.read_feeds(values["sources"], models[0].inputs, dims, _FEEDS)
-    return _in_turn(models, feeds, values)
+    return _in_turn(models, (first, second), feeds, values)
 
 
-def _in_turn(models: list[Any], feeds: Sequence[Inputs], values: dict[str, Any]) -> Found:
+def _in_turn(
+    models: list[Any],
+    paths: Sequence[Path],
+    feeds: Sequence[Inputs],
+    values: dict[str, Any],
+) -> Found:
     """Call two open models in turn, and profile both."""
     from whet.measure.profile.differences import compare_launches
     from whet.measure.profile.launches import profile_model
     from whet.measure.versus import Ends, compare_runners
 
     ends = Ends(rounds=values["rounds"], seconds=values["seconds"])
-    a, b = (ReadyRunner(name, model.run) for name, model in zip("AB", models, strict=True))
+    a, b = (renewable(*both) for both in zip("AB", models, paths, strict=True))
     with ProgressBar() as progress:
         found = compare_runners(a, b, feeds, ends=ends, progress=progress)
     times = [profile_model(model, feeds[0], _PROFILED_RUNS) for model in models]
@@ -129,13 +135,27 @@ def _from_files(first: Path, second: Path, values: dict[str, Any]) -> Found:
     files = [_read_bench(path) for path in (first, second)]
     a, b = (file.samples() for file in files)
     apart = compare_samples(a, b, _NAMES)
-    subjects = [file.subject for file in files if file.subject is not None]
-    here = len(subjects) == len(files) and all(s.at_hand() for s in subjects)
-    if yardsticks(a, b, _NAMES) or not here or not values["again"]:
+    if yardsticks(a, b, _NAMES) and not values["again"]:
         return apart, ()
+    subjects = [file.subject for file in files if file.subject is not None]
+    reason = _why_not(subjects, values["again"])
+    if reason:
+        return msgspec.structs.replace(apart, note=f"{apart.note}; {reason}"), ()
     models = [subject.open() for subject in subjects]
-    found, launches = _in_turn(models, subjects[0].inputs(models[0]), values)
+    paths = [Path(subject.file) for subject in subjects]
+    found, launches = _in_turn(models, paths, subjects[0].inputs(models[0]), values)
     return msgspec.structs.replace(found, note=_again(files, apart)), launches
+
+
+def _why_not(subjects: Sequence[Subject], again: bool | None) -> str:
+    """Say why the models of two files are not called in turn; empty if they may be."""
+    if again is False:
+        return "not called in turn, as asked"
+    if len(subjects) < 2 or not all(subject.at_hand() for subject in subjects):
+        return "the models are not there any more, or were changed"
+    if again is None and not all(subject.was_measured_here() for subject in subjects):
+        return "the models were not measured here: --again runs their code"
+    return ""
 
 
 def _again(files: Sequence[_BenchFile], apart: Versus) -> str:
@@ -188,11 +208,7 @@ def _print(
         f"({found.low:.4f} to {found.high:.4f}, {found.confidence:.0%} confidence; {how}).",
         soft_wrap=True,
     )
-    console.print(
-        f"Median call: A {found.medians_ms[0]:.3f} ms, B {found.medians_ms[1]:.3f} ms; latency "
-        f"{found.ratio - 1:+.1%}.",
-        soft_wrap=True,
-    )
+    console.print(_times(found), soft_wrap=True)
     if found.paired and found.note:
         console.print(f"Measured again: {found.note}.", markup=False, soft_wrap=True)
     subject = f"{paths[1]} is {found.verdict} than {paths[0]}"
@@ -207,6 +223,18 @@ def _print(
              ", ".join(d.nodes[:3])) for d in launches[:_SHOWN]
         ]  # fmt: skip
         console.print(output.table(headers, rows))
+
+
+def _times(found: Versus) -> str:
+    """Return a sentence of both sides' times, those that the ratio is made of first."""
+    what, (a, b) = "Median call", found.medians_ms
+    if found.block > 1:
+        what, (a, b) = f"Shortest of {found.block} calls, median", found.blocks_ms
+    words = f"{what}: A {a:.3f} ms, B {b:.3f} ms; latency {found.ratio - 1:+.1%}"
+    if found.block > 1:
+        a, b = found.medians_ms
+        words += f". Median of all calls: A {a:.3f} ms, B {b:.3f} ms ({b / a - 1:+.1%})"
+    return f"{words}."
 
 
 def _us(value: float | None) -> str:

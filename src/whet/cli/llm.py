@@ -2,81 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
 from whet.cli import output
 from whet.cli.llm_ablate import ablate
 from whet.cli.llm_against import beside
+from whet.cli.llm_options import (
+    load_model,
+    model_argument,
+    model_options,
+    sampling_options,
+    sampling_params,
+    tokens_options,
+)
 from whet.cli.llm_quantize import quantize
 from whet.cli.llm_transcribe import transcribe, translate
 from whet.cli.parameters import json_option
 from whet.errors import InputError, UnsupportedError
 from whet.options import Options
-
-if TYPE_CHECKING:
-    from whet.llm import LLM, SamplingParams
-
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-
-_MODEL = click.argument("model", type=click.Path(path_type=Path))
-
-
-def _model_options(command: Decorated) -> Decorated:
-    """Add what says how a model is loaded."""
-    for option in (
-        click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0 for all CPUs."),
-        click.option("--adapter", type=click.Path(path_type=Path), help="A folder with a LoRA."),
-        click.option("--context", type=click.IntRange(0), default=0, help="Tokens of a sequence."),
-        click.option(
-            "--speculate",
-            default="off",
-            show_default=True,
-            help="Guess tokens: off, prompt (what followed before), or a smaller model.",
-        ),
-        click.option(
-            "--weights",
-            type=click.Choice(["stored", "float32", "int8", "int4"]),
-            default="stored",
-            show_default=True,
-            help="As they are stored, dequantised, or brought into so many bits.",
-        ),
-        click.option(
-            "--cache-type",
-            type=click.Choice(["float32", "float16", "bfloat16", "int8"]),
-            default="float32",
-            show_default=True,
-            help="Type of keys and values.",
-        ),
-        click.option(
-            "--cache-mib",
-            type=click.IntRange(1),
-            default=1024,
-            show_default=True,
-            help="Memory for keys and values.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def _sampling_options(command: Decorated) -> Decorated:
-    """Add what says how tokens are chosen."""
-    for option in (
-        click.option("--max-tokens", type=click.IntRange(1), default=128, show_default=True),
-        click.option("--temperature", type=float, default=0.0, help="0 takes the likeliest."),
-        click.option("--top-k", type=int, default=0, help="Draw from so many; 0 for all."),
-        click.option("--top-p", type=float, default=1.0, help="Draw from this much probability."),
-        click.option("--min-p", type=float, default=0.0, help="Leave out what is less likely."),
-        click.option("--repetition-penalty", type=float, default=1.0),
-        click.option("--seed", type=int, help="Makes draws repeatable."),
-        click.option("--stop", multiple=True, help="A text that ends it; may be repeated."),
-    ):
-        command = option(command)
-    return command
 
 
 @click.group("llm")
@@ -92,23 +40,42 @@ for extra in (ablate, quantize, transcribe, translate):
 
 
 @command.command("run")
-@_MODEL
+@model_argument
 @click.option("--prompt", "prompts", multiple=True, required=True, help="May be repeated.")
 @click.option("--tokens", "as_tokens", is_flag=True, help="Prompts are token numbers: 1,2,3.")
-@_sampling_options
-@_model_options
+@click.option(
+    "--image",
+    "images",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Ask the one prompt about it, as a chat does; may be repeated.",
+)
+@sampling_options
+@model_options
 @json_option
 def run(
-    model: Path, prompts: tuple[str, ...], as_tokens: bool, as_json: bool, **options: Any
+    model: Path,
+    prompts: tuple[str, ...],
+    as_tokens: bool,
+    images: tuple[Path, ...],
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Complete prompts, all of them together.
 
     Example: whet llm run model.gguf --prompt "The capital of France is" --max-tokens 8
+
+    Example: whet llm run llava-folder --image photo.jpg --prompt "What is this?"
     """
-    llm = _load(model, options)
-    params = _params(options)
+    if images and (len(prompts) > 1 or as_tokens):
+        raise click.BadParameter("goes with one prompt of text", param_hint="'--image'")
+    llm = load_model(model, options)
+    params = sampling_params(options)
     given: list[Any] = [_numbers(p) for p in prompts] if as_tokens else list(prompts)
-    completions = llm.generate(given, params)
+    if images:
+        completions = [llm.chat(_asked_about(images, prompts[0]), params)]
+    else:
+        completions = llm.generate(given, params)
     if as_json:
         output.print_json({"completions": [_facts(c) for c in completions]}, "whet.llm.run.1")
         return
@@ -117,18 +84,24 @@ def run(
         click.echo(f"{prompt}{'' if llm.tokenizer else ' → '}{said}")
 
 
+def _asked_about(images: Sequence[Path], prompt: str) -> list[dict[str, Any]]:
+    """Return a conversation of one message, the images in front of the text."""
+    parts: list[dict[str, Any]] = [{"type": "image", "image": path} for path in images]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
+
+
 @command.command("chat")
-@_MODEL
+@model_argument
 @click.option("--system", default="", help="What the model is told first.")
-@_sampling_options
-@_model_options
+@sampling_options
+@model_options
 def chat(model: Path, system: str, **options: Any) -> None:
     """Talk to MODEL, line by line; an empty line or end of input ends it, Ctrl-C an answer.
 
     Example: whet llm chat folder --system "Answer briefly." --temperature 0.7
     """
-    llm = _load(model, options)
-    params = _params(options)
+    llm = load_model(model, options)
+    params = sampling_params(options)
     messages = [{"role": "system", "content": system}] if system else []
     for line in iter(_asked, ""):
         messages.append({"role": "user", "content": line})
@@ -161,12 +134,11 @@ def _asked() -> str:
 
 
 @command.command("bench")
-@_MODEL
-@click.option("--prompt-tokens", type=click.IntRange(1), default=128, show_default=True)
-@click.option("--new-tokens", type=click.IntRange(2), default=32, show_default=True)
+@model_argument
+@tokens_options(32, 128)
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="May be repeated.")
 @click.option("--against", type=click.Choice(["llama.cpp"]), help="Take turns with it, on a GGUF.")
-@_model_options
+@model_options
 @json_option
 def bench(
     model: Path,
@@ -185,7 +157,7 @@ def bench(
     """
     from whet.llm.bench import measure
 
-    llm = _load(model, options)
+    llm = load_model(model, options)
     if against is not None:
         tokens, threads = (prompt_tokens, new_tokens), Options(threads=options["threads"])
         peer = (model, against, threads.thread_count)
@@ -206,7 +178,7 @@ def bench(
 
 
 @command.command("serve")
-@_MODEL
+@model_argument
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option("--api-key", envvar="WHET_API_KEY", default="", help="Callers have to give it.")
@@ -219,7 +191,7 @@ def bench(
     show_default=True,
     help="When interrupted, let answers end for so long.",
 )
-@_model_options
+@model_options
 def serve(model: Path, host: str, port: int, **options: Any) -> None:
     """Serve MODEL over the OpenAI API, until interrupted; a page to chat on is at /.
 
@@ -232,7 +204,7 @@ def serve(model: Path, host: str, port: int, **options: Any) -> None:
 
         from whet.serve.app import application
         from whet.serve.encoder_app import encoder_application
-        from whet.serve.front import Settings
+        from whet.serve.front import IMAGE_BODY_BYTES, Settings
     except ImportError as error:
         raise UnsupportedError(
             f"the server needs a package: {error}", hint="pip install 'whet[serve]'"
@@ -244,34 +216,16 @@ def serve(model: Path, host: str, port: int, **options: Any) -> None:
         encoder = Encoder(model, options=Options(threads=options["threads"]))
         app = encoder_application(encoder, settings)
     else:
-        app = application(_load(model, options), settings)
+        llm = load_model(model, options)
+        if llm.prompts.encoder is not None:
+            settings = replace(settings, body_bytes=IMAGE_BODY_BYTES)
+        app = application(llm, settings)
     uvicorn.run(
         app,
         host=host,
         port=port,
         timeout_graceful_shutdown=options["drain_seconds"],
     )
-
-
-def _load(model: Path, options: Mapping[str, Any]) -> LLM:
-    from whet.llm import LLM, Source
-
-    llm = LLM(
-        Source(model, options["weights"], options["cache_type"], options["adapter"]),
-        options=Options(threads=options["threads"]),
-        context=options["context"],
-        cache_bytes=options["cache_mib"] << 20,
-    )
-    if options["speculate"] != "off":
-        llm.speculate(None if options["speculate"] == "prompt" else options["speculate"])
-    return llm
-
-
-def _params(options: Mapping[str, Any]) -> SamplingParams:
-    from whet.llm import SamplingParams
-
-    names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
-    return SamplingParams(**{n: options[n] for n in names}, stop=tuple(options["stop"]))
 
 
 def _numbers(text: str) -> list[int]:

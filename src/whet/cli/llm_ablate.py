@@ -9,13 +9,13 @@ from typing import Any
 import click
 
 from whet.cli import output
+from whet.cli.llm_options import model_argument, threads_option, tokens_options
 from whet.cli.parameters import json_option
 
 
 @click.command("ablate")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--prompt-tokens", type=click.IntRange(1), default=64, show_default=True)
-@click.option("--new-tokens", type=click.IntRange(2), default=32, show_default=True)
+@model_argument
+@tokens_options(32, 64)
 @click.option("--batch", type=click.IntRange(1, 256), default=8, show_default=True)
 @click.option(
     "--precision",
@@ -25,7 +25,7 @@ from whet.cli.parameters import json_option
     help="Of the weights, in the last variant.",
 )
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0 for all CPUs.")
+@threads_option
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page with charts too.")
 @json_option
 def ablate(model: Path, html: Path | None, as_json: bool, **values: Any) -> None:

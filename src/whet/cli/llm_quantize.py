@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from whet.cli import output
+from whet.cli.llm_options import threads_option
 from whet.cli.parameters import json_option
 from whet.errors import InputError
 from whet.options import Options
@@ -38,7 +39,7 @@ WINDOW = 256
 )
 @click.option("--text", type=click.Path(path_type=Path), help="A text file to calibrate with.")
 @click.option("--check", type=click.Path(path_type=Path), help="A text file for the perplexity.")
-@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0 for all CPUs.")
+@threads_option
 @json_option
 def quantize(
     folder: Path, target: Path, kind: str, method: str, as_json: bool, **options: object

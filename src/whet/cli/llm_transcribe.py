@@ -10,6 +10,7 @@ import click
 import numpy as np
 
 from whet.cli import output
+from whet.cli.llm_options import max_tokens_option, model_argument, threads_option
 from whet.cli.parameters import json_option
 from whet.errors import InputError
 from whet.options import Options
@@ -17,20 +18,14 @@ from whet.options import Options
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_THREADS = click.option(
-    "--threads", type=click.IntRange(0, 1024), default=0, help="0 for all CPUs."
-)
-_MODEL = click.argument("model", type=click.Path(path_type=Path))
-_MOST = click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True)
-
 
 @click.command("transcribe")
-@_MODEL
+@model_argument
 @click.argument("sound", type=click.Path(path_type=Path))
 @click.option("--language", default="en", show_default=True, help="What is spoken.")
 @click.option("--translate", is_flag=True, help="Answer in English, whatever is spoken.")
-@_MOST
-@_THREADS
+@max_tokens_option(256)
+@threads_option
 @json_option
 def transcribe(model: Path, sound: Path, as_json: bool, **values: Any) -> None:
     """Write down what is said in SOUND, a WAV file of 16 kHz, with a Whisper in folder MODEL.
@@ -53,10 +48,10 @@ def transcribe(model: Path, sound: Path, as_json: bool, **values: Any) -> None:
 
 
 @click.command("translate")
-@_MODEL
+@model_argument
 @click.option("--text", "texts", multiple=True, required=True, help="May be repeated.")
-@_MOST
-@_THREADS
+@max_tokens_option(256)
+@threads_option
 @json_option
 def translate(
     model: Path, texts: tuple[str, ...], max_tokens: int, threads: int, as_json: bool

@@ -48,6 +48,9 @@ class CompiledModel(Protocol):
     def save(self, path: str | Path) -> None:
         """Write the compiled file."""
 
+    def release(self) -> None:
+        """Free the memory and threads that no call uses."""
+
 
 def is_compiled(path: Path) -> bool:
     """Tell whether a path names a compiled file."""
@@ -104,6 +107,7 @@ class ReadyRunner:
 
     name: str
     call: Callable[[Mapping[str, Array]], dict[str, Array]]
+    reopen: Callable[[], Callable[[Mapping[str, Array]], dict[str, Array]]] | None = None
 
     def prepare(self) -> None:
         """Do nothing: the model is open."""
@@ -111,3 +115,26 @@ class ReadyRunner:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once."""
         return self.call(inputs)
+
+    def renew(self) -> None:
+        """Go on in other memory, if it is known how."""
+        if self.reopen is not None:
+            self.call = self.reopen()
+
+
+def renewable(name: str, model: CompiledModel, path: Path | None = None) -> ReadyRunner:
+    """Return a runner of an open model that can go on in other memory.
+
+    Args:
+        name: what it is called.
+        model: the model.
+        path: its file: a compiled file is loaded again, code, weights and all.
+    """
+
+    def reopen() -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+        if path is not None and is_compiled(path):
+            return whet.load(path, model.stats.threads).run
+        model.release()
+        return model.run
+
+    return ReadyRunner(name, model.run, reopen)

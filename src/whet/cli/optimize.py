@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
-import onnx_ir as ir
 from rich.console import Console
 
 from whet.cli import arrays, output
@@ -26,12 +25,10 @@ from whet.options import OPT_LEVELS, Options
 
 if TYPE_CHECKING:
     from whet.measure.keep_faster import Trial
-    from whet.optimize.optimize import Optimized, OptimizeReport
+    from whet.optimize.optimize import OptimizeReport
 
 SCHEMA = "whet.optimize.1"
 _FEEDS = 4
-_LARGE_BYTES = 1 << 30
-"""Weights of larger models go to a file beside the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +77,7 @@ def command(as_json: bool, report_file: Path | None, **values: Any) -> None:
     trials: tuple[Trial, ...] = ()
     if values["keep_if_faster"]:
         request, trials = _keep_faster(request, parse_dims(values["dims"]))
+    from whet.cli.graph_file import save_graph
     from whet.optimize.optimize import optimize_graph
 
     made = optimize_graph(
@@ -89,7 +87,7 @@ def command(as_json: bool, report_file: Path | None, **values: Any) -> None:
         passes=request.passes,
         opset=request.opset,
     )
-    _save(made, request.target)
+    save_graph(made.model, request.target)
     facts = {
         "model": str(request.source),
         "output": str(request.target),
@@ -162,20 +160,6 @@ def _keep_faster(request: _Request, dims: Mapping[str, int]) -> tuple[_Request, 
         trials = keep_faster(request.source, recipe, feeds, names, progress=progress)
     lost = {trial.name: False for trial in trials if not trial.kept}
     return replace(request, passes={**request.passes, **lost}), trials
-
-
-def _save(made: Optimized, path: Path) -> None:
-    """Write the model, whole or not at all; large weights go to a file beside it."""
-    weights = sum(
-        value.const_value.nbytes
-        for value in made.model.graph.initializers.values()
-        if value.const_value is not None
-    )
-    if weights > _LARGE_BYTES:
-        ir.save(made.model, path, external_data=f"{path.name}.data")
-        return
-    data = ir.to_proto(made.model).SerializeToString(deterministic=True)
-    output.write_whole(path, lambda file: file.write(data))
 
 
 def print_report(console: Console, report: OptimizeReport) -> None:

@@ -143,11 +143,22 @@ def parse_images(text: str | None) -> tuple[tuple[int, int], ...]:
     return tuple((int(height), int(width)) for height, _, width in sizes)
 
 
+def parse_profiles(text: str | None) -> tuple[tuple[int, ...], ...]:
+    """Read ``--dynamic-dims 1,16;8,128``: values of all open dimensions, as often as wanted."""
+    profiles = [part.split(",") for part in text.strip(" ;").split(";")] if text else []
+    if not all(size.strip().isdigit() for profile in profiles for size in profile):
+        raise click.BadParameter(f"{text!r} is not N,N,…;N,N,…", param_hint="'--dynamic-dims'")
+    return tuple(tuple(int(size) for size in profile) for profile in profiles)
+
+
 bucket_options = (
     click.option("--dynamic-batch", default=None, metavar="N,N,…",
                  help="Make a program of its own for each of these batch sizes."),
     click.option("--dynamic-image", default=None, metavar="HxW,HxW,…",
                  help="Make a program of its own for each of these image sizes."),
+    click.option("--dynamic-dims", default=None, metavar="N,N,…;…",
+                 help="Make a program of its own for each of these values of all open dimensions, "
+                 "in the order of inputs and their axes."),
 )  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
 dim_option = click.option("--dim", "dims", multiple=True, metavar="NAME=N",

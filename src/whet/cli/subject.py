@@ -1,7 +1,13 @@
-"""What a measurement was made of, so that it can be made again: file, content, how it was run."""
+"""What a measurement was made of, so that it can be made again: file, content, how it was run.
+
+A file of measurements names models and may come from a stranger. What this user has measured on
+this machine is remembered in the cache folder: its code has run here before, just so, and may run
+again without being asked for.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +21,7 @@ from whet.cli.opening import CompiledModel, is_compiled, open_model
 from whet.cli.parameters import read_options
 from whet.measure.runner import Inputs
 from whet.options import options_from_dict
+from whet.settings import read_settings
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +51,21 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
         """Tell whether the file is still there with the same content."""
         path = Path(self.file)
         return path.is_file() and content_digest(path) == self.digest
+
+    def remember(self) -> None:
+        """Note that it was measured here; where that cannot be written, it has to be asked for."""
+        with contextlib.suppress(OSError):
+            self._note().parent.mkdir(parents=True, exist_ok=True)
+            self._note().touch()
+
+    def was_measured_here(self) -> bool:
+        """Tell whether this user has measured it on this machine: file, content and options."""
+        return self._note().is_file()
+
+    def _note(self) -> Path:
+        record = msgspec.json.encode(self, order="deterministic")
+        name = hashlib.blake2b(record, digest_size=20).hexdigest()
+        return read_settings().cache_dir / "measured" / name
 
     def open(self) -> CompiledModel:
         """Load or compile the model as it was when it was measured."""

@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 
 from whet.cli import arrays, output
-from whet.cli.opening import ReadyRunner, compile_file, is_compiled
+from whet.cli.opening import compile_file, is_compiled, renewable
 from whet.cli.parameters import (
     compiler_options,
     dim_option,
@@ -103,7 +103,7 @@ def tune_file(
 def _compare(plain: Any, tuned: Any, feeds: Any) -> Versus:
     from whet.measure.versus import Ends, compare_runners
 
-    a, b = ReadyRunner("A", plain.run), ReadyRunner("B", tuned.run)
+    a, b = renewable("A", plain), renewable("B", tuned)
     with ProgressBar() as progress:
         return compare_runners(a, b, feeds, Ends(seconds=_COMPARE_S), progress)
 

@@ -14,6 +14,7 @@ from whet.cli import exits, output
 from whet.cli.accuracy import Case, accuracy_options, golden_of, read_case
 from whet.cli.opening import Array, is_compiled
 from whet.cli.parameters import json_option
+from whet.cli.pictures import preprocess_option, with_pictures
 from whet.cli.progress import ProgressBar
 from whet.errors import OptionError
 
@@ -33,6 +34,7 @@ _SHOWN = ("cosine", "max_abs", "max_scaled", "mean_relative", "rmse", "relative_
 @click.option(
     "--per-layer", is_flag=True, help="Compare every value of the model, not outputs only."
 )
+@preprocess_option
 @accuracy_options
 @json_option
 @click.pass_context
@@ -44,17 +46,18 @@ def command(ctx: click.Context, /, model: Path, subject: Path | None, **values: 
 
     Example: whet verify m.onnx m.whet --per-layer --threshold cosine=0.999
     """
-    case = read_case(model, values)
-    if values["per_layer"]:
-        _verify_layers(ctx, case, subject, as_json=values["as_json"])
-        return
-    from whet.measure.accuracy.verify import passed, verify_outputs
+    with with_pictures(model, values) as (file, given):
+        case = read_case(file, given)
+        if values["per_layer"]:
+            _verify_layers(ctx, case, subject, named=model, as_json=values["as_json"])
+            return
+        from whet.measure.accuracy.verify import passed, verify_outputs
 
-    golden = golden_of(case)
-    reports = verify_outputs(_run_subject(case, subject), golden, case.limits)
+        golden = golden_of(case)
+        reports = verify_outputs(_run_subject(case, subject), golden, case.limits)
     right = passed(reports)
     if values["as_json"]:
-        facts = {**_facts(case, subject, golden.source), "passed": right}
+        facts = {**_facts(case, (model, subject), golden.source), "passed": right}
         output.print_json({**facts, "outputs": msgspec.to_builtins(reports)}, schema=SCHEMA)
     else:
         _print_outputs(output.stdout(), reports, golden.source)
@@ -62,9 +65,10 @@ def command(ctx: click.Context, /, model: Path, subject: Path | None, **values: 
         ctx.exit(exits.NEGATIVE)
 
 
-def _facts(case: Case, subject: Path | None, reference: str) -> dict[str, Any]:
+def _facts(case: Case, named: tuple[Path, Path | None], reference: str) -> dict[str, Any]:
+    model, subject = named
     return {
-        "model": str(case.path),
+        "model": str(model),
         "subject": str(subject) if subject else None,
         "reference": reference,
         "options": case.recipe.options.as_dict(),
@@ -126,7 +130,9 @@ def _explain(metrics: Metrics, breaches: tuple[Breach, ...]) -> list[str]:
     return lines
 
 
-def _verify_layers(ctx: click.Context, case: Case, subject: Path | None, *, as_json: bool) -> None:
+def _verify_layers(
+    ctx: click.Context, case: Case, subject: Path | None, *, named: Path, as_json: bool
+) -> None:
     from whet.measure.accuracy.layers import verify_layers
 
     recipe = case.recipe if subject is None else _recipe_of(case, subject)
@@ -141,7 +147,7 @@ def _verify_layers(ctx: click.Context, case: Case, subject: Path | None, *, as_j
         )
     if as_json:
         facts = {
-            **_facts(case, subject, found.reference),
+            **_facts(case, (named, subject), found.reference),
             "passed": found.first_accumulated is None,
         }
         output.print_json({**facts, **msgspec.to_builtins(found)}, schema=SCHEMA)

@@ -9,10 +9,18 @@ softmax", 2018.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from whet.codegen.attention_keys import Block, KeyPacker, Layout, static_extent
+from whet.codegen.attention_keys import (
+    Block,
+    KeyFetcher,
+    KeyPacker,
+    Layout,
+    key_fetcher,
+    static_extent,
+)
 from whet.codegen.builder import F32, Builder, Module, Value, const, i64, vector
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
@@ -93,25 +101,40 @@ class _Writer:
         keys = frame.scalar_index(kernel.key.extent)
         packer = KeyPacker(kernel, self.fn, self.layout)
 
-        def run(block: Block) -> None:
+        def run(block: Block, following: KeyFetcher) -> None:
             packer.pack(outer, block)
             packer.pack_values(outer, block)
-            self._tiles(outer, (first, last), lambda f, n, slot: self._tile(f, n, slot, block))
+            tile = partial(self._tile, block=block)
+            self._tiles(outer, (first, last), tile, before=following.fetch)
 
+        after = b.add(number, i64(1))
         if self.layout.whole:
-            run(Block(i64(0), keys))
+            run(Block(i64(0), keys), key_fetcher(kernel, frame, after, i64(0)))
             return
         self._tiles(outer, (first, last), lambda f, n, slot: self._reset(n, slot))
         with b.loop(i64(0), keys, kernel.keys, hint="block") as start:
             left = b.binary("sub", keys, start)
-            run(Block(start, b.min(i64(kernel.keys), left)))
+            ends = b.icmp("sle", left, i64(kernel.keys))
+            chunk = b.select(ends, after, number)
+            following = b.select(ends, i64(0), b.add(start, i64(kernel.keys)))
+            block = Block(start, b.min(i64(kernel.keys), left))
+            run(block, key_fetcher(kernel, frame, chunk, following))
         self._tiles(outer, (first, last), self._finish)
 
-    def _tiles(self, frame: Frame, span: tuple[Value, Value], body: Body) -> None:
-        """Write the loop over row tiles."""
+    def _tiles(
+        self,
+        frame: Frame,
+        span: tuple[Value, Value],
+        body: Body,
+        *,
+        before: Callable[[Value], None] | None = None,
+    ) -> None:
+        """Write the loop over row tiles; ``before`` gets the number of each in the chunk."""
         b, kernel = self.b, self.kernel
         with b.loop(*span, hint="tile") as tile:
             number = b.binary("sub", tile, span[0])
+            if before is not None:
+                before(number)
             offset = b.add(i64(self.layout.slots), b.mul(number, i64(self.layout.slot)))
             slot = b.gep(self.fn.scratch, F32, offset)
             if kernel.row.extent.constant is None:
@@ -279,7 +302,7 @@ class _Writer:
         self, frame: Frame, rows: int, slot: Value, scale: tuple[list[Value], Block]
     ) -> None:
         """Multiply exponentials by values; the result goes to the epilogue or waits."""
-        for bound, at, masks in self._panels(frame):
+        for bound, at, masks in self.layout.column_panels(frame):
             sums = self._weighted(at, rows, len(masks), scale[1])
             for i, line in enumerate(sums):
                 factor = scale[0][i]
@@ -290,21 +313,6 @@ class _Writer:
                     place = self._result(slot, i, at, j)
                     before = self.b.load(self.type, place, 64)
                     self.b.store(self.b.fma(before, factor, value), place, 64)
-
-    def _panels(self, frame: Frame) -> Iterator[tuple[Frame, Value, list[Value | None]]]:
-        """Yield the panels of columns: frame, first column, and a mask for each vector."""
-        b, kernel, width = self.b, self.kernel, self.width
-        cols, panel = static_extent(kernel.col), kernel.col_vectors * width
-        whole, left = divmod(cols, panel)
-        if whole:
-            with b.loop(i64(0), i64(whole * panel), panel, hint="cols") as at:
-                yield frame.bind(kernel.col, at), at, [None] * kernel.col_vectors
-        if left:
-            masks: list[Value | None] = [None] * (left // width)
-            if left % width:
-                masks.append(lane_mask(b, i64(left % width), width))
-            start = i64(whole * panel)
-            yield frame.bind(kernel.col, start), start, masks
 
     def _weighted(self, column: Value, rows: int, vectors: int, block: Block) -> list[list[Value]]:
         """Multiply a tile's exponentials by the packed values of one panel of columns."""
@@ -382,7 +390,7 @@ class _Writer:
         keys = Block(i64(0), frame.scalar_index(self.kernel.key.extent))
         sums = [b.extract(b.load(self.type, self._sum(slot, i), 64), 0) for i in range(rows)]
         inverse = [self._inverse(total, keys) for total in sums]
-        for bound, at, masks in self._panels(frame):
+        for bound, at, masks in self.layout.column_panels(frame):
             for i in range(rows):
                 for j, mask in enumerate(masks):
                     value = b.load(self.type, self._result(slot, i, at, j), 64)

@@ -54,9 +54,16 @@ PIECE_COST = 2
 """What a register tile costs beside its rows, in rows."""
 
 
+EIGHTHS = (2, 4, 5, 6, 7, 8)
+"""Heights of register tiles for a run-time row count, as parts of the largest.
+
+Rows are dealt out evenly, so that tiles are at least half full as soon as there are two.
+"""
+
+
 def piece_heights(rows: int) -> list[int]:
     """Return the heights of register tiles for a run-time row count, the largest first."""
-    return sorted({1, *(-(-rows * quarter // 4) for quarter in (1, 2, 3, 4))}, reverse=True)
+    return sorted({1, *((rows * part + 4) // 8 for part in EIGHTHS)} - {0}, reverse=True)
 
 
 def _slot_rows(kernel: Contraction) -> int:

@@ -152,6 +152,7 @@ def _compile(given: Given) -> Translation:
     for name, flag, pairs in (
         ("dynamic_batch_size", "--dynamic-batch", (("", ""),)),
         ("dynamic_image_size", "--dynamic-image", ((",", "x"), (";", ","))),
+        ("dynamic_dims", "--dynamic-dims", (("", ""),)),
     ):
         profiles = given.get(name)
         for old, new in pairs if profiles else ():

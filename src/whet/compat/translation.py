@@ -186,8 +186,6 @@ def check_profiles(given: Given, names: Sequence[str]) -> None:
         entries = given.need(name).split("," if name == "dynamic_batch_size" else ";")
         if not 2 <= len(entries) <= 100:
             raise OptionError(f"--{name} has {len(entries)} entries", hint="give 2 to 100")
-        if name == "dynamic_dims":
-            given.notes.append(f"--{name}: open dimensions take any size, without profiles")
 
 
 def compiled_path(text: str) -> str:

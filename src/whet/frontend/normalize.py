@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from whet.graph.edit import Names, constant_tensor
+from whet.graph.edit import Names, constant_tensor, name_of
 
 _SPLITTABLE = frozenset({"Concat", "Max", "Min", "Sum"})
 _MOST_INPUTS = 64
@@ -90,7 +90,7 @@ def name_nodes(model: ir.Model) -> None:
     taken: set[str] = set()
     counts: dict[str, int] = {}
     for node in model.graph.all_nodes():
-        base = node.name or f"{node.op_type}_{node.outputs[0].name if node.outputs else ''}"
+        base = name_of(node)
         name, count = base, counts.get(base, 1)
         while name in taken:
             count += 1

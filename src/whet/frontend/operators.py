@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 import onnx.defs
 import onnx_ir as ir
@@ -12,6 +12,7 @@ from whet.frontend.expand import EXPANDED
 from whet.frontend.gradient.expand import GRADIENT
 from whet.frontend.translate import foreign_operators
 from whet.frontend.upgrade import adapters
+from whet.graph.edit import name_of
 from whet.graph.opset import (
     ONNX_DOMAINS,
     PREVIEW_DOMAIN,
@@ -23,6 +24,11 @@ from whet.graph.opset import (
 _DEPRECATED_BUT_KNOWN = frozenset({"GroupNormalization", "Scatter", "Upsample"})
 
 
+RUNTIME_DOMAIN = "com.microsoft"
+"""ONNX Runtime's domain, of version 1 where a model does not say; its own optimiser does not."""
+LAYOUT_DOMAIN = "com.microsoft.nchwc"
+"""Operators of a blocked layout, which ONNX Runtime chooses where it runs."""
+
 _LEAST = {("GatherND", "batch_dims"): 0}
 """Attributes below which ONNX's shape inference reads outside its memory."""
 
@@ -31,7 +37,8 @@ def check_operators(model: ir.Model) -> None:
     """Check that every node is standard, has a translation, or is a function of the model.
 
     Raises:
-        ModelError: a node is of a domain that the model does not import.
+        ModelError: a node is of a domain that the model does not import, unless it is that of
+            ONNX Runtime, which has one version.
         UnsupportedError: with all unknown operators and where they stand.
     """
     unknown: dict[str, list[str]] = {}
@@ -47,17 +54,23 @@ def check_operators(model: ir.Model) -> None:
                 continue
             if not _is_known(node, imports, foreign):
                 name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-                unknown.setdefault(name, []).append(node.name or "?")
-                problems.append(Problem(node.name or "", name, "the operator is not known"))
+                unknown.setdefault(name, []).append(name_of(node))
+                problems.append(Problem(name_of(node), name, "the operator is not known"))
     if unknown:
         listed = "; ".join(
             f"{op} ({len(nodes)}×, first at {nodes[0]!r})" for op, nodes in sorted(unknown.items())
         )
         raise UnsupportedError(
             f"the model uses operators that are not known: {listed}",
-            hint="export with standard ONNX operators, or define them as functions of the model",
+            hint=_remedy(unknown),
             problems=problems,
         )
+
+
+def _remedy(unknown: Iterable[str]) -> str:
+    if all(name.startswith(LAYOUT_DOMAIN) for name in unknown):
+        return "ONNX Runtime laid this model out for one machine: save it with ORT_ENABLE_EXTENDED"
+    return "export with standard ONNX operators, or define them as functions of the model"
 
 
 def is_known_name(domain: str, op_type: str) -> bool:
@@ -76,7 +89,7 @@ def _is_known(node: ir.Node, imports: dict[str, int], foreign: Container[tuple[s
     if node.domain == PREVIEW_DOMAIN and (node.domain, node.op_type) in EXPANDED:
         return True
     if node.domain not in ONNX_DOMAINS:
-        if node.domain not in imports:
+        if node.domain not in imports and node.domain != RUNTIME_DOMAIN:
             raise ModelError(
                 f"the model does not import the domain {node.domain!r}",
                 where=f"node {node.name!r} ({node.op_type})",

@@ -6,6 +6,7 @@ The tables in ``contrib/`` and ``ml/`` say what each operator becomes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 
 import onnx_ir as ir
@@ -72,6 +73,19 @@ def _infer_what_is_standard(model: ir.Model) -> None:
         return
 
 
+def _infer_if_unknown(node: ir.Node) -> None:
+    """Infer what foreign operators in front of a standard node kept from being known."""
+    if node.domain == WHET_DOMAIN:
+        return
+    if any(v.dtype is None for v in node.outputs):
+        infer_node(node)
+        return
+    blocks = any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
+    if any(v.shape is None for v in node.outputs) and not blocks:
+        with suppress(ShapeError):  # contradictions are reported later
+            infer_node(node)
+
+
 class _Walk:
     """One walk over a model, each graph's nodes in order."""
 
@@ -94,8 +108,7 @@ class _Walk:
                     self.graph(attribute.as_graph())
             if self.count > before and not self.problems:
                 _infer_what_is_standard(self.model)
-            if node.domain != WHET_DOMAIN and any(v.dtype is None for v in node.outputs):
-                infer_node(node)
+            _infer_if_unknown(node)
 
     def translate(self, node: ir.Node, operator: Foreign) -> None:
         translation = Translation(node, self.names)

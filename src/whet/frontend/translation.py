@@ -332,7 +332,7 @@ def _inferred(node: ir.Node) -> Mapping[str, onnx.TypeProto]:
     return onnx.shape_inference.infer_node_outputs(
         onnx.defs.get_schema(node.op_type, canonical_opset(), ""),
         _bare_proto(node),
-        {v.name or "": _type_of(v) for v in node.inputs if v is not None},
+        _input_types(node),
         _small_constants(node),
         opset_imports=[onnx.helper.make_opsetid("", canonical_opset())],
         ir_version=onnx.IR_VERSION,
@@ -343,6 +343,23 @@ def _bare_proto(node: ir.Node) -> onnx.NodeProto:
     proto = ir.to_proto(node)
     proto.ClearField("metadata_props")
     return proto
+
+
+def _input_types(node: ir.Node) -> dict[str, onnx.TypeProto]:
+    """Return the types of a node's inputs; an unknown number of sizes of ``Resize`` is its rank.
+
+    ONNX's shape inference takes an unknown number for 0.
+    """
+    found = {v.name or "": _type_of(v) for v in node.inputs if v is not None}
+    data = node.inputs[0] if node.op_type == "Resize" else None
+    if data is not None and data.shape is not None:
+        count = len(node.attributes.get_ints("axes", data.shape))
+        for value in filter(None, node.inputs[2:4]):
+            if value.shape is None or not value.shape.is_static():
+                shape = found[value.name or ""].tensor_type.shape
+                del shape.dim[:]
+                shape.dim.add(dim_value=count)
+    return found
 
 
 def _type_of(value: ir.Value) -> onnx.TypeProto:

@@ -49,7 +49,7 @@ def upgrade_model(model: ir.Model) -> int:
     _spell_domain(model)
     bodies = [(model.graph, model.opset_imports)]
     bodies += [(f.graph, f.opset_imports) for f in model.functions.values()]
-    if any(v.get("", canonical_opset()) < _NEEDS_RANKS_BELOW for _, v in bodies):
+    if any(_needs_ranks(graph, v.get("", canonical_opset()), table) for graph, v in bodies):
         _infer_leniently(model)
     names = Names(model)
     count = 0
@@ -58,6 +58,17 @@ def upgrade_model(model: ir.Model) -> int:
         count += _upgrade_graph(graph, version, table, names)
         imports[""] = canonical_opset()
     return count
+
+
+def _needs_ranks(graph: ir.Graph, version: int, table: dict[str, tuple[Adapter, ...]]) -> bool:
+    """Whether an adapter that may ask for shapes applies to a node."""
+    if version < INFERRED_FROM:
+        return True
+    return version < _NEEDS_RANKS_BELOW and any(
+        version < adapter.below
+        for node in graph.all_nodes()
+        for adapter in table.get(node.op_type, ())
+    )
 
 
 def _infer_leniently(model: ir.Model) -> None:

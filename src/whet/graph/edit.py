@@ -58,6 +58,11 @@ class RewriteBudget:
         self.spent += 1
 
 
+def name_of(node: ir.Node) -> str:
+    """Return a node's name, or one from its operator and first output if it has none."""
+    return node.name or f"{node.op_type}_{node.outputs[0].name if node.outputs else ''}"
+
+
 def begin_rewrite(graph: ir.Graph | None) -> None:
     """Announce a rewrite of a graph; it is counted where a ``RewriteBudget`` limits them.
 

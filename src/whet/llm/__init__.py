@@ -10,17 +10,27 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from whet.llm.llm import LLM, Completion
+    from whet.llm.prompts import ImagePrompt
     from whet.llm.recipe import LLMInferenceOptimizer
     from whet.llm.sampling import SamplingParams
     from whet.llm.source import Source
     from whet.llm.structured import Constraint
 
-__all__ = ["LLM", "Completion", "Constraint", "LLMInferenceOptimizer", "SamplingParams", "Source"]
+__all__ = [
+    "LLM",
+    "Completion",
+    "Constraint",
+    "ImagePrompt",
+    "LLMInferenceOptimizer",
+    "SamplingParams",
+    "Source",
+]
 
 _HOME = {
     "LLM": "whet.llm.llm",
     "Completion": "whet.llm.llm",
     "Constraint": "whet.llm.structured",
+    "ImagePrompt": "whet.llm.prompts",
     "LLMInferenceOptimizer": "whet.llm.recipe",
     "SamplingParams": "whet.llm.sampling",
     "Source": "whet.llm.source",

@@ -58,6 +58,10 @@ class Rope:
         factor: positions are divided by it; 1 for none.
         llama3: low and high frequency factor and original length of Llama 3's scaling, or ``None``.
         divisors: what each frequency is divided by; none for 1.
+        long: a number of positions, and the divisors that tables of more positions have instead.
+        magnitude: factor of cosines and sines.
+        sections: how many frequencies turn by time, row and column; none where there is one
+            position.
     """
 
     theta: float
@@ -66,6 +70,9 @@ class Rope:
     factor: float = 1.0
     llama3: tuple[float, float, int] | None = None
     divisors: tuple[float, ...] = ()
+    long: tuple[int, tuple[float, ...]] = (0, ())
+    magnitude: float = 1.0
+    sections: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +138,7 @@ class Architecture:
         logit_softcap: logits are capped softly at it; 0 for not.
         embedding_scale: factor of embeddings.
         clip: queries, keys and values are limited to it; 0 for not.
+        pictures: whether tokens may be features of images.
     """
 
     family: str
@@ -154,3 +162,9 @@ class Architecture:
     logit_softcap: float = 0.0
     embedding_scale: float = 1.0
     clip: float = 0.0
+    pictures: bool = False
+
+    @property
+    def turned(self) -> bool:
+        """Whether positions are of time, row and column."""
+        return any(layer.rope is not None and layer.rope.sections for layer in self.layers)

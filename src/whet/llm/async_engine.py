@@ -11,6 +11,7 @@ from typing import Any
 
 from whet.errors import ResourceError
 from whet.llm.engine import Engine, Reason, held_back
+from whet.llm.image_prompt import Pictured
 from whet.llm.sampling import Choice, SamplingParams
 from whet.llm.structured import Matcher
 
@@ -76,7 +77,7 @@ class AsyncEngine:
 
     async def generate(
         self,
-        prompt: Sequence[int],
+        prompt: Sequence[int] | Pictured,
         params: SamplingParams,
         *,
         ends: frozenset[int] = frozenset(),

@@ -11,7 +11,7 @@ from whet.errors import OptionError
 from whet.llm.sampling import MAX_LOGPROBS, SamplingParams
 
 if TYPE_CHECKING:
-    from whet.llm.llm import LLM, Prompt
+    from whet.llm.llm import LLM
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Beam:
 
 def beam_search(
     llm: LLM,
-    prompt: Prompt,
+    prompt: str | Sequence[int],
     *,
     width: int = 4,
     max_tokens: int = 64,

@@ -6,6 +6,7 @@ codes and scales and dequantised behind the look-up, so that no table of floats 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ class BlockLinear:
     g: GraphWriter
     checkpoint: Checkpoint
     _rows: dict[tuple[str | None, int, int], ir.Value] = field(default_factory=dict)
+    _moved: dict[str, ir.Value] = field(default_factory=dict)
 
     def kind(self, part: Part) -> BlockFormat | None:
         """Return the format in which a part is stored, ``None`` if it has to be read as floats."""
@@ -54,12 +56,24 @@ class BlockLinear:
         kind = self.kind(part)
         assert kind is not None, "the part is stored in blocks"
         weights = self._weights(part, kind, shape)
+        order = self.checkpoint.order(part.name)
+        if order is not None:
+            x = self._ordered(x, order)
         rows = self._quantized(
             x, kind, [f"{lines}.tiles", shape[1] // GROUP, ROW_TILE, row_words(kind.spans)]
         )
         return self.g.whet_op(
             "BlockMatMul", rows, weights, name=name, dims=[lines, shape[0]], format=kind.name
         )
+
+    def _ordered(self, x: ir.Value, order: Array) -> ir.Value:
+        """Return rows whose values come in another order; layers of the same order share them."""
+        key = hashlib.sha256(order.tobytes()).hexdigest()[:16]
+        name = f"{x.name}.ordered.{key}"
+        if name not in self._moved:
+            places = self.g.constant(f"order.{key}", order.astype(np.int64))
+            self._moved[name] = self.g.op("Gather", x, places, name=name, axis=1)
+        return self._moved[name]
 
     def _quantized(self, x: ir.Value, kind: BlockFormat, dims: Dims) -> ir.Value:
         """Return rows in blocks; formats that begin their sums alike share them."""

@@ -1,35 +1,21 @@
-"""Checkpoints as folders of safetensors: mapped, checked against their size, read when asked for.
-
-A safetensors file is 8 bytes with the length of a JSON header, the header, which gives type, shape
-and byte range of every tensor, and the data.
-"""
+"""Checkpoints: what they offer, and those that are folders of safetensors."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import ml_dtypes
 import numpy as np
 
-from whet.errors import ModelError, UnsupportedError, nearest
-from whet.kernel.block_formats import FORMATS, BlockFormat, dequantized
+from whet.errors import ModelError, nearest
 from whet.llm.architecture import Array
 from whet.llm.config import Config
-from whet.mapped import MappedFile
+from whet.llm.quantized_folder import PARTS, check_method, quantized_matrices
+from whet.llm.safetensors_reader import Stored, read_safetensors
 
-_DTYPES: Mapping[str, Any] = {
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "U8": np.uint8,
-}
-_MAX_HEADER = 100 << 20
 _HINT = "download the checkpoint again"
 
 
@@ -56,13 +42,8 @@ class Checkpoint(Protocol):
     def blocks(self, name: str) -> Array:
         """Return such a tensor as it is stored: bytes, a row of them for each row."""
 
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A tensor as it is stored: its elements, and how they become float32."""
-
-    shape: tuple[int, ...]
-    read: Callable[[], Array]
+    def order(self, name: str) -> Array | None:
+        """Return which values of a row follow each other in such a tensor; ``None`` for all."""
 
 
 class TensorFolder:
@@ -81,6 +62,7 @@ class TensorFolder:
         self._floats = floats
         path = self.folder / "config.json"
         self.config = Config(read_json(path), str(path))
+        check_method(self.config)
         self._tensors: dict[str, Stored] = {}
         for file in _shards(self.folder):
             self._tensors.update(read_safetensors(file))
@@ -89,68 +71,48 @@ class TensorFolder:
                 raise ModelError(
                     f"tensor {name!r} is missing", where=str(self.folder / shard), hint=_HINT
                 )
-        self._blocks = quantized_tensors(self.config, self._tensors)
+        self._matrices = quantized_matrices(self.config, self._tensors)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all tensors."""
-        return tuple(self._tensors)
+        """Names of all tensors, of quantised matrices those that they have in floats."""
+        plain = [name for name in self._tensors if not self._is_part(name)]
+        return tuple(dict.fromkeys([*plain, *self._matrices]))
+
+    def _is_part(self, name: str) -> bool:
+        layer, _, part = name.rpartition(".")
+        return part in PARTS and f"{layer}.weight" in self._matrices
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape."""
-        found = self._find(name)
-        kind = self._blocks.get(name)
-        if kind is None:
-            return found.shape
-        return found.shape[0], found.shape[1] // kind.group_bytes * kind.block
+        found = self._matrices.get(name)
+        return self._find(name).shape if found is None else found.shape
 
     def tensor(self, name: str) -> Array:
         """Return a tensor in float32."""
-        kind = self._blocks.get(name)
-        found = self._find(name).read()
-        return found.astype(np.float32, copy=False) if kind is None else dequantized(kind, found)
+        found = self._matrices.get(name)
+        if found is not None:
+            return found.floats()
+        return self._find(name).raw().astype(np.float32, copy=False)
 
     def block_format(self, name: str) -> str | None:
-        """Return the format that a matrix is stored in, if its blocks are to be kept."""
-        kind = self._blocks.get(name)
-        return None if kind is None or self._floats else kind.name
+        """Return the format that holds a matrix, if its blocks are to be kept."""
+        found = self._matrices.get(name)
+        return None if found is None or self._floats else found.format()
 
     def blocks(self, name: str) -> Array:
-        """Return the bytes of a matrix in blocks, row by row; a view of the file."""
-        return self._find(name).read()
+        """Return the bytes of a matrix in blocks, row by row."""
+        return self._matrices[name].blocks()
+
+    def order(self, name: str) -> Array | None:
+        """Return which values of a row follow each other in a matrix in blocks."""
+        return self._matrices[name].order()
 
     def _find(self, name: str) -> Stored:
         found = self._tensors.get(name)
         if found is None:
             raise missing(name, self._tensors, str(self.folder))
         return found
-
-
-def quantized_tensors(config: Config, tensors: Mapping[str, Stored]) -> Mapping[str, BlockFormat]:
-    """Return the formats of the tensors that a folder of ``whet llm quantize`` holds in blocks.
-
-    Raises:
-        UnsupportedError: the weights are quantised in another way.
-        ModelError: a tensor does not hold what the configuration says.
-    """
-    given = config.nested("quantization_config")
-    if not given.values:
-        return {}
-    if given.text("quant_method", "") != "whet":
-        raise UnsupportedError(
-            f"weights quantised by {given.text('quant_method', 'an unknown method')!r}",
-            where=config.where,
-            hint="give the checkpoint in floats, or a GGUF file",
-        )
-    found: dict[str, BlockFormat] = {}
-    for name, kind in given.nested("tensors").values.items():
-        stored = tensors.get(name)
-        if kind not in FORMATS or stored is None or len(stored.shape) != 2:
-            raise given.error(f"{name!r} is no matrix in blocks {kind!r}")
-        if stored.shape[1] % FORMATS[kind].group_bytes:
-            raise given.error(f"rows of {name!r} are no blocks of {kind}")
-        found[name] = FORMATS[kind]
-    return found
 
 
 def missing(name: str, names: Mapping[str, object], where: str) -> ModelError:
@@ -200,55 +162,3 @@ def _shards(folder: Path) -> list[Path]:
         if not file.is_file():
             raise ModelError("the shard is missing", where=str(file), hint=_HINT)
     return files
-
-
-def read_safetensors(path: Path) -> dict[str, Stored]:
-    """Map a file and return its tensors.
-
-    Raises:
-        ModelError: the file is truncated or malformed.
-        UnsupportedError: a tensor has a type that is not known.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, _MAX_HEADER):
-            raise _broken("the file is truncated", path)
-        text = file.read(length)
-        data = MappedFile(file.fileno(), 8 + length, max(size - 8 - length, 1))
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _broken(f"its header is no JSON: {error}", path) from error
-    if not isinstance(header, dict):
-        raise _broken("its header is no JSON object", path)
-    header.pop("__metadata__", None)
-    room = size - 8 - length
-    return {name: _stored(name, entry, (data, room), path) for name, entry in header.items()}
-
-
-def _stored(name: str, entry: Any, place: tuple[MappedFile, int], path: Path) -> Stored:
-    try:
-        kind, shape = entry["dtype"], tuple(int(n) for n in entry["shape"])
-        begin, end = (int(n) for n in entry["data_offsets"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _broken(f"the entry of {name!r} is malformed", path) from error
-    if kind not in _DTYPES:
-        raise UnsupportedError(f"tensor {name!r} has type {kind}", where=str(path))
-    dtype = np.dtype(_DTYPES[kind])
-    wanted = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or not 0 <= begin <= end or end - begin != wanted:
-        raise _broken(f"{name!r} of shape {list(shape)} has {end - begin} bytes", path)
-    data, room = place
-    if end > room:
-        raise _broken(f"the file is truncated: {name!r} ends {end - room} bytes behind it", path)
-
-    def read() -> Array:
-        array = np.frombuffer(data.view[begin:end], dtype).reshape(shape)
-        return array if kind == "U8" else array.astype(np.float32, copy=False)
-
-    return Stored(shape, read)
-
-
-def _broken(message: str, path: Path) -> ModelError:
-    return ModelError(message, where=str(path), hint=_HINT)

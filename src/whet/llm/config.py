@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from whet.errors import ModelError, UnsupportedError, nearest
-from whet.llm.architecture import Rope
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,45 +82,3 @@ class Config:
     def error(self, message: str) -> ModelError:
         """Return an error that names the file."""
         return ModelError(message, where=self.where, hint="check config.json of the checkpoint")
-
-
-def rope_of(config: Config, size: int, *, interleaved: bool = False, kind: str = "") -> Rope:
-    """Return the rotary positions that a configuration asks for.
-
-    Args:
-        config: the configuration.
-        size: elements of a head.
-        interleaved: whether neighbours are turned together.
-        kind: of layers, where each has positions of its own.
-
-    Raises:
-        UnsupportedError: positions are scaled in a way that is not known.
-    """
-    given = config.nested("rope_parameters")
-    if kind and kind in given.values:
-        given = given.nested(kind)
-    scaling = config.nested("rope_scaling") if not given.values else given
-    theta = given.number("rope_theta", config.number("rope_theta", 10000.0))
-    partial = given.number("partial_rotary_factor", config.number("partial_rotary_factor", 1.0))
-    name = scaling.text("rope_type", scaling.text("type", "default"))
-    factor = scaling.number("factor", 1.0)
-    divisors = tuple(float(d) for d in config.values.get("rope_divisors") or ())
-    rope = Rope(theta, int(size * partial), interleaved, divisors=divisors)
-    if len(divisors) not in (0, rope.size // 2):
-        raise config.error(f"{len(divisors)} divisors for {rope.size // 2} frequencies")
-    if name == "default":
-        return rope
-    if name == "linear":
-        return replace(rope, factor=factor)
-    if name == "llama3":
-        bands = (
-            scaling.number("low_freq_factor", 1.0),
-            scaling.number("high_freq_factor", 4.0),
-            scaling.integer("original_max_position_embeddings", 8192),
-        )
-        return replace(rope, factor=factor, llama3=bands)
-    raise UnsupportedError(
-        f"rotary positions of type {name!r}",
-        where=config.where,
-        hint="default, linear and llama3 are known",
-    )

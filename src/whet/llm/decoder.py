@@ -6,8 +6,9 @@ apart. Every size that a step decides is a symbolic dim, so that one program run
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
@@ -15,7 +16,7 @@ import onnx_ir as ir
 
 from whet.errors import ModelError, UnsupportedError
 from whet.kernel.paged import COLUMNS, PAGE
-from whet.llm.architecture import Architecture, Layer, Part, Parts
+from whet.llm.architecture import Architecture, Layer, Part, Parts, Rope
 from whet.llm.block_linear import BlockLinear
 from whet.llm.checkpoint import Checkpoint
 from whet.llm.experts import Network, Pieces, write_experts
@@ -81,6 +82,7 @@ class _Step:
     slots: ir.Value
     tiles: ir.Value
     tables: ir.Value
+    angles: dict[str, tuple[ir.Value, ir.Value]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class _Decoder:
         g, arch = self.g, self.arch
         ids = g.input("ids", INT64, ["tokens"])
         step = _Step(
-            g.input("positions", INT64, ["tokens"]),
+            g.input("positions", INT64, [3, "tokens"] if arch.turned else ["tokens"]),
             g.input("slots", INT32, ["tokens"]),
             g.input("tiles", INT32, ["tiles", 4]),
             g.input("tables", INT32, ["sequences", "width"]),
@@ -121,6 +123,8 @@ class _Decoder:
     def _embedding(self, ids: ir.Value, step: _Step) -> ir.Value:
         g, arch = self.g, self.arch
         x = self._embedded(ids, (arch.vocabulary, arch.hidden))
+        if arch.pictures:
+            x = self._with_features(x)
         if arch.embedding_scale != 1.0:
             factor = g.constant("embedding.scale", np.float32(arch.embedding_scale).reshape(1))
             x = g.op("Mul", x, factor, name="embedded.scaled")
@@ -130,6 +134,18 @@ class _Decoder:
             at = g.op("Gather", table, step.positions, name="placed", axis=0)
             x = g.op("Add", x, at, name="embedded.placed")
         return x
+
+    def _with_features(self, x: ir.Value) -> ir.Value:
+        """Put features of images in the place of the tokens that stand for them."""
+        g = self.g
+        places = g.input("places", INT64, ["tokens"])
+        features = g.input("features", FLOAT, ["features", self.arch.hidden])
+        zero = g.constant("ints.zero", np.array(0, np.int64))
+        rows = g.op("Max", places, zero, name="seen.rows")
+        found = g.op("Gather", features, rows, name="seen", axis=0)
+        is_seen = g.op("GreaterOrEqual", places, zero, name="seen.is")
+        is_seen = g.op("Unsqueeze", is_seen, self._ints(1), name="seen.wide")
+        return g.op("Where", is_seen, found, x, name="embedded.seen")
 
     def _embedded(self, ids: ir.Value, shape: tuple[int, int]) -> ir.Value:
         part = self.arch.parts["embedding"]
@@ -205,20 +221,49 @@ class _Decoder:
     def _turned(self, y: ir.Value, heads: int, layer: Layer, step: _Step, name: str) -> ir.Value:
         g, rope, size = self.g, layer.rope, self.arch.head_size
         assert rope is not None, "layers without rotary positions turn nothing"
-        key = f"rope.{rope.theta:g}.{rope.factor:g}"
-        cos, sin = rope_tables(rope, self.context)
-        cos_table, sin_table = g.constant(f"{key}.cos", cos), g.constant(f"{key}.sin", sin)
         flat = self._reshape(y, (1, -1, heads * size), f"{name}.flat")
-        places = g.op("Unsqueeze", step.positions, self._ints(0), name=f"{name}.places")
+        if rope.sections:
+            angles = self._angles_by_section(rope, step)
+        else:
+            places = g.op("Unsqueeze", step.positions, self._ints(0), name=f"{name}.places")
+            angles = (*self._angle_tables(rope), places)
         turned = g.op(
             "RotaryEmbedding",
-            *(flat, cos_table, sin_table, places),
+            *(flat, *angles),
             name=f"{name}.turned",
             num_heads=heads,
             interleaved=int(rope.interleaved),
             rotary_embedding_dim=0 if rope.size == size else rope.size,
         )
         return self._reshape(turned, (-1, heads, size), f"{name}.placed")
+
+    def _angle_tables(self, rope: Rope) -> tuple[ir.Value, ir.Value]:
+        key = f"rope.{zlib.crc32(repr(rope).encode()):08x}"
+        cos, sin = rope_tables(rope, self.context)
+        return self.g.constant(f"{key}.cos", cos), self.g.constant(f"{key}.sin", sin)
+
+    def _angles_by_section(self, rope: Rope, step: _Step) -> tuple[ir.Value, ...]:
+        """Return cosines and sines of every token, whose sections turn by positions of their own.
+
+        They are the same in all layers, and written once.
+        """
+        g, found = self.g, step.angles.get("sections")
+        if found is not None:
+            return found
+        ends = np.cumsum((0, *rope.sections))
+        made = []
+        for part, table in zip(("cos", "sin"), rope_tables(rope, self.context), strict=True):
+            pieces = []
+            for k in range(3):
+                at = g.op("Gather", step.positions, self._ints(k), name=f"{part}.at{k}", axis=0)
+                at = g.op("Squeeze", at, self._ints(0), name=f"{part}.of{k}")
+                columns = np.ascontiguousarray(table[:, ends[k] : ends[k + 1]])
+                rows = g.constant(f"rope.{part}{k}", columns)
+                pieces.append(g.op("Gather", rows, at, name=f"{part}.piece{k}", axis=0))
+            whole = g.op("Concat", *pieces, name=f"{part}.whole", axis=1)
+            made.append(g.op("Unsqueeze", whole, self._ints(0), name=f"{part}.angles"))
+        step.angles["sections"] = made[0], made[1]
+        return made[0], made[1]
 
     # -- the rest ------------------------------------------------------------------------------
 

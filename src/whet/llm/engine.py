@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Literal, Protocol
 
 import numpy as np
 
 from whet.errors import InputError, ResourceError
 from whet.llm.architecture import Array
+from whet.llm.image_prompt import Pictured
 from whet.llm.program import Span
 from whet.llm.sampling import Choice, Sampler, SamplingParams
 from whet.llm.scheduler import Scheduler, Share
@@ -108,7 +110,7 @@ class Engine:
 
     def add(
         self,
-        prompt: Sequence[int],
+        prompt: Sequence[int] | Pictured,
         params: SamplingParams,
         *,
         ends: frozenset[int] = frozenset(),
@@ -119,7 +121,7 @@ class Engine:
         """Queue a request and return its number.
 
         Args:
-            prompt: tokens.
+            prompt: tokens, perhaps with features of images.
             params: how it is sampled.
             ends: tokens that end it.
             index: which of several completions of one prompt it is.
@@ -130,10 +132,12 @@ class Engine:
             InputError: the prompt is empty or too long.
             ResourceError: the cache could never hold it.
         """
-        number = self._scheduler.add(prompt, params.max_tokens, priority)
+        images = prompt.images if isinstance(prompt, Pictured) else None
+        tokens = prompt.tokens if isinstance(prompt, Pictured) else prompt
+        number = self._scheduler.add(tokens, params.max_tokens, priority, images)
         stops = frozenset(params.stop_tokens) | (frozenset() if params.ignore_eos else ends)
         sampler = Sampler(params, index, matcher)
-        self.requests[number] = Request(tuple(prompt), params, stops, sampler)
+        self.requests[number] = Request(tuple(tokens), params, stops, sampler)
         return number
 
     def cancel(self, number: int) -> None:
@@ -174,13 +178,15 @@ class Engine:
             if len(track.tokens) - track.computed == 1
         }
         for number, guess in self._speculation.guess(decoding).items():
-            self._scheduler.find(number).guess = guess
+            self._scheduler.find(number).guess = list(takewhile(_is_text, guess))
 
     def _span(self, share: Share) -> Span:
         track = self._scheduler.find(share.number)
         tokens = track.tokens[share.start : share.start + share.count]
         guess = track.guess[: share.guessed]
-        return Span([*tokens, *guess], share.start, track.pages, int(share.last) + len(guess))
+        return Span(
+            [*tokens, *guess], share.start, track.pages, int(share.last) + len(guess), track.images
+        )
 
     def _advance(self, number: int, rows: Array, guess: Sequence[int]) -> None:
         """Choose a request's next token, and more as long as they were guessed."""
@@ -233,6 +239,11 @@ class Engine:
         self._scheduler.finish(number)
         if self._speculation is not None:
             self._speculation.forget(number)
+
+
+def _is_text(token: int) -> bool:
+    """Tell a token of the vocabulary from a feature of an image, which no model says."""
+    return token >= 0
 
 
 def _stop_place(request: Request) -> int | None:

@@ -6,6 +6,7 @@ Tensors are dequantised exactly as the package ``gguf`` does. Facts and names be
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,6 +84,15 @@ _GEMMA_NAMES = {
 }
 
 
+_SCALING = {
+    "factor": "factor",
+    "original_context_length": "original_max_position_embeddings",
+    "attn_factor": "attention_factor",
+    "yarn_beta_fast": "beta_fast",
+    "yarn_beta_slow": "beta_slow",
+}
+
+
 class GgufFile:
     """A GGUF file as a checkpoint.
 
@@ -140,6 +150,10 @@ class GgufFile:
         """Return the bytes of a tensor in blocks, row by row; a view of the file."""
         return np.asarray(self._find(name).data).reshape(self.shape(name)[0], -1)
 
+    def order(self, name: str) -> Array | None:
+        """Return ``None``: rows lie in blocks as they are."""
+        return None
+
     def tokenizer(self) -> Tokenizer | None:
         """Return the tokenizer that the file holds, ``None`` if it holds none."""
         return gguf_tokenizer(self._facts, str(self.path))
@@ -160,9 +174,8 @@ class GgufFile:
         }
         embedding = self._tensors.get("model.embed_tokens.weight")
         scaling = facts.get(f"{family}.rope.scaling.type", "none")
-        if scaling != "none":
-            factor = facts.get(f"{family}.rope.scaling.factor", 1.0)
-            values["rope_scaling"] = {"rope_type": scaling, "factor": factor}
+        if scaling != "none" or "rope_factors_long.weight" in self._tensors:
+            values["rope_scaling"] = self._scaling(family, scaling)
         if "rope_freqs.weight" in self._tensors:
             values["rope_divisors"] = self.tensor("rope_freqs.weight").tolist()
         return {
@@ -174,6 +187,21 @@ class GgufFile:
             "rope_interleaved": family == "llama",
             "norms_are_whole": True,
         }
+
+    def _scaling(self, family: str, kind: str) -> dict[str, Any]:
+        """Return how rotary positions are scaled; Phi-3's two lists of divisors are tensors."""
+        place = f"{family}.rope.scaling"
+        found = {
+            ours: self._facts[f"{place}.{theirs}"]
+            for theirs, ours in _SCALING.items()
+            if f"{place}.{theirs}" in self._facts
+        }
+        if "rope_factors_long.weight" not in self._tensors:
+            if kind == "yarn" and "attention_factor" in found:  # a factor of the usual one there
+                found["attention_factor"] *= 0.1 * math.log(max(found.get("factor", 1.0), 1.0)) + 1
+            return {"rope_type": kind, **found}
+        lists = {k: self.tensor(f"rope_factors_{k}.weight").tolist() for k in ("short", "long")}
+        return {"rope_type": "longrope", **found, **{f"{k}_factor": v for k, v in lists.items()}}
 
 
 def _reader(path: Path) -> Any:

@@ -38,3 +38,7 @@ class Layered:
     def blocks(self, name: str) -> Array:
         """Return a tensor in blocks."""
         return self._base.blocks(name)
+
+    def order(self, name: str) -> Array | None:
+        """Return which values of a row follow each other in a tensor in blocks."""
+        return self._base.order(name)

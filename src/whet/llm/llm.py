@@ -6,26 +6,27 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from whet.driver import compile as compile_model
 from whet.dtypes import DTYPES
-from whet.errors import InputError, ModelError, ResourceError
+from whet.errors import InputError, ModelError, ResourceError, UnsupportedError, WhetError
 from whet.kernel.paged import COLUMNS, PAGE
 from whet.llm.architecture import Architecture, Array
-from whet.llm.decoder import decoder_graph
+from whet.llm.compiler import Compiler
 from whet.llm.embedding import LastStates
 from whet.llm.engine import Engine, Reason, Request, held_back
-from whet.llm.families.table import architecture_of
+from whet.llm.families.vision_table import model_of
+from whet.llm.image_encoder import ImageEncoder
+from whet.llm.image_prompt import Pictured
 from whet.llm.pages import PagePool
 from whet.llm.program import StepProgram
+from whet.llm.prompts import ImagePrompt, Pending, Prompt, PromptReader, Ready, run_together
 from whet.llm.sampling import SamplingParams
 from whet.llm.scheduler import Limits, Scheduler
 from whet.llm.source import Cache, Source
 from whet.llm.speculate import DraftModel, PromptLookup, Speculation
 from whet.llm.structured import Constraint, Grammars, Matcher
-from whet.llm.tokens import Message, Tokenizer
+from whet.llm.tokens import Message
 from whet.options import Options
 
-Prompt = str | Sequence[int]
 Prompts = Prompt | Sequence[Prompt]
 
 CACHE_BYTES = 1 << 30
@@ -86,8 +87,9 @@ class LLM:
         sequences: int = 16,
     ) -> None:
         opened = source if isinstance(source, Source) else Source(source)
-        checkpoint, self.tokenizer = opened.open()
-        self.architecture = arch = architecture_of(checkpoint.config)
+        found, self.tokenizer = opened.open()
+        model = model_of(found)
+        self.architecture = arch = model.architecture
         self.context = context or min(arch.context, DEFAULT_CONTEXT)
         if not 0 < self.context <= arch.context:
             raise InputError(
@@ -101,10 +103,13 @@ class LLM:
                 f"a page of the cache takes {size} bytes, cache_bytes is {cache_bytes}",
                 hint="give more",
             )
-        self._checkpoint, self._options, self._cache = checkpoint, options, opened.cache
-        graph = decoder_graph(arch, checkpoint, self.context, opened.cache)
-        self.program = StepProgram(compile_model(graph, options=options), arch, pages)
+        self._compiler = Compiler(model, opened, self.context, options)
+        self.program = StepProgram(self._compiler.decoder(), arch, pages)
         scheduler = Scheduler(PagePool(pages), Limits(step_tokens, sequences, self.context))
+        encoder = None
+        if model.vision is not None:
+            encoder = ImageEncoder(model.vision, self._compiler.tower(model.vision))
+        self.prompts = PromptReader(self.tokenizer, arch.vocabulary, encoder)
         decode = self.tokenizer.decode if self.tokenizer else None
         self.engine = Engine(self.program, scheduler, decode)
         self._grammars: Grammars | None = None
@@ -121,19 +126,29 @@ class LLM:
                 malformed.
         """
         chosen = params or SamplingParams()
-        tokens = [self.encode(p) for p in _listed(prompts)]
+        pending = [self.prompts.begin(p) for p in _listed(prompts)]
+        return self._completed(pending, chosen)
+
+    def _completed(self, pending: Sequence[Pending], chosen: SamplingParams) -> list[Completion]:
         ends = self.tokenizer.ends if self.tokenizer else frozenset()
         start = None if chosen.constraint is None else self.matcher(chosen.constraint)
         numbers: list[int] = []
-        try:
-            for prompt in tokens:
+
+        def add(prompt: Ready) -> list[int]:
+            added = []
+            try:
                 for index in range(chosen.drawn):
                     matcher = None if start is None else start.copy()
-                    numbers.append(
+                    added.append(
                         self.engine.add(prompt, chosen, ends=ends, index=index, matcher=matcher)
                     )
-            while any(not self.engine.requests[n].reason for n in numbers):
-                self.engine.step()
+            except WhetError:
+                numbers.extend(added)
+                raise
+            return added
+
+        try:
+            run_together(self.engine, pending, add, numbers)
             found = [_completion(self.engine.requests[n]) for n in numbers]
             groups = [found[k : k + chosen.drawn] for k in range(0, len(found), chosen.drawn)]
             return [c for group in groups for c in best(group, chosen)]
@@ -153,11 +168,11 @@ class LLM:
         """
         if self._states is None:
             arch, limits = self.architecture, self.engine.scheduler.limits
-            graph = decoder_graph(arch, self._checkpoint, self.context, self._cache, states=True)
             pages = -(-max(limits.step_tokens, self.context) // PAGE) + limits.sequences
-            program = StepProgram(compile_model(graph, options=self._options), arch, pages)
+            program = StepProgram(self._compiler.decoder(states=True), arch, pages)
             self._states = LastStates(program, pages, limits)
-        return self._states.embed([self.encode(text) for text in _listed(texts)])
+        pending = [self.prompts.begin(text) for text in _listed(texts)]
+        return self._states.embed([one.tokens for one in pending])
 
     def speculate(self, draft: str | os.PathLike[str] | LLM | None = None, most: int = 8) -> None:
         """Guess tokens and check several in one step; what comes out is the same, only sooner.
@@ -169,11 +184,14 @@ class LLM:
 
         Raises:
             ModelError: the draft model has another vocabulary.
+            UnsupportedError: the model takes images, which a draft model would not see.
             ResourceError: requests wait or run.
         """
         if draft is None:
             self.engine.speculate(Speculation(PromptLookup(), most))
             return
+        if self.prompts.encoder is not None:
+            raise UnsupportedError("a draft model sees no images", hint="guess from the prompt")
         small = draft if isinstance(draft, LLM) else LLM(draft, context=self.context)
         if small.architecture.vocabulary != self.architecture.vocabulary:
             raise ModelError(
@@ -192,12 +210,12 @@ class LLM:
             UnsupportedError: ``llguidance`` is missing, or does not fit the tokenizer.
         """
         if self._grammars is None:
-            tokenizer = self._text()
+            tokenizer = self.prompts.text
             vocabulary = self.architecture.vocabulary
             self._grammars = Grammars(tokenizer.codec, tokenizer.ends, vocabulary)
         return self._grammars.matcher(constraint)
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:
+    def stream(self, prompt: Prompt | Ready, params: SamplingParams | None = None) -> Iterator[str]:
         """Yield the completion of a prompt piece by piece; a caller that stops reading ends it.
 
         Raises:
@@ -206,16 +224,17 @@ class LLM:
         chosen = params or SamplingParams()
         ends = self.tokenizer.ends if self.tokenizer else frozenset[int]()
         matcher = None if chosen.constraint is None else self.matcher(chosen.constraint)
-        number = self.engine.add(self.encode(prompt), chosen, ends=ends, matcher=matcher)
-        request, given = self.engine.requests[number], 0
+        given = prompt if isinstance(prompt, Pictured) else self.prompts.begin(prompt).result()
+        number = self.engine.add(given, chosen, ends=ends, matcher=matcher)
+        request, said = self.engine.requests[number], 0
         try:
             while not request.reason:
                 self.engine.step()
                 keep = 0 if request.reason else held_back(request.text, chosen.stop)
-                ready = max(len(request.text) - keep, given)
-                if ready > given:
-                    yield request.text[given:ready]
-                given = ready
+                ready = max(len(request.text) - keep, said)
+                if ready > said:
+                    yield request.text[said:ready]
+                said = ready
         finally:
             self.engine.cancel(number)
             del self.engine.requests[number]
@@ -227,36 +246,22 @@ class LLM:
             UnsupportedError: the checkpoint has no chat template.
             InputError: the template refuses the messages.
         """
-        return self.generate([self.chat_prompt(messages)], params)[0]
+        return self._completed([self.prompts.chat(messages)], params or SamplingParams())[0]
 
-    def chat_prompt(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> list[int]:
-        """Return the tokens of a conversation; the template writes the special ones."""
-        tokenizer = self._text()
-        return tokenizer.encode(tokenizer.chat(messages, tools), special=False)
+    def chat_prompt(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> Ready:
+        """Return the prompt of a conversation, its images encoded; it may be called beside steps.
+
+        The template writes the special tokens.
+        """
+        return self.prompts.chat(messages, tools).result()
 
     def token_text(self, token: int) -> str:
         """Return the text of one token; its number where the checkpoint has no tokenizer."""
         return self.tokenizer.token_text(token) if self.tokenizer else str(token)
 
-    def encode(self, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Return the tokens of a prompt, checked against the vocabulary."""
-        if isinstance(prompt, str):
-            return self._text().encode(prompt)
-        tokens = [int(t) for t in prompt]
-        wrong = [t for t in tokens if not 0 <= t < self.architecture.vocabulary]
-        if wrong:
-            raise InputError(
-                f"the prompt has token {wrong[0]}",
-                hint=f"the model knows 0 to {self.architecture.vocabulary - 1}",
-            )
-        return tokens
-
-    def _text(self) -> Tokenizer:
-        if self.tokenizer is None:
-            raise InputError(
-                "the checkpoint has no tokenizer.json", hint="give tokens instead of text"
-            )
-        return self.tokenizer
+        return self.prompts.tokens(prompt)
 
 
 def page_bytes(arch: Architecture, cache: Cache = "float32") -> int:
@@ -275,12 +280,12 @@ def best(completions: Sequence[Completion], params: SamplingParams) -> list[Comp
 
 
 def _listed(prompts: Prompts) -> list[Prompt]:
-    if isinstance(prompts, str):
+    if isinstance(prompts, str | ImagePrompt):
         return [prompts]
-    tokens = [int(p) for p in prompts if not isinstance(p, str | Sequence)]
+    tokens = [int(p) for p in prompts if not isinstance(p, str | Sequence | ImagePrompt)]
     if tokens and len(tokens) == len(prompts):
         return [tokens]
-    return [p for p in prompts if isinstance(p, str | Sequence)]
+    return [p for p in prompts if isinstance(p, str | Sequence | ImagePrompt)]
 
 
 def _completion(request: Request) -> Completion:

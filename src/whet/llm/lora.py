@@ -14,9 +14,10 @@ import numpy as np
 
 from whet.errors import ModelError, UnsupportedError, nearest
 from whet.llm.architecture import Array
-from whet.llm.checkpoint import Checkpoint, Stored, read_json, read_safetensors
+from whet.llm.checkpoint import Checkpoint, read_json
 from whet.llm.config import Config
 from whet.llm.layered import Layered
+from whet.llm.safetensors_reader import Stored, read_safetensors
 
 _PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"

@@ -10,6 +10,7 @@ import numpy as np
 from whet.dtypes import numpy_dtype
 from whet.kernel.paged import PAGE
 from whet.llm.architecture import Architecture, Array
+from whet.llm.image_prompt import PromptImages, feature_rows
 from whet.program.plan import find_liveness, part_liveness, plan_memory
 from whet.runtime.model import CompiledModel
 
@@ -28,12 +29,14 @@ class Span:
         start: position of the first one.
         pages: the sequence's pages, for all positions up to the last of the tokens.
         logits: how many of the last tokens need logits.
+        images: of the sequence, ``None`` for none.
     """
 
     tokens: Sequence[int]
     start: int
     pages: Sequence[int]
     logits: int
+    images: PromptImages | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class StepProgram:
     def __init__(self, model: CompiledModel, arch: Architecture, pages: int) -> None:
         self._model = model
         self.vocabulary = arch.vocabulary
+        self._arch = arch
         self._largest: dict[str, int] = {}
         self._pools = cache_pools(model, pages)
 
@@ -97,13 +101,26 @@ class StepProgram:
         A step that asks for none computes those of its first token, as a program without a
         result is not run.
         """
-        inputs = step_inputs(spans)
+        inputs = step_inputs(spans) | self._image_inputs(spans)
         count = len(inputs["rows"])
         if not count:
             inputs["rows"] = np.zeros(1, np.int64)
         self._note(inputs)
         result: Array = next(iter(self._model.run({**inputs, **self._pools}).values()))
         return result[:count]
+
+    def _image_inputs(self, spans: Sequence[Span]) -> dict[str, Array]:
+        """Return the inputs of a step that only models with a vision tower have."""
+        if not self._arch.pictures:
+            return {}
+        ids = np.fromiter((t for s in spans for t in s.tokens), np.int64)
+        sources = [(len(s.tokens), s.images) for s in spans]
+        found = feature_rows(ids, sources, self._arch.hidden)
+        if self._arch.turned:
+            counted = PromptImages({})
+            places = [(s.images or counted).positions_at(s.start, len(s.tokens)) for s in spans]
+            found["positions"] = np.concatenate(places, axis=1).astype(np.int64)
+        return found
 
     def _note(self, inputs: Mapping[str, Array]) -> None:
         sequences, width = inputs["tables"].shape

@@ -49,3 +49,7 @@ class InBlocks(Layered):
             return self._base.blocks(name)
         found: Array = self._quantize(self._base.tensor(name))
         return found.reshape(self.shape(name)[0], -1)
+
+    def order(self, name: str) -> Array | None:
+        """Return the base's order where the blocks are the base's."""
+        return self._base.order(name) if self._base.block_format(name) is not None else None

@@ -16,10 +16,13 @@ def rope_tables(rope: Rope, positions: int) -> tuple[Array, Array]:
     exponent: Array = np.arange(0, rope.size, 2, dtype=np.float32) / np.float32(rope.size)
     inverse = (1.0 / np.float32(rope.theta) ** exponent).astype(np.float32)
     inverse = _stretched(inverse, rope)
-    if rope.divisors:
-        inverse = np.asarray(inverse / np.array(rope.divisors, np.float32), np.float32)
+    original, long = rope.long
+    divisors = long if long and positions > original else rope.divisors
+    if divisors:
+        inverse = np.asarray(inverse / np.array(divisors, np.float32), np.float32)
     angles = np.arange(positions, dtype=np.float32)[:, None] * inverse[None, :]
-    return np.cos(angles), np.sin(angles)
+    factor = np.float32(rope.magnitude)
+    return np.cos(angles) * factor, np.sin(angles) * factor
 
 
 def _stretched(inverse: Array, rope: Rope) -> Array:

@@ -193,6 +193,7 @@ def _penalised(
     scores = logits.astype(np.float32, copy=True)
     if params.repetition_penalty != 1.0 and (prompt or output):
         seen = np.unique(np.array([*prompt, *output]))
+        seen = seen[seen >= 0]  # features of images are no tokens of the vocabulary
         low = scores[seen] < 0
         factor = np.where(low, params.repetition_penalty, 1 / params.repetition_penalty)
         scores[seen] *= factor.astype(np.float32)

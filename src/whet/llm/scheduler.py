@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from whet.errors import InputError, ResourceError
 from whet.kernel.paged import PAGE
+from whet.llm.image_prompt import PromptImages
 from whet.llm.pages import ROOT, PagePool, page_key
 
 
@@ -30,6 +31,7 @@ class Track:
         keys: keys of its whole pages that are published.
         cached: tokens that it found in the cache when it started.
         guess: tokens that may follow, to be checked by the next step.
+        images: of the prompt, ``None`` for none.
     """
 
     number: int
@@ -41,6 +43,7 @@ class Track:
     keys: list[bytes] = field(default_factory=list)
     cached: int = 0
     guess: list[int] = field(default_factory=list)
+    images: PromptImages | None = None
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -96,7 +99,13 @@ class Scheduler:
         self.preemptions = 0
         self._next = 0
 
-    def add(self, prompt: Sequence[int], new: int, priority: int = 0) -> int:
+    def add(
+        self,
+        prompt: Sequence[int],
+        new: int,
+        priority: int = 0,
+        images: PromptImages | None = None,
+    ) -> int:
         """Queue a prompt that up to ``new`` tokens are to follow; return its number.
 
         Raises:
@@ -117,7 +126,7 @@ class Scheduler:
                 hint="load the model with a larger cache, or ask for fewer tokens",
             )
         number, self._next = self._next, self._next + 1
-        self.waiting[number] = Track(number, list(prompt), limit, priority)
+        self.waiting[number] = Track(number, list(prompt), limit, priority, images=images)
         return number
 
     def find(self, number: int) -> Track:

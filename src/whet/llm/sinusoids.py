@@ -6,21 +6,16 @@ import numpy as np
 
 from whet.llm.architecture import Array
 from whet.llm.checkpoint import Checkpoint
-from whet.llm.config import Config
+from whet.llm.layered import Layered
 from whet.llm.seq2seq_graph import Seq2SeqShape
 
 
-class Completed:
-    """A checkpoint with further tensors."""
+class Completed(Layered):
+    """A checkpoint with further tensors, all of it in floats."""
 
     def __init__(self, base: Checkpoint, tensors: dict[str, Array]) -> None:
-        self._base = base
+        super().__init__(base)
         self._tensors = tensors
-
-    @property
-    def config(self) -> Config:
-        """The model's configuration."""
-        return self._base.config
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -38,10 +33,6 @@ class Completed:
     def block_format(self, name: str) -> str | None:
         """Return ``None``: an encoder–decoder is computed with in floats."""
         return None
-
-    def blocks(self, name: str) -> Array:
-        """Return a tensor in blocks, as the base has it."""
-        return self._base.blocks(name)
 
 
 def sinusoids(checkpoint: Checkpoint, shape: Seq2SeqShape) -> Checkpoint:

@@ -11,14 +11,19 @@ from whet.errors import InputError, ModelError, nearest
 from whet.llm.checkpoint import Checkpoint, TensorFolder
 from whet.llm.gguf_file import GgufFile
 from whet.llm.lora import Adapted
+from whet.llm.model_cache import ModelCache, model_cache
 from whet.llm.quantized import InBlocks
 from whet.llm.tokens import Tokenizer, open_tokenizer
+from whet.options import Options
 
 Weights = Literal["stored", "float32", "int8", "int4"]
 Cache = Literal["float32", "float16", "bfloat16", "int8"]
 
 
 _KINDS = {"int8": "Q8_0", "int4": "Q4_0"}
+
+KEEP_FROM = 64 << 20
+"""Smaller checkpoints are compiled as fast as they are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,8 @@ class Source:
             blocks of 32 with a 16-bit scale, as Q8_0 and Q4_0 of GGUF.
         cache: type of keys and values; those of 8 bits have a scale for every token and head.
         adapter: a folder with a LoRA adapter as ``peft`` saves it, ``None`` for none.
+        keep_from: checkpoints of so many bytes and more are kept compiled in the cache folder, and
+            mapped from there the next time; ``None`` keeps none.
 
     Raises:
         InputError: a value is not known.
@@ -41,6 +48,7 @@ class Source:
     weights: Weights = "stored"
     cache: Cache = "float32"
     adapter: str | os.PathLike[str] | None = None
+    keep_from: int | None = KEEP_FROM
 
     def __post_init__(self) -> None:
         for name, kind in (("weights", Weights), ("cache", Cache)):
@@ -60,6 +68,18 @@ class Source:
         if self.weights in _KINDS:
             checkpoint = InBlocks(checkpoint, _KINDS[self.weights])
         return checkpoint, tokenizer
+
+    def kept(self, options: Options | None) -> ModelCache:
+        """Return where compiled forms of the checkpoint are kept; it has to be one."""
+        path, files = Path(self.path), []
+        for folder in [path] if self.adapter is None else [path, Path(self.adapter)]:
+            names = ("*.json", "*.safetensors")
+            found = (
+                [f for name in names for f in folder.glob(name)] if folder.is_dir() else [folder]
+            )
+            files += [f for f in found if f.is_file()]
+        facts = {"weights": self.weights, "cache": self.cache}
+        return model_cache(files, facts, options, self.keep_from)
 
     def _opened(self, path: Path) -> tuple[Checkpoint, Tokenizer | None]:
         floats = self.weights != "stored"

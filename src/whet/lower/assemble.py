@@ -13,7 +13,7 @@ from whet.dtypes import numpy_dtype
 from whet.errors import ShapeError
 from whet.index import ZERO, Atom, Dim, Poly, var
 from whet.kernel.spec import Kernel
-from whet.lower.copying import copy_shared, sampled_digest
+from whet.lower.copying import Copies, sampled_digest
 from whet.lower.lower import Lowered
 from whet.lower.select import KernelCall, kernel_kind
 from whet.lower.storage import Root
@@ -37,11 +37,22 @@ _HUGE_FROM_BYTES = 8 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """A program with its weights and the kernels that its launches name."""
+    """A program with its weights and the kernels that its launches name.
+
+    Attributes:
+        program: buffers and launches.
+        table: has the weights.
+        kernels: by the name that launches call them.
+    """
 
     program: Program
-    weights: np.ndarray
+    table: BufferTable
     kernels: dict[str, Kernel]
+
+    @property
+    def weights(self) -> np.ndarray:
+        """The weights section; waits for copies that are still under way."""
+        return self.table.weights
 
 
 def assemble(lowered: Lowered, target: Target, *, threads: int, reuse: bool) -> Assembled:
@@ -67,7 +78,7 @@ def assemble(lowered: Lowered, target: Target, *, threads: int, reuse: bool) -> 
         target=TargetInfo(target.triple, target.cpu, target.required),
         reuse=reuse,
     )
-    return Assembled(program, table.weights, {name: kernel for kernel, name in names.items()})
+    return Assembled(program, table, {name: kernel for kernel, name in names.items()})
 
 
 def settled(
@@ -150,6 +161,7 @@ class BufferTable:
         self._kept: list[Root] = []
         self._constants: dict[tuple[str, str], list[int]] = {}
         self._section = _allocate(capacity)
+        self._copies = Copies()
         self._size = 0
 
     def add(self, root: Root) -> int:
@@ -167,13 +179,15 @@ class BufferTable:
         return len(self.buffers) - 1
 
     def _constant(self, root: Root) -> int:
-        """Write a constant behind the others and keep it there, unless an equal one is known."""
+        """Begin to write a constant behind the others; it stays unless an equal one is known."""
         assert root.make is not None and root.size_bytes.constant is not None
         size = root.size_bytes.constant
         place = self._section[self._size : self._size + size]
-        value = root.make()
-        copy_shared(place.view(numpy_dtype(root.dtype)).reshape(value.shape), value)
-        known = self._constants.setdefault((root.dtype, sampled_digest(place)), [])
+        value, dtype = root.make(), numpy_dtype(root.dtype)
+        self._copies.start(place.view(dtype).reshape(value.shape), value)
+        known = self._constants.setdefault((root.dtype, sampled_digest(value, dtype)), [])
+        if known:
+            self._copies.finish()
         for number in known:
             offset = self.buffers[number].offset
             if np.array_equal(self._section[offset : offset + size], place):
@@ -186,7 +200,8 @@ class BufferTable:
 
     @property
     def weights(self) -> np.ndarray:
-        """The weights section."""
+        """The weights section, complete."""
+        self._copies.finish()
         return self._section[: self._size]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from whet.index import Dim, Poly
 from whet.kernel.spec import Kernel
@@ -72,7 +72,7 @@ def assemble_script(
         parts=tuple(parts),
         script=script,
     )
-    return Assembled(program, table.weights, {name: kernel for kernel, name in names.items()})
+    return Assembled(program, table, {name: kernel for kernel, name in names.items()})
 
 
 def _part(before: PartEquations, part: Lowered, table: BufferTable, begin: int) -> Part:

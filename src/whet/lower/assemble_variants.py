@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from whet.errors import ShapeError
 from whet.index import Dim, Poly
@@ -103,7 +105,7 @@ def assemble_variants(whole: Lowered, others: Sequence[Lowered], build: Build) -
         reuse=build.reuse,
         parts=tuple(parts),
     )
-    return Assembled(program, table.weights, {name: kernel for kernel, name in names.items()})
+    return Assembled(program, table, {name: kernel for kernel, name in names.items()})
 
 
 def _dims(lowered: Lowered) -> tuple[str, ...]:

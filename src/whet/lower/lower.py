@@ -21,7 +21,9 @@ from whet.lower.fold import FoldBudget, fold_equations
 from whet.lower.fuse import fuse
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
+from whet.lower.merged_groups import merge_groups
 from whet.lower.outline import Item, Outline
+from whet.lower.reads import check_reads
 from whet.lower.saturation import saturate_steps
 from whet.lower.scope import OpTable
 from whet.lower.segments import Cut, cut_outline
@@ -33,6 +35,7 @@ from whet.target import Target
 
 MAX_LAYOUTS = 4
 STREAM_LEVEL = 2
+MERGE_LEVEL = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,8 @@ def lower_outlines(
     plain = [plain_equations(outline) for outline in outlines]
     equations = [e for e in plain if e is not None]
     if len(equations) == len(plain):
+        for e in equations:
+            check_reads(e.tensors)
         return [
             lower_equations(
                 e, target, level=level, schedules=schedules, expose=expose, folding=folding
@@ -114,6 +119,8 @@ def lower_outlines(
         ]
     whole = outlines[0] if len(outlines) == 1 else choose_by_shape(outlines)
     cut = cut_outline(whole)
+    for part in cut.parts:
+        check_reads(part.equations.tensors)
     parts = tuple(
         lower_equations(p.equations, target, level=level, schedules=schedules, folding=folding)
         for p in cut.parts
@@ -134,6 +141,8 @@ def lower_equations(
     if level >= STREAM_LEVEL:
         stream_weights(equations)
     fold_equations(equations, folding)
+    if level >= MERGE_LEVEL:
+        merge_groups(equations, target.lanes)
     _embed_scalars(equations)
     equations = fuse(equations, level=level)
     _separate_outputs(equations)

@@ -83,17 +83,8 @@ def _accurate(verify: Mapping[str, Any]) -> Criterion:
 
 
 def _fast(bench: Mapping[str, Any], targets: Targets) -> list[Criterion]:
-    found = []
-    if targets.latency_ms is not None:
-        median = bench["times"]["whet"]["median_ms"]
-        found.append(
-            Criterion(
-                name="latency",
-                target=f"at most {targets.latency_ms:g} ms",
-                found=f"{median:.3f} ms, median",
-                passed=median <= targets.latency_ms,
-            )
-        )
+    median = bench["times"]["whet"]["median_ms"]
+    found = _at_most("latency", targets.latency_ms, median, ("ms", f"{median:.3f} ms, median"))
     for row in bench["comparisons"] if targets.speedup is not None else ():
         found.append(
             Criterion(
@@ -107,25 +98,21 @@ def _fast(bench: Mapping[str, Any], targets: Targets) -> list[Criterion]:
 
 
 def _small(compiled: Mapping[str, Any], targets: Targets) -> list[Criterion]:
-    found = []
-    if targets.memory_mib is not None:
-        size = (compiled["weight_bytes"] + compiled["arena_bytes"]) / 2**20
-        found.append(
-            Criterion(
-                name="memory",
-                target=f"at most {targets.memory_mib:g} MiB",
-                found=f"{size:.2f} MiB of weights and intermediate results",
-                passed=size <= targets.memory_mib,
-            )
-        )
-    if targets.compile_s is not None:
-        seconds = compiled["compile_s"]
-        found.append(
-            Criterion(
-                name="time to compile",
-                target=f"at most {targets.compile_s:g} s",
-                found=f"{seconds:.2f} s",
-                passed=seconds <= targets.compile_s,
-            )
-        )
-    return found
+    size = (compiled["weight_bytes"] + compiled["arena_bytes"]) / 2**20
+    seconds = compiled["compile_s"]
+    shown = f"{size:.2f} MiB of weights and intermediate results"
+    return [
+        *_at_most("memory", targets.memory_mib, size, ("MiB", shown)),
+        *_at_most("time to compile", targets.compile_s, seconds, ("s", f"{seconds:.2f} s")),
+    ]
+
+
+def _at_most(
+    name: str, most: float | None, value: float, words: tuple[str, str]
+) -> list[Criterion]:
+    """Return whether a figure is low enough, if that is asked; ``words`` are unit and figure."""
+    if most is None:
+        return []
+    unit, shown = words
+    target = f"at most {most:g} {unit}"
+    return [Criterion(name=name, target=target, found=shown, passed=value <= most)]

@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
 from whet.errors import OptionError
 from whet.measure.runner import Inputs, Runner
-from whet.measure.waiting import TASKS, Call, judge_call, read_clocks
 
+TASKS = Path("/proc/self/task")
 SETTLE_STEP_S = 0.002
 SETTLE_LIMIT_S = 0.25
 SETTLE_LOOKS = 2
@@ -61,14 +62,11 @@ class Samples(msgspec.Struct, frozen=True, kw_only=True):
         wall_s: duration of the rounds.
         foreign_cpu: mean number of CPUs that other processes used meanwhile, stolen time
             included; None where the system does not tell.
-        calls: by runner, the same calls, and what is known of their waiting for a CPU; empty if
-            nobody looked.
     """
 
     seconds: dict[str, tuple[float, ...]]
     wall_s: float
     foreign_cpu: float | None
-    calls: dict[str, tuple[Call, ...]] = {}
 
 
 def _others_run() -> bool | None:
@@ -125,15 +123,13 @@ def _lead_in(runner: Runner, inputs: Inputs, plan: Plan) -> None:
         calls += 1
 
 
-def _timed(runner: Runner, inputs: Inputs, plan: Plan) -> Call:
+def _timed(runner: Runner, inputs: Inputs, plan: Plan) -> float:
     if plan.settle:
         settle()
     _lead_in(runner, inputs, plan)
-    before = read_clocks()
     started = time.perf_counter()
     runner.run(inputs)
-    seconds = time.perf_counter() - started
-    return judge_call(seconds, before, read_clocks())
+    return time.perf_counter() - started
 
 
 def _rounds(plan: Plan) -> Iterator[int]:
@@ -172,7 +168,7 @@ def measure_interleaved(
         for _ in range(plan.warm_up):
             runner.run(inputs[0])
     order, shuffle = list(runners), random.Random(plan.seed)
-    calls: dict[str, list[Call]] = {name: [] for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     busy, started = _busy_cpu_s(), time.perf_counter()
     for index in _rounds(plan):
         if index % 2:
@@ -180,13 +176,12 @@ def measure_interleaved(
         else:
             shuffle.shuffle(order)
         for runner in order:
-            calls[runner.name].append(_timed(runner, inputs[index % len(inputs)], plan))
+            seconds[runner.name].append(_timed(runner, inputs[index % len(inputs)], plan))
         if progress is not None:
             progress("measure", index + 1, plan.rounds)
     wall_s = time.perf_counter() - started
     return Samples(
-        seconds={name: tuple(call.seconds for call in made) for name, made in calls.items()},
+        seconds={name: tuple(made) for name, made in seconds.items()},
         wall_s=wall_s,
         foreign_cpu=_foreign_cpu(busy, wall_s),
-        calls={name: tuple(made) for name, made in calls.items()},
     )

@@ -45,6 +45,10 @@ class _Ready:
         outputs: Outputs = self.program.run(inputs)
         return outputs
 
+    def renew(self) -> None:
+        """Let the memory of calls go; the next one takes new."""
+        self.program.release()
+
 
 def keep_faster(
     model: Path,

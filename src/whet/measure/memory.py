@@ -16,6 +16,11 @@ from whet.measure.runner import Inputs
 
 STATUS = Path("/proc/self/status")
 PACKAGE_PARENT = Path(__file__).parents[2]  # ``python -m`` finds the package from here
+WRITE_BYTECODE = (
+    "import sys, msgspec, numpy; sys.pycache_prefix = sys.argv[1]; "
+    "sys.dont_write_bytecode = False; import whet.runtime.model, whet.measure.peers"
+)
+"""Compiles what running a file imports, as ``pip install`` does: parsing leaves memory behind."""
 
 
 class MemoryUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +46,7 @@ class _Request(msgspec.Struct, frozen=True):
     model: str
     inputs: str
     threads: int
+    bytecode: str
 
 
 def _status_bytes(field: str) -> int:
@@ -56,6 +62,8 @@ def _measure_here(request: _Request) -> MemoryUse:
     with np.load(request.inputs) as archive:
         inputs = {name: archive[name] for name in archive.files}
     before = _status_bytes("VmRSS")
+    if request.runtime == "whet":
+        sys.pycache_prefix = request.bytecode
     runner = file_runner(request.runtime, Path(request.model), request.threads)
     started = time.perf_counter()
     runner.prepare()
@@ -86,7 +94,11 @@ def measure_memory(runtime: str, model: Path, inputs: Inputs, *, threads: int) -
     with tempfile.TemporaryDirectory() as folder:
         feed = Path(folder) / "inputs.npz"
         np.savez(feed, allow_pickle=False, **inputs)
-        request = _Request(runtime, str(model.resolve()), str(feed), threads)
+        bytecode = str(Path(folder) / "bytecode")
+        if runtime == "whet":
+            command = [sys.executable, "-c", WRITE_BYTECODE, bytecode]
+            subprocess.run(command, check=True, cwd=PACKAGE_PARENT)
+        request = _Request(runtime, str(model.resolve()), str(feed), threads, bytecode)
         done = subprocess.run(
             [sys.executable, "-m", "whet.measure.memory"],
             input=msgspec.json.encode(request),

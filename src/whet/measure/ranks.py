@@ -16,7 +16,7 @@ import numpy as np
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
-MOST_VALUES = 600
+MOST_VALUES = 1200
 """More values are thinned evenly: the number of pairs of them grows with the square."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,6 +29,14 @@ class Runner(Protocol):
 
     def run(self, inputs: Inputs) -> Outputs:
         """Run once and return all outputs by name."""
+
+
+@runtime_checkable
+class Renewable(Protocol):
+    """A runner that can go on in other memory: caches serve some places better than others."""
+
+    def renew(self) -> None:
+        """Let memory for intermediate results go; the next run takes new."""
 
 
 class WhetRunner:

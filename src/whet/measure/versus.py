@@ -1,13 +1,17 @@
 """Is B slower than A? Rounds of calls in turn until the answer is as exact as asked.
 
-Each round times both once, in random order. The logarithm of the ratio of the two times has a
-symmetric distribution if nothing differs, whatever the machine does meanwhile, so that the interval
-of the signed-rank test holds; it stops at a width that is fixed in advance, never at a verdict.
+Each round times both once, in random order. Of every few rounds in a row, a block, the shortest
+call of A is compared with the shortest of B: what disturbs a machine only ever adds time. Both take
+new memory after every few rounds: where it lies makes a difference of some per cent, now and then
+of ten. The logarithm of the ratio of the two has a symmetric distribution if nothing differs,
+whatever the machine does meanwhile, so that the interval of the signed-rank test holds; measuring
+stops at a width that is fixed in advance, never at a verdict.
 """
 
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,57 +22,47 @@ import numpy as np
 
 from whet.measure.interleave import Plan, Samples, measure_interleaved
 from whet.measure.ranks import Estimate, Vector, paired_estimate, separate_estimate
-from whet.measure.runner import Inputs, Runner
+from whet.measure.runner import Inputs, Renewable, Runner
+from whet.measure.turns import long_turns
 
 CONFIDENCE = 0.99
 PRECISION = 0.015
 """Half width of the interval at which measuring stops: a third of a difference of 5 %."""
 
 MARGIN = 0.01
-"""Differences up to this size are of no consequence: two copies of one program differ by as much
-for a while, by where their memory lies."""
+"""Differences up to this size are of no consequence."""
 
 ROUNDS = 40
-FEWEST = 30
-"""Calm rounds that are enough to look at them alone."""
+GROWTH = 8
+"""After many rounds an eighth of them is added before the next look, so that looks stay few."""
 
-MOST_ROUNDS = 600
-BLOCKS = 8
+MOST_ROUNDS = 4000
+RENEWED = 4
+"""Rounds in the same memory, with one call of each before them to warm it up."""
+
+BLOCK_SIZES = (16, RENEWED)
+FEWEST_BLOCKS = 10
+"""With fewer, the interval of the signed-rank test is hardly narrower than all values."""
+
+PARTS = 8
+"""Into which a measurement that was made apart is cut, to see how the machine changed."""
 
 Verdict = Literal["faster", "slower", "no significant difference"]
-Pairs = tuple[Sequence[float], Sequence[float]]
+Times = Sequence[float] | Vector
 Sampler = Callable[[int], "Rounds"]
 """Times both sides in so many rounds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """Seconds of A and of B, round by round, without the time that they waited for a CPU.
-
-    Attributes:
-        first: of A.
-        second: of B.
-        calm: whether that time is known of both calls of a round; see ``Call``.
-    """
+    """Seconds of A and of B, round by round."""
 
     first: list[float] = field(default_factory=list)
     second: list[float] = field(default_factory=list)
-    calm: list[bool] = field(default_factory=list)
 
     def __add__(self, more: Rounds) -> Rounds:
         """Return these rounds and more of them."""
-        return Rounds(self.first + more.first, self.second + more.second, self.calm + more.calm)
-
-    def kept(self) -> Pairs:
-        """Return the calm rounds, or all if too few are.
-
-        A longer call is interrupted more often, and an interruption takes several times as long as
-        a short call: kept in, they made 5 % look like 13 on two CPUs with ten busy processes.
-        """
-        if sum(self.calm) < FEWEST:
-            return self.first, self.second
-        picked = [k for k, calm in enumerate(self.calm) if calm]
-        return [self.first[k] for k in picked], [self.second[k] for k in picked]
+        return Rounds(self.first + more.first, self.second + more.second)
 
 
 class Versus(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,10 +74,12 @@ class Versus(msgspec.Struct, frozen=True, kw_only=True):
         high: upper end.
         confidence: of the interval.
         verdict: what the interval allows to say of B; differences within ``MARGIN`` are none.
-        rounds: calls of each side that count; of the smaller side if they were measured apart.
+        rounds: calls of each side; of the smaller side if they were measured apart.
         paired: whether calls were made in turn.
         precise: whether the interval became as narrow as asked.
+        block: rounds of a block, of which the shortest call of A is compared with that of B.
         medians_ms: median call of A and of B.
+        blocks_ms: median over the blocks of their shortest call of A and of B.
         note: how it was measured, where that is not plain.
     """
 
@@ -95,7 +91,9 @@ class Versus(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int
     paired: bool
     precise: bool
+    block: int = 1
     medians_ms: tuple[float, float] = (0.0, 0.0)
+    blocks_ms: tuple[float, float] = (0.0, 0.0)
     note: str = ""
 
     def regresses(self, threshold: float) -> bool:
@@ -118,18 +116,51 @@ class Ends:
     seconds: float = math.inf
 
 
+def shortest_of_blocks(times: Times, size: int) -> Vector:
+    """Return the shortest of every ``size`` times in a row; what is left at the end is dropped."""
+    whole = len(times) // size * size
+    shortest: Vector = np.asarray(times[:whole], float).reshape(-1, size).min(axis=1)
+    return shortest
+
+
+def block_estimate(rounds: Rounds, precision: float) -> tuple[Estimate, int]:
+    """Estimate by how much B's logarithm lies above A's; returns the size of the blocks too.
+
+    The largest blocks whose interval is narrow enough are taken, else those with the narrowest
+    one: swapping A and B in a block changes neither the width nor the choice. With too few rounds
+    for blocks, each is one.
+    """
+    found: list[tuple[Estimate, int]] = []
+    for size in BLOCK_SIZES if len(rounds.first) >= FEWEST_BLOCKS * RENEWED else (1,):
+        first, second = (shortest_of_blocks(x, size) for x in (rounds.first, rounds.second))
+        if len(first) < FEWEST_BLOCKS and size > RENEWED:
+            continue
+        estimate = paired_estimate(np.log(second / first), CONFIDENCE)
+        if estimate.half_width <= precision:
+            return estimate, size
+        found.append((estimate, size))
+    return min(found, key=lambda one: one[0].half_width)
+
+
 def compare_until_precise(sampler: Sampler, ends: Ends = Ends()) -> Versus:
     """Measure pairs until the interval is narrow enough, or rounds or time are over."""
     rounds, started = Rounds(), time.perf_counter()
     while True:
-        rounds += sampler(min(ROUNDS, ends.rounds - len(rounds.first)))
-        first, second = rounds.kept()
-        estimate = paired_estimate(np.log(np.asarray(second) / np.asarray(first)), CONFIDENCE)
+        done = len(rounds.first)
+        more = max(ROUNDS, done // GROWTH // RENEWED * RENEWED)
+        rounds += sampler(min(more, ends.rounds - done))
+        estimate, size = block_estimate(rounds, ends.precision)
         precise = estimate.half_width <= ends.precision
         late = time.perf_counter() - started >= ends.seconds
         if precise or late or len(rounds.first) >= ends.rounds:
-            found = _versus(estimate, len(first), precise=precise)
-            return msgspec.structs.replace(found, medians_ms=_medians_ms(first, second))
+            found = _versus(estimate, len(rounds.first), precise=precise)
+            first, second = (shortest_of_blocks(x, size) for x in (rounds.first, rounds.second))
+            return msgspec.structs.replace(
+                found,
+                block=size,
+                medians_ms=_medians_ms(rounds.first, rounds.second),
+                blocks_ms=_medians_ms(first, second),
+            )
 
 
 def compare_runners(
@@ -148,23 +179,34 @@ def compare_runners(
         ends: when to stop.
         progress: called as ``progress("rounds", done, total)``.
     """
-    done = 0
+    done, chance = 0, random.Random(0)
 
     def sample(count: int) -> Rounds:
         nonlocal done
-        plan = Plan(rounds=count, seed=done, warm_up=0 if done else 3, lead_in_s=0.0)
-        samples = measure_interleaved([first, second], inputs, plan)
-        done += count
-        if progress is not None:
-            progress("rounds", done, ends.rounds)
-        a, b = (samples.calls[runner.name] for runner in (first, second))
-        return Rounds(
-            [call.served_s for call in a],
-            [call.served_s for call in b],
-            [x.calm and y.calm for x, y in zip(a, b, strict=True)],
-        )
+        rounds = Rounds()
+        while len(rounds.first) < count:
+            some = min(RENEWED, count - len(rounds.first))
+            rounds += _in_new_memory((first, second), inputs, some, chance)
+            done += some
+            if progress is not None:
+                progress("rounds", done, ends.rounds)
+        return rounds
 
-    return compare_until_precise(sample, ends)
+    with long_turns():
+        return compare_until_precise(sample, ends)
+
+
+def _in_new_memory(
+    pair: tuple[Runner, Runner], inputs: Sequence[Inputs], count: int, chance: random.Random
+) -> Rounds:
+    """Time some rounds in memory that neither had before."""
+    for runner in chance.sample(pair, 2):  # who comes first has the first choice of the memory
+        if isinstance(runner, Renewable):
+            runner.renew()
+    order = chance.sample(pair, 2)
+    plan = Plan(rounds=count, seed=chance.getrandbits(32), warm_up=1, lead_in_s=0.0, settle=False)
+    seconds = measure_interleaved(order, inputs, plan).seconds
+    return Rounds(*(list(seconds[runner.name]) for runner in pair))
 
 
 def compare_samples(first: Samples, second: Samples, names: tuple[str, str]) -> Versus:
@@ -201,7 +243,9 @@ def yardsticks(first: Samples, second: Samples, names: tuple[str, str]) -> list[
     return sorted((first.seconds.keys() & second.seconds.keys()) - set(names))
 
 
-def _medians_ms(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+def _medians_ms(
+    first: Sequence[float] | Vector, second: Sequence[float] | Vector
+) -> tuple[float, float]:
     return float(np.median(first)) * 1e3, float(np.median(second)) * 1e3
 
 
@@ -214,7 +258,7 @@ def _logs(samples: Samples, name: str, yardstick: str) -> Vector:
 
 def _drift(logs: Vector) -> float:
     """Return the range of the medians of consecutive blocks."""
-    medians = [float(np.median(block)) for block in np.array_split(logs, BLOCKS) if len(block)]
+    medians = [float(np.median(block)) for block in np.array_split(logs, PARTS) if len(block)]
     return max(medians) - min(medians)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -229,15 +229,20 @@ def broadcast_shapes(node: Node, shapes: list[tuple[Poly, ...]]) -> tuple[Poly, 
     result: list[Poly] = []
     for k in range(rank):
         extents = [s[k - rank + len(s)] for s in shapes if k - rank + len(s) >= 0]
-        wide = [e for e in extents if e != 1]
-        extent = next((e for e in wide if e.constant is not None), wide[0] if wide else as_poly(1))
-        for other in wide:
+        extent = wide_extent(extents)
+        for other in (e for e in extents if e != 1):
             if other != extent and (node.late is None or (other - extent).constant is not None):
                 text = " and ".join(str(list(s)) for s in shapes)
                 raise node.error(f"cannot broadcast {text}")
             node.agree(other, extent)
         result.append(extent)
     return tuple(result)
+
+
+def wide_extent(extents: Sequence[Poly]) -> Poly:
+    """Return the extent that others broadcast to: the first that is not 1, best a known one."""
+    wide = [e for e in extents if e != 1]
+    return next((e for e in wide if e.constant is not None), wide[0] if wide else as_poly(1))
 
 
 def normalise_axis(node: Node, axis: int, rank: int) -> int:

@@ -9,11 +9,12 @@ import numpy as np
 
 from whet.dtypes import DTYPES
 from whet.errors import UnsupportedError
-from whet.index import ONE, ZERO
+from whet.index import ONE, ZERO, Axis
 from whet.kernel.expr import Const, Expr
 from whet.kernel.tensor import Tensor
+from whet.ops.broadcast import broadcast
 from whet.ops.build import binary, cast, compare, const, select, unary
-from whet.ops.node import Lower, Node, Op, broadcast_shapes
+from whet.ops.node import Lower, Node, Op
 from whet.ops.operand import agree, attribute_flag, operand, scalar_constant
 
 TENSOR_TYPES = {
@@ -40,9 +41,12 @@ def element_type(node: Node, code: int) -> str:
 def mapped(node: Node, body: Callable[..., Expr], dtype: str | None = None) -> list[Tensor]:
     """Return ``body`` of the elements of all inputs, broadcast; by default of the first's type."""
     inputs = [t for t in node.inputs if t is not None]
-    shape = broadcast_shapes(node, [t.shape for t in inputs])
-    result = dtype or inputs[0].dtype
-    return [node.pointwise(shape, result, lambda *axes: body(*(operand(t, axes) for t in inputs)))]
+    met = broadcast(node, inputs)
+
+    def point(*axes: Axis) -> Expr:
+        return body(*(met.operand(t, n, axes) for n, t in enumerate(inputs)))
+
+    return [node.pointwise(met.shape, dtype or inputs[0].dtype, point)]
 
 
 def unary_op(op: str) -> Lower:

@@ -43,7 +43,7 @@ def lower_rotary(node: Node) -> list[Tensor]:
 def _check_tables(node: Node, x: Heads, cos: Tensor, sin: Tensor, places: Tensor | None) -> None:
     """Check, now or in a run, that there is an angle for every position of every entry."""
     by_place = cos if places is None else places
-    if cos.rank != (3 if places is None else 2) or by_place.rank < 2:
+    if cos.rank != (3 if places is None else 2) or (places is not None and places.rank != 2):
         raise node.error(f"cannot take angles from {list(cos.shape)}")
     agree(node, sin.shape, cos.shape, "sines for these cosines")
     wide = zip(by_place.shape[:2], (x.x.shape[0], x.length), strict=True)

@@ -11,8 +11,9 @@ from whet.errors import ShapeError, UnsupportedError
 from whet.index import ONE, ZERO, Axis, Poly, as_poly, at_least, product, var
 from whet.kernel.expr import Expr
 from whet.kernel.tensor import Definition, Tensor, axes_for
+from whet.ops.broadcast import expansion
 from whet.ops.late_shapes import expand_target, reshape_target, squeezed, unsqueezed
-from whet.ops.node import Node, Op, broadcast_shapes, constant, known_values, normalise_axis
+from whet.ops.node import Node, Op, constant, known_values, normalise_axis
 from whet.ops.operand import agree, attribute_flag, operand
 
 Shape = tuple[Poly, ...]
@@ -215,8 +216,8 @@ def _expand(node: Node) -> list[Tensor]:
         axes = axes_for(shape)[len(shape) - x.rank :]
         index = tuple(var(a) % e for a, e in zip(axes, periods, strict=True))
         return [moved(node, x, shape, index)]
-    shape = broadcast_shapes(node, [x.shape, wanted])
-    return [node.pointwise(shape, x.dtype, lambda *axes: x.broadcast(axes))]
+    met = expansion(node, x, wanted)
+    return [node.pointwise(met.shape, x.dtype, lambda *axes: met.operand(x, 0, axes))]
 
 
 def _tile(node: Node) -> list[Tensor]:

@@ -23,6 +23,7 @@ def fold_pad(model: ir.Model) -> int:
         inherit_sources(reader, [pad, reader])
         reader.replace_input_with(0, pad.inputs[0])
         reader.attributes["pads"] = ir.AttrInt64s("pads", pads)
+        reader.attributes.pop("auto_pad", None)  # VALID would say that there are none
         model.graph.remove(pad, safe=True)
         count += 1
     return count
@@ -42,14 +43,13 @@ def foldable(pad: ir.Node) -> tuple[ir.Node, tuple[int, ...]] | Miss:
     spatial = _spatial_pads(pad)
     if isinstance(spatial, Miss):
         return spatial
-    own = reader.attributes.get("pads")
+    own = None if _auto(reader) == "VALID" else reader.attributes.get("pads")
     added = (0,) * len(spatial) if own is None else tuple(own.as_ints())
     return reader, tuple(a + b for a, b in zip(spatial, added, strict=True))
 
 
 def _reader_fault(pad: ir.Node, reader: ir.Node) -> Miss | None:
-    auto = reader.attributes.get("auto_pad")
-    if auto is not None and auto.as_string() not in ("NOTSET", "VALID"):
+    if _auto(reader) not in ("NOTSET", "VALID"):
         return Miss(f"{reader.op_type} pads automatically")
     number = _value(pad)
     if reader.op_type == "Conv":
@@ -57,8 +57,13 @@ def _reader_fault(pad: ir.Node, reader: ir.Node) -> Miss | None:
     if reader.op_type == "AveragePool":
         return _average_fault(reader, number)
     if reader.op_type == "MaxPool":
-        return None if number == -np.inf else Miss(f"MaxPool pads with -inf, not {number}")
+        return _maximum_fault(reader, number)
     return Miss(f"{reader.op_type} has no padding")
+
+
+def _auto(reader: ir.Node) -> str:
+    given = reader.attributes.get("auto_pad")
+    return "NOTSET" if given is None else given.as_string()
 
 
 def _average_fault(reader: ir.Node, number: float | None) -> Miss | None:
@@ -67,6 +72,15 @@ def _average_fault(reader: ir.Node, number: float | None) -> Miss | None:
     if number != 0 or counted is None or not counted.as_int():
         return Miss("AveragePool does not count padded zeros")
     return Miss("AveragePool rounds up") if ceil is not None and ceil.as_int() else None
+
+
+def _maximum_fault(reader: ir.Node, number: float | None) -> Miss | None:
+    if number != -np.inf:
+        return Miss(f"MaxPool pads with -inf, not {number}")
+    if len(reader.outputs) > 1:
+        return Miss("MaxPool tells places in the padded tensor")
+    ceil = reader.attributes.get("ceil_mode")  # no window begins in a border, but in what was added
+    return Miss("MaxPool rounds up") if ceil is not None and ceil.as_int() else None
 
 
 def _value(pad: ir.Node) -> float | None:

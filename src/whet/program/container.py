@@ -12,18 +12,19 @@ what you trust. The digests find damage, not malice.
 from __future__ import annotations
 
 import errno
-import hashlib
+import mmap
 import os
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from whet.errors import ArtifactError
 from whet.mapped import MappedFile
+from whet.program.blake2b import blake2b
 from whet.program.manifest import (
     Manifest,
     SectionRow,
@@ -45,8 +46,7 @@ _GRID_COLUMNS = 1024
 _GRID_BLOCK = 512 * _GRID_COLUMNS
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
+class Container(msgspec.Struct, frozen=True):
     """An open, checked ``.whet`` file.
 
     Attributes:
@@ -72,7 +72,7 @@ def digest(data: memoryview) -> str:
     rows and columns. A change of one word always shows. Measured on 100 MB: 6 ms, against 73 ms for
     BLAKE2b and 15 ms for CRC-32.
     """
-    state = hashlib.blake2b(struct.pack("<Q", data.nbytes), digest_size=32)
+    state = blake2b(struct.pack("<Q", data.nbytes), digest_size=32)
     words = np.frombuffer(data, "<u8", data.nbytes // 8)
     for begin in range(0, len(words), _GRID_BLOCK):
         block = words[begin : begin + _GRID_BLOCK]
@@ -168,14 +168,17 @@ def map_section(container: Container, row: SectionRow) -> tuple[MappedFile | Non
     return mapped, view
 
 
-def read_section(container: Container, row: SectionRow) -> bytes:
+def read_section(container: Container, row: SectionRow) -> memoryview:
     """Return a copy of a section, whose digest is right.
+
+    It has pages of its own, which are given back with it; the heap would keep them.
 
     Raises:
         ArtifactError: the bytes differ from those written.
     """
-    data = os.pread(container.handle, row.size, row.offset)
-    check_section(row, memoryview(data))
+    data = memoryview(mmap.mmap(-1, row.size) if row.size else b"")
+    size = os.preadv(container.handle, [data], row.offset) if row.size else 0
+    check_section(row, data[:size])
     return data
 
 
@@ -208,7 +211,7 @@ def _compose(
         if len(manifest) == length:
             break
         length = len(manifest)
-    check = hashlib.blake2b(manifest, digest_size=32).digest()
+    check = blake2b(manifest, digest_size=32).digest()
     return _HEADER.pack(MAGIC, MAJOR, MINOR, cursor, length, check) + manifest, rows
 
 
@@ -258,7 +261,7 @@ def _read_structure(handle: int) -> Container:
     if length > min(size - _HEADER.size, _MOST_MANIFEST):
         raise ArtifactError(f"a manifest of {length} bytes does not fit")
     data = os.pread(handle, length, _HEADER.size)
-    if hashlib.blake2b(data, digest_size=32).digest() != check:
+    if blake2b(data, digest_size=32).digest() != check:
         raise ArtifactError("the manifest is damaged", hint="compile the model again")
     manifest = decode_manifest(data)
     _check_sections(handle, manifest, _HEADER.size + length, size)

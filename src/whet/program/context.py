@@ -19,7 +19,8 @@ that wakes up late, after its run has ended, cannot claim anything.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.program.records import Launch, Program
 
@@ -42,8 +43,7 @@ SLEEPERS = 320
 DIMS = 384
 
 
-@dataclass(frozen=True, slots=True)
-class ContextLayout:
+class ContextLayout(msgspec.Struct, frozen=True):
     """Where the tables of one program lie in its context.
 
     Attributes:

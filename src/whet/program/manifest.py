@@ -10,7 +10,6 @@ import msgspec
 from whet.dtypes import numpy_dtype
 from whet.errors import ArtifactError
 from whet.index import Poly
-from whet.program.check_script import is_held_type, script_problem
 from whet.program.polynomials import from_json, to_json
 from whet.program.records import Buffer, BufferKind, Launch, Part, Program, TargetInfo, TensorSpec
 from whet.program.script import Script
@@ -180,7 +179,7 @@ def program_of(manifest: Manifest) -> Program:
         _name_problem(program)
         or _launch_problem(program)
         or _memory_problem(program, sizes.get("weights", 0))
-        or script_problem(program, sizes.get("weights", 0))
+        or _script_problem(program, sizes.get("weights", 0))
         or _range_problem(manifest, sizes.get("code", 0))
     )
     if problem:
@@ -294,8 +293,8 @@ def _name_problem(program: Program) -> str:
     ):
         if len(spec.shape) != len(axes):
             return f"the shape of {spec.name!r} has two ranks"
-        held = program.script is not None and is_held_type(spec.dtype)
-        if not held and not _is_type(spec.dtype):
+        known = _is_type(spec.dtype) or (program.script is not None and _is_held(spec.dtype))
+        if not known:
             return f"{spec.name!r} has the unknown type {spec.dtype!r}"
     return ""
 
@@ -305,6 +304,21 @@ def _is_type(name: str) -> bool:
         return numpy_dtype(name).name == name
     except (TypeError, AttributeError):
         return False
+
+
+def _is_held(kind: str) -> bool:
+    from whet.program.check_script import is_held_type
+
+    return is_held_type(kind)
+
+
+def _script_problem(program: Program, weights: int) -> str:
+    """Return what is wrong with parts and script; those checks are imported where there are any."""
+    if program.script is None and not program.parts:
+        return ""
+    from whet.program.check_script import script_problem
+
+    return script_problem(program, weights)
 
 
 def _launch_problem(program: Program) -> str:

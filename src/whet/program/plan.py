@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.index import Poly
 from whet.program.context import segments_of
@@ -12,8 +13,7 @@ from whet.program.records import BufferKind, Part, Program
 ALIGNMENT = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Liveness:
+class Liveness(msgspec.Struct, frozen=True):
     """When temporaries are needed; it does not depend on dimensions.
 
     Attributes:
@@ -27,8 +27,7 @@ class Liveness:
     sizes: tuple[tuple[Poly, tuple[int, ...]], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryPlan:
+class MemoryPlan(msgspec.Struct, frozen=True):
     """Where temporaries lie.
 
     Attributes:

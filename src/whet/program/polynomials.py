@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from whet.index import ZERO, Atom, Dim, Div, Mod, Poly, as_poly, product, var
@@ -18,11 +19,17 @@ def to_json(p: Poly) -> Any:
 def from_json(data: Any) -> Poly:
     """Decode what ``to_json`` wrote."""
     if isinstance(data, int):
-        return as_poly(data)
+        return _number(data)
     total = ZERO
     for c, atoms in data:
         total = total + product([c, *(_atom_from_json(a) for a in atoms)])
     return total
+
+
+@lru_cache(maxsize=1024)
+def _number(value: int) -> Poly:
+    """Return a number as a polynomial, the same object again: a program repeats its sizes."""
+    return as_poly(value)
 
 
 def _atom_to_json(atom: Atom) -> Any:

@@ -6,8 +6,9 @@ runtime knows. They mention neither ONNX nor LLVM.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from whet.index import Poly
 from whet.program.script import Script
@@ -22,8 +23,7 @@ class BufferKind(StrEnum):
     TEMP = "temp"
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(msgspec.Struct, frozen=True):
     """An input or output as the caller sees it.
 
     Attributes:
@@ -37,8 +37,7 @@ class TensorSpec:
     shape: tuple[int | str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Buffer:
+class Buffer(msgspec.Struct, frozen=True):
     """One piece of memory, addressed by its position in ``Program.buffers``.
 
     Attributes:
@@ -54,8 +53,7 @@ class Buffer:
     offset: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(msgspec.Struct, frozen=True):
     """One call of one kernel.
 
     A kernel has the signature
@@ -86,8 +84,7 @@ class Launch:
     bytes: Poly
 
 
-@dataclass(frozen=True, slots=True)
-class TargetInfo:
+class TargetInfo(msgspec.Struct, frozen=True):
     """What the generated code needs of a CPU.
 
     Attributes:
@@ -101,8 +98,7 @@ class TargetInfo:
     features: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """A stretch of launches that a script runs on its own.
 
     Attributes:
@@ -127,8 +123,7 @@ class Part:
     when: tuple[tuple[int, ...], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(msgspec.Struct, frozen=True):
     """Everything needed to run a compiled model, less its code and weights.
 
     Attributes:
@@ -164,8 +159,7 @@ class Program:
     script: Script | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FusedGroup:
+class FusedGroup(msgspec.Struct, frozen=True):
     """One launch as reported to people."""
 
     kernel: str
@@ -173,8 +167,7 @@ class FusedGroup:
     ops: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(msgspec.Struct, frozen=True):
     """What a compiled model costs.
 
     Attributes:

@@ -17,8 +17,7 @@ def comparison_page(facts: Mapping[str, Any]) -> str:
     how = "; ".join(filter(None, (turns, facts["note"])))
     figures = [
         ("verdict on B", str(facts["verdict"])),
-        ("median of A", f"{facts['medians_ms'][0]:.3f} ms"),
-        ("median of B", f"{facts['medians_ms'][1]:.3f} ms"),
+        *_times(facts),
         ("latency", f"{facts['ratio'] - 1:+.1%}"),
         ("time of B ÷ A", f"{facts['ratio']:.4f}"),
         (f"{facts['confidence']:.0%} interval", f"{facts['low']:.4f} to {facts['high']:.4f}"),
@@ -45,6 +44,17 @@ def comparison_page(facts: Mapping[str, Any]) -> str:
     ]
     title = f"{facts['a']} (A) and {facts['b']} (B)"
     return render_page(title, how, figures, sections if launches else [])
+
+
+def _times(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    kinds = [("median of", facts["medians_ms"])]
+    if facts["block"] > 1:
+        kinds.insert(0, (f"shortest of {facts['block']} calls of", facts["blocks_ms"]))
+    return [
+        (f"{kind} {side}", f"{ms:.3f} ms")
+        for kind, pair in kinds
+        for side, ms in zip("AB", pair, strict=True)
+    ]
 
 
 def _us(value: float | None) -> str:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from whet.dtypes import DTYPES, numpy_dtype
 from whet.errors import InputError, ResourceError, nearest
 from whet.index import Dim, Poly
 from whet.program.records import TensorSpec
 
-Array = npt.NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 _ALIGNMENT = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
+class Port(msgspec.Struct, frozen=True):
     """One input or output, with what is looked up on every call.
 
     Attributes:

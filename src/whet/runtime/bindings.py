@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.errors import ArtifactError, InputError
 from whet.index import Dim, Poly
@@ -17,8 +18,7 @@ BINDINGS_KEPT = 64
 Shapes = tuple[tuple[int, ...], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
+class Variant(msgspec.Struct, frozen=True):
     """A way to run a model: for any shapes, or for those that it was made for.
 
     Attributes:

@@ -6,8 +6,8 @@ import ctypes
 import mmap
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from whet.errors import ArtifactError, ResourceError
@@ -15,8 +15,7 @@ from whet.errors import ArtifactError, ResourceError
 ENTRY_POINTS = ("whet_start", "whet_worker", "whet_stop")
 
 
-@dataclass(frozen=True, slots=True)
-class NativeCode:
+class NativeCode(msgspec.Struct, frozen=True):
     """A mapped image and its entry points.
 
     Attributes:
@@ -33,7 +32,7 @@ class NativeCode:
     start: Callable[[int], None]
     worker: Callable[[int, int], None]
     stop: Callable[[int], None]
-    view: memoryview = field(repr=False)
+    view: memoryview
 
 
 def map_code(code: bytes | memoryview, symbols: Mapping[str, int]) -> NativeCode:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from whet.errors import ArtifactError, InputError
 from whet.index import Poly
@@ -42,17 +41,18 @@ from whet.runtime.bindings import Bindings
 from whet.runtime.changed import changed_inputs, check_changed, refuse_empty
 from whet.runtime.cpu import available_cpus, check_target, runs_here
 from whet.runtime.image import NativeCode, map_code
-from whet.runtime.items import collect_items
-from whet.runtime.profile import ProfiledRuns, record_runs
 from whet.runtime.source import SourceFile, map_unread
 from whet.runtime.state import Binding, Engine, State
-from whet.runtime.walk import ScriptPlan, Walk
 
+if TYPE_CHECKING:
+    from whet.runtime.profile import ProfiledRuns, Stamps
+    from whet.runtime.walk import ScriptPlan
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 _IDLE_STATES_KEPT = 8
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Parts:
+class Parts(msgspec.Struct, frozen=True, eq=False):
     """What a compiled model consists of, as it is saved.
 
     Attributes:
@@ -68,9 +68,9 @@ class Parts:
     program: Program
     code: bytes | memoryview
     symbols: Mapping[str, int]
-    weights: npt.NDArray[np.uint8]
+    weights: Bytes
     graph: bytes | memoryview | None = None
-    metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    metadata: Mapping[str, str] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     compile_s: float = 0.0
 
 
@@ -88,7 +88,7 @@ class CompiledModel:
         self._source = source
         self._parts = parts
         self._threads = threads
-        self._plan = ScriptPlan(program, parts.weights) if program.script is not None else None
+        self._plan = _script_plan(parts)
         self._inputs = _make_ports(program.inputs, program.input_shapes)
         self._outputs = _make_ports(program.outputs, program.output_shapes)
         self._dims = _input_dims(program)
@@ -201,7 +201,11 @@ class CompiledModel:
             self._source.check()
         return {port.name: result for port, result in zip(self._outputs, results, strict=True)}
 
-    def profile_run(self, inputs: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+    def release(self) -> None:
+        """Free the memory and helper threads that are kept for the next call."""
+        self._states.clear()
+
+    def profile_run(self, inputs: Mapping[str, Any]) -> Stamps:
         """Run once and return time stamps in ns, of shape (threads, launches, 2).
 
         The last axis is begin and end; zeros mean that a thread had no part in a launch.
@@ -209,7 +213,7 @@ class CompiledModel:
         Raises:
             TargetError: the code is for another machine.
         """
-        stamps: npt.NDArray[np.int64] = self.profile_runs(inputs, 1).stamps[0]
+        stamps: Stamps = self.profile_runs(inputs, 1).stamps[0]
         return stamps
 
     def profile_runs(self, inputs: Mapping[str, Any], runs: int) -> ProfiledRuns:
@@ -219,6 +223,9 @@ class CompiledModel:
             InputError: an array does not fit; the error names it.
             TargetError: the code is for another machine.
         """
+        from whet.runtime.items import collect_items
+        from whet.runtime.profile import record_runs
+
         engine = self._engine_here()
         state = State(engine)
         work: Callable[[], object]
@@ -239,7 +246,7 @@ class CompiledModel:
     def _walk(
         self, plan: ScriptPlan, state: State, items: list[Any], own: Mapping[int, Array]
     ) -> list[Any]:
-        return Walk(plan, state, self._script_dims(items), own).run(items)
+        return plan.walk(state, self._script_dims(items), own).run(items)
 
     def _run_script(
         self,
@@ -248,6 +255,8 @@ class CompiledModel:
         inputs: Mapping[str, Any],
         outputs: Mapping[str, Any] | None,
     ) -> dict[str, Array]:
+        from whet.runtime.items import collect_items
+
         items = collect_items(self._inputs, inputs)
         given = check_given(self._outputs, outputs, [a for a in items if isinstance(a, np.ndarray)])
         slots = zip(self._outputs, plan.script.main.outputs, strict=True)
@@ -335,7 +344,7 @@ def from_memory(parts: Parts, threads: int | None = None) -> CompiledModel:
         parts: program, linked image, weights and the rest.
         threads: threads of one call; the program's own number if not given.
     """
-    owned = replace(parts, weights=_aligned(parts.weights))
+    owned = msgspec.structs.replace(parts, weights=_aligned(parts.weights))
     code = map_code(parts.code, parts.symbols) if runs_here(parts.program.target) else None
     return CompiledModel(owned, code, thread_count(parts.program, threads))
 
@@ -379,6 +388,15 @@ def load(
     return CompiledModel(parts, code, thread_count(parts.program, threads), source)
 
 
+def _script_plan(parts: Parts) -> ScriptPlan | None:
+    """Return the plan of a program with a script; what runs scripts is imported for those alone."""
+    if parts.program.script is None:
+        return None
+    from whet.runtime.walk import ScriptPlan
+
+    return ScriptPlan(parts.program, parts.weights)
+
+
 def _make_engine(parts: Parts, code: NativeCode, threads: int) -> Engine:
     program, weights = parts.program, address_of(parts.weights)
     return Engine(
@@ -394,7 +412,7 @@ def _make_engine(parts: Parts, code: NativeCode, threads: int) -> Engine:
     )
 
 
-def _aligned(weights: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _aligned(weights: Bytes) -> Bytes:
     """Return the bytes at a multiple of 64, as kernels expect them; a copy only if needed."""
     if not weights.nbytes or address_of(weights) % 64 == 0:
         return weights

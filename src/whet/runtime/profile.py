@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from whet.runtime.state import State
 
 WARM_RUNS = 2
 """Runs in front of a profile, which touch the arena's pages."""
 
-Stamps = npt.NDArray[np.int64]
+Stamps = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

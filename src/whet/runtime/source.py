@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.errors import ArtifactError
 from whet.mapped import MappedFile
@@ -11,8 +12,7 @@ from whet.program.container import Container, digest, map_section
 from whet.program.manifest import SectionRow
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(msgspec.Struct, frozen=True):
     """A mapped section: its place, its bytes, and the mapping if it has any bytes."""
 
     row: SectionRow
@@ -20,8 +20,7 @@ class Section:
     mapped: MappedFile | None
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
+class SourceFile(msgspec.Struct, frozen=True):
     """The file that a loaded model reads while it runs."""
 
     path: str

@@ -6,7 +6,8 @@ import mmap
 import os
 import threading
 import weakref
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.errors import ResourceError
 from whet.program import context
@@ -22,8 +23,7 @@ _HUGE_PAGE = 2 * 2**20
 _JOIN_S = 5.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Binding:
+class Binding(msgspec.Struct, frozen=True, eq=False):
     """What follows from the values of the run-time dimensions.
 
     Attributes:
@@ -45,8 +45,7 @@ class Binding:
     outputs: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Engine:
+class Engine(msgspec.Struct, frozen=True, eq=False):
     """What all calls of a model share.
 
     Attributes:

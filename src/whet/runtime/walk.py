@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from whet.dtypes import numpy_dtype
 from whet.errors import ShapeError
@@ -34,6 +33,7 @@ from whet.runtime.calls import CALLS
 from whet.runtime.state import Binding, State
 
 _BINDINGS_KEPT = 64
+ONE_HINT = "to repeat what has size 1, compile with that size fixed, such as --shape mask:1,..."
 
 Dims = dict[str, int]
 
@@ -46,7 +46,7 @@ class ScriptPlan:
         weights: the weights section.
     """
 
-    def __init__(self, program: Program, weights: npt.NDArray[np.uint8]) -> None:
+    def __init__(self, program: Program, weights: Array) -> None:
         assert program.script is not None, "only a program with parts is planned this way"
         self.script: Script = program.script
         self.program = program
@@ -62,6 +62,10 @@ class ScriptPlan:
             array = np.ndarray(row.shape, dtype, weights.data, row.offset)
             array.flags.writeable = False
             self._blank[row.slot] = array
+
+    def walk(self, state: State, dims: Dims, given: Mapping[int, Array]) -> Walk:
+        """Return one run of the script; the arguments are those of ``Walk``."""
+        return Walk(self, state, dims, given)
 
     def blank(self) -> list[Any]:
         """Return slots that hold nothing but the constants."""
@@ -221,7 +225,8 @@ class Walk:
         except ZeroDivisionError:
             raise ShapeError("a size that must not be 0 is", where=step.where) from None
         if left != right:
-            raise ShapeError(f"sizes do not fit: {left} and {right}", where=step.where)
+            hint = ONE_HINT if 1 in (left, right) else None
+            raise ShapeError(f"sizes do not fit: {left} and {right}", where=step.where, hint=hint)
 
     def _if(self, step: If) -> None:
         block = step.then if _truth(self._slots[step.condition], step.where) else step.otherwise

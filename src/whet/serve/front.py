@@ -12,6 +12,9 @@ from starlette.responses import JSONResponse, Response
 
 from whet.serve.answers import BodySizeError, refusal
 
+IMAGE_BODY_BYTES = 32 << 20
+"""Longest body of a request to a model that takes images: they come inside of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from whet.errors import InputError
 from whet.llm.async_engine import AsyncEngine, Delta
 from whet.llm.llm import LLM
+from whet.llm.prompts import Ready
 from whet.llm.sampling import Choice, SamplingParams
 from whet.llm.structured import Matcher
 from whet.serve.answers import Form, Said
@@ -32,7 +33,7 @@ class Job:
         tools: what may be called.
     """
 
-    prompts: Sequence[list[int]]
+    prompts: Sequence[Ready]
     params: SamplingParams
     priority: int
     form: Form
@@ -40,7 +41,7 @@ class Job:
     tools: Tools | None = None
 
     @property
-    def parts(self) -> list[tuple[list[int], int]]:
+    def parts(self) -> list[tuple[Ready, int]]:
         """Each prompt, as often as it is completed, with the number of the completion."""
         return [(prompt, k) for prompt in self.prompts for k in range(self.params.drawn)]
 
@@ -64,6 +65,7 @@ async def job_of(llm: LLM, name: str, wanted: Chat | Completions) -> Job:
         UnsupportedError: the checkpoint cannot do it.
     """
     tools, constraint = None, wanted.constraint()
+    prompts: list[Ready]
     if isinstance(wanted, Chat):
         tools = tools_of(wanted)
         forced = tools.constraint() if tools else None

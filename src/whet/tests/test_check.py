@@ -37,6 +37,17 @@ def test_all_that_is_unsupported_is_named_at_once() -> None:
     assert all(p.reason for p in report.problems)
 
 
+def test_nodes_without_names_are_named_once_each() -> None:
+    model = _unsupported()
+    for node in model.graph.node:
+        node.name = ""
+    problems = check(model).problems
+    assert {(p.node, p.op) for p in problems} == {
+        ("Foo_a", "Foo"), ("Bar_c", "mine::Bar"), ("Foo_y", "Foo"),
+    }  # fmt: skip
+    assert len(problems) == 3
+
+
 def test_costs_are_those_of_the_compiled_model() -> None:
     for batch in (2, "n"):
         options = whet.Options(threads=1)

@@ -8,15 +8,18 @@ import shlex
 from pathlib import Path
 
 import click
+import msgspec
 import numpy as np
 import pytest
 
 from whet.cli import exits
+from whet.cli.forms import all_forms
 from whet.cli.main import run_command, whet_command
 from whet.compat.ascend import TOOLS
 from whet.tests.small_models import write_layer
 
 CLI = Path(__file__).parents[3] / "docs" / "cli.md"
+SCHEMAS = CLI.parent / "schemas"
 COMMANDS = whet_command.list_commands(click.Context(whet_command))
 OWN = [name for name in COMMANDS if name not in TOOLS]
 WITHOUT_LINE = {"demo", "llm"}
@@ -77,8 +80,37 @@ def test_json_names_its_form(
     monkeypatch.setenv("WHET_CACHE_DIR", str(folder / "cache"))
     capsys.readouterr()
     assert run_command(shlex.split(JSON_LINES[name])) in (exits.OK, exits.NEGATIVE)
-    found = json.loads(capsys.readouterr().out)
+    text = capsys.readouterr().out
+    found = json.loads(text)
     assert re.fullmatch(rf"whet\.{name.replace('-', '_')}\.\d+", found["schema"])
+    msgspec.json.decode(text, type=all_forms(strict=True)[found["schema"]])
+
+
+def test_every_form_is_in_a_schema_file() -> None:
+    """The files are those of the records: ``python scripts/schemas.py`` writes them."""
+    forms = all_forms()
+    assert {name.split(".")[1] for name in forms} == {n.replace("-", "_") for n in JSON_LINES}
+    for name, form in forms.items():
+        written = json.loads((SCHEMAS / f"{name}.json").read_text())
+        assert written == json.loads(msgspec.json.encode(msgspec.json.schema(form)))
+
+
+def test_a_field_that_no_form_has_is_noticed() -> None:
+    line: dict[str, object] = {
+        "schema": "whet.ascend_commands.1",
+        "folder": "x",
+        "installed": True,
+        "commands": [],
+    }
+    name = "whet.ascend_commands.1"
+    forms = all_forms(strict=True)[name], all_forms()[name]
+    for form in forms:
+        msgspec.json.decode(json.dumps(line), type=form)
+    with pytest.raises(msgspec.ValidationError, match="unknown field"):
+        msgspec.json.decode(json.dumps({**line, "more": 1}), type=forms[0])
+    msgspec.json.decode(json.dumps({**line, "more": 1}), type=forms[1])
+    with pytest.raises(msgspec.ValidationError, match="installed"):
+        msgspec.json.decode(json.dumps({**line, "installed": 3}), type=forms[1])
 
 
 @pytest.mark.parametrize("name", OWN)

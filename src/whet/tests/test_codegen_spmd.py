@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import re
 import shutil
 import subprocess
 import textwrap
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -81,15 +81,15 @@ def test_barriers_are_where_the_program_waits() -> None:
 
 def test_launches_without_chunks_are_left_out() -> None:
     program = make_program([("mix", 0, 1)], [2])
-    launches = tuple(dataclasses.replace(x, chunks=as_poly(0)) for x in program.launches)
-    text = driver_text(dataclasses.replace(program, launches=launches))
+    launches = tuple(msgspec.structs.replace(x, chunks=as_poly(0)) for x in program.launches)
+    text = driver_text(msgspec.structs.replace(program, launches=launches))
     assert "ptr @whet.launch.0" not in text
 
 
 def test_kernels_with_two_signatures_are_refused() -> None:
     program = make_program([("mix", 0, 1), ("mix", 0, 1)], [3])
-    other = dataclasses.replace(program.launches[1], args=(0, 3), writes=(1,))
-    broken = dataclasses.replace(program, launches=(program.launches[0], other))
+    other = msgspec.structs.replace(program.launches[1], args=(0, 3), writes=(1,))
+    broken = msgspec.structs.replace(program, launches=(program.launches[0], other))
     with pytest.raises(CompileError, match="different arguments"):
         driver_text(broken)
 

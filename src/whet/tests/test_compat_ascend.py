@@ -164,6 +164,8 @@ def test_more_of_atc(tmp_path: Path) -> None:
     assert ascend.atc(line.split()).command[4:] == [
         "--dynamic-image", "416x416,832x832", "--preprocess", "a.cfg",
     ]  # fmt: skip
+    line = f"{ATC_LINE} --dynamic_dims=1,16;8,128"
+    assert ascend.atc(line.split()).command[4:] == ["--dynamic-dims", "1,16;8,128"]
     line = "--modelFile=m.onnx --inputShapes=x:1,3 --output=o.json"
     assert "x:1,3" in ascend.benchmark(line.split()).command
 

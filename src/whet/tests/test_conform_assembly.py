@@ -19,6 +19,8 @@ from whet.tests.kernel_runner import kernels_of
 
 AVX512 = "x86_64-unknown-linux-gnu:skylake-avx512"
 AVX2 = "x86_64-unknown-linux-gnu:haswell"
+MANY_REGISTERS = 32
+LOWER_TILE = 13
 LABEL = re.compile(r"^(\.L\w+):")
 JUMP = re.compile(r"^\s+j\w+\s+(\.L\w+)")
 SPILL = re.compile(r"v(?!broadcast)\w+\s.*\(%r[sb]p.*%[yz]mm|v\w+\s.*%[yz]mm\d+.*\(%r[sb]p")
@@ -47,6 +49,22 @@ def convolution() -> onnx.ModelProto:
     return _model(node, (1, 64, 28, 28), (64, 64, 3, 3))
 
 
+def integer_lines(pixels: int) -> onnx.ModelProto:
+    """Return a 3x3 convolution of bytes, channels last, whose lines have so many pixels."""
+    weights = np.random.default_rng(0).integers(-128, 128, (64, 64, 3, 3)).astype(np.int8)
+    graph = helper.make_graph(
+        [
+            helper.make_node("MaxPool", ["x"], ["p"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+            helper.make_node("ConvInteger", ["p", "w"], ["y"], pads=[1, 1, 1, 1]),
+        ],
+        "lines",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, (1, 64, pixels, pixels))],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.INT32, None)],
+        initializer=[numpy_helper.from_array(weights, "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
 def product_kernel(model: onnx.ModelProto, name: str) -> tuple[Contraction, Target]:
     """Return the one contraction of a model; level 2 keeps to the direct algorithm."""
     calls, target = kernels_of(model, level=2, target=name)
@@ -69,7 +87,7 @@ def inner_loops(assembly: str) -> list[list[str]]:
 
 
 def multiplies(loop: list[str]) -> int:
-    return sum("vfmadd" in line for line in loop)
+    return sum("vfmadd" in line or "vpdpbusd" in line for line in loop)
 
 
 def spills(kernel: Contraction, target: Target) -> list[str]:
@@ -85,6 +103,16 @@ def spills(kernel: Contraction, target: Target) -> list[str]:
 def test_inner_loops_do_not_spill(model: Callable[[], onnx.ModelProto], name: str) -> None:
     kernel, target = product_kernel(model(), name)
     assert not spills(kernel, target)
+
+
+@pytest.mark.parametrize(("pixels", "rows"), [(13, 13), (14, 14), (28, 10)])
+def test_lines_of_bytes_are_whole_tiles(pixels: int, rows: int) -> None:
+    kernel, target = product_kernel(integer_lines(pixels), "host")
+    if target.dot != "vnni" or target.registers < MANY_REGISTERS:
+        pytest.skip("looks for vpdpbusd of 512 bits")
+    assert (kernel.tile.rows, kernel.tile.vectors) == (rows, 2)
+    # 28 sums leave four registers: at a depth step one of them may wait on the stack
+    assert len(spills(kernel, target)) <= (2 * kernel.tile.unroll if rows > LOWER_TILE else 0)
 
 
 @pytest.mark.parametrize("name", [AVX512, AVX2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def test_any_number_of_rows_known_by_the_run(rows: int, tmp_path: Path) -> None:
 
 
 def test_pieces_reach_every_height() -> None:
-    assert piece_heights(13) == [13, 10, 7, 4, 1]
+    assert piece_heights(13) == [13, 11, 10, 8, 7, 3, 1]
     assert piece_heights(1) == [1]
 
 
@@ -115,6 +116,17 @@ def test_deep_products_are_cut_into_equal_blocks() -> None:
     assert prime.block == 0, "no block divides a prime depth"
     one = choose_tile(Work(1, 1, 768, 3072, 3072, False, blocks=True), target, 1)
     assert one.block == 0, "one row reads every weight once"
+
+
+def test_chunks_cover_every_size_and_are_enough() -> None:
+    target = resolve_target(CASCADELAKE)
+    for rows, cols, depth in itertools.product((1, 13, 196, 784), (16, 96, 1024), (9, 64, 4096)):
+        tile = choose_tile(Work(1, rows, cols, depth, depth, False), target, 2)
+        items, panels = -(-rows // tile.rows), -(-cols // (tile.vectors * target.lanes))
+        assert 1 <= tile.row_items <= items
+        assert 1 <= tile.panels <= panels
+    even = choose_tile(Work(1, 196, 1024, 64, 64, False), target, 2)
+    assert -(-196 // even.rows) * -(-1024 // (even.panels * even.vectors * 16)) >= 32
 
 
 def test_sums_that_wait_have_scratch() -> None:

@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import whet
+from whet.cli import exits
 from whet.cli.main import run_command
 from whet.errors import InputError, ShapeError
 from whet.tests.flow_models import parse
@@ -125,4 +126,13 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert len(stats["programs"]) == 5
     assert whet.load(target).program_for({"x": (2, 3, 5, 7)}) == "x: 2x3x5x7"
     assert run_command([*arguments, "--dynamic-batch", "1,x"]) != 0
+    capsys.readouterr()
+    assert run_command([*arguments, "--dynamic-dims", "2,5,7;1,8,8"]) == 0
+    stats = json.loads(capsys.readouterr().out)["stats"]
+    assert len(stats["programs"]) == 3
+    assert whet.load(target).program_for({"x": (2, 3, 5, 7)}) == "x: 2x3x5x7"
+    assert run_command([*arguments, "--dynamic-dims", "2,5;1,8"]) == exits.USAGE
+    assert "give one for each of: x[0], x[2], x[3]" in capsys.readouterr().err
+    assert run_command([*arguments, "--dynamic-dims", "2,x,7"]) == exits.USAGE
+    assert run_command([*arguments, "--dynamic-dims", "2,5,7", *sizes]) == exits.USAGE
     capsys.readouterr()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import msgspec
@@ -65,16 +64,16 @@ def test_contradictions_are_found(change: Callable[[Script], Script | None], wor
     program = compiled(LOOP).program
     assert program.script is not None
     with pytest.raises(ArtifactError, match=words):
-        _read_back(dataclasses.replace(program, script=change(program.script)))
+        _read_back(msgspec.structs.replace(program, script=change(program.script)))
 
 
 def test_parts_must_cover_the_launches() -> None:
     program = compiled(LOOP).program
     with pytest.raises(ArtifactError, match="launches"):
-        _read_back(dataclasses.replace(program, parts=()))
-    shifted = dataclasses.replace(program.parts[0], begin=1)
+        _read_back(msgspec.structs.replace(program, parts=()))
+    shifted = msgspec.structs.replace(program.parts[0], begin=1)
     with pytest.raises(ArtifactError, match="follow"):
-        _read_back(dataclasses.replace(program, parts=(shifted, *program.parts[1:])))
+        _read_back(msgspec.structs.replace(program, parts=(shifted, *program.parts[1:])))
 
 
 def test_nesting_is_bounded() -> None:
@@ -86,7 +85,7 @@ def test_nesting_is_bounded() -> None:
         loop = _body(base, loop)
     deep = _steps(program.script, lambda _: loop)
     with pytest.raises(ArtifactError, match=r"deep|recursion|damaged"):
-        _read_back(dataclasses.replace(program, script=deep))
+        _read_back(msgspec.structs.replace(program, script=deep))
 
 
 def test_an_input_may_have_no_elements_where_data_decides() -> None:

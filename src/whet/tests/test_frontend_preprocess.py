@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,17 @@ def unpacked(picture: Array, pixels: str) -> Array:
     return picture
 
 
+def resized(pixels: Array, size: tuple[int, int]) -> Array:
+    """Return bytes between those of a picture, N×H×W×C, weighted by how near their centres are."""
+    for axis, wanted in zip((1, 2), size, strict=True):
+        have = pixels.shape[axis]
+        at = ((np.arange(wanted) + 0.5) * have / wanted - 0.5).clip(0, have - 1)
+        low = np.floor(at).astype(int)
+        high, part = (low + 1).clip(0, have - 1), (at - low).reshape([-1, *[1] * (3 - axis)])
+        pixels = pixels.take(low, axis) * (1 - part) + pixels.take(high, axis) * part
+    return np.rint(pixels).astype(np.uint8)
+
+
 def expected(picture: Array, steps: whet.Preprocess, channels: int, dtype: Any) -> Array:
     """Return what the model sees, N×H×W×C."""
     pixels = unpacked(picture, steps.pixels)
@@ -66,6 +78,8 @@ def expected(picture: Array, steps: whet.Preprocess, channels: int, dtype: Any) 
     if steps.crop:
         top, left, height, width = steps.crop
         pixels = pixels[:, top : top + height, left : left + width]
+    if steps.resize:
+        pixels = resized(pixels, steps.resize)
     if steps.colours:
         wide = pixels.astype(np.int64) - steps.colours.before
         wide = (wide @ np.array(steps.colours.matrix).T >> 8) + steps.colours.after
@@ -92,6 +106,13 @@ CASES = [
     (whet.Preprocess(pixels="AYUV444_U8", colours=YUV_TO_RGB), (20, 30, 4), 3),
     (whet.Preprocess(pixels="YUYV_U8", colours=YUV_TO_RGB, swap_red_blue=True), (20, 30, 2), 3),
     (whet.Preprocess(pixels="YUV422SP_U8", colours=YUV_TO_RGB, **STATISTICS), (40, 30), 3),
+    (whet.Preprocess(source=(40, 15), resize=(20, 30), **STATISTICS), (40, 15, 3), 3),
+    (
+        whet.Preprocess(
+            pixels="YUV420SP_U8", source=(14, 64), crop=(2, 1, 10, 60), resize=(20, 30),
+            colours=YUV_TO_RGB,
+        ), (21, 64), 3,
+    ),
     (whet.Preprocess(pixels="YUV420SP_U8"), (30, 30), 3),
     (
         whet.Preprocess(
@@ -183,7 +204,12 @@ def test_an_aipp_file_says_the_same_as_the_record() -> None:
         ("aipp_op { input_format: RGB888_U8 crop: true crop: true }", "twice"),
         ("aipp_op { input_format: RGB888_U8 var_reci_chn_0: nan }", "a number"),
         ("aipp_op { input_format: RGB888_U8 matrix_r0c0: 40000 }", "-32768"),
-        ("aipp_op { input_format: RGB888_U8 resize: true }", "resize before"),
+        ("aipp_op { input_format: RGB888_U8 resize: true }", "resize_output_h"),
+        (
+            "aipp_op { input_format: RGB888_U8 resize: true resize_output_h: 4"
+            " resize_output_w: 4 }",
+            "src_image_size_h",
+        ),
         ("aipp_op { input_format: RGB888_U8 src_image_size_w: 3 }", "src_image_size_h"),
         ("aipp_op { input_format: RGB888_U8 max_src_image_size: 3 }", "static"),
         ("aipp_op { input_format: RGB888_U8 ax_swap_switch: true }", "unused channel"),
@@ -205,6 +231,7 @@ def test_files_that_are_refused(text: str, message: str) -> None:
         ((1, 3, 8, 8), whet.Preprocess(pixels="YUV400_U8"), "1 channels"),
         ((1, 3, 8, 8), whet.Preprocess(source=(9, 8)), "9×8"),
         ((1, 3, 8, 8), whet.Preprocess(crop=(0, 0, 7, 8)), "7×8"),
+        ((1, 3, 8, 8), whet.Preprocess(source=(4, 4), resize=(8, 9)), "8×9"),
         ((1, 3, 8, 8), whet.Preprocess(padding=(4, 4, 0, 0)), "leaves nothing"),
         ((1, 3, 7, 8), whet.Preprocess(pixels="YUV420SP_U8"), "even"),
         ((1, 3, "h", 8), whet.Preprocess(pixels="YUV420SP_U8"), "--shape"),
@@ -253,3 +280,34 @@ def test_from_the_command_line(
     assert run_command(line.split()) == exits.USAGE
     assert "cannot read the file" in capsys.readouterr().err
     assert not Path("c.whet").exists()
+
+
+def test_other_runtimes_get_the_same_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``--preprocess`` of commands that compare: checked, verified and timed beside others."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WHET_JOBS", "1")
+    onnx.save(identity((2, 3, "h", "w")), "m.onnx")
+    Path("aipp.cfg").write_text(AIPP)
+    np.save("x.npy", random_bytes((2, 36, 36)))
+    how = "m.onnx --shape x:2,3,20,30 --preprocess aipp.cfg --threads 1 --json"
+
+    def ask(line: str) -> dict[str, Any]:
+        capsys.readouterr()
+        assert run_command(line.split()) == exits.OK, capsys.readouterr().err
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    plain = ask("check m.onnx --shape x:2,3,20,30 --json")
+    assert ask(f"check {how}")["flops"] > plain["flops"]
+    for reference in ("ort", "onnx"):
+        found = ask(f"verify {how} --input x.npy --reference {reference}")
+        assert (found["passed"], found["model"]) == (True, "m.onnx")
+    found = ask(f"bench {how} - --input x.npy --rounds 2 --against ort")
+    assert found["largest_difference"]["ort"] < 1e-5
+    assert found["model"] == "m.onnx"
+    Path("m.whet").touch()
+    line = "bench m.whet --preprocess aipp.cfg"
+    assert run_command(line.split()) == exits.USAGE
+    assert "name the ONNX file" in capsys.readouterr().err

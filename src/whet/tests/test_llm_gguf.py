@@ -11,8 +11,10 @@ import pytest
 from whet.errors import ModelError, UnsupportedError, WhetError
 from whet.llm import LLM, SamplingParams
 from whet.llm.checkpoint import TensorFolder
+from whet.llm.config import Config
 from whet.llm.gguf_file import TYPES, GgufFile
 from whet.llm.program import Span
+from whet.llm.rope_config import rope_of
 from whet.llm.source import Source, Weights
 from whet.options import Options
 from whet.tests.tiny_models import CONTEXT, VOCABULARY, write_checkpoint
@@ -151,6 +153,27 @@ def test_a_llama_is_the_one_of_its_folder(tmp_path: Path) -> None:
         for path in (folder, folder / "m.gguf")
     )
     assert first[0].tokens == second[0].tokens
+
+
+def test_scaled_positions_are_those_of_a_folder(tmp_path: Path) -> None:
+    short, long = np.linspace(1, 2, 8), np.linspace(2, 9, 8)
+    writer = writer_of(tmp_path / "long.gguf", "phi3")
+    writer.add_rope_scaling_orig_ctx_len(64)
+    writer.add_rope_scaling_attn_factors(1.25)
+    for name, factors in (("short", short), ("long", long)):
+        writer.add_tensor(f"rope_factors_{name}.weight", factors.astype(np.float32))
+    close(writer)
+    rope = rope_of(GgufFile(tmp_path / "long.gguf").config, 16)
+    assert rope.magnitude == 1.25 and rope.long[0] == 64
+    assert np.allclose(rope.divisors, short) and np.allclose(rope.long[1], long)
+    writer = writer_of(tmp_path / "yarn.gguf", "qwen2")
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(4.0)
+    writer.add_rope_scaling_orig_ctx_len(64)
+    close(writer)
+    given = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    folder = Config({"rope_parameters": given, "rope_theta": 10000.0}, "config.json")
+    assert rope_of(GgufFile(tmp_path / "yarn.gguf").config, 16) == rope_of(folder, 16)
 
 
 def test_damaged_files_are_errors(tmp_path: Path) -> None:

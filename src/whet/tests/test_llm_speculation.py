@@ -16,6 +16,7 @@ from whet.llm.beam import beam_search
 from whet.llm.engine import Engine
 from whet.llm.pages import PagePool
 from whet.llm.program import Span
+from whet.llm.prompts import PromptReader
 from whet.llm.scheduler import Limits, Scheduler
 from whet.llm.speculate import DraftModel, PromptLookup, Speculation, Wanted
 from whet.options import Options
@@ -214,8 +215,10 @@ class Toy:
 
     def __init__(self, chain: Chain) -> None:
         self.engine = Engine(chain, Scheduler(PagePool(64), Limits(512, 60, 32)))
+        self.prompts = PromptReader(None, 5, None)
 
     generate = LLM.generate
+    _completed = LLM._completed
 
     def encode(self, prompt: list[int]) -> list[int]:
         """Return the tokens of a prompt."""

@@ -18,6 +18,7 @@ from whet.llm.async_engine import AsyncEngine
 from whet.llm.engine import Engine, held_back
 from whet.llm.pages import PagePool
 from whet.llm.program import Span
+from whet.llm.prompts import PromptReader
 from whet.llm.sampling import SamplingParams
 from whet.llm.scheduler import Limits, Scheduler
 from whet.tests.tiny_models import write_checkpoint
@@ -134,10 +135,7 @@ class Spoken:
 
     def __init__(self) -> None:
         self.engine = engine_of(Counting())
-
-    def encode(self, prompt: list[int]) -> list[int]:
-        """Return the tokens of a prompt."""
-        return list(prompt)
+        self.prompts = PromptReader(None, 100, None)
 
 
 def test_pieces_of_one_completion() -> None:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import whet
 from whet.graph.infer import light_proto
-from whet.lower.copying import SAMPLES, SHARED_FROM_BYTES, copy_shared, sampled_digest
+from whet.lower.copying import SAMPLES, SHARED_FROM_BYTES, Copies, sampled_digest
 
 
 @pytest.mark.parametrize("shape", [(), (0, 7), (3, 5), (1, 611, 977), (7, 401, 331)])
@@ -18,7 +18,9 @@ def test_pieces_are_the_whole(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng()
     value = rng.standard_normal((*shape[::-1],)).astype(np.float32).T
     target = np.full(shape, np.nan)
-    copy_shared(target, value)
+    copies = Copies()
+    copies.start(target, value)
+    copies.finish()
     assert np.array_equal(target, value.astype(np.float64))
 
 
@@ -29,9 +31,27 @@ def test_large_copies_are_among_the_tests() -> None:
 def test_equal_bytes_have_equal_digests() -> None:
     rng = np.random.default_rng()
     for size in (0, 1, 7, 8, 4099, 8 * SAMPLES * 3 + 5):
-        data = rng.integers(0, 256, size, np.uint8)
-        assert sampled_digest(data) == sampled_digest(data.copy())
-        assert sampled_digest(data) != sampled_digest(np.append(data, np.uint8(0)))
+        data, kind = rng.integers(0, 256, size, np.uint8), np.dtype(np.uint8)
+        assert sampled_digest(data, kind) == sampled_digest(data.copy(), kind)
+        assert sampled_digest(data, kind) != sampled_digest(np.append(data, np.uint8(0)), kind)
+
+
+def test_digests_are_of_elements_in_order_not_in_memory() -> None:
+    value = np.random.default_rng().standard_normal((97, 101, 7)).astype(np.float32)
+    turned = value.transpose(2, 0, 1)
+    kind = np.dtype(np.float32)
+    assert sampled_digest(turned, kind) == sampled_digest(np.ascontiguousarray(turned), kind)
+    assert sampled_digest(turned, kind) != sampled_digest(value, kind)
+
+
+def test_copies_wait_when_many_are_pending(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whet.lower.copying.MOST_PENDING_BYTES", SHARED_FROM_BYTES)
+    values = [np.full(SHARED_FROM_BYTES, k, np.uint8) for k in range(9)]
+    targets, copies = [np.zeros_like(value) for value in values], Copies()
+    for target, value in zip(targets, values, strict=True):
+        copies.start(target, value)
+    copies.finish()
+    assert all(map(np.array_equal, targets, values))
 
 
 def _products(weights: list[np.ndarray]) -> onnx.ModelProto:

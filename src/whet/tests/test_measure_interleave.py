@@ -11,7 +11,6 @@ import pytest
 from whet.errors import OptionError
 from whet.measure.interleave import SETTLE_LIMIT_S, Plan, measure_interleaved, settle
 from whet.measure.runner import Inputs, Outputs
-from whet.measure.waiting import Call, Clocks, judge_call, read_clocks
 
 FEEDS: list[Inputs] = [{"x": np.full(1, value, np.float32)} for value in (1.0, 2.0)]
 BARE = Plan(rounds=6, warm_up=0, lead_in=0, settle=False)
@@ -108,27 +107,3 @@ def test_what_cannot_be_measured_is_refused(
     runners = [Recorder(name, []) for name in names]
     with pytest.raises(OptionError, match="cannot measure"):
         measure_interleaved(runners, feeds, Plan(rounds=rounds))
-
-
-def test_waiting_of_a_call_of_one_thread_is_taken_off() -> None:
-    own = str(threading.get_native_id())
-    before = Clocks({own: 0, "2": 5}, {own: 0, "2": 0})
-    alone = Clocks({own: 6_000_000, "2": 5}, {own: 4_000_000, "2": 0})
-    assert judge_call(0.01, before, alone) == Call(0.01, 0.01 - 0.004, calm=True)
-    shared = Clocks({own: 6_000_000, "2": 6_000_000}, {own: 4_000_000, "2": 0})
-    assert judge_call(0.01, before, shared) == Call(0.01, 0.01, calm=False)
-    calm = Clocks({own: 6_000_000, "2": 6_000_000}, {own: 100_000, "2": 0})
-    assert judge_call(0.01, before, calm) == Call(0.01, 0.01, calm=True)
-    unknown = Clocks({}, {})
-    assert judge_call(0.01, unknown, unknown) == Call(0.01, 0.01, calm=True)
-
-
-def test_the_system_counts_the_time_of_this_thread() -> None:
-    before = read_clocks()
-    if not before.ran:
-        pytest.skip("this kernel does not count")
-    until = time.thread_time() + 0.02
-    while time.thread_time() < until:
-        pass
-    own = str(threading.get_native_id())
-    assert read_clocks().ran[own] - before.ran[own] >= 15_000_000

@@ -200,12 +200,29 @@ def test_fold_pad_into_conv() -> None:
     assert_rewrites(pad.fold_pad, model, "%y: f32[1,4,7,6] = Conv(%x, %w) {pads=[1,1,2,1]}")
 
 
+def test_fold_pad_into_a_conv_that_says_it_has_none() -> None:
+    """``auto_pad`` VALID makes pads count for nothing, its own and those that were folded in."""
+    model = build(
+        "g (float[1,3,6,6] x, int64[8] p, float[4,3,3,3] w) => (float[1,4,5,6] y) "
+        '{ c = Pad(x, p) y = Conv<auto_pad="VALID", kernel_shape=[3,3]>(c, w) }',
+        w=random(4, 3, 3, 3),
+        p=np.array([0, 0, 1, 0, 0, 0, 0, 2]),
+    )
+    text = "%y: f32[1,4,5,6] = Conv(%x, %w) {kernel_shape=[3,3], pads=[1,0,0,2]}"
+    assert_rewrites(pad.fold_pad, model, text)
+
+
 @pytest.mark.parametrize(
     ("padding", "reader", "why"),
     [
         ('Pad<mode="reflect">(x, p)', "Conv(c, w)", "the mode is reflect"),
         ("Pad(x, p, one)", "Conv(c, w)", "Conv pads with 0, not 1.0"),
         ("Pad(x, p)", "MaxPool<kernel_shape=[3,3]>(c)", "MaxPool pads with -inf, not 0.0"),
+        (
+            "Pad(x, p, low)",
+            "MaxPool<kernel_shape=[3,3], ceil_mode=1>(c)",
+            "MaxPool rounds up",
+        ),
         (
             "Pad(x, p)",
             "AveragePool<kernel_shape=[3,3]>(c)",
@@ -216,11 +233,13 @@ def test_fold_pad_into_conv() -> None:
 )
 def test_fold_pad_misses(padding: str, reader: str, why: str) -> None:
     model = build(
-        "g (float[1,3,6,6] x, int64[8] p, float[4,3,3,3] w, float one) => (float[N,C,H,W] y) "
+        "g (float[1,3,6,6] x, int64[8] p, float[4,3,3,3] w, float one, float low) "
+        "=> (float[N,C,H,W] y) "
         f"{{ c = {padding} y = {reader} }}",
         w=random(4, 3, 3, 3),
         p=PADS,
         one=np.array(1, np.float32),
+        low=np.array(-np.inf, np.float32),
     )
     assert_left_alone(pad.fold_pad, model)
     assert pad.foldable(node_of(model, "Pad")) == Miss(why)

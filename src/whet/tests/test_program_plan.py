@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import msgspec
 import numpy as np
 import pytest
 
@@ -21,16 +20,16 @@ def _random_program(seed: int, steps: int = 60, *, reuse: bool = True) -> Progra
         random_steps(rng, steps, 2), [steps + 1], chunks=var(Dim("n")), reuse=reuse
     )
     buffers = tuple(
-        dataclasses.replace(b, size_bytes=b.size_bytes * int(rng.integers(1, 9)) + 4)
+        msgspec.structs.replace(b, size_bytes=b.size_bytes * int(rng.integers(1, 9)) + 4)
         for b in program.buffers
     )
-    return dataclasses.replace(program, buffers=buffers)
+    return msgspec.structs.replace(program, buffers=buffers)
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_plans_hold_and_share(seed: int) -> None:
     shared = _random_program(seed)
-    alone = dataclasses.replace(shared, reuse=False)
+    alone = msgspec.structs.replace(shared, reuse=False)
     for n in (1, 3, 1000):
         plan, apart = plan_memory(shared, {"n": n}), plan_memory(alone, {"n": n})
         assert not check_plan(shared, {"n": n}, plan)
@@ -66,7 +65,7 @@ def test_independent_launches_do_not_wait() -> None:
 def test_write_after_read_and_after_write_wait() -> None:
     program = make_program([("mix", 0, 1), ("mix", 2, 1), ("mix", 0, 1)], [3])
     first, second, third = program.launches
-    over = dataclasses.replace(third, args=(0, 1, 2))
+    over = msgspec.structs.replace(third, args=(0, 1, 2))
     assert assign_waits([first, second, over], program.buffers)[2].waits
     assert assign_waits([first, over], program.buffers)[1].waits
 

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 import onnx
 import pytest
+from PIL import Image
 
 from whet.cli import exits
 from whet.cli.main import run_command
@@ -127,6 +128,27 @@ def test_pages_fit_a_phone(tmp_path: Path, kind: str) -> None:
     width = re.search(r"<title>(\d+)</title>", document)
     assert width is not None
     assert int(width[1]) <= 500
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")
+@pytest.mark.parametrize("kind", ["view", "page"])
+def test_pages_are_seen_on_a_phone_and_print(tmp_path: Path, kind: str) -> None:
+    """The picture of a small screen is not blank; a long table takes several sheets of paper."""
+    row = tuple(f"value {k}" for k in range(6))
+    table = Section("Launches", texts=("What differs.",), headers=row, rows=(row,) * 120)
+    text = view_page(facts_of("Conv")) if kind == "view" else render_page("t", "h", [], [table])
+    picture, paper = tmp_path / "shot.png", tmp_path / "page.pdf"
+    browse(text, tmp_path, "--window-size=400,800", f"--screenshot={picture}")
+    with Image.open(picture) as shot:
+        assert shot.width <= 500
+        colours = shot.convert("RGB").getcolors(1 << 24)
+    assert colours is not None
+    assert len(colours) > 8, "text and lines have many shades"
+    browse(text, tmp_path, f"--print-to-pdf={paper}")
+    printed = paper.read_bytes()
+    assert printed.startswith(b"%PDF-")
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= (2 if kind == "page" else 1)
 
 
 def test_the_command(

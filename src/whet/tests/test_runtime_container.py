@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -33,7 +33,7 @@ STEPS = [("mix", 0, 1), ("sub", 3, 2), ("mix", 3, 4)]
 
 def _saved(path: Path, **changes: object) -> tuple[Program, np.ndarray]:
     program = make_program(STEPS, [5], chunks=2, threads=2, constants=1)
-    program = dataclasses.replace(program, **changes)  # type: ignore[arg-type]
+    program = msgspec.structs.replace(program, **changes)
     constant = np.arange(2 * CHUNK)
     make_model(program, constant).save(path)
     return program, constant
@@ -156,7 +156,7 @@ def test_other_cpu(tmp_path: Path) -> None:
         (TargetInfo(program.target.triple, "future", ("sse2x", "vnni9")), "lacks sse2x, vnni9"),
         (TargetInfo("riscv64-linux-gnu", "generic", ()), "riscv64"),
     ):
-        other = dataclasses.replace(program, target=target)
+        other = msgspec.structs.replace(program, target=target)
         code = memoryview(bytes(image._parts.code))
         sections = {"code": code, "weights": memoryview(b"")}
         write_container(path, other, image._parts.symbols, sections, {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import os
 import subprocess
@@ -11,6 +10,7 @@ import textwrap
 import threading
 import time
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -220,6 +220,6 @@ def test_outputs_need_buffers() -> None:
     program = make_program([("mix", 0, 1)], [2], chunks=1)
     parts = make_parts(program)
     buffers = tuple(b for b in program.buffers if b.name != "o2")
-    broken = dataclasses.replace(program, buffers=buffers, launches=())
+    broken = msgspec.structs.replace(program, buffers=buffers, launches=())
     with pytest.raises(ArtifactError, match="outputs without a buffer: o2"):
-        from_memory(dataclasses.replace(parts, program=broken))
+        from_memory(msgspec.structs.replace(parts, program=broken))

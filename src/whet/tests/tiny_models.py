@@ -36,6 +36,20 @@ _BANDS = {
     "original_max_position_embeddings": 64,
 }
 
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+_LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
+    "long_factor": [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5],
+    "original_max_position_embeddings": 32,
+}
+
 _MOE = {
     "num_experts": 6,
     "num_experts_per_tok": 2,
@@ -59,12 +73,17 @@ _LAYER = {
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {**_SIZES, "attention_bias": True, "mlp_bias": True}),
     "llama3": ("LlamaConfig", {**_SIZES, "rope_parameters": _BANDS}),
+    "llamayarn": ("LlamaConfig", {**_SIZES, "rope_parameters": _YARN}),
     "mistral": ("MistralConfig", {**_SIZES, "sliding_window": 17, "head_dim": 24}),
     "qwen2": ("Qwen2Config", _SIZES),
     "qwen3": ("Qwen3Config", {**_SIZES, "head_dim": 32}),
     "olmo": ("OlmoConfig", {**_SIZES, "clip_qkv": 0.5}),
     "olmo2": ("Olmo2Config", _SIZES),
     "phi3": ("Phi3Config", {**_SIZES, "sliding_window": None}),
+    "phi3long": (
+        "Phi3Config",
+        {**_SIZES, "sliding_window": None, "rope_parameters": _LONG},
+    ),
     "gemma2": ("Gemma2Config", {**_SIZES, **_GEMMA}),
     "gemma3": ("Gemma3TextConfig", {**_SIZES, **_GEMMA}),
     "gpt2": ("GPT2Config", {**_GPT2, **_ENDS}),

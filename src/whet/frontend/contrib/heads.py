@@ -116,13 +116,13 @@ def mask_bias(t: Translation, mask: ir.Value, keys: ir.Value, like: ir.Value) ->
 def _in_range(t: Translation, ends: ir.Value, keys: ir.Value) -> ir.Value:
     """Return which keys lie before the ends, and not before the starts if there are any."""
     batch, count = t.dim(keys, 0), t.dim(ends, 0)
-    if batch is None or count is None:
-        known = ends.shape is not None and keys.shape is not None
-        if not known or ends.shape[0] != keys.shape[0]:  # type: ignore[index]
-            raise t.refuse("the batch of a mask of lengths is unknown", "fix the batch size")
+    same = ends.shape is not None and keys.shape is not None and ends.shape[0] == keys.shape[0]
+    if same:
         batch = count = 1
     place = t.reshape(positions(t, t.extent(keys, 2)), 1, 1, 1, -1)
     wide = t.cast(ends, ir.DataType.INT64)
+    if batch is None or count is None:
+        return _in_open_range(t, wide, keys, place)
     if count == batch:
         return t.op("Less", place, t.reshape(wide, -1, 1, 1, 1))
     if count != 2 * batch:
@@ -130,3 +130,17 @@ def _in_range(t: Translation, ends: ir.Value, keys: ir.Value) -> ir.Value:
     upper, lower = t.ops(2, "Split", t.reshape(wide, -1, 1, 1, 1), axis=0, num_outputs=2)
     before = t.op("Less", place, upper)
     return t.op("And", before, t.op("GreaterOrEqual", place, lower))
+
+
+def _in_open_range(t: Translation, ends: ir.Value, keys: ir.Value, place: ir.Value) -> ir.Value:
+    """Return the same where a run knows the batch: starts are 0 unless there are numbers for them.
+
+    ``ends[n - b:]`` are the starts if there are ``n = 2 b`` numbers, and the ends if ``n = b``.
+    """
+    batch, count = t.length(keys, 0), t.length(ends, 0)
+    upper = t.op("Slice", ends, np.array([0]), batch, np.array([0]))
+    last = t.op("Slice", ends, t.op("Sub", count, batch), count, np.array([0]))
+    given = t.cast(t.op("Greater", count, batch), ir.DataType.INT64)
+    lower = t.op("Mul", last, given)
+    before = t.op("Less", place, t.reshape(upper, -1, 1, 1, 1))
+    return t.op("And", before, t.op("GreaterOrEqual", place, t.reshape(lower, -1, 1, 1, 1)))

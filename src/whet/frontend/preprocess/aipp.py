@@ -178,6 +178,7 @@ def _preprocess(block: Mapping[str, Any], where: str) -> Preprocess:
         swap_red_blue=block.get("rbuv_swap_switch", False),
         swap_alpha=block.get("ax_swap_switch", False),
         crop=_crop(block, where) if block.get("crop") else None,
+        resize=_resize(block, where) if block.get("resize") else None,
         colours=_colours(block) if block.get("csc_switch") else None,
         mean=_channels(block, "mean", 0.0),
         least=_channels(block, "min", 0.0),
@@ -194,10 +195,6 @@ def _refuse(block: Mapping[str, Any], where: str) -> None:
             where=where,
             hint="give aipp_mode: static, and all values in the file",
         )
-    if block.get("resize"):
-        raise OptionError(
-            "resize is not available", where=where, hint="resize before, or in the model"
-        )
     if block.get("single_line_mode"):
         raise OptionError("single_line_mode is not available", where=where, hint="leave it out")
     if "input_format" not in block:
@@ -213,6 +210,17 @@ def _crop(block: Mapping[str, Any], where: str) -> tuple[int, int, int, int]:
             "the size of the crop is missing", where=where, hint="give crop_size_h and crop_size_w"
         )
     return block.get("load_start_pos_h", 0), block.get("load_start_pos_w", 0), height, width
+
+
+def _resize(block: Mapping[str, Any], where: str) -> tuple[int, int]:
+    height, width = block.get("resize_output_h", 0), block.get("resize_output_w", 0)
+    if not height or not width:
+        raise OptionError(
+            "the size to resize to is missing",
+            where=where,
+            hint="give resize_output_h and resize_output_w",
+        )
+    return height, width
 
 
 def _padding(block: Mapping[str, Any]) -> tuple[int, int, int, int]:

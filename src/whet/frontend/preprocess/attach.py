@@ -32,10 +32,10 @@ class Chain:
         self._base = base
 
     def op(
-        self, op_type: str, *inputs: ir.Value | np.ndarray[Any, Any], **attributes: Any
+        self, op_type: str, *inputs: ir.Value | np.ndarray[Any, Any] | None, **attributes: Any
     ) -> ir.Value:
-        """Add a node with one output; arrays become constants."""
-        values = [x if isinstance(x, ir.Value) else self._constant(x) for x in inputs]
+        """Add a node with one output; arrays become constants, ``None`` leaves an input out."""
+        values = [self._constant(x) if isinstance(x, np.ndarray) else x for x in inputs]
         name = self._names.fresh(f"{self._base}_{op_type}")
         result = ir.Value(name=self._names.fresh(f"{name}_out"))
         self.nodes.append(ir.node(op_type, values, attributes, outputs=[result], name=name))
@@ -137,7 +137,11 @@ def place(value: ir.Value, step: Preprocess) -> Placed:
     top, bottom, left, right = step.padding or (0, 0, 0, 0)
     inner = [_less(size[0], top + bottom, where), _less(size[1], left + right, where)]
     source: Sequence[int | str]
-    if step.crop:
+    if step.resize:
+        _agree(inner, step.resize, "resized picture", where)
+        assert step.source, "the record asks for it"
+        source = step.source
+    elif step.crop:
         _agree(inner, step.crop[2:], "crop", where)
         least = [step.crop[0] + step.crop[2], step.crop[1] + step.crop[3]]
         source = step.source or (least[0], least[1])

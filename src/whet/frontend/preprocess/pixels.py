@@ -17,7 +17,7 @@ class Builder(Protocol):
     """What adds nodes."""
 
     def op(
-        self, op_type: str, *inputs: ir.Value | np.ndarray[Any, Any], **attributes: Any
+        self, op_type: str, *inputs: ir.Value | np.ndarray[Any, Any] | None, **attributes: Any
     ) -> ir.Value:
         """Add a node with one output."""
 
@@ -27,13 +27,13 @@ def pixel_nodes(chain: Builder, picture: ir.Value, placed: Placed) -> ir.Value:
     steps, form, order = placed.steps, FORMATS[placed.steps.pixels], _order(placed)
     if form.columns == 1 and steps.colours is None:
         chosen = chain.op("Gather", picture, np.array(order, np.int64), axis=3)
-        return _cropped(chain, chosen, steps)
+        return _resized(chain, _cropped(chain, chosen, steps), steps)
     if form.columns == 1:
         channels = [_channel(chain, picture, place) for place in order]
     else:
         apart = _unpacked(chain, picture, form, placed)
         channels = [apart[place] for place in order]
-    channels = [_cropped(chain, channel, steps) for channel in channels]
+    channels = [_resized(chain, _cropped(chain, channel, steps), steps) for channel in channels]
     if steps.colours:
         return _recolour(chain, channels, steps.colours, placed.channels)
     return chain.op("Concat", *channels, axis=3)
@@ -61,6 +61,16 @@ def _cropped(chain: Builder, pixels: ir.Value, steps: Preprocess) -> ir.Value:
         return pixels
     top, left, height, width = steps.crop
     return _slice(chain, pixels, (1, 2), (top, left), (top + height, left + width))
+
+
+def _resized(chain: Builder, pixels: ir.Value, steps: Preprocess) -> ir.Value:
+    """Return bytes again: values between two bytes are none below the one or above the other."""
+    if steps.resize is None:
+        return pixels
+    wide = chain.op("Cast", pixels, to=int(ir.DataType.FLOAT))
+    size = np.array(steps.resize, np.int64)
+    made = chain.op("Resize", wide, None, None, size, mode="linear", axes=[1, 2])
+    return chain.op("Cast", chain.op("Round", made), to=int(ir.DataType.UINT8))
 
 
 def _unpacked(

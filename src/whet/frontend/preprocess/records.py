@@ -63,6 +63,8 @@ class Preprocess:
         swap_red_blue: whether red and blue, or U and V, are the other way around.
         swap_alpha: whether the unused channel lies behind the others, not in front of them.
         crop: top, left, height and width of the part that is used.
+        resize: height and width that the picture, or its crop, is resized to: bilinear between
+            centres of pixels, rounded to whole numbers, half to even.
         colours: a change of colours.
         mean: subtracted from each channel.
         least: subtracted from each channel after ``mean``.
@@ -77,6 +79,7 @@ class Preprocess:
     swap_red_blue: bool = False
     swap_alpha: bool = False
     crop: tuple[int, int, int, int] | None = None
+    resize: tuple[int, int] | None = None
     colours: Colours | None = None
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     least: tuple[float, ...] = (0.0, 0.0, 0.0)
@@ -96,7 +99,7 @@ class Preprocess:
                 where="preprocess",
                 hint=nearest(self.pixels, FORMATS),
             )
-        sizes = (*(self.source or (1,)), *(self.crop or (0, 0, 1, 1))[2:])
+        sizes = (*(self.source or ()), *(self.crop or ())[2:], *(self.resize or ()))
         if any(size < 1 for size in sizes) or any(start < 0 for start in (self.crop or ())[:2]):
             raise OptionError("a size is 0 or less", where="preprocess", hint="see source and crop")
         if any(rows < 0 for rows in self.padding or ()):
@@ -113,6 +116,12 @@ class Preprocess:
         self._check_area()
 
     def _check_area(self) -> None:
+        if self.resize and not self.source:
+            raise OptionError(
+                "the size of the picture is missing, which is resized",
+                where="preprocess",
+                hint="give source (src_image_size_h and src_image_size_w)",
+            )
         if self.source and self.crop:
             top, left, height, width = self.crop
             if top + height > self.source[0] or left + width > self.source[1]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from whet.llm.architecture import Architecture, Layer, Part
-from whet.llm.config import Config, rope_of
+from whet.llm.config import Config
 from whet.llm.families.common import decoder
+from whet.llm.rope_config import rope_of
 
 
 def gpt2(config: Config) -> Architecture:

@@ -1,0 +1,36 @@
+"""Every family with a vision tower, and the model of any checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from whet.llm.checkpoint import Checkpoint
+from whet.llm.families import llava, qwen2_vl, qwen25_vl
+from whet.llm.families.table import FAMILIES, architecture_of
+from whet.llm.vision import Model
+
+VISION_FAMILIES: Mapping[str, Callable[[Checkpoint], Model]] = MappingProxyType(
+    {
+        "llava": llava.llava,
+        "qwen2_vl": qwen2_vl.qwen2_vl,
+        "qwen2_5_vl": qwen25_vl.qwen25_vl,
+    }
+)
+
+
+def model_of(checkpoint: Checkpoint) -> Model:
+    """Return the model that a checkpoint holds, with its vision tower if it has one.
+
+    Raises:
+        UnsupportedError: the family is not known.
+        ModelError: a value is missing or wrong.
+    """
+    config = checkpoint.config
+    name = config.text("model_type", "")
+    if name not in VISION_FAMILIES:
+        config.family([*FAMILIES, *VISION_FAMILIES])
+        return Model(architecture_of(config), checkpoint)
+    found = VISION_FAMILIES[name](checkpoint)
+    return replace(found, architecture=replace(found.architecture, pictures=True))
