@@ -13,6 +13,7 @@ from whet.cli import output
 if TYPE_CHECKING:
     from whet.llm import LLM
     from whet.llm.against import Duel
+    from whet.llm.bench import Run
 
 
 def beside(
@@ -33,6 +34,7 @@ def beside(
         as_json: whether to print JSON.
     """
     from whet.llm.against import Turns, streamed_bytes
+    from whet.llm.bench import measure
     from whet.llm.llama_cpp import LlamaCpp
     from whet.measure.machine import measure_read
 
@@ -44,14 +46,17 @@ def beside(
         duels = [turns.prefill(tokens[0], 3)]
         before = measure_read(threads)
         duels += [turns.decode(batch, tokens[0] // 4 + 1, tokens[1]) for batch in batches]
+        engine = [measure(llm, batch, tokens[0] // 4 + 1, tokens[1]) for batch in batches]
         read = max(before, measure_read(threads))
     size = streamed_bytes(path)
     if as_json:
         facts = {"against": name, "read_gbytes": read, "streamed_bytes": size}
         rows = [duel.as_dict() for duel in duels]
-        output.print_json({**facts, "duels": rows}, "whet.llm.against.1")
+        whole = [run.as_dict() for run in engine]
+        output.print_json({**facts, "duels": rows, "engine": whole}, "whet.llm.against.1")
         return
     _print(duels, name, size / 1e9, read)
+    _print_engine(engine, size / 1e9, read)
 
 
 def _print(duels: Sequence[Duel], name: str, gbytes: float, read: float) -> None:
@@ -63,4 +68,15 @@ def _print(duels: Sequence[Duel], name: str, gbytes: float, read: float) -> None
         click.echo(
             f"{duel.what:8} {duel.batch:5} {duel.ours:11.1f} {duel.theirs:15.1f} "
             f"{duel.ratio:6.2f} {rate}"
+        )
+
+
+def _print_engine(runs: Sequence[Run], gbytes: float, read: float) -> None:
+    """Print what the whole engine gives, where planning and choosing tokens take part."""
+    click.echo("whole engine, with scheduler and choice of tokens:")
+    for run in runs:
+        rate = 1e3 / run.next_ms * gbytes
+        click.echo(
+            f"{'decode':8} {run.batch:5} {1e3 * run.batch / run.next_ms:11.1f} "
+            f"{'':15} {'':6} {rate:6.1f}  {rate / read:.0%} of the memory's"
         )

@@ -33,6 +33,7 @@ from whet.measure.accuracy.verify import passed, verify_outputs
 from whet.options import Options
 from whet.tests.faulty import plant_wrong_operator, plant_wrong_rewrite
 from whet.tests.small_models import layer_model, run_layer, write_layer
+from whet.tests.target_models import CASES
 
 RECIPE = Recipe(Options(threads=1))
 
@@ -330,6 +331,21 @@ def test_reduce_leaves_the_wrong_node(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [n.op_type for n in found.model.graph.node] == ["Sigmoid"]
     assert (found.nodes, found.nodes_before) == (("act3",), 14)
     onnx.checker.check_model(found.model)
+    again = find_failure(RECIPE, found.model, Question(found.feeds, found.golden))
+    assert same_failure(again, found.failure)
+
+
+@pytest.mark.slow
+def test_reduce_of_bert_leaves_a_few_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    build, draw = CASES["transformer"]
+    model, feeds = build(), draw(np.random.default_rng(2))
+    plant_wrong_operator(monkeypatch, "Gelu")
+    found = reduce_model(model, feeds, RECIPE)
+    assert found is not None
+    assert found.nodes_before > 60
+    kinds = [n.op_type for n in found.model.graph.node]
+    assert "Gelu" in kinds
+    assert len(kinds) < 10
     again = find_failure(RECIPE, found.model, Question(found.feeds, found.golden))
     assert same_failure(again, found.failure)
 
