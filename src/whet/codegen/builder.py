@@ -122,7 +122,12 @@ class Module:
 
 
 class Builder:
-    """Writes one function, instruction by instruction."""
+    """Writes one function, instruction by instruction.
+
+    Attributes:
+        narrow: bits in memory that values came from, by the values' names, where LLVM cannot know
+            that narrowing them again gives the same.
+    """
 
     def __init__(
         self, module: Module, name: str, params: list[tuple[str, str]], returns: str = "void"
@@ -135,6 +140,7 @@ class Builder:
         self._lines: list[str] = []
         self._count = 0
         self.block = "body"
+        self.narrow: dict[str, Value] = {}
 
     # -- structure ---------------------------------------------------------------------------
 

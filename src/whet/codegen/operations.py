@@ -60,7 +60,9 @@ def from_storage(b: Builder, value: Value, dtype: str) -> Value:
     if dtype == "bfloat16":
         wide = b.cast("zext", value, vector("i32", count))
         moved = b.binary("shl", wide, const(wide.type, UPPER))
-        return b.cast("bitcast", moved, vector(F32, count))
+        result = b.cast("bitcast", moved, vector(F32, count))
+        b.narrow[result.text] = value
+        return result
     return _low_bits(b, value, DTYPES[dtype])
 
 
@@ -81,10 +83,13 @@ def to_storage(b: Builder, value: Value, dtype: str) -> Value:
 
 
 def _upper_half(b: Builder, value: Value) -> Value:
-    """Round floats to the bits of bfloat16, ties to even.
+    """Round floats to the bits of bfloat16, ties to even; those that came from there have them.
 
     AVX512-BF16's instruction would make subnormal numbers 0, and copies would change them.
     """
+    known = b.narrow.get(value.text)
+    if known is not None and lanes(known.type) == lanes(value.type):
+        return known
     count = lanes(value.type)
     bits = b.cast("bitcast", value, vector("i32", count))
     last = b.binary("lshr", bits, const(bits.type, UPPER))

@@ -131,3 +131,30 @@ def test_float16_is_converted_by_instructions() -> None:
     text = "".join(assembly_of(kernel_text("k", c.kernel, (), target), target) for c in calls)
     assert "vcvtph2ps" in text and "vcvtps2ph" in text
     assert "__truncsfhf2" not in text and "__extendhfsf2" not in text
+
+
+def test_bfloat16_is_rounded_once() -> None:
+    """A value that was rounded to bfloat16 is stored as it is."""
+    arrays = {"x": draw("bfloat16", 5, 64), "s": draw("bfloat16", 64), "b": draw("bfloat16", 64)}
+    node = helper.make_node("LayerNormalization", list(arrays), ["y"])
+    calls, target = kernels_of(model_of(node, arrays, "bfloat16"))
+    text = "".join(kernel_text("k", c.kernel, (), target) for c in calls)
+    assert 0 < text.count("fcmp uno") <= text.count(f"store <{target.lanes} x i16>")
+
+
+@pytest.mark.parametrize("op", ["Transpose", "Relu", "Neg", "Abs"])
+def test_bfloat16_of_any_bits(op: str, tmp_path: Path) -> None:
+    """All 65,536 patterns, NaN and subnormal numbers among them, once through a kernel."""
+    x = np.arange(1 << 16, dtype=np.uint16).view(numpy_dtype("bfloat16")).reshape(256, 256)
+    node = helper.make_node(op, ["x"], ["y"])
+    options = whet.Options(cache_dir=str(tmp_path), threads=1)
+    found = whet.compile(model_of(node, {"x": x}, "bfloat16"), options=options)({"x": x})["y"]
+    single = x.astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        expected = {
+            "Transpose": single.T,
+            "Relu": np.where(single < 0, np.float32(0), single),
+            "Neg": -single,
+            "Abs": np.abs(single),
+        }[op]
+    assert np.array_equal(found.astype(np.float32), expected, equal_nan=True)
