@@ -10,6 +10,7 @@ from types import MappingProxyType
 from whet.codegen.builder import Builder, Module, Value, const, element, i64, lanes, vector
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
+from whet.codegen.invariant import computed_before
 from whet.codegen.kernel_function import (
     Function,
     accesses_of,
@@ -278,15 +279,16 @@ class _NestWriter:
         names: dict[str, Value] = {}
         for step in self.nest.steps:
             names[step.name] = self._row_step(frame, step, names, safe)
-        row = self.nest.row
+        row, alone = self.nest.row, Point(frame, names=names, safe=safe)
         if not row:
-            self._stores(Point(frame, names=names, safe=safe), frame)
+            self._stores(alone, frame)
             return
+        known = computed_before(alone, [store.value for store in self.nest.stores])
 
         def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
             for k in range(vectors):
-                shift = {row[-1]: k * self.width}
-                point = Point(inner, row[-1], self.width, mask, shift, names, safe)
+                shift, memo = {row[-1]: k * self.width}, dict(known)
+                point = Point(inner, row[-1], self.width, mask, shift, names, safe, memo=memo)
                 for store in self.nest.stores:
                     point.store(store)
 
@@ -295,9 +297,11 @@ class _NestWriter:
     def _row_step(self, frame: Frame, step: Step, names: dict[str, Value], safe: bool) -> Value:
         """Reduce along lanes, with several accumulators, to one scalar."""
         b, width = self.b, self.width
+        outside = Point(frame, names=names, safe=safe)
         if not step.axes:
             alone = const(register_type(step.dtype), identity_of(step.op, step.dtype))
-            return _accumulate(Point(frame, names=names, safe=safe), step, alone)
+            return _accumulate(outside, step, alone)
+        known = computed_before(outside, [step.body])
         type_ = vector(register_type(step.dtype), width)
         neutral = const(type_, identity_of(step.op, step.dtype))
         totals = [b.alloca(type_) for _ in range(ROW_UNROLL)]
@@ -306,8 +310,8 @@ class _NestWriter:
 
         def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
             for k in range(vectors):
-                shift = {step.axes[-1]: k * width}
-                here = Point(inner, step.axes[-1], width, mask, shift, names, safe)
+                shift, memo = {step.axes[-1]: k * width}, dict(known)
+                here = Point(inner, step.axes[-1], width, mask, shift, names, safe, memo=memo)
                 before = b.load(type_, totals[k], 64)
                 after = _accumulate(here, step, before)
                 if mask is not None:
