@@ -20,6 +20,7 @@ from pathlib import Path
 from benchmarks.profiling import open_model
 from benchmarks.run import RESULTS, device_slug
 from benchmarks.tables import markdown_head, markdown_row
+from whet.measure.feeds import random_inputs
 from whet.measure.machine import Limits, Machine, describe_machine, higher, measure_limits
 from whet.measure.profile.launches import LaunchTime, profile_model
 
@@ -67,7 +68,8 @@ def is_dense(launch: LaunchTime) -> bool:
 
 def measure(name: str, rounds: int) -> tuple[list[DenseLayer], Limits]:
     """Profile a network on one thread; returns its large dense layers and the machine's limits."""
-    model, feeds = open_model(name, threads=1)
+    model = open_model(name, threads=1)
+    feeds = random_inputs(model.inputs, {}, seed=0)
     limits, spans = measure_limits(threads=1), defaultdict(list)
     for _ in range(rounds):
         for launch in profile_model(model, feeds, runs=RUNS_A_ROUND).launches:
