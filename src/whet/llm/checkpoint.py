@@ -46,6 +46,17 @@ class Checkpoint(Protocol):
         """Return which values of a row follow each other in such a tensor; ``None`` for all."""
 
 
+def wrong_shape(
+    checkpoint: Checkpoint, name: str, shape: tuple[int, ...], wanted: tuple[int, ...]
+) -> ModelError:
+    """Return the error that a tensor has another shape than the configuration says."""
+    return ModelError(
+        f"{name!r} has shape {list(shape)}, the configuration needs {list(wanted)}",
+        where=checkpoint.config.where,
+        hint="config.json and weights belong to different models",
+    )
+
+
 class TensorFolder:
     """A checkpoint folder: ``config.json`` and ``*.safetensors``, sharded or not.
 

@@ -14,11 +14,11 @@ from types import MappingProxyType
 import numpy as np
 import onnx_ir as ir
 
-from whet.errors import ModelError, UnsupportedError
+from whet.errors import UnsupportedError
 from whet.kernel.paged import COLUMNS, PAGE
 from whet.llm.architecture import Architecture, Layer, Part, Parts, Rope
 from whet.llm.block_linear import BlockLinear
-from whet.llm.checkpoint import Checkpoint
+from whet.llm.checkpoint import Checkpoint, wrong_shape
 from whet.llm.experts import Network, Pieces, write_experts
 from whet.llm.graph import FLOAT, INT8, INT32, INT64, GraphWriter
 from whet.llm.rope import rope_tables
@@ -376,8 +376,4 @@ def _check_shape(part: Part, checkpoint: Checkpoint, wanted: tuple[int, ...]) ->
     else:
         fits = seen == wanted
     if not fits:
-        raise ModelError(
-            f"{part.name!r} has shape {list(shape)}, the configuration needs {list(wanted)}",
-            where=checkpoint.config.where,
-            hint="config.json and weights belong to different models",
-        )
+        raise wrong_shape(checkpoint, part.name, shape, wanted)

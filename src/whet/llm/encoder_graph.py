@@ -9,8 +9,8 @@ from types import MappingProxyType
 import numpy as np
 import onnx_ir as ir
 
-from whet.errors import ModelError, UnsupportedError
-from whet.llm.checkpoint import Checkpoint
+from whet.errors import UnsupportedError
+from whet.llm.checkpoint import Checkpoint, wrong_shape
 from whet.llm.decoder import ACTIVATIONS
 from whet.llm.graph import FLOAT, INT64, GraphWriter
 
@@ -186,11 +186,7 @@ class _Encoder:
     def _weight(self, name: str, wanted: tuple[int, ...]) -> ir.Value:
         shape = self.checkpoint.shape(name)
         if shape != wanted:
-            raise ModelError(
-                f"{name!r} has shape {list(shape)}, the configuration needs {list(wanted)}",
-                where=self.checkpoint.config.where,
-                hint="config.json and weights belong to different models",
-            )
+            raise wrong_shape(self.checkpoint, name, shape, wanted)
         return self.g.weight(name, shape, lambda: self.checkpoint.tensor(name))
 
     def _ints(self, *numbers: int) -> ir.Value:

@@ -14,9 +14,8 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from whet.errors import ModelError
 from whet.llm.architecture import Part, Parts
-from whet.llm.checkpoint import Checkpoint
+from whet.llm.checkpoint import Checkpoint, wrong_shape
 from whet.llm.decoder import ACTIVATIONS
 from whet.llm.graph import FLOAT, INT64, Dims, GraphWriter
 
@@ -283,11 +282,7 @@ class _Writer:
         if part.start or part.stop:
             shape = (part.stop - part.start, *shape[1:])
         if wanted is not None and tuple(shape) != wanted:
-            raise ModelError(
-                f"{part.name!r} has shape {list(shape)}, the configuration needs {list(wanted)}",
-                where=self.checkpoint.config.where,
-                hint="config.json and weights belong to different models",
-            )
+            raise wrong_shape(self.checkpoint, part.name, shape, wanted)
         read = self.checkpoint.tensor
         return self.g.weight(
             part.name + ("" if part == Part(part.name) else f"[{role}]"),

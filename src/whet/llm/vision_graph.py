@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from whet.errors import ModelError, UnsupportedError
+from whet.errors import UnsupportedError
 from whet.llm.architecture import Array
-from whet.llm.checkpoint import Checkpoint
+from whet.llm.checkpoint import Checkpoint, wrong_shape
 from whet.llm.decoder import ACTIVATIONS
 from whet.llm.graph import FLOAT, GraphWriter
 
@@ -124,11 +124,7 @@ class VisionWriter:
         """
         shape = self.checkpoint.shape(name)
         if shape != wanted:
-            raise ModelError(
-                f"{name!r} has shape {list(shape)}, the configuration needs {list(wanted)}",
-                where=self.checkpoint.config.where,
-                hint="config.json and weights belong to different models",
-            )
+            raise wrong_shape(self.checkpoint, name, shape, wanted)
         which, parts = part
         count = shape[0] // parts
 
