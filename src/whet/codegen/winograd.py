@@ -22,9 +22,6 @@ from whet.kernel.spec import ACCUMULATOR, Winograd
 from whet.kernel.winograd import FILTERINGS, Filtering, Matrix
 from whet.target import Target
 
-MANY_BLOCKS = 4
-"""Blocks of tiles from which on each of two threads has several."""
-
 
 def winograd_chunks(kernel: Winograd, lanes: int) -> Poly:
     """Return the number of chunks of a Winograd convolution."""
@@ -74,21 +71,12 @@ def write_winograd(
     """Write the function of a Winograd convolution."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
-    cursors = _Cursors(*(fn.b.alloca(PTR) for _ in range(3)))
+    cursor = fn.b.alloca(PTR)
     filtering = FILTERINGS[kernel.size]
-    writer = _Writer(kernel, fn, target.lanes, filtering, cursors, target.lane_fma)
+    writer = _Writer(kernel, fn, target.lanes, filtering, cursor, target.lane_fma)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
-
-
-@dataclass(frozen=True, slots=True)
-class _Cursors:
-    """Stack slots of addresses: what is fetched next of weights and input, and the input's end."""
-
-    weights: Value
-    pixels: Value
-    end: Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +85,7 @@ class _Writer:
     fn: Function
     width: int
     filtering: Filtering
-    cursors: _Cursors
+    cursor: Value
     lane_fma: bool
 
     @property
@@ -124,34 +112,10 @@ class _Writer:
         panel_last = b.min(b.add(panel_first, i64(kernel.tile.panels)), panels)
         with b.loop(first, last, hint="in") as tile:
             self._transform_in(frame, tile, b.binary("sub", tile, first))
-        if self._several:
-            self._aim(frame, last)
         with b.loop(panel_first, panel_last, hint="panel") as panel:
             self._products(panel)
             with b.loop(first, last, hint="out") as tile:
                 self._transform_out(frame, tile, b.binary("sub", tile, first), panel)
-
-    @property
-    def _several(self) -> bool:
-        """Whether a thread is likely to have several blocks of tiles, one behind the other."""
-        tiles = _tiles(self.kernel).constant
-        return tiles is None or tiles >= MANY_BLOCKS * _block(self.kernel)
-
-    def _aim(self, frame: Frame, tile: Value) -> None:
-        """Let the products fetch the pixels of the next block, which begins with a tile.
-
-        Of its first row of tiles this block has read the first line.
-        """
-        b, kernel, size = self.b, self.kernel, self.kernel.size
-        image, row, _ = self._place(tile)
-        top = b.add(b.mul(row, i64(size)), i64(1))
-        bound = frame.bind(kernel.image, image).bind(kernel.y, top).bind(kernel.x, i64(0))
-        at = Point(bound.bind(kernel.depth, i64(0))).pointer(kernel.a)
-        pixels = _block(kernel) * size**2
-        b.store(at, self.cursors.pixels, 8)
-        step = kernel.a.address.coefficient(kernel.x)
-        count = b.mul(bound.scalar_index(step), i64(pixels))
-        b.store(b.gep(at, F32, count), self.cursors.end, 8)
 
     def _place(self, tile: Value) -> tuple[Value, Value, Value]:
         """Return image, tile row and tile column of a flat tile number."""
@@ -243,7 +207,7 @@ class _Writer:
             number = b.add(b.mul(panel, i64(positions)), position)
             start = b.mul(number, i64(depth * self.panel))
             weights = b.gep(self.fn.params[kernel.weights], F32, start)
-            b.store(b.gep(weights, F32, depth * self.panel), self.cursors.weights, 8)
+            b.store(b.gep(weights, F32, depth * self.panel), self.cursor, 8)
             with b.loop(i64(0), i64(kernel.tile.row_items), hint="rows") as item:
                 self._product(position, b.mul(item, i64(kernel.tile.rows)), weights)
 
@@ -272,19 +236,11 @@ class _Writer:
                 b.store(value, b.gep(start, F32, j * width), 64)
 
     def _fetch_ahead(self) -> None:
-        """Fetch the next lines of weights, and a line of the next block's pixels."""
         b, lines = self.b, self.kernel.tile.prefetch
-        at = b.load(PTR, self.cursors.weights, 8)
+        at = b.load(PTR, self.cursor, 8)
         for line in range(lines):
             b.prefetch(b.gep(at, "i8", LINE_BYTES * line))
-        b.store(b.gep(at, "i8", LINE_BYTES * lines), self.cursors.weights, 8)
-        if not self._several:
-            return
-        pixel, end = (b.load(PTR, c, 8) for c in (self.cursors.pixels, self.cursors.end))
-        b.prefetch(pixel)
-        following = b.gep(pixel, "i8", LINE_BYTES)
-        inside = b.icmp("ult", following, end)
-        b.store(b.select(inside, following, pixel), self.cursors.pixels, 8)
+        b.store(b.gep(at, "i8", LINE_BYTES * lines), self.cursor, 8)
 
     def _result(self, position: int | Value, slot: Value, column: Value) -> Value:
         """Return where a product lies, behind the inputs, [positions, tiles, panel]."""
