@@ -45,7 +45,7 @@ class Sums:
             lines.past["k.0"][..., 0] * (places + 1) * (places < np.array(lines.lengths)[:, None])
         )
         wanted = (source.sum(1) + past.sum(1)) % VOCABULARY
-        return np.eye(VOCABULARY, dtype=np.float32)[wanted.astype(int)]
+        return np.asarray(np.eye(VOCABULARY, dtype=np.float32)[wanted.astype(int)])
 
 
 def alone(source: Source, params: SamplingParams) -> list[int]:
