@@ -17,7 +17,7 @@ from starlette.routing import Route
 from whet.llm.async_engine import AsyncEngine, Delta
 from whet.llm.llm import LLM
 from whet.serve.answers import Said, refusal, usage_of
-from whet.serve.front import Front, Settings, unauthorised
+from whet.serve.front import Front, Settings, no_such_path, unauthorised
 from whet.serve.jobs import Collected, Completes, Job, chosen, collected, deltas, job_of, said
 from whet.serve.metrics import Metrics, Watch, decoder_gauges
 from whet.serve.protocol import Chat, Completions, parse
@@ -72,8 +72,10 @@ class Server:
             Route("/ready", self.ready),
             Route("/metrics", self.numbers),
             Route("/v1/models", front.models),
+            Route("/v1/models/{name:path}", front.model),
         ]
-        return Starlette(routes=[*common, *routes], lifespan=lifespan)
+        missing = {404: no_such_path, 405: no_such_path}
+        return Starlette(routes=[*common, *routes], lifespan=lifespan, exception_handlers=missing)
 
     async def ready(self, request: Request) -> Response:
         """Say whether requests are taken: not before all is loaded, nor while the rest drains."""
