@@ -83,7 +83,10 @@ def read_wave(path: Path) -> npt.NDArray[np.float32]:
             kind = (file.getframerate(), file.getsampwidth())
             channels, data = file.getnchannels(), file.readframes(file.getnframes())
     except (OSError, EOFError, wave.Error) as error:
-        raise InputError(f"the sound cannot be read: {error}", where=str(path)) from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"the sound cannot be read: {reason}", where=str(path), hint="give a WAV file"
+        ) from error
     if kind != (16_000, 2):
         raise InputError(
             f"the sound has {8 * kind[1]} bits, {kind[0]} times a second",
