@@ -8,6 +8,7 @@ from whet.codegen.builder import I64, PTR, Builder, Module, Value, i64
 from whet.codegen.contraction_tile import Place, TileWriter
 from whet.codegen.depth_blocks import Block, slot, sum_bytes
 from whet.codegen.depth_steps import Columns, advanced, depth_steps
+from whet.codegen.fetching import Fetching
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import (
     Function,
@@ -79,7 +80,8 @@ def write_contraction(
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
     steps = depth_steps(kernel, fn, target)
     epilogue = tile_epilogue(kernel, fn, target)
-    tiles = TileWriter(kernel, fn, target.lanes, fn.b.alloca(PTR), steps, epilogue)
+    fetching = Fetching(fn.b, kernel, fn.b.alloca(PTR), fn.b.alloca(PTR))
+    tiles = TileWriter(kernel, fn, target.lanes, steps, epilogue, fetching)
     writer = _Writer(kernel, fn, target.lanes, tiles)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
@@ -115,6 +117,8 @@ class _Writer:
     def chunk(self, frame: Frame, chunk: Value) -> None:
         """Write the loops over one chunk's panels and row tiles."""
         b, tile = self.b, self.kernel.tile
+        if self.kernel.ahead is not None:
+            self.tiles.fetching.begin_chunk(chunk, self.fn.params[self.kernel.ahead.param])
         items = frame.scalar_index(_row_items(self.kernel))
         row_blocks = frame.scalar_index(ceil_div(_row_items(self.kernel), tile.row_items))
         panels = frame.scalar_index(_panels(self.kernel, self.width))
@@ -198,7 +202,7 @@ class _Writer:
         b, kernel = self.b, self.kernel
         frame = frame.bind(kernel.col, b.mul(panel, i64(self.panel_columns)))
         if kernel.tile.prefetch:
-            b.store(self._following(frame, panel, chunk), self.tiles.cursor, 8)
+            self.tiles.fetching.begin_panel(self._following(frame, panel, chunk))
         tiles = ceil_div(kernel.row.extent, kernel.tile.rows)
         with b.loop(*chunk.items, hint="item") as item:
             place = Place(panel, columns, chunk.block, self._sums(panel, item, chunk))
