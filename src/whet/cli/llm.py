@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,33 +194,21 @@ def bench(
 def serve(model: Path, host: str, port: int, **options: Any) -> None:
     """Serve MODEL over the OpenAI API, until interrupted; a page to chat on is at /.
 
-    An encoder, such as BERT, answers /v1/embeddings and /v1/rerank instead.
+    An encoder, such as BERT, answers /v1/embeddings and /v1/rerank instead, a Whisper
+    /v1/audio/transcriptions and /v1/audio/translations, a Marian or a T5 /v1/completions.
 
     Example: whet llm serve folder --port 8000 --api-key secret
     """
     try:
         import uvicorn
 
-        from whet.serve.app import application
-        from whet.serve.encoder_app import encoder_application
-        from whet.serve.front import IMAGE_BODY_BYTES, Settings
+        from whet.cli.llm_serve import served
     except ImportError as error:
         raise UnsupportedError(
             f"the server needs a package: {error}", hint="pip install 'whet[serve]'"
         ) from error
-    settings = Settings(options["name"] or model.stem, options["api_key"], options["max_requests"])
-    from whet.llm.encoder import Encoder, is_encoder
-
-    if is_encoder(model):
-        encoder = Encoder(model, options=Options(threads=options["threads"]))
-        app = encoder_application(encoder, settings)
-    else:
-        llm = load_model(model, options)
-        if llm.prompts.encoder is not None:
-            settings = replace(settings, body_bytes=IMAGE_BODY_BYTES)
-        app = application(llm, settings)
     uvicorn.run(
-        app,
+        served(model, options),
         host=host,
         port=port,
         timeout_graceful_shutdown=options["drain_seconds"],

@@ -51,6 +51,31 @@ class Matcher(Protocol):
         """Return another that has seen the same tokens."""
 
 
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """Allows some tokens, again and again."""
+
+    tokens: frozenset[int]
+
+    @property
+    def complete(self) -> bool:
+        """Nothing has to follow, everything may."""
+        return False
+
+    def allowed(self, count: int) -> Array:
+        """Return for each token whether it is one of them."""
+        found = np.zeros(count, bool)
+        found[[t for t in self.tokens if 0 <= t < count]] = True
+        return found
+
+    def take(self, token: int) -> None:
+        """Note the token that came: it changes nothing."""
+
+    def copy(self) -> Matcher:
+        """Return itself, which does not change."""
+        return self
+
+
 class Grammars:
     """Makes matchers for one tokenizer.
 

@@ -145,6 +145,11 @@ def test_the_official_client(served: Served) -> None:
     openai = pytest.importorskip("openai", reason="it is the client that has to work")
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{served.port}/v1", api_key="secret")
     assert [m.id for m in client.models.list()] == ["letters"]
+    assert client.models.retrieve("letters").created > 0
+    with pytest.raises(openai.NotFoundError, match="letters"):
+        client.models.retrieve("others")
+    with pytest.raises(openai.NotFoundError, match="/v1/embeddings is not answered"):
+        client.embeddings.create(model="letters", input="a")
     plain = client.completions.create(model="letters", prompt=["a", "c"], max_tokens=3, seed=1,
                                       temperature=0)  # fmt: skip
     assert [c.text for c in plain.choices] == ["bcd", "def"]
