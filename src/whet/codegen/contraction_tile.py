@@ -34,6 +34,21 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Stream:
+    """Memory that will be read or written soon, fetched line after line.
+
+    Attributes:
+        cursor: stack slot of the address that is fetched next.
+        lines: cache lines that are fetched at each unrolled depth step.
+        writes: whether it will be written.
+    """
+
+    cursor: Value
+    lines: int
+    writes: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TileWriter:
     """Writes register tiles.
 
@@ -41,9 +56,10 @@ class TileWriter:
         kernel: the contraction.
         fn: the function being written.
         width: lanes of a vector.
-        cursor: stack slot of the address that is fetched next.
+        cursor: stack slot of the address in the next panel that is fetched next.
         steps: writes the depth steps.
         epilogue: writes what sums begin with and where they go.
+        streams: what else is fetched ahead.
     """
 
     kernel: Contraction
@@ -52,6 +68,7 @@ class TileWriter:
     cursor: Value
     steps: DepthSteps
     epilogue: TileEpilogue
+    streams: tuple[Stream, ...] = ()
 
     @property
     def b(self) -> Builder:
@@ -160,7 +177,7 @@ class TileWriter:
     ) -> None:
         """Write a run of depth steps from depth ``k``."""
         moved = advanced(frame, self.kernel, b_pointer, k)
-        if self.kernel.tile.prefetch and run[0] == self.kernel.tile.unroll:
+        if run[0] == self.kernel.tile.unroll:
             self._fetch_ahead()
         if rows is not None:
             kind = storage_type(self.kernel.a.dtype)
@@ -168,12 +185,14 @@ class TileWriter:
         self.steps.write(frame.bind(self.kernel.depth, k), moved, rows, run, cells)
 
     def _fetch_ahead(self) -> None:
-        """Fetch the next lines of the panel after this one."""
-        b = self.b
-        at = b.load(PTR, self.cursor, 8)
-        for line in range(self.kernel.tile.prefetch):
-            b.prefetch(b.gep(at, "i8", LINE_BYTES * line))
-        b.store(b.gep(at, "i8", LINE_BYTES * self.kernel.tile.prefetch), self.cursor, 8)
+        """Fetch the next lines of the panel after this one, and of other streams."""
+        b, lines = self.b, self.kernel.tile.prefetch
+        following = (Stream(self.cursor, lines, writes=False),) if lines else ()
+        for stream in (*following, *self.streams):
+            at = b.load(PTR, stream.cursor, 8)
+            for line in range(stream.lines):
+                b.prefetch(b.gep(at, "i8", LINE_BYTES * line), writes=stream.writes)
+            b.store(b.gep(at, "i8", LINE_BYTES * stream.lines), stream.cursor, 8)
 
     def at_taps(self, frame: Frame, pointer: Value) -> Value:
         """Return a pointer to the vector operand moved to the taps that are bound."""

@@ -12,10 +12,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from whet.driver import compile as compile_model
 from whet.errors import ArtifactError
+from whet.graph.save import LARGE_BYTES, save_beside
 from whet.options import Options
 from whet.quantize.data import CalibrationData
 from whet.quantize.scores import Metric, Outputs, Score, joined, score
@@ -93,6 +95,18 @@ def _read(path: Path) -> dict[str, tuple[float, float]]:
 def _write(path: Path, known: Mapping[str, tuple[float, float]]) -> None:
     finite = {k: v for k, v in known.items() if np.isfinite(v).all()}
     write_bytes(path, msgspec.json.encode(finite))
+
+
+def save_proto(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model, whole or not at all; large weights go to a file beside it.
+
+    Raises:
+        ArtifactError: it cannot be written.
+    """
+    if sum(len(t.raw_data) for t in model.graph.initializer) > LARGE_BYTES:
+        save_beside(ir.from_proto(model), path)
+    else:
+        write_bytes(path, model.SerializeToString(deterministic=True))
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -18,6 +18,7 @@ from whet.llm.sampling import SamplingParams
 from whet.llm.seq2seq import Seq2Seq
 from whet.llm.seq2seq_lines import Lines
 from whet.options import Options
+from whet.tests.documents import conform
 from whet.tests.golden_models import DATA, Golden, write_golden
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
@@ -143,7 +144,17 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         file.writeframes((samples * 32767).astype("<i2").tobytes())
     command = ["llm", "transcribe", str(folder), str(sound), "--max-tokens", "5"]
     assert run_command(command) == 0
-    assert capsys.readouterr().out.startswith("t")
+    said = capsys.readouterr().out
+    assert said.startswith("t")
+    assert run_command([*command, "--json"]) == 0
+    assert conform(capsys.readouterr().out)["text"].strip() == said.strip()
+    (tmp_path / "marian").mkdir()
+    translator = checkpoint("marian", tmp_path / "marian")
+    codec.save(str(translator / "tokenizer.json"))
+    spoken = ["llm", "translate", str(translator), "--text", "t5 t6", "--max-tokens", "3", "--json"]
+    assert run_command(spoken) == 0
+    (text,) = conform(capsys.readouterr().out)["texts"]
+    assert text.startswith("t")
     assert run_command([*command, "--language", "xx"]) == 4
     assert "<|xx|>" in capsys.readouterr().err
     sound.write_bytes(b"RIFF")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from whet.llm.program import Span
 from whet.llm.prompts import PromptReader
 from whet.llm.sampling import SamplingParams
 from whet.llm.scheduler import Limits, Scheduler
+from whet.tests.documents import conform
 from whet.tests.tiny_models import write_checkpoint
 
 
@@ -109,18 +110,41 @@ def test_what_is_held_back() -> None:
     assert held_back("ab\ufffd", ()) == 1
 
 
+class Peer:
+    """Stands for another engine, as it is used: the program of a second model."""
+
+    def __init__(self, program: Any, *_: object, **__: object) -> None:
+        self.run = program.run
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = str(write_checkpoint(tmp_path, "llama"))
     run = ["llm", "run", folder, "--tokens", "--prompt", "1,2,3", "--max-tokens", "4"]
     assert run_command([*run, "--json", "--cache-mib", "1"]) == 0
-    (found,) = json.loads(capsys.readouterr().out)["completions"]
+    (found,) = conform(capsys.readouterr().out)["completions"]
     assert found["prompt_tokens"] == 3 and len(found["tokens"]) == 4
     bench = ["llm", "bench", folder, "--prompt-tokens", "9", "--new-tokens", "3", "--json"]
     assert run_command([*bench, "--batch", "2"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)["runs"]
+    (row,) = conform(capsys.readouterr().out)["runs"]
     assert row["batch"] == 2 and row["decode_rate"] > 0
+    monkeypatch.setattr("whet.llm.llama_cpp.LlamaCpp", partial(Peer, LLM(folder).program))
+    monkeypatch.setattr("whet.llm.against.streamed_bytes", lambda _: 1000)
+    assert run_command([*bench, "--batch", "1", "--against", "llama.cpp"]) == 0
+    found = conform(capsys.readouterr().out)
+    assert [duel["what"] for duel in found["duels"]] == ["prefill", "decode"]
+    quantized = ["llm", "quantize", folder, "-o", str(tmp_path / "few"), "--json"]
+    assert run_command(quantized) == 0
+    assert conform(capsys.readouterr().out)["matrices"] > 0
     assert run_command(["llm", "run", folder, "--prompt", "text"]) == 4
     assert "tokenizer" in capsys.readouterr().err
     assert run_command(["llm", "run", str(tmp_path / "no"), "--prompt", "x"]) == 3
