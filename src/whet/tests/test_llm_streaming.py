@@ -134,9 +134,11 @@ def test_command_line(
     (found,) = conform(capsys.readouterr().out)["completions"]
     assert found["prompt_tokens"] == 3 and len(found["tokens"]) == 4
     bench = ["llm", "bench", folder, "--prompt-tokens", "9", "--new-tokens", "3", "--json"]
-    assert run_command([*bench, "--batch", "2"]) == 0
-    (row,) = conform(capsys.readouterr().out)["runs"]
-    assert row["batch"] == 2 and row["decode_rate"] > 0
+    assert run_command([*bench, "--batch", "2", "--prompt-tokens", "40"]) == 0
+    rows = conform(capsys.readouterr().out)["runs"]
+    assert [(row["batch"], row["prompt_tokens"]) for row in rows] == [(2, 9), (2, 40)]
+    assert all(row["decode_rate"] > 0 for row in rows)
+    assert run_command([*bench, "--prompt-tokens", "8", "--against", "llama.cpp"]) == 2
     monkeypatch.setattr("whet.llm.llama_cpp.LlamaCpp", partial(Peer, LLM(folder).program))
     monkeypatch.setattr("whet.llm.against.streamed_bytes", lambda _: 1000)
     assert run_command([*bench, "--batch", "1", "--against", "llama.cpp"]) == 0
