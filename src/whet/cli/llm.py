@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,9 @@ from whet.cli.llm_transcribe import transcribe, translate
 from whet.cli.parameters import json_option
 from whet.errors import InputError, UnsupportedError
 from whet.options import Options
+
+if TYPE_CHECKING:
+    from whet.llm import Completion
 
 
 @click.group("llm")
@@ -76,10 +79,19 @@ def run(
         completions = llm.generate(given, params)
     if as_json:
         output.print_json({"completions": [_facts(c) for c in completions]}, "whet.llm.run.1")
+        _check_faults(completions)
         return
     for prompt, completion in zip(prompts, completions, strict=True):
         said = completion.text if llm.tokenizer else ",".join(map(str, completion.tokens))
         click.echo(f"{prompt}{'' if llm.tokenizer else ' → '}{said}")
+    _check_faults(completions)
+
+
+def _check_faults(completions: Sequence[Completion]) -> None:
+    """Raise what went wrong with the first completion that failed, behind all that was printed."""
+    for completion in completions:
+        if completion.fault is not None:
+            raise completion.fault
 
 
 def _asked_about(images: Sequence[Path], prompt: str) -> list[dict[str, Any]]:

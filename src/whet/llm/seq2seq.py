@@ -139,6 +139,8 @@ class Seq2Seq:
                 if ready > said:
                     yield request.text[said:ready]
                 said = ready
+            if request.fault is not None:
+                raise request.fault
         finally:
             self.engine.cancel(number)
             del self.engine.requests[number]

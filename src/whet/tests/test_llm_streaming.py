@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from whet.cli.main import run_command
-from whet.errors import InputError, ResourceError
+from whet.errors import InputError, ModelError, ResourceError
 from whet.llm import LLM
 from whet.llm.async_engine import AsyncEngine
 from whet.llm.engine import Engine, held_back
@@ -102,6 +102,39 @@ def test_readers_that_leave_and_steps_that_fail() -> None:
             await anext(engine.generate([2], long))
 
     asyncio.run(work())
+
+
+class Broken(Counting):
+    """A model whose logits behind token 7 are no numbers."""
+
+    def run(self, spans: Sequence[Span]) -> np.ndarray:
+        """Return logits."""
+        logits = super().run(spans)
+        last = [span.tokens[-1] for span in spans if span.logits]
+        logits[[k for k, token in enumerate(last) if token == 7]] = np.nan
+        return logits
+
+
+def test_logits_that_are_no_numbers_are_an_error_of_their_own_request() -> None:
+    async def work() -> tuple[list[int], int]:
+        inner = engine_of(Broken())
+        engine = AsyncEngine(inner)
+        params, seen = SamplingParams(max_tokens=9), list[int]()
+
+        async def broken() -> None:
+            async for delta in engine.generate([4], params):
+                seen.extend(delta.tokens)
+
+        others = asyncio.create_task(gathered(engine, [20], params))
+        with pytest.raises(ModelError, match="behind 4 tokens are no numbers"):
+            await broken()
+        tokens, _, reason = await others
+        assert tokens == list(range(21, 30)) and reason == "length"
+        engine.close()
+        return seen, inner.scheduler.pool.free
+
+    seen, free = asyncio.run(work())
+    assert seen == [5, 6, 7] and free == 8
 
 
 def test_what_is_held_back() -> None:
