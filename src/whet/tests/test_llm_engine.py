@@ -139,6 +139,7 @@ def test_logits_that_are_no_numbers_end_one_request(llm: LLM) -> None:
     first, second = (engine.add(p, SamplingParams(max_tokens=1)) for p in prompts(2, 5))
     engine.step()
     assert engine.requests[first].reason == "error"
+    assert "no numbers" in str(engine.requests[first].fault)
     assert engine.requests[second].reason == "length"
     assert engine.scheduler.pool.free == 40
 
