@@ -75,4 +75,8 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"the sound cannot be read: {error}", where=str(path)) from error
+        raise InputError(
+            f"the sound cannot be read: {error.strerror or error}",
+            where=str(path),
+            hint="check the path",
+        ) from error
