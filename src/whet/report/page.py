@@ -10,8 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 _NUMBER = re.compile(r"[-+–]?[\d.,]*(e[-+]?\d+)?( ?(MiB|KiB|GiB|B|ms|us|s|%))?$")
-_MOODS = dict.fromkeys(("FAILED", "FAIL", "high", "NOT accepted"), "bad")
-_MOODS |= dict.fromkeys(("passed", "pass", "ok", "accepted"), "good")
+_MOODS = dict.fromkeys(("FAILED", "FAIL", "high", "NOT accepted", "slower"), "bad")
+_MOODS |= dict.fromkeys(("passed", "pass", "ok", "accepted", "faster"), "good")
 
 
 @dataclass(frozen=True, slots=True)
