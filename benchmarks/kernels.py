@@ -4,6 +4,12 @@
 and ``.kernels.md``. The roofline time of a layer is the larger of its operations over the
 multiply-add peak and its least traffic over the memory bandwidth, both measured in the same
 process; a layer whose operands stay in a cache can be faster than the second.
+
+Two times are told apart. The *call* is the whole model: its images are NCHW, and their change to
+channels last and back is part of it, in every runtime. The *launch* is the kernel that computes the
+layer from images that are channels last already, which is what a network spends on it, as images
+stay so between its layers; :mod:`benchmarks.dense` measures that inside of networks, with cold
+weights.
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ import fnmatch
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,21 +27,32 @@ import msgspec
 import onnx
 
 from benchmarks.agreement import TOLERANCES, agreement_of
-from benchmarks.layers import LAYERS, Layer, layer_model, least_bytes, make_layer_inputs
+from benchmarks.layers import (
+    LAYERS,
+    Layer,
+    channels_last,
+    layer_model,
+    least_bytes,
+    make_layer_inputs,
+)
 from benchmarks.records import OURS, Agreement
 from benchmarks.run import RESULTS, ROOT, device_slug
 from benchmarks.tables import markdown_head, markdown_row
 from whet.measure.interleave import Plan, Samples, measure_interleaved
 from whet.measure.machine import Limits, Machine, describe_machine, higher, measure_limits
 from whet.measure.peers import OrtRunner, file_runner
-from whet.measure.runner import Inputs, Runner
+from whet.measure.profile.launches import profile_model
+from whet.measure.runner import Inputs, Runner, WhetRunner
 from whet.measure.statistics import Comparison, Noise, Summary, compare, noise_of, summarise
+from whet.options import Options
 
 PEERS = ("ort", "openvino")
 TIME_LIMIT_S = 300
 LARGE_FLOPS = 50e6
 """Dense layers of so many operations are expected to come near the multiply-add peak."""
 WANTED_SHARE = 0.8
+PROFILED_RUNS = 5
+"""Runs whose median is one sample of a launch; the least of the samples counts."""
 
 
 class LayerResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +60,7 @@ class LayerResult(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         roofline_ms: the least time the machine's limits allow.
+        launch_ms: the least time of Whet's kernel, images channels last; 0 if unknown.
         times: by runtime.
         errors: by runtime, why there are no times.
     """
@@ -51,6 +70,7 @@ class LayerResult(msgspec.Struct, frozen=True, kw_only=True):
     least_bytes: int = 0
     limits: Limits | None = None
     roofline_ms: float = 0.0
+    launch_ms: float = 0.0
     times: dict[str, Summary] = {}
     comparisons: tuple[Comparison, ...] = ()
     agreement: Agreement | None = None
@@ -63,6 +83,7 @@ class KernelReport(msgspec.Struct, frozen=True, kw_only=True):
 
     machine: Machine
     results: tuple[LayerResult, ...]
+    rounds: int = 30
 
 
 def roofline_ms(layer: Layer, limits: Limits) -> float:
@@ -95,6 +116,21 @@ def _agreement(runners: list[Runner], path: Path, inputs: Inputs) -> Agreement |
     return agreement_of(ours[0].run(inputs), reference.run(inputs), TOLERANCES["convolutional"])
 
 
+def least_launch_ms(layer: Layer, folder: Path, feeds: list[Inputs], rounds: int) -> float:
+    """Return the least time of the launch that computes the layer, as it is between others."""
+    path = folder / "between.onnx"
+    onnx.save(layer_model(layer, images_last=True), path)
+    runner = WhetRunner(path, Options(threads=1))
+    runner.prepare()
+    moved = [{name: channels_last(x) for name, x in feed.items()} for feed in feeds]
+    least = float("inf")
+    for turn in range(rounds):
+        launches = profile_model(runner.model, moved[turn % len(moved)], PROFILED_RUNS).launches
+        largest = max(launches, key=lambda launch: launch.flops)
+        least = min(least, largest.span_us / 1e3)
+    return least
+
+
 def _comparisons(samples: Samples) -> tuple[Comparison, ...]:
     if OURS not in samples.seconds:
         return ()
@@ -111,6 +147,9 @@ def measure_layer(name: str, runtimes: tuple[str, ...], plan: Plan) -> LayerResu
         runners, errors = _prepare(path, runtimes)
         agreement = _agreement(runners, path, feeds[0])
         samples = measure_interleaved(runners, feeds, plan)
+        launch_ms = 0.0
+        if OURS in samples.seconds:
+            launch_ms = least_launch_ms(layer, Path(folder), feeds, plan.rounds)
     limits = higher(limits, measure_limits(threads=1))
     return LayerResult(
         layer=name,
@@ -118,6 +157,7 @@ def measure_layer(name: str, runtimes: tuple[str, ...], plan: Plan) -> LayerResu
         least_bytes=least_bytes(layer),
         limits=limits,
         roofline_ms=roofline_ms(layer, limits),
+        launch_ms=launch_ms,
         times={runner: summarise(seconds) for runner, seconds in samples.seconds.items()},
         comparisons=_comparisons(samples),
         agreement=agreement,
@@ -156,30 +196,52 @@ def _cells(result: LayerResult, name: str) -> list[str]:
 
 
 def share_of_peak(result: LayerResult) -> float | None:
-    """Return Whet's best rate over the multiply-add peak measured beside it."""
+    """Return the rate of Whet's launch over the multiply-add peak measured beside it."""
+    if not result.launch_ms or result.limits is None:
+        return None
+    return result.flops / result.launch_ms / 1e6 / result.limits.gflops
+
+
+def call_share_of_peak(result: LayerResult) -> float | None:
+    """Return the rate of Whet's best call over the multiply-add peak measured beside it."""
     times = result.times.get(OURS)
     if times is None or result.limits is None:
         return None
     return result.flops / times.best_ms / 1e6 / result.limits.gflops
 
 
-def _summary(results: tuple[LayerResult, ...]) -> list[str]:
+def _launch_cells(result: LayerResult) -> list[str]:
+    """Return the launch's time and its share of the peak."""
+    share = share_of_peak(result)
+    if share is None:
+        return ["–", "–"]
+    return [f"{result.launch_ms:.3f}", f"{100 * share:.0f} %"]
+
+
+def _count_line(
+    title: str, results: list[LayerResult], share: Callable[[LayerResult], float | None]
+) -> str:
     """Say how many large dense layers come near the peak, and name those that do not."""
-    shares = [
-        (result.layer, share)
-        for result in results
-        if LAYERS[result.layer].dense and result.flops > LARGE_FLOPS
-        if (share := share_of_peak(result)) is not None
-    ]
-    short = [f"{name} ({100 * share:.0f} %)" for name, share in shares if share < WANTED_SHARE]
-    reached = len(shares) - len(short)
+    shares = [(result.layer, found) for result in results if (found := share(result)) is not None]
+    short = [f"{name} ({100 * found:.0f} %)" for name, found in shares if found < WANTED_SHARE]
+    reached = f"- {title}: {len(shares) - len(short)} of {len(shares)}"
+    return f"{reached}; below it: {', '.join(short)}." if short else f"{reached}."
+
+
+def _summary(results: tuple[LayerResult, ...]) -> list[str]:
+    """Say how many large dense layers come near the peak, alone and with what surrounds them."""
+    large = [r for r in results if LAYERS[r.layer].dense and r.flops > LARGE_FLOPS]
     return [
         "",
-        f"Of {len(shares)} dense convolutions and Gemms above {LARGE_FLOPS / 1e6:.0f} MFLOP "
-        f"{reached} reach {100 * WANTED_SHARE:.0f} % of the peak"
-        + (f"; below it: {', '.join(short)}." if short else "."),
-        "Operations are those of the direct algorithm: Winograd convolution may pass 100 %. Images",
-        "are NCHW, and their change to channels last and back is part of the time.",
+        f"Dense convolutions and Gemms above {LARGE_FLOPS / 1e6:.0f} MFLOP that reach "
+        f"{100 * WANTED_SHARE:.0f} % of the peak:",
+        "",
+        _count_line("the layer's launch", large, share_of_peak),
+        _count_line("the whole call", large, call_share_of_peak),
+        "",
+        "Operations are those of the direct algorithm: Winograd convolution may pass 100 %. The",
+        "launch computes the layer from images that are channels last, as they are between the",
+        "layers of a network; the call gets NCHW images, as the file has it, and gives such.",
     ]
 
 
@@ -191,6 +253,7 @@ def _row(result: LayerResult, names: list[str]) -> str:
             result.layer + right,
             f"{result.flops / 1e6:.0f}",
             f"{result.roofline_ms:.3f}",
+            *_launch_cells(result),
             *(cell for name in names for cell in _cells(result, name)),
             f"{closest.ratio:.2f} {closest.peer}" if closest else "",
             result.noise or "; ".join(result.errors.values()),
@@ -202,7 +265,7 @@ def markdown(report: KernelReport) -> str:
     """Return the report as Markdown."""
     found = {name for result in report.results for name in result.times}
     names = sorted(found, key=lambda name: (name != OURS, name))
-    titles = ["layer", "MFLOP", "roofline ms"]
+    titles = ["layer", "MFLOP", "roofline ms", "launch ms", "of peak"]
     for name in names:
         titles += [f"{name} best / median ms", f"{name} GFLOP/s (of peak)"]
     machine = report.machine
@@ -210,6 +273,7 @@ def markdown(report: KernelReport) -> str:
     lines = [
         f"# Single layers on {machine.cpu} ({machine.llvm_cpu}), one thread, f32",
         "",
+        f"Made by `python -m benchmarks.kernels --layers all --rounds {report.rounds}`.",
         f"Multiply-add peak measured: up to {max(peaks, default=0):.0f} GFLOP/s. GFLOP/s are of "
         "the best time; the ratio is the closest peer's time over Whet's, median of pairs.",
         "",
@@ -269,12 +333,14 @@ def main() -> None:
         return
     patterns = "*" if arguments.layers == "all" else arguments.layers
     chosen = {name for p in patterns.split(",") for name in fnmatch.filter(LAYERS, p)}
-    results = []
+    machine, results = describe_machine(), []
     for name in (name for name in LAYERS if name in chosen):
         results.append(run_layer(name, arguments))
         print(_row(results[-1], [n for n in (OURS, *PEERS) if n in runtimes]), flush=True)
-    report = KernelReport(machine=describe_machine(), results=tuple(results))
-    print(write_report(arguments.results, report, merge=arguments.merge))
+        report = KernelReport(machine=machine, results=tuple(results), rounds=arguments.rounds)
+        path = write_report(arguments.results, report, merge=arguments.merge)
+    if results:
+        print(path)
 
 
 if __name__ == "__main__":

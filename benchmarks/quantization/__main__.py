@@ -30,15 +30,15 @@ def _row(name: str, how: str, figures: tuple[float, float], report: Any, seconds
     )
 
 
-def print_digits() -> None:
-    """Print the rows of the networks trained on digits."""
+def print_digits(seed: int) -> None:
+    """Print the rows of the networks trained on digits, from other weights for each seed."""
     images, labels = networks.digits()
     a, b = networks.TRAIN, networks.TRAIN + networks.CALIBRATE
     for name, build in (("resnet", networks.resnet), ("mobilenet", networks.mobilenet),
                         ("hostile", networks.resnet)):  # fmt: skip
-        torch.manual_seed(1)
+        torch.manual_seed(seed)
         net = build()
-        networks.train(net, images[:a], labels[:a])
+        networks.train(net, images[:a], labels[:a], seed=seed)
         ways: tuple[tuple[str, dict[str, Any]], ...] = (("no settings", {}),)
         if name == "hostile":
             networks.make_hostile(net)
@@ -75,11 +75,13 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=("digits", "sentences"))
-    only = parser.parse_args().only
+    parser.add_argument("--seed", type=int, default=1, help="weights that training starts from")
+    given = parser.parse_args()
+    only = given.only
     print("| network | how | float | quantised | drop | layers in float | weights | seconds |")
     print("|---|---|---:|---:|---:|---:|---:|---:|")
     if only != "sentences":
-        print_digits()
+        print_digits(given.seed)
     if only != "digits" and sentences.available():
         print_sentences()
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
         UnsupportedError,
         WhetError,
     )
-    from whet.frontend.preprocess.records import Colours, Preprocess
+    from whet.frontend.preprocess.block import aipp_block
+    from whet.frontend.preprocess.records import Colours, DynamicPreprocess, Preprocess
     from whet.limits import Limits
     from whet.options import Options
     from whet.program.records import FusedGroup, Stats, TensorSpec
@@ -37,6 +38,7 @@ __all__ = [
     "ArtifactError",
     "Colours",
     "CompileError",
+    "DynamicPreprocess",
     "FusedGroup",
     "InputError",
     "Limits",
@@ -51,6 +53,7 @@ __all__ = [
     "TensorSpec",
     "UnsupportedError",
     "WhetError",
+    "aipp_block",
     "compile",
     "errors",
     "load",
@@ -59,12 +62,14 @@ __all__ = [
 
 _HOME = {
     "Colours": "whet.frontend.preprocess.records",
+    "DynamicPreprocess": "whet.frontend.preprocess.records",
     "Preprocess": "whet.frontend.preprocess.records",
     "Limits": "whet.limits",
     "Options": "whet.options",
     "FusedGroup": "whet.program.records",
     "Stats": "whet.program.records",
     "TensorSpec": "whet.program.records",
+    "aipp_block": "whet.frontend.preprocess.block",
     "compile": "whet.driver",
     "load": "whet.runtime.model",
     "quantize": "whet.quantize.api",

@@ -26,7 +26,7 @@ from whet.frontend.buckets import split_buckets
 from whet.frontend.load import check_files, load_model
 from whet.frontend.preprocess.aipp import read_preprocess
 from whet.frontend.preprocess.attach import attach_preprocess
-from whet.frontend.preprocess.records import Preprocess
+from whet.frontend.preprocess.records import Step
 from whet.frontend.read import read_file
 from whet.graph.infer import light_proto
 from whet.kernel.schedules import Schedules
@@ -40,7 +40,8 @@ from whet.lower.lower import Lowered, LoweredScript, lower_outlines
 from whet.lower.outline import Outline
 from whet.ops.table import op_table
 from whet.options import Options
-from whet.passes.pipeline import run_passes
+from whet.passes.pipeline import lowering_limit, run_passes
+from whet.program.aipp_block import METADATA, BlockUse
 from whet.program.container import digest
 from whet.program.placement import Place, script_placements
 from whet.runtime.model import CompiledModel, Parts, from_memory
@@ -51,7 +52,7 @@ Source = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 Shape = Sequence[int | str]
 Shapes = Mapping[str, Shape | Sequence[Shape]]
 Progress = Callable[[str, int, int], None]
-Preprocessing = str | os.PathLike[str] | Sequence[Preprocess]
+Preprocessing = str | os.PathLike[str] | Sequence[Step]
 
 GRAPH_WEIGHT_BYTES = 1024
 """Larger weights are left out of the graph that a compiled file keeps: it has them packed."""
@@ -80,7 +81,8 @@ def compile(  # noqa: A001 - the public name
             it: those that fusion or a rewrite removed, or that are inside a model which a script
             runs, are not among the outputs.
         preprocess: what happens to pictures before the model: an AIPP file, or ``Preprocess``
-            records. Inputs take bytes then; ``shapes`` still are those of the model in the file.
+            and ``DynamicPreprocess`` records. Inputs take bytes then; ``shapes`` still are those
+            of the model in the file.
 
     Returns:
         The compiled model, ready to run; made for another machine, to be saved and inspected.
@@ -99,7 +101,7 @@ def compile(  # noqa: A001 - the public name
     steps = read_preprocess(preprocess)
     with ThreadPoolExecutor(1) as aside:
         facts = aside.submit(_facts, source, shapes, chosen, steps)
-        models = _load(source, shapes, chosen, steps)
+        models, uses = _load(source, shapes, chosen, steps)
         tell("load", 1, 1)
         tell = _checking(tell, budget)
         observers = _Observers(tell, dump, budget, expose, _schedules(chosen))
@@ -112,7 +114,7 @@ def compile(  # noqa: A001 - the public name
         symbols=image.symbols,
         weights=weights,
         graph=graph,
-        metadata=facts.result(),
+        metadata=facts.result() | _blocks(uses),
         compile_s=time.perf_counter() - start,
     )
     return from_memory(parts)
@@ -139,7 +141,7 @@ def plan(
     """
     chosen = _checked(options)
     budget = Budget(chosen.limits)
-    models = _load(source, shapes, chosen, ())
+    models, _ = _load(source, shapes, chosen, ())
     tell = _checking(lambda stage, done, total: None, budget)
     target = resolve_target(chosen.target)
     schedules = _schedules(chosen)
@@ -161,24 +163,29 @@ def ask_schedules(
     tell = _checking(lambda stage, done, total: None, budget)
     observers = _Observers(tell, None, budget, (), schedules)
     target = resolve_target(chosen.target)
-    _translate(_load(source, shapes, chosen, ()), chosen, target, observers)
+    models, _ = _load(source, shapes, chosen, ())
+    _translate(models, chosen, target, observers)
     return schedules
 
 
 def _schedules(options: Options) -> Schedules:
     known = read_tuning(Path(options.tuning)).answers() if options.tuning else {}
-    return Schedules(options.thread_count, known)
+    chained = lowering_limit("chain_products", options.opt_level, options.passes)
+    return Schedules(options.thread_count, known, chained)
 
 
 def _load(
-    source: Source, shapes: Shapes | None, options: Options, steps: Sequence[Preprocess]
-) -> list[ir.Model]:
-    """Return the model, and once more for each bucket of shapes."""
+    source: Source, shapes: Shapes | None, options: Options, steps: Sequence[Step]
+) -> tuple[list[ir.Model], tuple[BlockUse, ...]]:
+    """Return the model, and once more for each bucket of shapes; and the AIPP blocks it takes."""
     base, buckets = split_buckets(shapes)
     models = [load_model(source, shapes=s, limits=options.limits) for s in (base, *buckets)]
-    for model in models:
-        attach_preprocess(model, steps)
-    return models
+    uses = [attach_preprocess(model, steps) for model in models]
+    return models, uses[0]
+
+
+def _blocks(uses: Sequence[BlockUse]) -> dict[str, str]:
+    return {METADATA: msgspec.json.encode(uses).decode()} if uses else {}
 
 
 def _checked(options: Options | None) -> Options:
@@ -297,7 +304,7 @@ def _cache_folder(options: Options, settings: Settings) -> Path | None:
 
 
 def _facts(
-    source: Source, shapes: Shapes | None, options: Options, steps: Sequence[Preprocess]
+    source: Source, shapes: Shapes | None, options: Options, steps: Sequence[Step]
 ) -> dict[str, str]:
     """Return what a compiled file says about its origin; equal for equal compilations."""
     facts = {

@@ -15,13 +15,16 @@ _COLUMNS = ("best_ms", "mean_ms", "median_ms", "p90_ms", "p95_ms", "p99_ms", "ma
 
 def print_findings(console: Console, found: dict[str, Any]) -> None:
     """Print times, comparisons, and what else was measured."""
-    headers = ["runtime", "min", "mean", "median", "p90", "p95", "p99", "max", "runs/s"]
+    block = next(iter(found["times"].values()))["block"]
+    columns = ("block_ms", *_COLUMNS) if block > 1 else _COLUMNS
+    heads = [f"of {block}"] if block > 1 else []
+    headers = ["runtime", *heads, "min", "mean", "median", "p90", "p95", "p99", "max", "runs/s"]
     by_peer = {c["peer"]: c for c in found["comparisons"]}
     if by_peer:
         headers += ["time ÷ ours", "difference"]
     rows = []
     for name, times in found["times"].items():
-        cells = [output.format_ms(times[key] / 1e3) for key in _COLUMNS]
+        cells = [output.format_ms(times[key] / 1e3) for key in columns]
         row = [name, *cells, f"{1e3 / times['median_ms']:.1f}"]
         if name in by_peer:
             row += [_ratio(by_peer[name]), f"{found['largest_difference'][name]:.1e}"]
@@ -30,6 +33,12 @@ def print_findings(console: Console, found: dict[str, Any]) -> None:
     calls = next(iter(found["times"].values()))["calls"]
     title = f"{found['model']}: {threads} threads, {calls} rounds, {cpu}, machine {noise}"
     console.print(output.table(headers, rows, title=title))
+    if block > 1:
+        console.print(
+            f"of {block}: the shortest of {block} calls in a row, median; other programs on the "
+            "machine lengthen it least, and the ratio is made of it",
+            soft_wrap=True,
+        )
     for line in (*_goal(found), *_costs(found), *_streams(found), *_memory(found)):
         console.print(line, markup=False, soft_wrap=True)
     for finding in found["advice"] or ():
@@ -44,11 +53,11 @@ def print_findings(console: Console, found: dict[str, Any]) -> None:
 
 
 def _ratio(comparison: dict[str, Any]) -> str:
-    """Return the median ratio, its confidence interval and what that allows to say."""
-    low, high = comparison["interval"]
+    """Return the ratio of the blocks, its confidence interval and what that allows to say."""
+    low, high = comparison["block_interval"]
     verdict = {"faster": "we are faster", "slower": "we are slower"}
     words = verdict.get(comparison["verdict"], comparison["verdict"])
-    return f"{comparison['ratio']:.2f} ({low:.2f}–{high:.2f}, {words})"
+    return f"{comparison['block_ratio']:.2f} ({low:.2f}–{high:.2f}, {words})"
 
 
 def _goal(found: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from whet.cli import output, report
 from whet.program.records import Stats
 
 if TYPE_CHECKING:
-    from whet.measure.statistics import Summary
+    from whet.measure.statistics import Comparison, Summary
 
 UNOPTIMISED, OPTIMISED, PEER = "unoptimised", "Whet", "ONNX Runtime"
 # Largest relative error of a probability that rounding explains: 54 layers of float32 sums leave
@@ -37,6 +37,7 @@ class Findings:
         judge: what the output was compared with.
         error: largest relative error of a probability.
         times: by column of the table.
+        comparisons: the optimised model with each of the others.
         stats: of the compiled models, by column.
         compile_s: seconds that compiling took.
         load_s: seconds that loading the file took.
@@ -46,6 +47,7 @@ class Findings:
     judge: str
     error: float
     times: dict[str, Summary]
+    comparisons: tuple[Comparison, ...]
     stats: dict[str, Stats]
     compile_s: float
     load_s: float
@@ -69,6 +71,7 @@ def as_json(found: Findings) -> dict[str, Any]:
         "relative_error": found.error,
         "tolerance": TOLERANCE,
         "correct": found.correct,
+        "comparisons": msgspec.to_builtins(found.comparisons),
         "times": {name: msgspec.to_builtins(times) for name, times in found.times.items()},
         "stats": {name: report.stats_as_json(stats) for name, stats in found.stats.items()},
     }
@@ -78,14 +81,28 @@ def _rows(found: Findings) -> list[list[str]]:
     """Lay the findings out as the rows of the table."""
     times, stats = found.times.values(), found.stats.values()
     blank = [""] * (len(times) - len(stats))
+    block = found.times[OPTIMISED].block
+    shortest = [
+        f"latency, shortest of {block}",
+        *(output.format_ms(t.block_ms / 1e3) for t in times),
+    ]
     return [
+        *([shortest] if block > 1 else []),
         ["latency, median", *(output.format_ms(t.median_ms / 1e3) for t in times)],
         ["latency, best", *(output.format_ms(t.best_ms / 1e3) for t in times)],
-        ["throughput", *(f"{1e3 / t.median_ms:.1f} /s" for t in times)],
+        ["throughput", *(f"{1e3 / t.block_ms:.1f} /s" for t in times)],
         ["kernel launches", *(str(s.launches) for s in stats), *blank],
         ["intermediate memory", *(output.format_bytes(s.arena_bytes) for s in stats), *blank],
         ["weights", *(output.format_bytes(s.weight_bytes) for s in stats), *blank],
     ]
+
+
+def _verdict(found: Comparison) -> str:
+    """Say how another column compares with the optimised model, from the blocks of calls."""
+    low, high = found.block_interval
+    name = "Unoptimised, it" if found.peer == UNOPTIMISED else found.peer
+    says = f"{name} takes {found.block_ratio:.2f} times as long ({low:.2f} to {high:.2f}"
+    return f"{says}, {'blocks' if found.block > 1 else 'pairs'} of calls in turn)."
 
 
 def print_findings(console: Console, found: Findings) -> None:
@@ -93,6 +110,8 @@ def print_findings(console: Console, found: Findings) -> None:
     threads = found.stats[OPTIMISED].threads
     title = f"ResNet-50, one image, float32, {threads} thread{'s' if threads > 1 else ''}"
     console.print(output.table(["", *found.times], _rows(found), title=title))
+    for comparison in found.comparisons:
+        console.print(_verdict(comparison), soft_wrap=True)
     console.print("What was fused (kernels, and the operators that each computes):")
     groups = report.summarise_groups(found.stats[OPTIMISED].groups)
     for ops, count in groups[:_GROUPS_SHOWN]:

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from whet.check import Report
+from whet.cli.more_forms import demo_documents, language_documents, view_documents
 from whet.cli.subject import Subject
 from whet.measure.acceptance import Criterion
 from whet.measure.accuracy.bisect import Culprit
@@ -134,9 +135,10 @@ def all_forms(*, strict: bool = False) -> dict[str, type]:
         "target": str, "threads": int, "launches": int, "arena_bytes": int, "weight_bytes": int,
         "code_bytes": int, "programs": Texts, "compile_s": float, "groups": tuple[group, ...],
     }  # fmt: skip
+    costs = forms.part("Stats", stats)
     compiled: Fields = {
-        "flops": int, "inputs": tuple[spec, ...], "outputs": tuple[spec, ...],
-        "stats": forms.part("Stats", stats), "metadata": dict[str, str],
+        "flops": int, "inputs": tuple[spec, ...], "outputs": tuple[spec, ...], "stats": costs,
+        "metadata": dict[str, str],
         "placement": tuple[placed, ...],
     }  # fmt: skip
     graph = forms.part("Graph", {
@@ -213,6 +215,8 @@ def all_forms(*, strict: bool = False) -> dict[str, type]:
         }, ()),
         "whet.ascend_commands.1": ({"folder": str, "installed": bool, "commands": Texts}, ()),
     }  # fmt: skip
+    others = language_documents(forms) | demo_documents(costs) | view_documents(forms)
+    documents |= {name: (fields, ()) for name, fields in others.items()}
     return {
         name: forms.document(name, fields, *records)
         for name, (fields, records) in documents.items()

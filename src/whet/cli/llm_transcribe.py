@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import wave
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-import numpy as np
 
 from whet.cli import output
 from whet.cli.llm_options import max_tokens_option, model_argument, threads_option
@@ -15,32 +13,33 @@ from whet.cli.parameters import json_option
 from whet.errors import InputError
 from whet.options import Options
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
 
 @click.command("transcribe")
 @model_argument
 @click.argument("sound", type=click.Path(path_type=Path))
-@click.option("--language", default="en", show_default=True, help="What is spoken.")
+@click.option("--language", default="", help="What is spoken, such as en; found out if left out.")
 @click.option("--translate", is_flag=True, help="Answer in English, whatever is spoken.")
 @max_tokens_option(256)
 @threads_option
 @json_option
 def transcribe(model: Path, sound: Path, as_json: bool, **values: Any) -> None:
-    """Write down what is said in SOUND, a WAV file of 16 kHz, with a Whisper in folder MODEL.
+    """Write down what is said in SOUND with a Whisper in folder MODEL.
+
+    SOUND is a WAV file; with the extra `audio` also FLAC, Ogg or MP3. More than 30 seconds are cut
+    where it is quiet.
 
     Example: whet llm transcribe whisper-tiny speech.wav --language de
     """
     from whet.llm.sampling import SamplingParams
     from whet.llm.seq2seq import Seq2Seq
+    from whet.llm.sound import read_sound
 
-    samples = read_wave(sound)
+    samples = read_sound(_bytes(sound), str(sound))
     whisper = Seq2Seq(model, options=Options(threads=values["threads"]))
     task = "translate" if values["translate"] else "transcribe"
-    begin = whisper.named(f"<|{values['language']}|>", f"<|{task}|>", "<|notimestamps|>")
+    language = values["language"] or whisper.detect(whisper.heard(samples)[0][1])
     params = SamplingParams(max_tokens=values["max_tokens"])
-    found = whisper.transcribe(samples, params, begin)
+    found = whisper.transcribe(samples, params, whisper.spoken(language, task))
     if as_json:
         output.print_json({"text": found.text, "tokens": list(found.tokens)}, "whet.llm.text.1")
         return
@@ -50,46 +49,44 @@ def transcribe(model: Path, sound: Path, as_json: bool, **values: Any) -> None:
 @click.command("translate")
 @model_argument
 @click.option("--text", "texts", multiple=True, required=True, help="May be repeated.")
+@click.option(
+    "--beams",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Follow so many beginnings and take the likeliest whole.",
+)
 @max_tokens_option(256)
 @threads_option
 @json_option
-def translate(
-    model: Path, texts: tuple[str, ...], max_tokens: int, threads: int, as_json: bool
-) -> None:
+def translate(model: Path, texts: tuple[str, ...], as_json: bool, **values: Any) -> None:
     """Write what MODEL, a folder with a Marian or a T5, makes of texts.
 
-    Example: whet llm translate opus-mt-en-de --text "Good morning."
+    Example: whet llm translate opus-mt-en-de --text "Good morning." --beams 4
     """
     from whet.llm.sampling import SamplingParams
     from whet.llm.seq2seq import Seq2Seq
 
-    translator = Seq2Seq(model, options=Options(threads=threads))
-    found = translator.generate(texts, SamplingParams(max_tokens=max_tokens))
+    translator = Seq2Seq(model, options=Options(threads=values["threads"]))
+    beams, most = values["beams"], values["max_tokens"]
+    if beams > 1:
+        made = [translator.beams(t, width=beams, max_tokens=most)[0].text for t in texts]
+    else:
+        params = SamplingParams(max_tokens=most)
+        made = [target.text for target in translator.generate(texts, params)]
     if as_json:
-        output.print_json({"texts": [t.text for t in found]}, "whet.llm.texts.1")
+        output.print_json({"texts": made}, "whet.llm.texts.1")
         return
-    for target in found:
-        click.echo(target.text)
+    for text in made:
+        click.echo(text)
 
 
-def read_wave(path: Path) -> npt.NDArray[np.float32]:
-    """Return the samples of a WAV file; several channels become their mean.
-
-    Raises:
-        InputError: it is no WAV file of 16-bit numbers, 16,000 a second.
-    """
+def _bytes(path: Path) -> bytes:
     try:
-        with wave.open(str(path)) as file:
-            kind = (file.getframerate(), file.getsampwidth())
-            channels, data = file.getnchannels(), file.readframes(file.getnframes())
-    except (OSError, EOFError, wave.Error) as error:
-        raise InputError(f"the sound cannot be read: {error}", where=str(path)) from error
-    if kind != (16_000, 2):
+        return path.read_bytes()
+    except OSError as error:
         raise InputError(
-            f"the sound has {8 * kind[1]} bits, {kind[0]} times a second",
+            f"the sound cannot be read: {error.strerror or error}",
             where=str(path),
-            hint="convert it: ffmpeg -i sound -ar 16000 -ac 1 -c:a pcm_s16le sound.wav",
-        )
-    whole = np.frombuffer(data[: len(data) // (2 * channels) * 2 * channels], "<i2")
-    samples = whole.reshape(-1, channels).mean(1) / 32768
-    return np.asarray(samples, np.float32)
+            hint="check the path",
+        ) from error

@@ -51,6 +51,8 @@ _CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy", "sca
     show_default=True,
     help="How they are written, with --mode weights.",
 )
+@click.option("--integer-rows", is_flag=True,
+              help="With --form matmulnbits: let rows become 8-bit integers.")  # fmt: skip
 @click.option("--calibration", type=click.Path(path_type=Path), metavar="DATA",
               help="A .npy, .npz or image file, or a folder of them.")  # fmt: skip
 @click.option("-o", "--output", "target_file", type=click.Path(path_type=Path),
@@ -166,6 +168,7 @@ def _converted(model: Path, mode: Any, values: Mapping[str, Any]) -> Any:
                 block=values["block"],
                 method=values["method"],
                 form=values["form"],
+                integer_rows=values["integer_rows"],
                 skip=tuple(values["skipped"]),
             )
             return convert_weights(request, how)
@@ -260,7 +263,7 @@ def _images(text: str | None) -> ImageOptions:
     try:
         return msgspec.convert({**msgspec.to_builtins(base), **given}, ImageOptions)
     except msgspec.ValidationError as error:
-        raise OptionError(f"{error}", where="--image") from error
+        raise OptionError(f"{error}", where="--image", hint="see docs/quantize.md") from error
 
 
 def _numbers(name: str, texts: list[str]) -> Any:

@@ -264,12 +264,13 @@ class Builder:
         """Store a value."""
         self.line(f"store {value}, ptr {pointer.text}, align {align}")
 
-    def prefetch(self, pointer: Value, *, level: int = 2) -> None:
-        """Bring a cache line into the cache of a level, 1 or 2, for reading."""
+    def prefetch(self, pointer: Value, *, level: int = 2, writes: bool = False) -> None:
+        """Bring a cache line into the cache of a level, 1 or 2, for reading or for writing."""
         self.module.declare(
             "llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
         )
-        self.line(f"call void @llvm.prefetch.p0({pointer}, i32 0, i32 {4 - level}, i32 1)")
+        what = f"i32 {int(writes)}, i32 {4 - level}, i32 1"
+        self.line(f"call void @llvm.prefetch.p0({pointer}, {what})")
 
     def masked_load(
         self, type_: str, pointer: Value, mask: Value, other: Value, align: int = 1

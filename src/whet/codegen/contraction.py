@@ -8,7 +8,7 @@ from whet.codegen.builder import I64, PTR, Builder, Module, Value, i64
 from whet.codegen.contraction_tile import Place, TileWriter
 from whet.codegen.depth_blocks import Block, slot, sum_bytes
 from whet.codegen.depth_steps import Columns, advanced, depth_steps
-from whet.codegen.fetching import Fetching
+from whet.codegen.fetching import Fetching, Stream
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import (
     Function,
@@ -78,14 +78,21 @@ def write_contraction(
     """Write the function of a contraction."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
-    steps = depth_steps(kernel, fn, target)
-    epilogue = tile_epilogue(kernel, fn, target)
-    fetching = Fetching(fn.b, kernel, fn.b.alloca(PTR), fn.b.alloca(PTR))
-    tiles = TileWriter(kernel, fn, target.lanes, steps, epilogue, fetching)
-    writer = _Writer(kernel, fn, target.lanes, tiles)
+    writer = contraction_writer(kernel, fn, target)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
+
+
+def contraction_writer(
+    kernel: Contraction, fn: Function, target: Target, streams: tuple[Stream, ...] = ()
+) -> ContractionWriter:
+    """Return what writes the loops of a contraction into a function."""
+    steps = depth_steps(kernel, fn, target)
+    epilogue = tile_epilogue(kernel, fn, target)
+    fetching = Fetching(fn.b, kernel, fn.b.alloca(PTR), fn.b.alloca(PTR), streams)
+    tiles = TileWriter(kernel, fn, target.lanes, steps, epilogue, fetching)
+    return ContractionWriter(kernel, fn, target.lanes, tiles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,16 @@ class _Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class _Writer:
+class ContractionWriter:
+    """Writes the loops of a contraction.
+
+    Attributes:
+        kernel: the contraction.
+        fn: the function being written.
+        width: lanes of a vector.
+        tiles: writes its register tiles.
+    """
+
     kernel: Contraction
     fn: Function
     width: int
@@ -106,13 +122,24 @@ class _Writer:
 
     @property
     def b(self) -> Builder:
+        """Where instructions go."""
         return self.fn.b
 
     @property
     def panel_columns(self) -> int:
+        """Columns of a panel."""
         return self.kernel.tile.vectors * self.width
 
     # -- loops over tiles --------------------------------------------------------------------
+
+    def all_rows(self, frame: Frame) -> None:
+        """Write the loops over all row tiles, as many together as a chunk has, and all panels."""
+        b, together = self.b, self.kernel.tile.row_items
+        items = frame.scalar_index(_row_items(self.kernel))
+        panels = frame.scalar_index(_panels(self.kernel, self.width))
+        with b.loop(i64(0), items, together, hint="group") as first:
+            last = b.min(b.add(first, i64(together)), items)
+            self._panels(frame, _Chunk((first, last), (i64(0), panels)))
 
     def chunk(self, frame: Frame, chunk: Value) -> None:
         """Write the loops over one chunk's panels and row tiles."""

@@ -10,6 +10,21 @@ from whet.kernel.spec import Contraction
 
 
 @dataclass(frozen=True, slots=True)
+class Stream:
+    """Memory that will be read or written soon, fetched line after line.
+
+    Attributes:
+        cursor: stack slot of the address that is fetched next.
+        lines: cache lines that are fetched at each unrolled depth step.
+        writes: whether it will be written.
+    """
+
+    cursor: Value
+    lines: int
+    writes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Fetching:
     """Writes the prefetches of a contraction.
 
@@ -18,12 +33,14 @@ class Fetching:
         kernel: the contraction.
         panel: stack slot of the address that is fetched next in the panel after this one.
         weights: the same in the weights of the next launch.
+        streams: what else is fetched ahead.
     """
 
     b: Builder
     kernel: Contraction
     panel: Value
     weights: Value
+    streams: tuple[Stream, ...] = ()
 
     def begin_panel(self, following: Value) -> None:
         """Begin with the panel after this one."""
@@ -41,11 +58,12 @@ class Fetching:
     def fetch(self) -> None:
         """Fetch the lines that are due at an unrolled depth step."""
         b, ahead = self.b, self.kernel.ahead
-        due = (self.panel, self.kernel.tile.prefetch), (self.weights, ahead.lines if ahead else 0)
-        for cursor, lines in due:
-            if not lines:
+        panel = Stream(self.panel, self.kernel.tile.prefetch)
+        weights = Stream(self.weights, ahead.lines if ahead else 0)
+        for stream in (panel, weights, *self.streams):
+            if not stream.lines:
                 continue
-            at = b.load(PTR, cursor, 8)
-            for line in range(lines):
-                b.prefetch(b.gep(at, "i8", LINE_BYTES * line))
-            b.store(b.gep(at, "i8", LINE_BYTES * lines), cursor, 8)
+            at = b.load(PTR, stream.cursor, 8)
+            for line in range(stream.lines):
+                b.prefetch(b.gep(at, "i8", LINE_BYTES * line), writes=stream.writes)
+            b.store(b.gep(at, "i8", LINE_BYTES * stream.lines), stream.cursor, 8)

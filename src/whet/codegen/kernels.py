@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from whet.codegen.attention import attention_chunks, attention_scratch, write_attention
+from whet.codegen.attention import write_attention
+from whet.codegen.attention_keys import attention_chunks, attention_scratch
 from whet.codegen.block_product import (
     block_product_chunks,
     block_product_scratch,
     write_block_product,
 )
 from whet.codegen.builder import Module
+from whet.codegen.chain import chain_chunks, chain_scratch, write_chain
 from whet.codegen.contraction import (
     contraction_chunks,
     contraction_scratch,
@@ -31,6 +33,7 @@ from whet.codegen.sort import sort_chunks, write_sort
 from whet.codegen.winograd import winograd_chunks, winograd_scratch, write_winograd
 from whet.index import Poly
 from whet.kernel.blocks import BlockProduct, RowQuantization
+from whet.kernel.chain import Chain
 from whet.kernel.filter import Filter
 from whet.kernel.paged import PagedAttention
 from whet.kernel.recurrence import Recurrence
@@ -64,6 +67,7 @@ KINDS: Mapping[type, KernelKind] = MappingProxyType(
     {
         Nest: KernelKind(write_nest, nest_chunks, _no_scratch),
         Contraction: KernelKind(write_contraction, contraction_chunks, contraction_scratch),
+        Chain: KernelKind(write_chain, chain_chunks, chain_scratch),
         Attention: KernelKind(write_attention, attention_chunks, attention_scratch),
         Recurrence: KernelKind(write_recurrence, recurrence_chunks, _no_scratch),
         Winograd: KernelKind(write_winograd, winograd_chunks, winograd_scratch),

@@ -233,14 +233,28 @@ class Translation:
         self, op_type: str, value: ir.Value, dtype: ir.DataType, **attributes: Any
     ) -> ir.Value:
         """Add a step of the script that gives a value of the same shape in another type."""
+        return self.of_shape(self.own(op_type, value, dtype=dtype, **attributes), value)
+
+    def own(
+        self,
+        op_type: str,
+        *inputs: Operand,
+        dtype: ir.DataType,
+        dims: Sequence[int | None] | None = None,
+        **attributes: Any,
+    ) -> ir.Value:
+        """Add a node of Whet's own domain, whose output ``onnx`` cannot infer."""
         base = f"{self.node.name or self.node.outputs[0].name}_{op_type}"
-        result = ir.Value(name=self._names.fresh(f"{base}_out"), type=ir.TensorType(dtype))
+        shape = None if dims is None else ir.Shape(dims)
+        result = ir.Value(
+            name=self._names.fresh(f"{base}_out"), type=ir.TensorType(dtype), shape=shape
+        )
         made = ir.node(
-            op_type, [value], attributes, domain=WHET_DOMAIN, outputs=[result],
-            name=self._names.fresh(base),
+            op_type, [self._value(x) for x in inputs], attributes, domain=WHET_DOMAIN,
+            outputs=[result], name=self._names.fresh(base),
         )  # fmt: skip
         self._place(made, known=True)
-        return self.of_shape(result, value)
+        return result
 
     def of_shape(self, value: ir.Value, like: ir.Value) -> ir.Value:
         """Say that a value has another one's shape, for operators without a rule of inference."""

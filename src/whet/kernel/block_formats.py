@@ -125,6 +125,25 @@ def dequantized(kind: BlockFormat, data: Array) -> Array:
     return np.asarray(values.reshape(rows, groups * GROUP))
 
 
+def written_blocks(kind: BlockFormat, codes: Array, scales: Array, minimums: Array | None) -> Array:
+    """Return rows of bytes, as a GGUF file holds them: Q8_0, Q4_0 or Q4_1.
+
+    Args:
+        kind: the format.
+        codes: unsigned codes [row, depth].
+        scales: [row, group].
+        minimums: [row, group] where the format has them.
+    """
+    groups = codes.astype(np.uint8).reshape(len(codes), -1, GROUP)
+    heads = [scales] if minimums is None else [scales, minimums]
+    parts = [np.ascontiguousarray(h.astype(np.float16)[..., None]).view(np.uint8) for h in heads]
+    if kind.bits == 4:
+        parts.append(groups[..., : GROUP // 2] | groups[..., GROUP // 2 :] << np.uint8(4))
+    else:
+        parts.append(groups ^ np.uint8(kind.zero))
+    return np.concatenate(parts, axis=-1).reshape(len(codes), -1)
+
+
 def _half(part: Array) -> Array:
     """Return pairs of bytes [row, group, 2] as float16 [row, group]."""
     return np.ascontiguousarray(part).view(np.float16)[..., 0]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from whet.index import Axis, Poly
 from whet.kernel.blocks import BlockProduct, RowQuantization
+from whet.kernel.chain import Chain
 from whet.kernel.expr import Expr, Read, Within
 from whet.kernel.filter import Filter
 from whet.kernel.paged import PagedAttention
@@ -306,6 +307,7 @@ class Winograd:
 Kernel = (
     Nest
     | Contraction
+    | Chain
     | Attention
     | Winograd
     | Recurrence

@@ -49,6 +49,7 @@ class Product:
         depth: innermost reduction axis, such as input channels.
         quad: which depth values go together, once operands of 8-bit integers lie so; ``a`` is
             then unsigned and ``b`` signed, and the sum a 32-bit integer.
+        merged: how many groups of the model are one here; of as many channels one is not zero.
     """
 
     a: Expr
@@ -58,6 +59,7 @@ class Product:
     taps: tuple[Axis, ...]
     depth: Axis
     quad: Quad | None = None
+    merged: int = 1
 
     def expressions(self) -> list[Expr]:
         """Return the roots of all expressions."""

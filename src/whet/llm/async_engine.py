@@ -5,15 +5,42 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from whet.errors import ResourceError
-from whet.llm.engine import Engine, Reason, held_back
-from whet.llm.image_prompt import Pictured
+from whet.llm.engine import Reason, Request, held_back
 from whet.llm.sampling import Choice, SamplingParams
 from whet.llm.structured import Matcher
+
+
+class Batching(Protocol):
+    """What runs requests together; see ``Engine`` and ``Seq2SeqEngine``."""
+
+    requests: dict[int, Request]
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits or runs."""
+
+    def add(
+        self,
+        prompt: Any,
+        params: SamplingParams,
+        *,
+        ends: frozenset[int] = frozenset(),
+        index: int = 0,
+        priority: int = 0,
+        matcher: Matcher | None = None,
+    ) -> int:
+        """Queue a request and return its number."""
+
+    def cancel(self, number: int) -> None:
+        """End a request."""
+
+    def step(self) -> list[int]:
+        """Run one step and return the requests that got a token or ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +94,7 @@ class AsyncEngine:
         most_requests: requests that may wait or run; more are refused.
     """
 
-    def __init__(self, engine: Engine, most_requests: int = 256) -> None:
+    def __init__(self, engine: Batching, most_requests: int = 256) -> None:
         self._engine = engine
         self._most = most_requests
         self._streams: dict[int, _Stream] = {}
@@ -77,7 +104,7 @@ class AsyncEngine:
 
     async def generate(
         self,
-        prompt: Sequence[int] | Pictured,
+        prompt: Any,
         params: SamplingParams,
         *,
         ends: frozenset[int] = frozenset(),
@@ -88,7 +115,8 @@ class AsyncEngine:
         """Yield a completion piece by piece; the request is cancelled if the caller stops reading.
 
         Raises:
-            InputError: the prompt is empty or too long.
+            InputError: the prompt is empty or too long, or a grammar went too far.
+            ModelError: logits are no numbers.
             ResourceError: too many requests wait, or the engine was closed.
         """
         stream = _Stream(asyncio.get_running_loop(), asyncio.Queue())
@@ -105,11 +133,6 @@ class AsyncEngine:
                     return
         finally:
             self._ask(lambda: self._drop(place))
-
-    @property
-    def inner(self) -> Engine:
-        """The engine, to look at."""
-        return self._engine
 
     @property
     def requests(self) -> int:
@@ -186,6 +209,9 @@ class AsyncEngine:
     def _tell(self, number: int) -> None:
         request, stream = self._engine.requests[number], self._streams.get(number)
         if stream is None:
+            return
+        if request.fault is not None:
+            stream.send(request.fault)
             return
         keep = 0 if request.reason else held_back(request.text, request.params.stop)
         ready = max(len(request.text) - keep, stream.text)

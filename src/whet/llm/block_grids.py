@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from whet.kernel.block_formats import FORMATS, GROUP
+from whet.kernel.block_formats import FORMATS, GROUP, written_blocks
 from whet.llm.architecture import Array
 
 
@@ -77,11 +77,4 @@ def _half(scale: Array) -> Array:
 
 def block_bytes(name: str, codes: Array, grid: BlockGrid) -> Array:
     """Return codes [row, depth] as rows of bytes, as a GGUF file holds them."""
-    groups = codes.astype(np.uint8).reshape(len(codes), -1, GROUP)
-    heads = [grid.scale, grid.low] if grid.minimums else [grid.scale]
-    parts = [np.ascontiguousarray(h.astype(np.float16)[..., None]).view(np.uint8) for h in heads]
-    if FORMATS[name].bits == 4:
-        parts.append(groups[..., : GROUP // 2] | groups[..., GROUP // 2 :] << np.uint8(4))
-    else:
-        parts.append(groups ^ np.uint8(FORMATS[name].zero))
-    return np.concatenate(parts, axis=-1).reshape(len(codes), -1)
+    return written_blocks(FORMATS[name], codes, grid.scale, grid.low if grid.minimums else None)

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from whet.errors import InputError, ResourceError
+from whet.errors import InputError, ModelError, ResourceError, WhetError
 from whet.llm.architecture import Array
 from whet.llm.image_prompt import Pictured
 from whet.llm.program import Span
@@ -42,6 +42,7 @@ class Request:
         text: what the output says so far.
         reason: why it ended, "" while it goes on.
         cached: tokens of the prompt that the cache held.
+        fault: what went wrong, if it ended with "error".
     """
 
     prompt: Sequence[int]
@@ -53,6 +54,7 @@ class Request:
     text: str = ""
     reason: Reason = ""
     cached: int = 0
+    fault: WhetError | None = None
 
     @property
     def mean_logprob(self) -> float:
@@ -209,36 +211,47 @@ class Engine:
     def _choose(self, number: int, logits: Array) -> None:
         """Choose one token, and end the request if that was the last one."""
         request, track = self.requests[number], self._scheduler.find(number)
-        if not np.isfinite(logits).all():
-            self._end(number, "error")
-            return
-        try:
-            choice = request.sampler.choose(logits, request.prompt, request.output)
-        except InputError:  # a grammar that costs too much ends its own request only
-            self._end(number, "error")
-            return
-        request.output.append(choice.token)
-        request.choices.append(choice)
-        track.tokens.append(choice.token)
-        if choice.token in request.ends:
-            self._end(number, "stop")
-            return
-        if self._decode is not None:
-            request.text = self._decode(request.output)
-        place = _stop_place(request)
-        if place is not None:
-            request.text = request.text[:place]
-            self._end(number, "stop")
-        elif request.sampler.complete:
-            self._end(number, "stop")
-        elif len(track.tokens) >= track.limit:
-            self._end(number, "length")
+        before = len(request.output)
+        reason = take_token(request, logits, self._decode)
+        track.tokens += request.output[before:]
+        if not reason and len(track.tokens) >= track.limit:
+            reason = "length"
+        if reason:
+            self._end(number, reason)
 
     def _end(self, number: int, reason: Reason) -> None:
         self.requests[number].reason = reason
         self._scheduler.finish(number)
         if self._speculation is not None:
             self._speculation.forget(number)
+
+
+def take_token(
+    request: Request, logits: Array, decode: Callable[[Sequence[int]], str] | None
+) -> Reason:
+    """Choose a request's next token, and return why it ends there, "" if it goes on."""
+    if not np.isfinite(logits).all():
+        request.fault = ModelError(
+            f"the logits behind {len(request.prompt) + len(request.output)} tokens are no numbers",
+            hint="the checkpoint holds NaN or infinity, or numbers too large for its types",
+        )
+        return "error"
+    try:
+        choice = request.sampler.choose(logits, request.prompt, request.output)
+    except InputError as error:  # a grammar that costs too much ends its own request only
+        request.fault = error
+        return "error"
+    request.output.append(choice.token)
+    request.choices.append(choice)
+    if choice.token in request.ends:
+        return "stop"
+    if decode is not None:
+        request.text = decode(request.output)
+    place = _stop_place(request)
+    if place is not None:
+        request.text = request.text[:place]
+        return "stop"
+    return "stop" if request.sampler.complete else ""
 
 
 def _is_text(token: int) -> bool:

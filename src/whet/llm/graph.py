@@ -12,7 +12,8 @@ from whet.graph.opset import WHET_DOMAIN, canonical_opset
 from whet.llm.architecture import Array
 
 Dims = Sequence[int | str]
-FLOAT, INT32, INT64 = ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64
+FLOAT, BOOL = ir.DataType.FLOAT, ir.DataType.BOOL
+INT32, INT64 = ir.DataType.INT32, ir.DataType.INT64
 INT8, UINT8 = ir.DataType.INT8, ir.DataType.UINT8
 
 

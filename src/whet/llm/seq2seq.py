@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from whet.driver import compile as compile_model
-from whet.errors import InputError
+from whet.errors import InputError, UnsupportedError
 from whet.llm.architecture import Array
-from whet.llm.checkpoint import TensorFolder
-from whet.llm.distance import near_scores
-from whet.llm.families.seq2seq import seq2seq_of
+from whet.llm.beam import Beam
+from whet.llm.checkpoint import TensorFolder, read_json
+from whet.llm.engine import Reason, held_back
+from whet.llm.families.seq2seq import FAMILIES
+from whet.llm.generation_config import GenerationConfig
 from whet.llm.mel import log_mel
-from whet.llm.sampling import Sampler, SamplingParams
-from whet.llm.seq2seq_graph import decoder_part, encoder_part
-from whet.llm.sinusoids import sinusoids
-from whet.llm.tokens import Tokenizer, open_tokenizer
+from whet.llm.sampling import SamplingParams
+from whet.llm.seq2seq_beam import beam_targets
+from whet.llm.seq2seq_coder import Coder, Source
+from whet.llm.seq2seq_engine import Seq2SeqEngine
+from whet.llm.sound import Stretch, cut
+from whet.llm.structured import Constraint, Grammars, Matcher, OneOf
+from whet.llm.tokens import Message, Tokenizer, open_tokenizer
 from whet.options import Options
 
-RATE = 16_000
-"""Samples a second that Whisper hears."""
+SOURCE_TOKENS = 4096
+"""Most tokens of a source, where the model itself has no limit: scores grow with their square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,55 +37,49 @@ class Target:
     Attributes:
         text: the text; "" where the checkpoint has no tokenizer.
         tokens: its tokens, the one that ended it included, those it began with not.
-        reason: "stop" or "length".
+        reason: "stop", "length", or "error" if logits were no numbers.
     """
 
     text: str
     tokens: tuple[int, ...]
-    reason: str
-
-
-@dataclass(slots=True)
-class _Line:
-    """One target in the making; ``length`` is that of its output, once it ended."""
-
-    sampler: Sampler
-    begin: Sequence[int]
-    output: list[int] = field(default_factory=list)
-    length: int = 0
+    reason: Reason
 
 
 class Seq2Seq:
     """An encoder–decoder ready to run: Marian, T5 or Whisper.
 
+    ``engine`` runs targets step by step; ``generate`` and ``transcribe`` do it all at once.
+
     Args:
         path: a folder with ``config.json`` and ``*.safetensors``.
         options: how to compile.
+        sequences: targets that run at once.
 
     Raises:
         ModelError: the checkpoint is incomplete or damaged; the error names the place.
         UnsupportedError: the family or something in it is not known.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, options: Options | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        options: Options | None = None,
+        sequences: int = 8,
+    ) -> None:
         folder = Path(path)
         checkpoint = TensorFolder(folder)
-        self.shape = shape = seq2seq_of(checkpoint.config)
-        self.tokenizer = open_tokenizer(folder)
-        ends = checkpoint.config.values.get("eos_token_id")
-        found = self.tokenizer.ends if self.tokenizer else frozenset[int]()
-        self.ends = found | ({ends} if isinstance(ends, int) else set())
-        self._near: dict[str, Array] = {}
-        self._buckets = (
-            checkpoint.config.integer("relative_attention_num_buckets", 32),
-            checkpoint.config.integer("relative_attention_max_distance", 128),
+        self.generation = GenerationConfig.read(folder, checkpoint.config)
+        found = open_tokenizer(folder)
+        self._coder = coder = Coder(checkpoint, options)
+        self.shape = coder.shape
+        self.ends = self.generation.ends | (found.ends if found else frozenset())
+        self.tokenizer = found and replace(found, ends=self.ends)
+        decode = found.decode if found else None
+        self.engine = Seq2SeqEngine(
+            coder, self.shape.context, sequences, decode, self.generation.unsaid
         )
-        for side, stack in (("encoder", shape.encoder), ("decoder", shape.decoder)):
-            if stack.relative:
-                self._near[side] = checkpoint.tensor(stack.parts["near"].name)
-        whole = sinusoids(checkpoint, shape)
-        self._encoder = compile_model(encoder_part(shape, whole), options=options)
-        self._decoder = compile_model(decoder_part(shape, whole), options=options)
+        self._grammars: Grammars | None = None
 
     def generate(
         self,
@@ -99,41 +97,151 @@ class Seq2Seq:
         Raises:
             InputError: a source is empty or too long, or the model hears sound only.
         """
-        if self.shape.bands:
-            raise InputError("the model hears sound, not text", hint="call transcribe")
-        if not sources:
-            return []
-        tokens = [self._tokens(source) for source in sources]
-        width = max(map(len, tokens))
-        ids, mask = np.zeros((len(tokens), width), np.int64), np.zeros((len(tokens), width), bool)
-        for row, line in enumerate(tokens):
-            ids[row, : len(line)], mask[row, : len(line)] = line, True
-        inputs: dict[str, Array] = {"ids": ids}
-        if "positions" in self.shape.encoder.parts:
-            inputs["positions"] = np.arange(width, dtype=np.int64)
-        if self.shape.encoder.relative:
-            inputs["near"] = self._near_scores("encoder", width, width)
-        return self._written(inputs, mask, params or SamplingParams(), begin)
+        return self._written([self.encode(source, begin) for source in sources], params)
 
     def transcribe(
         self, sound: Array, params: SamplingParams | None = None, begin: Sequence[int] = ()
     ) -> Target:
-        """Return what is said in up to 30 seconds of sound.
+        """Return what is said in sound; more than 30 seconds are cut where it is quiet.
 
         Args:
             sound: samples between -1 and 1, 16,000 a second, on one channel.
             params: how tokens are chosen.
-            begin: tokens behind the first: language, task and whether there are times.
+            begin: tokens behind the first: language, task and whether there are times; see
+                ``spoken``.
 
         Raises:
-            InputError: the model reads texts, or the sound is too long or has no numbers.
+            InputError: the model reads texts, or the sound is empty or has no numbers.
         """
-        shape = self.shape
-        if not shape.bands:
+        pieces = self._written([source for _, source in self.heard(sound, begin)], params)
+        ends: list[Reason] = [p.reason for p in pieces if p.reason != "stop"]
+        return Target(
+            "".join(p.text for p in pieces),
+            tuple(t for p in pieces for t in p.tokens),
+            [*ends, "stop"][0],
+        )
+
+    def stream(
+        self, source: str | Sequence[int] | Source, params: SamplingParams | None = None
+    ) -> Iterator[str]:
+        """Yield a target piece by piece; a caller that stops reading ends it.
+
+        Raises:
+            InputError: the source is empty or too long.
+        """
+        chosen = params or SamplingParams()
+        given = source if isinstance(source, Source) else self.encode(source)
+        number = self._add(given, chosen, 0)
+        request, said = self.engine.requests[number], 0
+        try:
+            while not request.reason:
+                self.engine.step()
+                keep = 0 if request.reason else held_back(request.text, chosen.stop)
+                ready = max(len(request.text) - keep, said)
+                if ready > said:
+                    yield request.text[said:ready]
+                said = ready
+            if request.fault is not None:
+                raise request.fault
+        finally:
+            self.engine.cancel(number)
+            del self.engine.requests[number]
+
+    def beams(
+        self,
+        source: str | Sequence[int] | Source,
+        *,
+        width: int = 4,
+        max_tokens: int = 128,
+        length_penalty: float = 1.0,
+    ) -> list[Beam]:
+        """Return the ``width`` likeliest targets of a source, the best first; see ``beam_search``.
+
+        Raises:
+            InputError: the source is empty or too long.
+            OptionError: ``width`` means nothing.
+            ModelError: logits are no numbers.
+        """
+        given = source if isinstance(source, Source) else self.encode(source)
+        most = min(max_tokens, self.shape.context - len(given.begin))
+        found = beam_targets(
+            self._coder, given, self.ends, self.generation.unsaid, width=width, most=most
+        )
+        best = sorted(found, key=lambda b: -b.score(length_penalty))[:width]
+        decode = self.tokenizer.decode if self.tokenizer else None
+        return [replace(b, text=decode(b.tokens) if decode else "") for b in best]
+
+    # -- sources -------------------------------------------------------------------------------
+
+    def encode(self, source: str | Sequence[int], begin: Sequence[int] = ()) -> Source:
+        """Return a text, or its tokens, as the engine takes it.
+
+        Raises:
+            InputError: it is empty or too long, or the model hears sound only.
+        """
+        if self.shape.bands:
+            raise InputError("the model hears sound, not text", hint="call transcribe")
+        found = self._text().encode(source) if isinstance(source, str) else [int(t) for t in source]
+        longest = self.shape.source or SOURCE_TOKENS
+        if not 0 < len(found) <= longest:
+            raise InputError(f"a source has {len(found)} tokens", hint=f"give 1 to {longest}")
+        wrong = [t for t in found if not 0 <= t < self.shape.vocabulary]
+        if wrong:
+            raise InputError(f"a source has token {wrong[0]}", hint="the model does not know it")
+        return Source(tuple(found), (self.shape.start, *begin))
+
+    def heard(self, sound: Array, begin: Sequence[int] = ()) -> list[tuple[Stretch, Source]]:
+        """Return sound in pieces that the model hears at once, each with where it lies.
+
+        Raises:
+            InputError: the model reads texts, or the sound is empty or has no numbers.
+        """
+        if not self.shape.bands:
             raise InputError("the model reads texts, not sound", hint="call generate")
-        features = log_mel(sound, shape.bands, 2 * shape.source)
-        mask = np.ones((1, shape.source), bool)
-        return self._written({"sound": features[None]}, mask, params or SamplingParams(), begin)[0]
+        frames = 2 * self.shape.source
+        return [
+            (
+                part,
+                Source(
+                    (),
+                    (self.shape.start, *begin),
+                    log_mel(np.asarray(sound)[part.start : part.stop], self.shape.bands, frames),
+                ),
+            )
+            for part in cut(sound, frames)
+        ]
+
+    def spoken(self, language: str = "", task: str = "transcribe") -> list[int]:
+        """Return the tokens that a Whisper begins with, without times.
+
+        Args:
+            language: what is spoken, such as "en"; "" where it is English or to be detected, see
+                ``detect``.
+            task: "transcribe", or "translate" into English.
+
+        Raises:
+            InputError: the model knows no such language or task.
+        """
+        if not self.generation.languages and (language, task) == ("", "transcribe"):
+            return self.named("<|notimestamps|>")
+        return self.named(f"<|{language or 'en'}|>", f"<|{task}|>", "<|notimestamps|>")
+
+    def detect(self, source: Source) -> str:
+        """Return the language of a piece of sound: the likeliest one; "" for an English Whisper."""
+        languages = self.generation.languages
+        if not languages:
+            return ""
+        params = SamplingParams(max_tokens=1, ignore_eos=True)
+        asked = Source((), (self.shape.start,), source.sound)
+        number = self.engine.add(asked, params, matcher=OneOf(frozenset(languages)))
+        request = self.engine.requests[number]
+        try:
+            while not request.reason:
+                self.engine.step()
+        finally:
+            self.engine.cancel(number)
+            del self.engine.requests[number]
+        return languages[request.output[0]] if request.output else ""
 
     def named(self, *names: str) -> list[int]:
         """Return the tokens of given names.
@@ -147,77 +255,47 @@ class Seq2Seq:
                 raise InputError(f"the tokenizer has no {name}", hint="is the language right?")
         return [token for token in found if token is not None]
 
+    # -- what a server asks --------------------------------------------------------------------
+
+    def token_text(self, token: int) -> str:
+        """Return the text of one token; its number where the checkpoint has no tokenizer."""
+        return self.tokenizer.token_text(token) if self.tokenizer else str(token)
+
+    def chat_prompt(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> Source:
+        """Refuse a conversation.
+
+        Raises:
+            UnsupportedError: always; encoder–decoders have no chat template.
+        """
+        raise UnsupportedError("the model takes no conversations", hint="send a prompt, or sound")
+
+    def matcher(self, constraint: Constraint) -> Matcher:
+        """Return what follows a constraint, from its start; see ``LLM.matcher``."""
+        if self._grammars is None:
+            self._grammars = Grammars(self._text().codec, self.ends, self.shape.vocabulary)
+        return self._grammars.matcher(constraint)
+
     # -- steps ---------------------------------------------------------------------------------
 
-    def _written(
-        self, inputs: Mapping[str, Array], mask: Array, params: SamplingParams, begin: Sequence[int]
-    ) -> list[Target]:
-        """Encode, then take one step after another until all targets ended."""
-        shape, count = self.shape, len(mask)
-        hidden = np.where(mask, np.float32(0), np.float32(-1e30))[:, None, None, :]
-        crossed = dict(self._encoder.run({**inputs, "mask": hidden}))
-        first = [shape.start, *begin]
-        most = min(params.max_tokens, shape.context - len(first))
-        if most < 1:
-            raise InputError(f"{len(first)} tokens to begin with leave no room", hint="give fewer")
-        lines = [_Line(Sampler(params, k), first) for k in range(count)]
-        wide = shape.heads * shape.head_size
-        kept = {
-            f"{role}.{number}": np.zeros((count, 0, wide), np.float32)
-            for number in range(len(shape.decoder.layers))
-            for role in "kv"
-        }
-        for position in range(len(first) - 1 + most):
-            ids = [[([*line.begin, *line.output])[position]] for line in lines]
-            given = self._step_inputs(position) | {"ids": np.array(ids, np.int64), "mask": hidden}
-            past = {f"past.{name}": values for name, values in kept.items()}
-            found = self._decoder.run({**given, **crossed, **past})
-            kept = {name: found[f"kept.{name}"] for name in kept}
-            if position >= len(first) - 1:
-                self._choose(lines, found["logits"], params)
-                if all(line.length for line in lines):
-                    break
-        return [self._target(line) for line in lines]
+    def _written(self, sources: Sequence[Source], params: SamplingParams | None) -> list[Target]:
+        """Run sources together until all targets ended."""
+        chosen = params or SamplingParams()
+        numbers: list[int] = []
+        try:
+            for index, source in enumerate(sources):
+                numbers.append(self._add(source, chosen, index))
+            while any(not self.engine.requests[n].reason for n in numbers):
+                self.engine.step()
+            done = [self.engine.requests[n] for n in numbers]
+            return [Target(r.text, tuple(r.output), r.reason) for r in done]
+        finally:
+            for number in numbers:
+                self.engine.cancel(number)
+                del self.engine.requests[number]
 
-    def _step_inputs(self, position: int) -> dict[str, Array]:
-        found: dict[str, Array] = {}
-        if "positions" in self.shape.decoder.parts:
-            found["position"] = np.array([[position]], np.int64)
-        if self.shape.decoder.relative:
-            found["near"] = self._near_scores("decoder", 1, position + 1)
-        return found
-
-    def _near_scores(self, side: str, queries: int, keys: int) -> Array:
-        both = side == "encoder"
-        return near_scores(self._near[side], (queries, keys), self._buckets, both_ways=both)
-
-    def _choose(self, lines: Sequence[_Line], logits: Array, params: SamplingParams) -> None:
-        """Choose a token for every line; one that ended repeats its last, which nobody reads."""
-        for line, row in zip(lines, logits, strict=True):
-            if line.length:
-                line.output.append(line.output[-1])
-                continue
-            token = line.sampler.choose(row, line.begin, line.output).token
-            line.output.append(token)
-            if token in self.ends and not params.ignore_eos:
-                line.length = len(line.output)
-
-    def _target(self, line: _Line) -> Target:
-        tokens = tuple(line.output[: line.length] if line.length else line.output)
-        text = self.tokenizer.decode(tokens) if self.tokenizer else ""
-        return Target(text, tokens, "stop" if line.length else "length")
-
-    def _tokens(self, source: str | Sequence[int]) -> list[int]:
-        found = self._text().encode(source) if isinstance(source, str) else [int(t) for t in source]
-        longest = self.shape.source or len(found)
-        if not 0 < len(found) <= longest:
-            raise InputError(
-                f"a source has {len(found)} tokens", hint=f"give 1 to {longest or 'any number'}"
-            )
-        wrong = [t for t in found if not 0 <= t < self.shape.vocabulary]
-        if wrong:
-            raise InputError(f"a source has token {wrong[0]}", hint="the model does not know it")
-        return found
+    def _add(self, source: Source, params: SamplingParams, index: int) -> int:
+        matcher = None if params.constraint is None else self.matcher(params.constraint)
+        return self.engine.add(source, params, ends=self.ends, index=index, matcher=matcher)
 
     def _text(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -225,3 +303,9 @@ class Seq2Seq:
                 "the checkpoint has no tokenizer.json", hint="give tokens instead of text"
             )
         return self.tokenizer
+
+
+def is_seq2seq(path: Path) -> bool:
+    """Tell whether a folder holds an encoder–decoder."""
+    file = path / "config.json"
+    return file.exists() and read_json(file).get("model_type") in FAMILIES

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from whet.llm.architecture import Part, Parts
 from whet.llm.checkpoint import Checkpoint, wrong_shape
 from whet.llm.decoder import ACTIVATIONS
-from whet.llm.graph import FLOAT, INT64, Dims, GraphWriter
+from whet.llm.graph import BOOL, FLOAT, INT64, Dims, GraphWriter
 
 Work = Callable[[ir.Value], ir.Value]
 
@@ -141,17 +141,17 @@ class _Writer:
         ids = g.input("ids", INT64, ["texts", 1])
         x = self._embedded(ids)
         if "positions" in stack.parts:
-            place = g.input("position", INT64, [1, 1])
+            place = g.input("position", INT64, ["texts", 1])
             table = self._weight("positions", stack.parts)
             x = g.op("Add", x, g.op("Gather", table, place, name="place", axis=0), name="placed")
         mask = g.input("mask", FLOAT, ["texts", 1, 1, "source"])
-        near = None
-        if stack.relative:
-            near = g.input("near", FLOAT, [1, shape.heads, 1, "keys"])
-        kept: list[ir.Value] = []
+        heads = shape.heads if stack.relative else 1
+        seen = g.input("seen", FLOAT, ["texts", heads, 1, "keys"])
+        here = g.input("here", BOOL, ["texts", "keys", 1])
+        made: list[ir.Value] = []
         for number, parts in enumerate(stack.layers):
             name = f"decoder{number}"
-            own = partial(self._remembered, parts, near, number, kept)
+            own = partial(self._remembered, parts, (seen, here), number, made)
             x = self._around(x, "self", parts, name, own)
             x = self._around(x, "cross", parts, name, partial(self._crossed, parts, mask, number))
             x = self._network(x, parts, name)
@@ -161,7 +161,7 @@ class _Writer:
         y = self._linear(x, "head", shape.parts, "head")
         logits = g.op("Squeeze", y, self._ints(1), name="logits")
         outputs = [self._typed(logits, ["texts", shape.vocabulary])]
-        return g.model(f"{shape.family}.decoder", [*outputs, *kept])
+        return g.model(f"{shape.family}.decoder", [*outputs, *made])
 
     # -- inputs --------------------------------------------------------------------------------
 
@@ -210,19 +210,32 @@ class _Writer:
         return self._linear(self._attention(q, k, v, seen, name), "self.o", parts, f"{name}.o")
 
     def _remembered(
-        self, parts: Parts, near: ir.Value | None, number: int, kept: list[ir.Value], x: ir.Value
+        self,
+        parts: Parts,
+        places: tuple[ir.Value, ir.Value],
+        number: int,
+        made: list[ir.Value],
+        x: ir.Value,
     ) -> ir.Value:
-        """Write self-attention over all tokens so far, which come in and go out again."""
+        """Write self-attention over the tokens so far; this one's key and value go out alone.
+
+        ``places`` are what is added to scores, which hides what no token stands at, and where in
+        the cache the token belongs.
+        """
         g, name = self.g, f"decoder{number}"
+        seen, here = places
         q = self._linear(x, "self.q", parts, f"{name}.q")
         whole = []
         for role in "kv":
-            past = g.input(f"past.{role}.{number}", FLOAT, ["texts", "past", self._wide])
+            past = g.input(f"past.{role}.{number}", FLOAT, ["texts", "keys", self._wide])
             new = self._linear(x, f"self.{role}", parts, f"{name}.{role}")
-            both = g.op("Concat", past, new, name=f"kept.{role}.{number}", axis=1)
-            whole.append(self._typed(both, ["texts", "keys", self._wide]))
-        kept += whole
-        y = self._attention(q, whole[0], whole[1], near, name)
+            made.append(
+                self._typed(
+                    g.op("Identity", new, name=f"new.{role}.{number}"), ["texts", 1, self._wide]
+                )
+            )
+            whole.append(g.op("Where", here, new, past, name=f"{name}.{role}.whole"))
+        y = self._attention(q, whole[0], whole[1], seen, name)
         return self._linear(y, "self.o", parts, f"{name}.o")
 
     def _crossed(self, parts: Parts, mask: ir.Value, number: int, x: ir.Value) -> ir.Value:

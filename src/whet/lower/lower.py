@@ -15,6 +15,7 @@ from whet.kernel.schedules import Schedules
 from whet.kernel.tensor import Definition, Product, Tensor, axes_for
 from whet.limits import Budget
 from whet.lower.build import build_equations, plain_equations
+from whet.lower.chains import Chaining, chain_products
 from whet.lower.choose import choose_by_shape
 from whet.lower.equations import Equations
 from whet.lower.fetch_ahead import fetch_ahead
@@ -164,6 +165,9 @@ def lower_equations(
     if level >= FETCH_LEVEL:
         calls = fetch_ahead(calls, target, schedules.threads)
     storages = layout.storages
+    if schedules.chained != 0:
+        kept = [storages[id(t)].root for _, t in equations.outputs]
+        calls = chain_products(calls, kept, Chaining(target, schedules.threads, schedules.chained))
     return Lowered(
         tuple(calls),
         tuple((t, _input_root(t, layout)) for t in equations.inputs),

@@ -102,6 +102,7 @@ def _rewritten(
     rows = tuple(fewer if r is group else r for r in anchor.rows)
     b: Expr = weights.at(*(p.substitute(moved) for p in anchor.b.index))
     product = replace(anchor, a=anchor.a.substitute(moved), b=b, rows=rows, col=col, depth=depth)
+    product = replace(product, merged=together)
     axes = {group: fewer, anchor.col: col}
     rewritten = Definition(
         tuple(axes.get(a, a) for a in definition.axes),

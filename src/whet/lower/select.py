@@ -131,12 +131,12 @@ def _copy_of(part: Tensor) -> Definition:
 
 
 def flops_of(definition: Definition) -> Poly:
-    """Return the floating-point operations of a definition."""
+    """Return the floating-point operations of a definition: those of the model, no added zeros."""
     points = product(a.extent for a in definition.axes)
     anchor = definition.anchor
     if isinstance(anchor, Product):
         depth = anchor.depth.extent if anchor.quad is None else anchor.quad.extent
-        return points * product(t.extent for t in anchor.taps) * depth * 2
+        return points * product(t.extent for t in anchor.taps) * (depth // anchor.merged) * 2
     if isinstance(anchor, Attend):
         rows = product(a.extent for a in anchor.rows) * anchor.key.extent * 2
         return rows * (anchor.depth.extent + anchor.col.extent)

@@ -2,15 +2,16 @@
 
 ``move(dequantise(q)) = dequantise(move(q))`` and ``quantise(move(x)) = move(quantise(x))`` with one
 scale for the tensor, bit for bit, where ``move`` takes elements to other places or, as MaxPool
-does, picks the largest, because both directions keep order. ``quantise(dequantise(q)) = q`` with
-equal parameters.
+does, picks the largest, because both directions keep order. Scales along an axis go with it through
+Transpose and MaxPool. ``quantise(dequantise(q)) = q`` with equal parameters.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
-from whet.graph.edit import Names, bypass, owner, replace_nodes, single_user
+from whet.graph.edit import Names, bypass, owner, rank, replace_nodes, single_user
 from whet.graph.match import Miss
 from whet.passes.quantised import BYTES, Linear8, Maker, as_dequantised, as_quantised, typed
 
@@ -66,16 +67,32 @@ def movable(node: ir.Node) -> list[Linear8] | Miss:
         linear = as_dequantised(value)
         if isinstance(linear, Miss):
             return linear
-        if not linear.whole or linear.source.dtype not in BYTES:
+        if linear.source.dtype not in BYTES or not _kept(node, linear):
             return Miss(f"{linear.source.name} has no single scale, or not 8 bits")
         if found and not (found[0].equals(linear) and found[0].source.dtype == linear.source.dtype):
             return Miss(f"the parts of {node.name} have different scales")
         found.append(linear)
     if node.domain != "" or len(node.outputs) != 1:
         return Miss(f"{node.name} has several results")
-    if node.op_type == "MaxPool" and found[0].scale <= 0:
+    if node.op_type == "MaxPool" and np.any(found[0].scale <= 0):
         return Miss(f"the scale of {found[0].source.name} is not positive")
     return found
+
+
+def _kept(node: ir.Node, linear: Linear8) -> bool:
+    """Tell whether the scales still fit behind a movement."""
+    return linear.whole or axis_behind(node, linear) is not None
+
+
+def axis_behind(node: ir.Node, linear: Linear8) -> int | None:
+    """Return where the axis of the scales lies behind a movement, ``None`` if that breaks it up."""
+    if node.op_type == "MaxPool":
+        return linear.axis if linear.axis <= 1 else None  # the rest it slides over
+    if node.op_type != "Transpose":
+        return None
+    given, dims = node.attributes.get("perm"), rank(linear.source) or 0
+    order = [*given.as_ints()] if given is not None else [*range(dims)][::-1]
+    return order.index(linear.axis)
 
 
 def _behind(node: ir.Node, names: Names) -> int:
@@ -91,7 +108,8 @@ def _behind(node: ir.Node, names: Names) -> int:
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     make.node(node.op_type, [*(f.source for f in found), *rest], moved, **attributes)
     output = typed(old, names.fresh(f"{old.name}_float"), ir.DataType.FLOAT)
-    make.node("DequantizeLinear", [moved, *first.node.inputs[1:]], output)
+    along = {} if first.whole else {"axis": axis_behind(node, first)}
+    make.node("DequantizeLinear", [moved, *first.node.inputs[1:]], output, **along)
     replace_nodes([node], make.nodes, [old], [output])
     return 1
 

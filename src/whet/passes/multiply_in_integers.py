@@ -3,12 +3,13 @@
 ``sum s_x (x - p) s_w (w - q) + b = s_x s_w (sum (x - p)(w - q) + b / (s_x s_w))``: a ConvInteger or
 MatMulInteger, whose sums are exact, an integer bias where the model has one in that scale, and one
 DequantizeLinear of the sums behind it. What follows, activations, additions and QuantizeLinear,
-runs in the epilogue of the product like that of any other.
+runs in the epilogue of the product like that of any other. A depthwise convolution sums within a
+channel, so that its input may have a scale for each.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -82,8 +83,10 @@ def integer_form(node: ir.Node) -> Integers | Miss:
 
 
 def _obstacle(node: ir.Node, x: Linear8, w: Linear8) -> Miss | None:
-    if not x.whole:
+    if not x.whole and not _within_channels(node, x, w):
         return Miss(f"{x.source.name} has a scale for each channel, which is summed over")
+    if np.any(x.zero != x.zero.flat[0]):
+        return Miss(f"{x.source.name} has a zero point for each channel")
     if x.source.dtype not in BYTES or w.source.dtype not in _WEIGHTS:
         return Miss(f"{node.name} multiplies {x.source.dtype} by {w.source.dtype}")
     if node.outputs[0].dtype != ir.DataType.FLOAT:
@@ -91,9 +94,18 @@ def _obstacle(node: ir.Node, x: Linear8, w: Linear8) -> Miss | None:
     return None
 
 
+def _within_channels(node: ir.Node, x: Linear8, w: Linear8) -> bool:
+    """Tell whether every sum is over one channel, and the scales of the input run along those."""
+    shape = static_shape(w.source)
+    return node.op_type == "Conv" and x.axis == 1 and shape is not None and shape[1] == 1
+
+
 def _conv(node: ir.Node, x: Linear8, w: Linear8) -> Integers | Miss:
     if not w.whole and w.axis != 0:
         return Miss(f"the scales of {w.source.name} are not along its filters")
+    if not x.whole:  # filter o reads the channel o // (filters of a group)
+        filters = (static_shape(w.source) or [0])[0]
+        x = replace(x, scale=np.repeat(x.scale, filters // x.scale.size), zero=x.zero[0])
     return _with_bias(node, x, w, (1, node.inputs[2] if len(node.inputs) > 2 else None))
 
 
@@ -119,7 +131,7 @@ def _with_bias(
     scale = (x.scale * w.scale).astype(np.float32)
     if node.op_type == "Gemm":
         scale = (scale * np.float32(_number(node, "alpha"))).astype(np.float32)
-    if not np.all(np.isfinite(scale)) or np.any(w.scale == 0) or x.scale == 0:
+    if not np.all(np.isfinite(scale)) or np.any(w.scale == 0) or np.any(x.scale == 0):
         return Miss(f"a scale of {node.name} is 0 or no finite number")
     bias = as_dequantised(addend) if addend is not None else Miss("there is no bias")
     if isinstance(bias, Miss) or bias.source.dtype != ir.DataType.INT32 or np.any(bias.zero):

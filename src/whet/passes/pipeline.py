@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import onnx_ir as ir
 
@@ -106,18 +107,31 @@ REWRITES = (
 """Run once, in this order."""
 
 
+LOWERING = MappingProxyType({"chain_products": 2})
+"""Rewrites of kernels instead of graphs, which lowering makes, and their levels."""
+
+
 def pass_names() -> tuple[str, ...]:
     """Return the names of all passes, in the order in which they first run."""
-    return tuple(dict.fromkeys(entry.name for entry in (*CLEANUP, infer_entry(), *REWRITES)))
+    entries = (*CLEANUP, infer_entry(), *REWRITES)
+    return (*dict.fromkeys(entry.name for entry in entries), *LOWERING)
+
+
+def lowering_limit(name: str, opt_level: int, switches: Mapping[str, bool | int]) -> int | None:
+    """Return how many rewrites of a kind lowering may make, ``None`` for any number."""
+    switch = switches.get(name, opt_level >= LOWERING[name])
+    if isinstance(switch, bool):
+        return None if switch else 0
+    return switch
 
 
 def optional_passes(opt_level: int, switches: Mapping[str, bool | int]) -> tuple[str, ...]:
     """Return the passes that would run and that compilation does not need, in their order."""
-    entries = {entry.name: entry for entry in (*CLEANUP, *REWRITES)}
+    levels = {entry.name: entry.level for entry in (*CLEANUP, *REWRITES)} | LOWERING
     return tuple(
         name
-        for name, entry in entries.items()
-        if entry.level > 0 and switches.get(name, opt_level >= entry.level) is not False
+        for name, level in levels.items()
+        if level > 0 and switches.get(name, opt_level >= level) is not False
     )
 
 

@@ -13,11 +13,12 @@ import onnx
 import onnx_ir as ir
 
 from whet.errors import OptionError, nearest
+from whet.graph.save import weight_bytes
 from whet.options import Options
 from whet.quantize.config import Choice, QuantizeConfig, config_from_dict
 from whet.quantize.data import Source
 from whet.quantize.images import ImageOptions
-from whet.quantize.judge import Choices, Judge, write_bytes
+from whet.quantize.judge import Choices, Judge, save_proto
 from whet.quantize.layers import Skipped
 from whet.quantize.measured import (
     GOALS,
@@ -80,12 +81,12 @@ class Quantized:
     report: QuantizeReport
 
     def save(self, path: str | Path) -> None:
-        """Write the ONNX file, whole or not at all.
+        """Write the ONNX file, whole or not at all; weights beyond 1 GiB go to a file beside it.
 
         Raises:
             ArtifactError: it cannot be written.
         """
-        write_bytes(Path(path), self.model.SerializeToString(deterministic=True))
+        save_proto(self.model, Path(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,9 +263,3 @@ def finish(
         measured=measured,
     )
     return Quantized(proto, report)
-
-
-def weight_bytes(model: ir.Model) -> int:
-    """Return the bytes of a graph's constants."""
-    tensors = (v.const_value for v in model.graph.initializers.values())
-    return sum(t.nbytes for t in tensors if t is not None)

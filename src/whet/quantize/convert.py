@@ -12,10 +12,11 @@ import onnx
 import onnx_ir as ir
 
 from whet.errors import UnsupportedError
+from whet.graph.save import weight_bytes
 from whet.optimize.optimize import optimize_graph
-from whet.quantize.api import Goal, weight_bytes
+from whet.quantize.api import Goal
 from whet.quantize.floats import convertible, largest_values, too_large, write_floats
-from whet.quantize.judge import Judge, write_bytes
+from whet.quantize.judge import Judge, save_proto
 from whet.quantize.scores import find_metric
 from whet.quantize.static import Request, calibration_data, input_specs
 from whet.quantize.target import Search, TargetReport, parse_drop
@@ -57,12 +58,12 @@ class Converted:
     report: ConvertReport
 
     def save(self, path: str | Path) -> None:
-        """Write the ONNX file, whole or not at all.
+        """Write the ONNX file, whole or not at all; weights beyond 1 GiB go to a file beside it.
 
         Raises:
             ArtifactError: it cannot be written.
         """
-        write_bytes(Path(path), self.model.SerializeToString(deterministic=True))
+        save_proto(self.model, Path(path))
 
 
 def convert_weights(request: Request, config: WeightConfig) -> Converted:

@@ -12,10 +12,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from whet.driver import compile as compile_model
 from whet.errors import ArtifactError
+from whet.graph.save import LARGE_BYTES, save_beside
 from whet.options import Options
 from whet.quantize.data import CalibrationData
 from whet.quantize.scores import Metric, Outputs, Score, joined, score
@@ -95,6 +97,18 @@ def _write(path: Path, known: Mapping[str, tuple[float, float]]) -> None:
     write_bytes(path, msgspec.json.encode(finite))
 
 
+def save_proto(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model, whole or not at all; large weights go to a file beside it.
+
+    Raises:
+        ArtifactError: it cannot be written.
+    """
+    if sum(len(t.raw_data) for t in model.graph.initializer) > LARGE_BYTES:
+        save_beside(ir.from_proto(model), path)
+    else:
+        write_bytes(path, model.SerializeToString(deterministic=True))
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file under a temporary name and rename it.
 
@@ -113,4 +127,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        raise ArtifactError(f"cannot write: {error.strerror or error}", where=str(path)) from error
+        raise ArtifactError(
+            f"cannot write: {error.strerror or error}",
+            where=str(path),
+            hint="check space and permissions",
+        ) from error

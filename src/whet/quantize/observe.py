@@ -92,7 +92,7 @@ def observe(
     names = sorted({*values, *readers.values()})
     program = compile_model(_with_outputs(model, names), options=how.options)
     given = {v.name for v in model.graph.inputs}
-    key = _key(model, names, how.config)
+    key = _key(model, names, how.config) if how.state is not None else ""
     found = _resumed(how.state, key, names)
     nodes = {str(node.name): node for node in model.graph}
     chosen = {x.name: (nodes[x.name], x) for x in layers}
@@ -196,7 +196,11 @@ def _save(path: Path, key: str, found: Observations) -> None:
         os.replace(temporary, path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True) if temporary else None
-        raise ArtifactError(f"cannot write: {error.strerror or error}", where=str(path)) from error
+        raise ArtifactError(
+            f"cannot write: {error.strerror or error}",
+            where=str(path),
+            hint="check space and permissions",
+        ) from error
 
 
 def _resumed(path: Path | None, key: str, names: list[str]) -> Observations:

@@ -28,6 +28,9 @@ from whet.quantize.write_weights import write_weights
 Array = np.ndarray[Any, Any]
 Form = Literal["dequantize", "matmulnbits"]
 
+INTEGER_ROWS = 4
+"""The ``accuracy_level`` of MatMulNBits at which rows may be 8-bit integers."""
+
 
 class WeightConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How weights are quantised alone.
@@ -38,6 +41,7 @@ class WeightConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         symmetric: whether 0 is in the middle.
         method: ``nearest``; ``gptq``, which hands errors on; ``awq``, which scales channels first.
         form: DequantizeLinear with blocks in front of the product, or the operator MatMulNBits.
+        integer_rows: whether MatMulNBits says that rows may become 8-bit integers.
         skip: layers that are left alone.
     """
 
@@ -46,12 +50,19 @@ class WeightConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     symmetric: bool = True
     method: Literal["nearest", "gptq", "awq"] = "nearest"
     form: Form = "dequantize"
+    integer_rows: bool = False
     skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Reject blocks that no form can express."""
         if self.block < 16 or self.block & (self.block - 1):
             raise OptionError(f"block is {self.block}", hint="give a power of two of 16 or more")
+        if self.integer_rows and self.form != "matmulnbits":
+            raise OptionError(
+                f"the form {self.form} cannot say that rows may be integers",
+                where="integer_rows",
+                hint="use the form matmulnbits",
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +114,8 @@ def quantize_weights(request: Request, config: WeightConfig) -> ir.Model:
         matrix = matrix.T if layer.axis == 0 else matrix
         numbers[layer.name] = _numbers(layer, matrix, seen, config)
     plan = WeightPlan(layers, numbers)
-    return write_weights(base, plan.layers, plan.numbers, config.form)
+    level = INTEGER_ROWS if config.integer_rows else 0
+    return write_weights(base, plan.layers, plan.numbers, config.form, level)
 
 
 def rounded_blocks(matrix: Array, config: WeightConfig) -> Array:

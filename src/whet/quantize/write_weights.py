@@ -20,9 +20,17 @@ CONTRIB = "com.microsoft"
 
 
 def write_weights(
-    base: ir.Model, layers: tuple[Layer, ...], numbers: Numbers, form: str
+    base: ir.Model, layers: tuple[Layer, ...], numbers: Numbers, form: str, level: int = 0
 ) -> ir.Model:
-    """Return a copy of a graph whose products read quantised matrices."""
+    """Return a copy of a graph whose products read quantised matrices.
+
+    Args:
+        base: the float graph.
+        layers: its products.
+        numbers: what their matrices became.
+        form: ``dequantize`` or ``matmulnbits``.
+        level: the ``accuracy_level`` of MatMulNBits; 0 leaves it out.
+    """
     model = base.clone()
     names = Names(model)
     nodes = {node.name: node for node in model.graph}
@@ -30,7 +38,9 @@ def write_weights(
         node = nodes[layer.name]
         whole, grid = numbers[layer.name]
         if form == "matmulnbits":
-            _contrib(model.graph, names, (node, layer), whole, grid)
+            made = _contrib(model.graph, names, (node, layer), whole, grid)
+            if level:
+                made.attributes.add(ir.AttrInt64("accuracy_level", level))
         else:
             _dequantized(model.graph, names, (node, layer), whole, grid)
     if form == "matmulnbits":
@@ -72,8 +82,8 @@ def _dequantized(
 
 def _contrib(
     graph: ir.Graph, names: Names, what: tuple[ir.Node, Layer], numbers: Array, grid: BlockGrid
-) -> None:
-    """Replace a product by MatMulNBits, and the bias of a Gemm by an Add."""
+) -> ir.Node:
+    """Replace a product by MatMulNBits, which is returned, and the bias of a Gemm by an Add."""
     node, _ = what
     weight, output = node.inputs[1], node.outputs[0]
     assert weight is not None
@@ -103,6 +113,7 @@ def _contrib(
                       name=names.fresh(f"{node.name}_bias"))
         )  # fmt: skip
     ir.convenience.replace_nodes_and_values(graph, node, [node], fresh, [output], [last])
+    return fresh[0]
 
 
 def packed(numbers: Array, grid: BlockGrid) -> Array:

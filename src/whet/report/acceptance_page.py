@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from whet.report.charts import bar_chart
+from whet.report.model_page import calls_of
 from whet.report.page import Section, render_page
 
 
@@ -71,9 +72,10 @@ def _accuracy(verify: Mapping[str, Any]) -> Section:
 
 
 def _latency(bench: Mapping[str, Any]) -> Section:
-    bars = [(name, t["median_ms"], name) for name, t in bench["times"].items()]
+    bars = [(name, t["block_ms"], name) for name, t in bench["times"].items()]
     texts = tuple(
-        f"{c['peer']} takes {c['ratio']:.2f} times as long: {c['verdict']}."
+        f"{c['peer']} takes {c['block_ratio']:.2f} times as long: {c['verdict']}."
         for c in bench["comparisons"]
     )
-    return Section("Latency, median", texts=texts, chart=bar_chart(bars, unit="ms"))
+    title = f"Latency, {calls_of(bench['times']['whet'])}"
+    return Section(title, texts=texts, chart=bar_chart(bars, unit="ms"))

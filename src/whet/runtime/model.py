@@ -38,6 +38,7 @@ from whet.runtime.arrays import (
     settle_outputs,
 )
 from whet.runtime.bindings import Bindings
+from whet.runtime.blocks import Blocks
 from whet.runtime.changed import changed_inputs, check_changed, refuse_empty
 from whet.runtime.cpu import available_cpus, check_target, runs_here
 from whet.runtime.image import NativeCode, map_code
@@ -93,6 +94,7 @@ class CompiledModel:
         self._outputs = _make_ports(program.outputs, program.output_shapes)
         self._dims = _input_dims(program)
         self._changed = changed_inputs(program)
+        self._blocks = Blocks.of(parts.metadata, self._inputs)
         self._bindings = Bindings(program, self._inputs) if self._plan is None else None
         self._known = self._bindings.known if self._bindings is not None else {}
         self._engine = _make_engine(parts, code, threads) if code else None
@@ -187,7 +189,7 @@ class CompiledModel:
         engine = self._engine_here()
         if self._plan is not None:
             return self._run_script(self._plan, engine, inputs, outputs)
-        arrays = collect_inputs(self._inputs, inputs)
+        arrays = self._collect(inputs)
         if self._changed:
             check_changed(self._changed, self._inputs, inputs, arrays)
         shapes = tuple([array.shape for array in arrays])
@@ -230,12 +232,18 @@ class CompiledModel:
         state = State(engine)
         work: Callable[[], object]
         if self._plan is None:
-            work = partial(self._run_bound, state, collect_inputs(self._inputs, inputs))
+            work = partial(self._run_bound, state, self._collect(inputs))
         else:
             items = collect_items(self._inputs, inputs)
             work = partial(self._walk, self._plan, state, items, {})
         shape = (self._threads, len(self.program.launches), 2)
         return record_runs(state, work, runs, shape)
+
+    def _collect(self, inputs: Mapping[str, Any]) -> list[Array]:
+        arrays = collect_inputs(self._inputs, inputs)
+        if self._blocks is not None:
+            self._blocks.check(arrays)
+        return arrays
 
     def _run_bound(self, state: State, arrays: list[Array]) -> None:
         binding = self._whole().bind(tuple([array.shape for array in arrays]))
@@ -258,6 +266,8 @@ class CompiledModel:
         from whet.runtime.items import collect_items
 
         items = collect_items(self._inputs, inputs)
+        if self._blocks is not None:
+            self._blocks.check(items)
         given = check_given(self._outputs, outputs, [a for a in items if isinstance(a, np.ndarray)])
         slots = zip(self._outputs, plan.script.main.outputs, strict=True)
         own = {slot: given[port.name] for port, slot in slots if port.name in given}

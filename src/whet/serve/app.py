@@ -17,9 +17,9 @@ from starlette.routing import Route
 from whet.llm.async_engine import AsyncEngine, Delta
 from whet.llm.llm import LLM
 from whet.serve.answers import Said, refusal, usage_of
-from whet.serve.front import Front, Settings, unauthorised
-from whet.serve.jobs import Collected, Job, chosen, collected, deltas, job_of, said
-from whet.serve.metrics import Metrics, Watch
+from whet.serve.front import Front, Settings, no_such_path, unauthorised
+from whet.serve.jobs import Collected, Completes, Job, chosen, collected, deltas, job_of, said
+from whet.serve.metrics import Metrics, Watch, decoder_gauges
 from whet.serve.protocol import Chat, Completions, parse
 
 _LOOK_S = 0.2
@@ -29,27 +29,13 @@ _LOOK_S = 0.2
 def application(llm: LLM, settings: Settings) -> Starlette:
     """Return the server of one model; the model is the server's own from now on."""
     engine = AsyncEngine(llm.engine, settings.most_requests)
-    metrics = Metrics(engine)
-    front = Front(settings, metrics.answered)
-    server = _Server(llm, front, engine, metrics)
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
-        front.ready = True
-        yield
-        front.ready = False
-        await asyncio.to_thread(server.engine.close)
-
-    routes = [
+    metrics = Metrics(decoder_gauges(llm.engine))
+    server = Server(llm, Front(settings, metrics.answered), engine, metrics)
+    return server.application(
         Route("/", chat_page),
-        Route("/health", front.health),
-        Route("/ready", server.ready),
-        Route("/metrics", server.numbers),
-        Route("/v1/models", front.models),
         Route("/v1/completions", server.completions, methods=["POST"]),
         Route("/v1/chat/completions", server.chat, methods=["POST"]),
-    ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    )
 
 
 async def chat_page(request: Request) -> Response:
@@ -58,15 +44,38 @@ async def chat_page(request: Request) -> Response:
     return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY})
 
 
-_POLICY = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+_POLICY = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
 @dataclass(frozen=True, slots=True)
-class _Server:
-    llm: LLM
+class Server:
+    """Answers for one model: its completions, its state and its numbers."""
+
+    llm: Completes
     front: Front
     engine: AsyncEngine
     metrics: Metrics
+
+    def application(self, *routes: Route) -> Starlette:
+        """Return the application of these routes and of those that every server has."""
+        front = self.front
+
+        @asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
+            front.ready = True
+            yield
+            front.ready = False
+            await asyncio.to_thread(self.engine.close)
+
+        common = [
+            Route("/health", front.health),
+            Route("/ready", self.ready),
+            Route("/metrics", self.numbers),
+            Route("/v1/models", front.models),
+            Route("/v1/models/{name:path}", front.model),
+        ]
+        missing = {404: no_such_path, 405: no_such_path}
+        return Starlette(routes=[*common, *routes], lifespan=lifespan, exception_handlers=missing)
 
     async def ready(self, request: Request) -> Response:
         """Say whether requests are taken: not before all is loaded, nor while the rest drains."""

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from whet.errors import InputError, ResourceError
-from whet.serve.front import Front, Settings, unauthorised
+from whet.serve.front import Front, Settings, no_such_path, unauthorised
 from whet.serve.protocol import Embeddings, Rerank, listed, parse
 
 MAX_TEXTS = 2048
@@ -57,10 +57,12 @@ def encoder_application(encoder: Embeds, settings: Settings) -> Starlette:
         Route("/ready", front.health),
         Route("/metrics", server.numbers),
         Route("/v1/models", front.models),
+        Route("/v1/models/{name:path}", front.model),
         Route("/v1/embeddings", server.embeddings, methods=["POST"]),
         Route("/v1/rerank", server.rerank, methods=["POST"]),
     ]
-    app = Starlette(routes=routes, lifespan=lifespan)
+    missing = {404: no_such_path, 405: no_such_path}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=missing)
     app.state.waiting = 0
     return app
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hmac
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
@@ -46,6 +48,7 @@ class Front:
         self.ready = False
         self._count = count
         self._log = logging.getLogger("whet.serve")
+        self._since = int(time.time())
 
     def admits(self, request: Request) -> bool:
         """Tell whether a request has the key."""
@@ -76,8 +79,19 @@ class Front:
         """List the one model."""
         if not self.admits(request):
             return unauthorised()
-        entry = {"id": self.settings.name, "object": "model", "owned_by": "whet"}
-        return JSONResponse({"object": "list", "data": [entry]})
+        return JSONResponse({"object": "list", "data": [self._entry()]})
+
+    async def model(self, request: Request) -> Response:
+        """Describe the one model."""
+        if not self.admits(request):
+            return unauthorised()
+        if request.path_params["name"] != self.settings.name:
+            return refused_as(404, f"the model is called {self.settings.name!r}", "not_found_error")
+        return JSONResponse(self._entry())
+
+    def _entry(self) -> dict[str, object]:
+        name, since = self.settings.name, self._since
+        return {"id": name, "object": "model", "created": since, "owned_by": "whet"}
 
     async def guarded(
         self, request: Request, answer: Callable[[Request], Awaitable[Response]]
@@ -103,5 +117,18 @@ class Front:
 
 def unauthorised() -> Response:
     """Return the answer to a request without the key."""
-    body = {"error": {"message": "the API key is wrong", "type": "authentication_error"}}
-    return JSONResponse(body, 401, headers={"WWW-Authenticate": "Bearer"})
+    found = refused_as(401, "the API key is wrong", "authentication_error")
+    found.headers["WWW-Authenticate"] = "Bearer"
+    return found
+
+
+def refused_as(status: int, message: str, kind: str) -> Response:
+    """Return a refusal as the OpenAI API spells it."""
+    return JSONResponse({"error": {"message": message, "type": kind, "param": None}}, status)
+
+
+async def no_such_path(request: Request, error: Exception) -> Response:
+    """Answer what is asked for at a path, or by a method, that there is not."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    what = f"{request.method} {request.url.path} is not answered by this server"
+    return refused_as(status, what, "not_found_error")

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Sequence, Sized
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from whet.errors import InputError
 from whet.llm.async_engine import AsyncEngine, Delta
-from whet.llm.llm import LLM
-from whet.llm.prompts import Ready
 from whet.llm.sampling import Choice, SamplingParams
-from whet.llm.structured import Matcher
+from whet.llm.structured import Constraint, Matcher
+from whet.llm.tokens import Message, Tokenizer
 from whet.serve.answers import Form, Said
 from whet.serve.protocol import Chat, Completions
 from whet.serve.tools import Tools, read_calls, tools_of
 
 DEFAULT_TOKENS = 256
+
+
+class Completes(Protocol):
+    """What turns requests into prompts; see ``LLM`` and ``Seq2Seq``."""
+
+    tokenizer: Tokenizer | None
+
+    def encode(self, prompt: Any) -> Sized:
+        """Return a prompt as its engine takes it, checked."""
+
+    def chat_prompt(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> Sized:
+        """Return the prompt of a conversation."""
+
+    def matcher(self, constraint: Constraint) -> Matcher:
+        """Return what follows a constraint."""
+
+    def token_text(self, token: int) -> str:
+        """Return the text of one token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +51,7 @@ class Job:
         tools: what may be called.
     """
 
-    prompts: Sequence[Ready]
+    prompts: Sequence[Sized]
     params: SamplingParams
     priority: int
     form: Form
@@ -41,7 +59,7 @@ class Job:
     tools: Tools | None = None
 
     @property
-    def parts(self) -> list[tuple[Ready, int]]:
+    def parts(self) -> list[tuple[Sized, int]]:
         """Each prompt, as often as it is completed, with the number of the completion."""
         return [(prompt, k) for prompt in self.prompts for k in range(self.params.drawn)]
 
@@ -56,7 +74,7 @@ class Collected:
     cached: int = 0
 
 
-async def job_of(llm: LLM, name: str, wanted: Chat | Completions) -> Job:
+async def job_of(llm: Completes, name: str, wanted: Chat | Completions) -> Job:
     """Return what a request asks for; tokenizing long texts does not hold up others.
 
     Raises:
@@ -65,7 +83,7 @@ async def job_of(llm: LLM, name: str, wanted: Chat | Completions) -> Job:
         UnsupportedError: the checkpoint cannot do it.
     """
     tools, constraint = None, wanted.constraint()
-    prompts: list[Ready]
+    prompts: list[Sized]
     if isinstance(wanted, Chat):
         tools = tools_of(wanted)
         forced = tools.constraint() if tools else None
@@ -84,7 +102,9 @@ async def job_of(llm: LLM, name: str, wanted: Chat | Completions) -> Job:
     return Job(prompts, params, wanted.priority, form, matcher, tools)
 
 
-def deltas(llm: LLM, engine: AsyncEngine, job: Job, number: int) -> AsyncGenerator[Delta, None]:
+def deltas(
+    llm: Completes, engine: AsyncEngine, job: Job, number: int
+) -> AsyncGenerator[Delta, None]:
     """Return the pieces of one of a job's completions."""
     prompt, index = job.parts[number]
     ends = llm.tokenizer.ends if llm.tokenizer else frozenset[int]()

@@ -3,21 +3,54 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from whet.llm.async_engine import AsyncEngine
+if TYPE_CHECKING:
+    from whet.llm.engine import Engine
+    from whet.llm.seq2seq_engine import Seq2SeqEngine
 
 _FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _NEXT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
-class Metrics:
-    """Counters of one server; nothing is shared with others of the process."""
+Fact = tuple[str, str, Callable[[], float]]
+"""A name, what it means, and how it is read."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+
+def decoder_gauges(engine: Engine) -> list[Fact]:
+    """Return what there is to read off the engine of a decoder."""
+    scheduler = engine.scheduler
+    return [
+        ("whet_requests_running", "Requests that run.", lambda: len(scheduler.running)),
+        ("whet_requests_waiting", "Requests that wait.", lambda: len(scheduler.waiting)),
+        ("whet_cache_pages", "Pages of the cache.", lambda: scheduler.pool.count),
+        ("whet_cache_pages_free", "Pages that nobody uses.", lambda: scheduler.pool.free),
+        ("whet_steps", "Steps so far.", lambda: engine.steps),
+        ("whet_preemptions", "Requests that started over.", lambda: scheduler.preemptions),
+    ]
+
+
+def seq2seq_gauges(engine: Seq2SeqEngine) -> list[Fact]:
+    """Return what there is to read off the engine of an encoder–decoder."""
+    return [
+        ("whet_requests_running", "Requests that run.", lambda: engine.running),
+        ("whet_requests_waiting", "Requests that wait.", lambda: engine.waiting),
+        ("whet_steps", "Steps so far.", lambda: engine.steps),
+    ]
+
+
+class Metrics:
+    """Counters of one server; nothing is shared with others of the process.
+
+    Args:
+        gauges: what is read off the engine whenever somebody asks.
+    """
+
+    def __init__(self, gauges: Sequence[Fact]) -> None:
         self._registry = registry = CollectorRegistry()
         answers = ("path", "status")
         self.answers = Counter(
@@ -37,19 +70,7 @@ class Metrics:
         self.whole = Histogram(
             "whet_completion_seconds", "Of whole completions.", registry=registry, buckets=_FIRST
         )
-        self._gauges(registry)
-
-    def _gauges(self, registry: CollectorRegistry) -> None:
-        scheduler, engine = self._engine.inner.scheduler, self._engine.inner
-        facts = (
-            ("whet_requests_running", "Requests that run.", lambda: len(scheduler.running)),
-            ("whet_requests_waiting", "Requests that wait.", lambda: len(scheduler.waiting)),
-            ("whet_cache_pages", "Pages of the cache.", lambda: scheduler.pool.count),
-            ("whet_cache_pages_free", "Pages that nobody uses.", lambda: scheduler.pool.free),
-            ("whet_steps", "Steps so far.", lambda: engine.steps),
-            ("whet_preemptions", "Requests that started over.", lambda: scheduler.preemptions),
-        )
-        for name, text, read in facts:
+        for name, text, read in gauges:
             Gauge(name, text, registry=registry).set_function(read)
 
     def answered(self, path: str, status: int) -> None:

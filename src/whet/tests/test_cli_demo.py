@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import pytest
 import whet
 from whet.cli import demo, demo_network, demo_report, exits
 from whet.cli.main import run_command
-from whet.tests.small_models import FakeModel
+from whet.tests.documents import conform
+from whet.tests.small_models import FakeModel, layer_model
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_demo_judges_and_reports(
     monkeypatch.setattr(demo, "_run_reference", lambda *_: {demo_network.OUTPUT: truth})
     monkeypatch.chdir(tmp_path)
     assert run_command("demo --seconds 0.05 --threads 1 --json".split()) == code
-    found = json.loads(capsys.readouterr().out)
+    found = conform(capsys.readouterr().out)
     assert asked == [0, whet.Options().opt_level]
     assert found["judge"] == "onnx.reference"
     assert found["correct"] is (code == exits.OK)
@@ -100,5 +100,16 @@ def test_demo_judges_and_reports(
     assert run_command("demo --seconds 0.05 --threads 1".split()) == code
     captured = capsys.readouterr()
     assert "resnet50.whet" in captured.out
+    assert "Unoptimised, it takes" in captured.out
     assert "Try next" in captured.out
     assert "[6/6]" in captured.err
+
+
+def test_the_network_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo_network, "build_network", lambda _: layer_model())
+    assert run_command("demo --onnx net.onnx --json".split()) == exits.OK
+    assert conform(capsys.readouterr().out)["onnx"] == "net.onnx"
+    onnx.checker.check_model(onnx.load("net.onnx"))

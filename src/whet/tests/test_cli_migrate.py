@@ -125,7 +125,10 @@ def test_targets_are_judged_one_by_one() -> None:
         "compile": {"weight_bytes": 2**20, "arena_bytes": 2**19, "compile_s": 3.0},
         "bench": {
             "times": {"whet": {"median_ms": 2.0}},
-            "comparisons": [{"peer": "ort", "ratio": 1.5}, {"peer": "openvino", "ratio": 0.9}],
+            "comparisons": [
+                {"peer": "ort", "block_ratio": 1.5},
+                {"peer": "openvino", "block_ratio": 0.9},
+            ],
         },
     }
     targets = Targets(latency_ms=2.0, speedup=1.0, memory_mib=1.4, compile_s=3.0)

@@ -118,6 +118,22 @@ def test_deep_products_are_cut_into_equal_blocks() -> None:
     assert one.block == 0, "one row reads every weight once"
 
 
+def test_a_panel_that_leaves_room_for_rows_is_one_block() -> None:
+    target = resolve_target(CASCADELAKE)
+    for rows, cols in ((128, 768), (197, 2304), (384, 3072)):
+        tile = choose_tile(Work(1, rows, cols, 768, 768, False, blocks=True), target, 2)
+        assert tile.block == 0
+        panel = 768 * tile.vectors * target.vector_bytes
+        near = tile.row_items * tile.rows * 768 * 4 + 2 * panel
+        assert near <= 3 * target.l2_bytes // 4
+        assert 2 * tile.row_items >= -(-min(rows, 197) // tile.rows), (
+            "a panel is read twice at most"
+        )
+    cold = choose_tile(Work(1, 197, 3072, 768, 768, False, blocks=True), target, 1)
+    weights = cold.panels * 768 * cold.vectors * target.vector_bytes
+    assert weights <= 2 * target.l2_bytes, "later rows find the same panels near"
+
+
 def test_chunks_cover_every_size_and_are_enough() -> None:
     target = resolve_target(CASCADELAKE)
     for rows, cols, depth in itertools.product((1, 13, 196, 784), (16, 96, 1024), (9, 64, 4096)):

@@ -38,7 +38,9 @@ def random_bytes(shape: tuple[int, ...]) -> Array:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def compiled(model: onnx.ModelProto, *steps: whet.Preprocess, **shapes: Any) -> Any:
+def compiled(
+    model: onnx.ModelProto, *steps: whet.Preprocess | whet.DynamicPreprocess, **shapes: Any
+) -> Any:
     options = whet.Options(threads=1, cache_dir="")
     return whet.compile(model, preprocess=steps, shapes=shapes or None, options=options)
 
@@ -197,7 +199,7 @@ def test_an_aipp_file_says_the_same_as_the_record() -> None:
         ("aipp_op {\n aipp_op { } }", "line 2"),
         ("aipp_op { }", "input_format is missing"),
         ("aipp_op { input_format: RGB888 }", "RGB888_U8"),
-        ("aipp_op { aipp_mode: dynamic input_format: RGB888_U8 }", "static"),
+        ("aipp_op { aipp_mode: dynamic input_format: RGB888_U8 }", "input_format"),
         ("aipp_op { input_format: RGB888_U8\n crop_size: 3 }", "crop_size_"),
         ("aipp_op { input_format: RGB888_U8 crop: yes }", "true or false"),
         ("aipp_op { input_format: RGB888_U8 crop: true }", "crop_size_h"),
@@ -211,7 +213,7 @@ def test_an_aipp_file_says_the_same_as_the_record() -> None:
             "src_image_size_h",
         ),
         ("aipp_op { input_format: RGB888_U8 src_image_size_w: 3 }", "src_image_size_h"),
-        ("aipp_op { input_format: RGB888_U8 max_src_image_size: 3 }", "static"),
+        ("aipp_op { input_format: RGB888_U8 max_src_image_size: 3 }", "dynamic"),
         ("aipp_op { input_format: RGB888_U8 ax_swap_switch: true }", "unused channel"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from whet.cli.main import run_command
 from whet.errors import OptionError
 from whet.llm import LLMInferenceOptimizer, SamplingParams
+from whet.tests.documents import conform
 from whet.tests.tiny_models import VOCABULARY, write_checkpoint
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
@@ -53,7 +53,7 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     page = tmp_path / "ablation.html"
     arguments = ["llm", "ablate", str(folder), "--prompt-tokens", "40", "--new-tokens", "8"]
     assert run_command([*arguments, "--rounds", "1", "--html", str(page), "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
+    rows = conform(capsys.readouterr().out)["rows"]
     assert [r["name"] for r in rows] == [
         "nothing", "+ fusion", "+ KV cache", "+ batch 8", "+ int8",
     ]  # fmt: skip

@@ -78,6 +78,18 @@ def test_a_vector_is_filled(name: str, group: int, wide: int) -> None:
     assert kernel.depth.extent == wide
 
 
+@pytest.mark.parametrize(("group", "widths"), [(8, (4, 4)), (4, (3, 8)), (32, (2, 2))])
+def test_added_zeros_are_no_operations(group: int, widths: tuple[int, int]) -> None:
+    model = grouped(group, widths)
+    found = []
+    for level in (2, 3):
+        calls, _ = kernels_of(model, level=level, target=AVX512)
+        (flops,) = [c.flops for c in calls if isinstance(c.kernel, Contraction)]
+        found.append(flops)
+    channels, filters = widths
+    assert found == [2 * group * filters * channels * 9 * 9 * 7] * 2
+
+
 @pytest.mark.parametrize(
     ("group", "widths", "level"),
     [

@@ -78,6 +78,11 @@ def operators(model: ir.Model) -> list[str]:
     return [node.op_type for node in model.graph]
 
 
+def constant_of(value: ir.Value | None) -> Array:
+    assert value is not None and value.const_value is not None
+    return np.asarray(value.const_value.numpy())
+
+
 def node_of(model: ir.Model, op_type: str) -> ir.Node:
     return next(node for node in model.graph if node.op_type == op_type)
 
@@ -158,6 +163,46 @@ def test_both_operands_may_be_activations() -> None:
     agree(multiply_in_integers, matmul("uint8", "float", 1), 1, steps=0)
 
 
+DEPTHWISE = """
+depthwise (float[1, 3, 7, 6] x, float[3] sx, uint8[3] zx, int8[6, 1, 3, 3] w, float[6] sw,
+           int8[6] zw, float[6] b) => (float[1, 6, 5, 4] y) {
+  q = QuantizeLinear <axis = 1> (x, sx, zx)
+  xf = DequantizeLinear <axis = 1> (q, sx, zx)
+  wf = DequantizeLinear <axis = 0> (w, sw, zw)
+  y = Conv <group = 3, pads = [1, 1, 1, 1], strides = [1, 1], kernel_shape = [3, 3],
+            dilations = [2, 2]> (xf, wf, b)
+}
+"""
+
+
+def depthwise(zeros: list[int]) -> ir.Model:
+    """Return a depthwise convolution whose input has a scale for each channel."""
+    rng = np.random.default_rng(11)
+    return build(
+        DEPTHWISE,
+        sx=np.array([0.01, 0.02, 0.05], np.float32), zx=np.array(zeros, np.uint8),
+        w=rng.integers(-128, 128, (6, 1, 3, 3)).astype(np.int8),
+        sw=np.linspace(0.01, 0.2, 6, dtype=np.float32), zw=np.zeros(6, np.int8),
+        b=np.linspace(-1, 1, 6, dtype=np.float32),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("zero", [0, 119])
+def test_a_depthwise_convolution_takes_a_scale_for_each_channel(zero: int) -> None:
+    model = depthwise([zero] * 3)
+    agree(multiply_in_integers, model, 1, steps=0)
+    assert "ConvInteger" in operators(model)
+    sums = [n for n in model.graph if n.inputs[0] and n.inputs[0].dtype == ir.DataType.INT32]
+    assert len(constant_of(sums[-1].inputs[1])) == 6
+
+
+def test_zero_points_of_channels_that_differ_stay_floats() -> None:
+    model = depthwise([0, 3, 0])
+    reason = integer_form(node_of(model, "Conv"))
+    assert isinstance(reason, Miss) and "a zero point for each channel" in reason.why
+    assert_left_alone(multiply_in_integers, model)
+
+
 # -- movements -------------------------------------------------------------------------------------
 
 MOVED = """
@@ -175,6 +220,53 @@ def test_bytes_move_without_floats() -> None:
     model = build(MOVED, s=np.asarray(SX), p=np.asarray(ZX))
     agree(move_quantised, model, 3, steps=0)
     assert [k for k in operators(model) if k not in ("DequantizeLinear",)] == ["MaxPool", "Concat"]
+
+
+TURNED = """
+turned (float[3, 4] x, float sx, uint8 zx, int8[5, 4] w, float[5] sw, int8[5] zw)
+  => (float[3, 5] y) {
+  q = QuantizeLinear (x, sx, zx)
+  xf = DequantizeLinear (q, sx, zx)
+  wf = DequantizeLinear <axis = 0> (w, sw, zw)
+  wt = Transpose <PERM> (wf)
+  y = MatMul (xf, wt)
+}
+"""
+
+
+@pytest.mark.parametrize("perm", ["", "perm = [1, 0]"])
+def test_turned_weights_keep_their_scales(perm: str) -> None:
+    """A Linear as PyTorch exports it."""
+    text = TURNED.replace(" <PERM>", f" <{perm}>" if perm else "")
+    weight = np.random.default_rng(2).integers(-128, 128, (5, 4)).astype(np.int8)
+    model = build(
+        text, sx=np.asarray(SX), zx=np.asarray(ZX), w=weight,
+        sw=np.linspace(0.01, 0.2, 5, dtype=np.float32), zw=np.zeros(5, np.int8),
+    )  # fmt: skip
+    agree(move_quantised, model, 1, steps=0)
+    agree(multiply_in_integers, model, 1, steps=0)
+    assert "MatMulInteger" in operators(model)
+
+
+POOLED = """
+pooled (uint8[1, 3, 4, 4] x, float[3] s, uint8[3] p) => (float[1, 3, 2, 2] y) {
+  xf = DequantizeLinear <axis = 1> (x, s, p)
+  y = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (xf)
+}
+"""
+
+
+def test_channels_are_pooled_as_bytes() -> None:
+    given: dict[str, Array] = {
+        "s": np.array([0.01, 0.02, 0.05], np.float32), "p": np.array([0, 3, 9], np.uint8)
+    }  # fmt: skip
+    model = build(POOLED, **given)
+    agree(move_quantised, model, 1, steps=0)
+    assert node_of(model, "MaxPool").outputs[0].dtype == ir.DataType.UINT8
+    rows: dict[str, Array] = {"s": np.full(4, 0.5, np.float32), "p": np.arange(4, dtype=np.uint8)}
+    text = POOLED.replace("axis = 1", "axis = 2").replace("[3]", "[4]")
+    reason = movable(node_of(build(text, **rows), "MaxPool"))
+    assert isinstance(reason, Miss) and "no single scale" in reason.why
 
 
 def test_parts_of_different_scales_are_requantised_one_by_one() -> None:

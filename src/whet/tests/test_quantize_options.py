@@ -15,7 +15,7 @@ import whet
 from whet.cli import exits
 from whet.cli.main import run_command
 from whet.errors import InputError, WhetError
-from whet.tests.quantized_models import build, norm_net, residual_net
+from whet.tests.quantized_models import build, norm_net, residual_net, uneven_chain
 
 Array = np.ndarray[Any, Any]
 Constants = dict[str, Array]
@@ -34,40 +34,40 @@ def dense_rows(seed: int, n: int = 2) -> Array:
     return np.random.default_rng(seed).standard_normal((n, 4, 16), np.float32)
 
 
-def chain(rng: np.random.Generator) -> onnx.ModelProto:
-    """Return two convolutions in a row, of which one channel is 100 times as large."""
-    w1, w2 = rng.standard_normal((8, 3, 3, 3)), rng.standard_normal((4, 8, 1, 1))
-    w1[2] *= 100
-    w2[:, 2] /= 100
-    nodes = [
-        onnx.helper.make_node("Conv", ["x", "w1"], ["c"]),
-        onnx.helper.make_node("Relu", ["c"], ["r"]),
-        onnx.helper.make_node("Conv", ["r", "w2"], ["y"]),
-    ]
-    return build(nodes, {"w1": w1, "w2": w2}, ["n", 3, 9, 7], ["n", 4, 7, 5])
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with two models and their data."""
     made = tmp_path_factory.mktemp("options")
     onnx.save(residual_net(np.random.default_rng(0)), made / "m.onnx")
     onnx.save(norm_net(np.random.default_rng(1)), made / "n.onnx")
-    onnx.save(chain(np.random.default_rng(5)), made / "e.onnx")
+    onnx.save(uneven_chain(np.random.default_rng(5)), made / "e.onnx")
     np.save(made / "x.npy", heavy_tailed(2))
     np.save(made / "h.npy", dense_rows(3, 24))
+    (made / "worst.py").write_text(WORST)
     return made
+
+
+WORST = """
+import numpy as np
+
+def worst(outputs, references, labels):
+    return 1 - max(np.abs(outputs[n] - r).max() / np.abs(r).max() for n, r in references.items())
+"""
+"""A metric of one's own: one less the largest difference, as a share of the largest value."""
 
 
 def made_by(folder: Path, line: str, target: Path) -> tuple[Constants, dict[str, Any]]:
     """Run a command line and return the constants of its model, and its report."""
     report = target.with_suffix(".json")
-    words = [str(folder / w) if w.endswith((".onnx", ".npy")) else w for w in line.split()]
+    given = (".onnx", ".npy", ".py:worst")
+    words = [str(folder / w) if w.endswith(given) else w for w in line.split()]
     code = run_command(["quantize", *words, "-o", str(target), "--report", str(report)])
     assert code == exits.OK
     graph = onnx.load(target).graph
     found = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     found["operators"] = np.array([n.op_type for n in graph.node])
+    levels = [a.i for n in graph.node for a in n.attribute if a.name == "accuracy_level"]
+    found["levels"] = np.array(levels)
     return found, json.loads(report.read_text())
 
 
@@ -129,6 +129,21 @@ OPTIONS: dict[str, tuple[str, str, Check]] = {
     "form": (WEIGHTS, "--form matmulnbits", lambda _, m, __: "MatMulNBits" in m["operators"]),
     "mode float16": (
         DENSE, "--mode float16", lambda p, m, _: halves(m) > halves(p) == 0),
+    "integer_rows": (f"{WEIGHTS} --form matmulnbits", "--integer-rows",
+                     lambda p, m, _: m["levels"].tolist() == [4, 4] and not p["levels"].size),
+    "mode bfloat16": (
+        f"{DENSE} --mode bfloat16", "--max-drop 0.0002% --metric cosine",
+        lambda _, __, r: r["plain"]["floats"] == {} and r["target"]["drop"] <= 2e-6
+        and set(r["floats"].values()) == {"the target"} and r["converted"] > 0),
+    "metric of one's own": (
+        f"{DENSE} --max-drop 1% --metric cosine", "--max-drop 20% --metric worst.py:worst",
+        lambda _, __, r: r["target"]["float_value"] == 1.0 and r["target"]["drop"] <= 0.2
+        and r["target"]["drop"] > 5 * r["plain"]["target"]["drop"]),
+    "finer": (
+        f"{CHAIN} --calibrator minmax", "--max-drop 1% --metric cosine",
+        lambda p, m, r: p["w1_scale"].shape == () and m["w1_scale"].shape == (8,)
+        and "finer" in r["config"]["layers"].values()
+        and any(t["step"] == "finer" and t["accepted"] for t in r["target"]["trials"])),
     "max_drop": (
         f"{DENSE} --calibrator minmax", "--max-drop 0.01% --metric cosine",
         lambda _, __, r: 0 < len(r["quantized"]) < 2 and r["target"]["drop"] <= 1e-4),
@@ -156,6 +171,15 @@ BAD: dict[str, tuple[str, Any, str]] = {
     ),
     "metric": ("m", heavy_tailed(4), "--max-drop 1% --metric nowhere.py:f"),
     "layer": ("m", heavy_tailed(4), "--skip nothing"),
+    "some NaN": (
+        "m",
+        np.where(np.arange(4 * 189).reshape(4, 3, 9, 7) == 700, np.nan, np.float32(1)).astype(
+            np.float32
+        ),
+        "",
+    ),
+    "rows": ("n", np.zeros((2, 4, 16), np.float32), "--mode weights --integer-rows"),
+    "state": ("m", heavy_tailed(4), "--max-drop 1% --metric nowhere.py"),
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import random
 import re
 import shutil
@@ -23,6 +22,7 @@ from whet.cli.main import run_command
 from whet.report.lanes import Step, draw_lanes, place_lanes
 from whet.report.page import Section, render_page
 from whet.report.view_page import view_page
+from whet.tests.documents import conform
 from whet.tests.seeds import seeds_of_models
 from whet.tests.small_models import layer_model, write_layer
 
@@ -159,7 +159,7 @@ def test_the_command(
     write_layer(tmp_path / "m.onnx")
     line = "inspect m.onnx --view --no-browser --threads 1 --json"
     assert run_command(line.split()) == exits.OK
-    facts = json.loads(capsys.readouterr().out)
+    facts = conform(capsys.readouterr().out)
     assert facts["schema"] == "whet.view.1"
     assert [node["launches"] for node in facts["nodes"]] == [[0], [0]]
     assert facts["launches"][0]["span_us"] > 0
@@ -167,8 +167,9 @@ def test_the_command(
     assert facts["nodes"][0]["outputs"] == [["h", "f32[2,3]"]]
     page = Path("m.view.html").read_text()
     assert page.count('class="lanes"') == 2
-    line = "inspect m.onnx --view --no-browser --no-measure -o other.html --threads 1"
+    line = "inspect m.onnx --view --no-browser --no-measure -o other.html --threads 1 --json"
     assert run_command(line.split()) == exits.OK
+    assert conform(capsys.readouterr().out)["times"] is None
     assert " us</span>" not in Path("other.html").read_text()
     capsys.readouterr()
     assert run_command("inspect m.whet --view".split()) == exits.USAGE

@@ -5,6 +5,7 @@ from __future__ import annotations
 from whet.frontend.contrib import (
     activations,
     attention,
+    bits,
     general,
     grouped,
     images,
@@ -22,6 +23,7 @@ CONTRIB_OPS: tuple[Foreign, ...] = (
     *activations.OPS,
     *norms.OPS,
     *products.OPS,
+    *bits.OPS,
     *attention.OPS,
     *grouped.OPS,
     *rotary.OPS,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import OptionError, nearest
-from whet.frontend.preprocess.records import Colours, Preprocess
+from whet.frontend.preprocess.records import Colours, DynamicPreprocess, Preprocess, Step
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<open>aipp_op\s*\{)|(?P<close>\})
@@ -29,7 +29,7 @@ def _flag(text: str) -> bool:
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def read(text: str) -> int:
-        if not re.fullmatch(r"[+-]?\d{1,9}", text) or not low <= int(text) <= high:
+        if not re.fullmatch(r"[+-]?\d{1,10}", text) or not low <= int(text) <= high:
             raise ValueError(f"a whole number from {low} to {high}")
         return int(text)
 
@@ -64,10 +64,15 @@ _KEYS: dict[str, Callable[[str], Any]] = {
 }  # fmt: skip
 """Every key of a static block, and what reads its value."""
 
-_DYNAMIC = ("max_src_image_size", "support_rotation")
+_DYNAMIC: dict[str, Callable[[str], Any]] = {
+    "max_src_image_size": _whole(1, (1 << 31) - 1), "support_rotation": _flag,
+}  # fmt: skip
+"""Keys of a dynamic block alone."""
+
+_ALLOWED_DYNAMIC = ("aipp_mode", "related_input_rank", "related_input_name", *_DYNAMIC)
 
 
-def read_preprocess(given: str | os.PathLike[str] | Sequence[Preprocess]) -> tuple[Preprocess, ...]:
+def read_preprocess(given: str | os.PathLike[str] | Sequence[Step]) -> tuple[Step, ...]:
     """Return the steps that a caller names by a file or gives as records.
 
     Raises:
@@ -75,16 +80,16 @@ def read_preprocess(given: str | os.PathLike[str] | Sequence[Preprocess]) -> tup
     """
     if isinstance(given, (str, os.PathLike)):
         return read_aipp(given)
-    if not isinstance(given, Sequence) or not all(isinstance(step, Preprocess) for step in given):
+    if not isinstance(given, Sequence) or not all(isinstance(step, Step) for step in given):
         raise OptionError(
             f"preprocess is a {type(given).__name__}",
             where="preprocess",
             hint="give an AIPP file, or a list of whet.Preprocess(...)",
         )
-    return tuple(step for step in given if isinstance(step, Preprocess))
+    return tuple(step for step in given if isinstance(step, Step))
 
 
-def read_aipp(path: str | os.PathLike[str]) -> tuple[Preprocess, ...]:
+def read_aipp(path: str | os.PathLike[str]) -> tuple[Step, ...]:
     """Read an AIPP file.
 
     Raises:
@@ -103,13 +108,13 @@ def read_aipp(path: str | os.PathLike[str]) -> tuple[Preprocess, ...]:
     return parse_aipp(text, where=place)
 
 
-def parse_aipp(text: str, *, where: str = "preprocess") -> tuple[Preprocess, ...]:
+def parse_aipp(text: str, *, where: str = "preprocess") -> tuple[Step, ...]:
     """Return what every ``aipp_op`` block of a text asks for.
 
     Raises:
         OptionError: the text has another form, a key or value is invalid, or there is no such step.
     """
-    return tuple(_preprocess(block, where) for block in _blocks(text, where))
+    return tuple(_step(block, where) for block in _blocks(text, where))
 
 
 def _blocks(text: str, where: str) -> list[dict[str, Any]]:
@@ -146,20 +151,47 @@ def _start(text: str, position: int) -> int:
 
 
 def _add(block: dict[str, Any], key: str, value: str, where: str) -> None:
-    if key in _DYNAMIC:
-        raise OptionError(
-            f"{key} belongs to dynamic AIPP, which there is not",
-            where=where,
-            hint="give aipp_mode: static, and all values in the file",
-        )
-    if key not in _KEYS:
-        raise OptionError(f"unknown key {key!r}", where=where, hint=nearest(key, _KEYS))
+    readers = _KEYS | _DYNAMIC
+    if key not in readers:
+        raise OptionError(f"unknown key {key!r}", where=where, hint=nearest(key, readers))
     if key in block:
         raise OptionError(f"{key} is given twice", where=where, hint="remove one")
     try:
-        block[key] = _KEYS[key](value)
+        block[key] = readers[key](value)
     except ValueError as error:
         raise OptionError(f"{key} is {value!r}", where=where, hint=f"give {error}") from error
+
+
+def _step(block: Mapping[str, Any], where: str) -> Step:
+    mode = block.get("aipp_mode", "static").lower()
+    if mode not in ("static", "dynamic"):
+        raise OptionError(f"aipp_mode is {mode!r}", where=where, hint="give static or dynamic")
+    return _preprocess(block, where) if mode == "static" else _dynamic(block, where)
+
+
+def _dynamic(block: Mapping[str, Any], where: str) -> DynamicPreprocess:
+    extra = [key for key in block if key not in _ALLOWED_DYNAMIC]
+    if extra:
+        raise OptionError(
+            f"{extra[0]} does not belong to aipp_mode dynamic",
+            where=where,
+            hint="leave it out; the run says it: whet.aipp_block(...)",
+        )
+    if block.get("support_rotation"):
+        raise OptionError(
+            "support_rotation is not available", where=where, hint="rotate the picture before"
+        )
+    if "max_src_image_size" not in block:
+        raise OptionError(
+            "max_src_image_size is missing",
+            where=where,
+            hint="give the bytes of the largest batch of pictures",
+        )
+    return DynamicPreprocess(_input(block), block["max_src_image_size"])
+
+
+def _input(block: Mapping[str, Any]) -> str:
+    return block.get("related_input_name") or str(block.get("related_input_rank", 0))
 
 
 def _preprocess(block: Mapping[str, Any], where: str) -> Preprocess:
@@ -172,7 +204,7 @@ def _preprocess(block: Mapping[str, Any], where: str) -> Preprocess:
             hint="give src_image_size_h and src_image_size_w",
         )
     return Preprocess(
-        input=block.get("related_input_name") or str(block.get("related_input_rank", 0)),
+        input=_input(block),
         pixels=block["input_format"],
         source=pair if all(pair) else None,
         swap_red_blue=block.get("rbuv_swap_switch", False),
@@ -189,11 +221,10 @@ def _preprocess(block: Mapping[str, Any], where: str) -> Preprocess:
 
 
 def _refuse(block: Mapping[str, Any], where: str) -> None:
-    if block.get("aipp_mode", "static").lower() != "static":
+    extra = [key for key in block if key in _DYNAMIC]
+    if extra:
         raise OptionError(
-            f"aipp_mode {block['aipp_mode']!r} is not available",
-            where=where,
-            hint="give aipp_mode: static, and all values in the file",
+            f"{extra[0]} belongs to dynamic AIPP", where=where, hint="give aipp_mode: dynamic"
         )
     if block.get("single_line_mode"):
         raise OptionError("single_line_mode is not available", where=where, hint="leave it out")

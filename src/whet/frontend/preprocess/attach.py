@@ -9,10 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from whet.errors import OptionError, ShapeError, nearest
+from whet.frontend.preprocess.dynamic import Canvas, dynamic_values
 from whet.frontend.preprocess.pixels import pixel_nodes
-from whet.frontend.preprocess.records import FORMATS, Placed, Preprocess
+from whet.frontend.preprocess.records import FORMATS, DynamicPreprocess, Placed, Preprocess, Step
 from whet.graph.edit import Names
 from whet.graph.infer import infer_shapes
+from whet.program.aipp_block import BLOCK, HEAD, IMAGE, BlockUse
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
@@ -53,17 +55,22 @@ class Chain:
         return value
 
 
-def attach_preprocess(model: ir.Model, steps: Sequence[Preprocess]) -> None:
+def attach_preprocess(model: ir.Model, steps: Sequence[Step]) -> tuple[BlockUse, ...]:
     """Let inputs of a canonical model take pictures as bytes, in place.
 
     Each input keeps its name; its type becomes uint8 and its shape that of the picture: batch,
-    height, width and bytes of a pixel, or batch, rows and columns where colours lie apart.
+    height, width and bytes of a pixel, or batch, rows and columns where colours lie apart. Where
+    steps are dynamic, it becomes a row of bytes, and an input for their block is added.
+
+    Returns:
+        The blocks that the model takes, and what they have to fit.
 
     Raises:
         OptionError: an input is unknown, given twice, or no image.
         ShapeError: sizes of picture and model do not go together.
     """
     taken: set[str] = set()
+    uses: list[BlockUse] = []
     names = Names(model)
     for step in steps:
         value = _find_input(model, step)
@@ -72,12 +79,16 @@ def attach_preprocess(model: ir.Model, steps: Sequence[Preprocess]) -> None:
                 "two descriptions of one input", where=f"input {value.name!r}", hint="give one"
             )
         taken.add(value.name or "")
-        _attach(model, value, step, names)
+        if isinstance(step, DynamicPreprocess):
+            uses.append(_attach_dynamic(model, value, step, names))
+        else:
+            _attach(model, value, step, names)
     if steps:
         infer_shapes(model)
+    return tuple(uses)
 
 
-def _find_input(model: ir.Model, step: Preprocess) -> ir.Value:
+def _find_input(model: ir.Model, step: Step) -> ir.Value:
     inputs = {value.name or "": value for value in model.graph.inputs}
     if step.input in inputs:
         return inputs[step.input]
@@ -92,19 +103,60 @@ def _find_input(model: ir.Model, step: Preprocess) -> ir.Value:
 
 def _attach(model: ir.Model, value: ir.Value, step: Preprocess, names: Names) -> None:
     where = f"input {value.name!r}"
-    if value.is_graph_output():
-        raise OptionError(
-            "the input is an output too", where=where, hint="put an Identity node between them"
-        )
     placed = place(value, step)
     assert value.shape is not None and value.dtype is not None
-    picture = ir.Value(
-        name=value.name,
-        type=ir.TensorType(ir.DataType.UINT8),
-        shape=ir.Shape([value.shape[0], *_picture_shape(placed, where)]),
-    )
+    picture = _bytes(value.name, [value.shape[0], *_picture_shape(placed, where)])
     chain = Chain(names, f"{value.name}_preprocess")
     result = _values(chain, pixel_nodes(chain, picture, placed), placed, value.dtype)
+    _insert(model, value, picture, result, chain)
+
+
+def _attach_dynamic(
+    model: ir.Model, value: ir.Value, step: DynamicPreprocess, names: Names
+) -> BlockUse:
+    where = f"input {value.name!r}"
+    _check_images(value, where)
+    assert value.shape is not None and value.dtype is not None
+    layout = next((x for x in ("NCHW", "NHWC") if value.shape[x.index("C")] in (1, 3)), None)
+    dims = [value.shape[(layout or "NCHW").index(axis)] for axis in "NCHW"]
+    sizes = [size for size in dims if isinstance(size, int)]
+    if layout is None or len(sizes) < 4:
+        raise ShapeError(
+            f"dynamic AIPP needs 1 or 3 channels and known sizes, the shape is {value.shape}",
+            where=where,
+            hint="fix them: --shape",
+        )
+    batch, channels, height, width = sizes
+    place = list(model.graph.inputs).index(value)
+    use = BlockUse(
+        block=f"{BLOCK}_{place}" if place else BLOCK, picture=value.name or "",
+        bytes=step.source_bytes, batch=batch, channels=channels, height=height, width=width,
+    )  # fmt: skip
+    if use.block in {other.name for other in model.graph.inputs}:
+        raise OptionError(f"the model has an input {use.block!r}", where=where, hint="rename it")
+    pictures = _bytes(value.name, [step.source_bytes])
+    block = _bytes(use.block, [HEAD.itemsize + batch * IMAGE.itemsize])
+    chain = Chain(names, f"{value.name}_preprocess")
+    result = dynamic_values(chain, pictures, block, Canvas(use, layout), value.dtype)
+    _insert(model, value, pictures, result, chain)
+    model.graph.inputs.append(block)
+    return use
+
+
+def _bytes(name: str | None, shape: Sequence[Any]) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape(shape))
+
+
+def _insert(
+    model: ir.Model, value: ir.Value, picture: ir.Value, result: ir.Value, chain: Chain
+) -> None:
+    """Put the nodes of a chain in front of a graph, in place of an input."""
+    if value.is_graph_output():
+        raise OptionError(
+            "the input is an output too",
+            where=f"input {value.name!r}",
+            hint="put an Identity node between them",
+        )
     graph = model.graph
     value.replace_all_uses_with(result)
     graph.inputs[list(graph.inputs).index(value)] = picture
@@ -125,12 +177,8 @@ def place(value: ir.Value, step: Preprocess) -> Placed:
         ShapeError: sizes do not go together.
     """
     where = f"input {value.name!r}"
-    if value.shape is None or len(value.shape) != 4 or value.dtype not in _FLOATS:
-        raise OptionError(
-            "the input is not a batch of images in floating point",
-            where=where,
-            hint="it needs a shape such as N×3×224×224",
-        )
+    _check_images(value, where)
+    assert value.shape is not None
     layout = _layout(value.shape, step, where)
     dims = [value.shape[layout.index(axis)] for axis in "HW"]
     size = [dim if isinstance(dim, int) else dim.value or "" for dim in dims]
@@ -151,6 +199,15 @@ def place(value: ir.Value, step: Preprocess) -> Placed:
     channels = value.shape[layout.index("C")]
     assert isinstance(channels, int)
     return Placed(step, (source[0], source[1]), layout, channels)
+
+
+def _check_images(value: ir.Value, where: str) -> None:
+    if value.shape is None or len(value.shape) != 4 or value.dtype not in _FLOATS:
+        raise OptionError(
+            "the input is not a batch of images in floating point",
+            where=where,
+            hint="it needs a shape such as N×3×224×224",
+        )
 
 
 def _layout(shape: ir.Shape, step: Preprocess, where: str) -> str:

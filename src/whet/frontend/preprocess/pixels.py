@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from whet.frontend.preprocess.records import FORMATS, Colours, PixelFormat, Placed, Preprocess
 
-_FLOOR = 1 << 28
+FLOOR = 1 << 28
 """Multiple of 256 above any product of a colour change, so that division rounds down."""
 
 
@@ -110,9 +110,9 @@ def _recolour(chain: Builder, channels: list[ir.Value], colours: Colours, made: 
         total = part if total is None else chain.op("Add", total, part)
     assert total is not None
     # ONNX divides towards zero; >> rounds down: (t + 2²⁸) / 256 − 2²⁰ does so for |t| < 2²⁸.
-    raised = chain.op("Add", total, np.array([_FLOOR], np.int32))
+    raised = chain.op("Add", total, np.array([FLOOR], np.int32))
     floor = chain.op("Div", raised, np.array([256], np.int32))
-    after = np.array(colours.after[:made], np.int32) - _FLOOR // 256
+    after = np.array(colours.after[:made], np.int32) - FLOOR // 256
     return chain.op(
         "Clip", chain.op("Add", floor, after), np.array(0, np.int32), np.array(255, np.int32)
     )

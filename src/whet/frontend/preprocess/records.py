@@ -134,6 +134,38 @@ class Preprocess:
 
 
 @dataclass(frozen=True, slots=True)
+class DynamicPreprocess:
+    """Pictures whose format, size and steps are said when the model runs, by ``aipp_block``.
+
+    The model's input becomes bytes of all pictures of a batch, one behind the other; a further
+    input, ``ascend_dynamic_aipp_data``, takes the block.
+
+    Attributes:
+        input: name of the model's input, or its position in text.
+        source_bytes: most bytes of all pictures of a batch, the size of the input.
+    """
+
+    input: str
+    source_bytes: int
+
+    def __post_init__(self) -> None:
+        """Reject sizes that are not possible.
+
+        Raises:
+            OptionError: the size is none, or its places are beyond 32 bits.
+        """
+        if not 1 <= self.source_bytes < 1 << 31:
+            raise OptionError(
+                f"max_src_image_size (source_bytes) is {self.source_bytes}",
+                where="preprocess",
+                hint="give the bytes of the largest batch of pictures, 1 to 2147483647",
+            )
+
+
+Step = Preprocess | DynamicPreprocess
+
+
+@dataclass(frozen=True, slots=True)
 class Placed:
     """A chain of steps with all sizes known, from picture to model.
 

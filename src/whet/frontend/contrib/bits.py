@@ -1,0 +1,152 @@
+"""Products with weights of few bits, as MatMulNBits holds them.
+
+By default the weights are dequantised and rows stay floats. ``accuracy_level`` 4 says that rows may
+become 8-bit integers: such products are those of ``whet::BlockMatMul``, with a scale for each 32
+values of a row and scales of weights in float16. Where that cannot hold the weights they are
+dequantised all the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from whet.frontend.contrib.packed import numbers_of, quantised_tensor
+from whet.frontend.translation import Array, Foreign, Translation
+from whet.graph.edit import constant
+from whet.kernel.block_formats import FORMATS, GROUP, written_blocks
+from whet.kernel.blocks import ROW_TILE, row_words
+
+INTEGER_ROWS = 4
+"""The ``accuracy_level`` at which rows may be 8-bit integers."""
+
+_SIGNED = (("Q4_0", 4), ("Q8_0", 8))
+"""Formats without minimums, and the bits of ``code - zero`` with its sign."""
+
+_HALF_STEP = 2.0**-11
+"""Largest relative error of a float16 that is not denormal."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Bits:
+    """What a node says of its weights.
+
+    Attributes:
+        bits: of a weight.
+        block: weights along the depth that share a scale.
+        columns: of the result.
+        depth: values that are multiplied.
+    """
+
+    bits: int
+    block: int
+    columns: int
+    depth: int
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.depth // self.block)
+
+
+def matmul_n_bits(t: Translation) -> ir.Value:
+    """MatMulNBits: ``A W' + bias`` with the rows of W quantised in blocks.
+
+    ``B`` holds ``(N, blocks, bytes)`` with the lowest bits first; zero points are packed alike, or
+    of the type of the scales.
+    """
+    bits = _Bits(t.take("bits", 4), t.take("block_size"), t.take("N"), t.take("K"))
+    level = t.take("accuracy_level", 0)
+    t.only(weight_prepacked=0)
+    if t.optional(4) is not None and t.constant(t.input(4)).size:
+        raise t.refuse("input g_idx is not supported")
+    if bits.bits not in (2, 4, 8):
+        raise t.refuse(f"bits={bits.bits} is not supported")
+    found = _in_blocks(t, bits) if level == INTEGER_ROWS else None
+    product = _in_floats(t, bits) if found is None else _in_integers(t, bits, *found)
+    bias = t.optional(5)
+    return product if bias is None else t.op("Add", product, bias)
+
+
+def _in_floats(t: Translation, w: _Bits) -> ir.Value:
+    packed = t.constant(t.input(1)).reshape(w.columns, -1)
+    weight = t.tensor(quantised_tensor(numbers_of(packed, w.bits), w.bits))
+    scales = t.op("Reshape", t.input(2), np.array([w.columns, w.blocks], np.int64))
+    zero = _zero_points(t, w)
+    if isinstance(zero, ir.Value):
+        quantised = t.cast(weight, t.dtype(scales))
+        spread = [t.op("Reshape", _each(t, x, w), t.shape(quantised)) for x in (zero, scales)]
+        whole = t.op("Mul", t.op("Sub", quantised, spread[0]), spread[1])
+    else:
+        stored = t.tensor(quantised_tensor(zero, w.bits))
+        whole = t.op("DequantizeLinear", weight, scales, stored, axis=1, block_size=w.block)
+    if w.blocks * w.block != w.depth:
+        whole = t.slice(whole, 1, 0, w.depth)
+    return t.op("MatMul", t.input(0), t.transpose(t.cast(whole, t.dtype(t.input(0))), 1, 0))
+
+
+def _each(t: Translation, x: ir.Value, w: _Bits) -> ir.Value:
+    """Repeat every element of a matrix along a new last dim."""
+    return t.op("Tile", t.unsqueeze(x, 2), np.array([1, 1, w.block], np.int64))
+
+
+def _zero_points(t: Translation, w: _Bits) -> ir.Value | Array:
+    """Return the zero point of each block: as uint8, or as numbers of the scales' type."""
+    given = t.optional(3)
+    if given is None:
+        return np.full((w.columns, w.blocks), 1 << (w.bits - 1), np.uint8)
+    if t.dtype(given).is_floating_point():
+        return t.op("Reshape", given, np.array([w.columns, w.blocks], np.int64))
+    packed = t.constant(given).reshape(w.columns, -1)
+    return numbers_of(packed, w.bits)[:, : w.blocks]
+
+
+def _in_blocks(t: Translation, w: _Bits) -> tuple[str, Array] | None:
+    """Return a format and its bytes that hold the weights, or ``None`` if none does."""
+    if w.block % GROUP or w.depth % GROUP or t.dtype(t.input(0)) != ir.DataType.FLOAT:
+        return None
+    scales, given = constant(t.input(2)), t.optional(3)
+    floats = given is not None and t.dtype(given).is_floating_point()
+    zeros = constant(given) if floats else _zero_points(t, w)
+    if scales is None or zeros is None or isinstance(zeros, ir.Value) or not _is_half(scales):
+        return None
+    scales, zeros = (a.astype(np.float32).reshape(w.columns, w.blocks) for a in (scales, zeros))
+    packed = t.constant(t.input(1)).reshape(w.columns, -1)
+    codes = numbers_of(packed, w.bits)[:, : w.depth]
+    each = np.repeat(np.arange(w.blocks), w.block // GROUP)[: w.depth // GROUP]
+    if floats or (w.bits == 4 and np.any(zeros != 8)):
+        lows = -scales * zeros
+        if w.bits > 4 or not _is_half(lows):
+            return None
+        return "Q4_1", written_blocks(FORMATS["Q4_1"], codes, scales[:, each], lows[:, each])
+    signed = codes.astype(np.int16) - np.repeat(zeros[:, each].astype(np.int16), GROUP, axis=1)
+    for name, bits in _SIGNED:
+        if -(1 << bits - 1) <= signed.min() and signed.max() < 1 << bits - 1:
+            kind = FORMATS[name]
+            return name, written_blocks(kind, signed + kind.zero, scales[:, each], None)
+    return None
+
+
+def _is_half(numbers: Array) -> bool:
+    """Tell whether float16 holds numbers as well as it can: none is too large or too small."""
+    with np.errstate(over="ignore"):
+        halves = numbers.astype(np.float16).astype(np.float32)
+    return bool((np.abs(halves - numbers) <= _HALF_STEP * np.abs(numbers)).all())
+
+
+def _in_integers(t: Translation, w: _Bits, name: str, data: Array) -> ir.Value:
+    x, kind = t.input(0), FORMATS[name]
+    flat = x if t.rank(x) == 2 else t.reshape(x, -1, w.depth)
+    words = [None, w.depth // GROUP, ROW_TILE, row_words(kind.spans)]
+    rows = t.own("QuantizeRows", flat, dims=words, dtype=ir.DataType.INT32, format=name)
+    product = t.own(
+        "BlockMatMul", rows, data, dims=[None, w.columns], dtype=ir.DataType.FLOAT, format=name
+    )
+    if t.rank(x) == 2:
+        return product
+    whole = t.op("Concat", t.shape(x, 0, -1), np.array([w.columns], np.int64), axis=0)
+    return t.op("Reshape", product, whole)
+
+
+OPS = (Foreign("MatMulNBits", matmul_n_bits),)
