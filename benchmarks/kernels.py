@@ -7,8 +7,9 @@ process; a layer whose operands stay in a cache can be faster than the second.
 
 Two times are told apart. The *call* is the whole model: its images are NCHW, and their change to
 channels last and back is part of it, in every runtime. The *launch* is the kernel that computes the
-layer, which is what a network spends on it, as there images stay channels last between layers;
-:mod:`benchmarks.dense` measures the same inside of networks, with cold weights.
+layer from images that are channels last already, which is what a network spends on it, as images
+stay so between its layers; :mod:`benchmarks.dense` measures that inside of networks, with cold
+weights.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ import msgspec
 import onnx
 
 from benchmarks.agreement import TOLERANCES, agreement_of
-from benchmarks.layers import LAYERS, Layer, layer_model, least_bytes, make_layer_inputs
+from benchmarks.layers import (
+    LAYERS,
+    Layer,
+    channels_last,
+    layer_model,
+    least_bytes,
+    make_layer_inputs,
+)
 from benchmarks.records import OURS, Agreement
 from benchmarks.run import RESULTS, ROOT, device_slug
 from benchmarks.tables import markdown_head, markdown_row
@@ -36,7 +44,7 @@ from whet.measure.peers import OrtRunner, file_runner
 from whet.measure.profile.launches import profile_model
 from whet.measure.runner import Inputs, Runner, WhetRunner
 from whet.measure.statistics import Comparison, Noise, Summary, compare, noise_of, summarise
-from whet.runtime.model import CompiledModel
+from whet.options import Options
 
 PEERS = ("ort", "openvino")
 TIME_LIMIT_S = 300
@@ -52,7 +60,7 @@ class LayerResult(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         roofline_ms: the least time the machine's limits allow.
-        launch_ms: the least time of the kernel that computes the layer in Whet, 0 if unknown.
+        launch_ms: the least time of Whet's kernel, images channels last; 0 if unknown.
         times: by runtime.
         errors: by runtime, why there are no times.
     """
@@ -108,11 +116,16 @@ def _agreement(runners: list[Runner], path: Path, inputs: Inputs) -> Agreement |
     return agreement_of(ours[0].run(inputs), reference.run(inputs), TOLERANCES["convolutional"])
 
 
-def least_launch_ms(model: CompiledModel, feeds: list[Inputs], rounds: int) -> float:
-    """Return the least time of the launch with most operations, which computes the layer."""
+def least_launch_ms(layer: Layer, folder: Path, feeds: list[Inputs], rounds: int) -> float:
+    """Return the least time of the launch that computes the layer, as it is between others."""
+    path = folder / "between.onnx"
+    onnx.save(layer_model(layer, images_last=True), path)
+    runner = WhetRunner(path, Options(threads=1))
+    runner.prepare()
+    moved = [{name: channels_last(x) for name, x in feed.items()} for feed in feeds]
     least = float("inf")
     for turn in range(rounds):
-        launches = profile_model(model, feeds[turn % len(feeds)], runs=PROFILED_RUNS).launches
+        launches = profile_model(runner.model, moved[turn % len(moved)], PROFILED_RUNS).launches
         largest = max(launches, key=lambda launch: launch.flops)
         least = min(least, largest.span_us / 1e3)
     return least
@@ -134,8 +147,9 @@ def measure_layer(name: str, runtimes: tuple[str, ...], plan: Plan) -> LayerResu
         runners, errors = _prepare(path, runtimes)
         agreement = _agreement(runners, path, feeds[0])
         samples = measure_interleaved(runners, feeds, plan)
-        ours = [runner.model for runner in runners if isinstance(runner, WhetRunner)]
-        launch_ms = least_launch_ms(ours[0], feeds, plan.rounds) if ours else 0.0
+        launch_ms = 0.0
+        if OURS in samples.seconds:
+            launch_ms = least_launch_ms(layer, Path(folder), feeds, plan.rounds)
     limits = higher(limits, measure_limits(threads=1))
     return LayerResult(
         layer=name,
@@ -226,8 +240,8 @@ def _summary(results: tuple[LayerResult, ...]) -> list[str]:
         _count_line("the whole call", large, call_share_of_peak),
         "",
         "Operations are those of the direct algorithm: Winograd convolution may pass 100 %. The",
-        "launch is the kernel that computes the layer; the call also changes NCHW images to",
-        "channels last and back, which networks do once at each end.",
+        "launch computes the layer from images that are channels last, as they are between the",
+        "layers of a network; the call gets NCHW images, as the file has it, and gives such.",
     ]
 
 
@@ -319,13 +333,14 @@ def main() -> None:
         return
     patterns = "*" if arguments.layers == "all" else arguments.layers
     chosen = {name for p in patterns.split(",") for name in fnmatch.filter(LAYERS, p)}
-    results = []
+    machine, results = describe_machine(), []
     for name in (name for name in LAYERS if name in chosen):
         results.append(run_layer(name, arguments))
         print(_row(results[-1], [n for n in (OURS, *PEERS) if n in runtimes]), flush=True)
-    found = tuple(results)
-    report = KernelReport(machine=describe_machine(), results=found, rounds=arguments.rounds)
-    print(write_report(arguments.results, report, merge=arguments.merge))
+        report = KernelReport(machine=machine, results=tuple(results), rounds=arguments.rounds)
+        path = write_report(arguments.results, report, merge=arguments.merge)
+    if results:
+        print(path)
 
 
 if __name__ == "__main__":

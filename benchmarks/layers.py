@@ -13,6 +13,8 @@ from benchmarks.models.inputs import Array
 
 OPSET = 17
 F32_BYTES = 4
+TO_LAST = (0, 2, 3, 1)
+FROM_LAST = (0, 3, 1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +167,19 @@ def make_layer_inputs(layer: Layer, seed: int) -> dict[str, Array]:
     }
 
 
-def layer_model(layer: Layer, seed: int = 0) -> onnx.ModelProto:
-    """Return the layer as an ONNX model; weights keep the result's deviation at one."""
+def channels_last(array: Array) -> Array:
+    """Return images with their channels last; anything else as it is."""
+    return np.ascontiguousarray(array.transpose(TO_LAST)) if array.ndim == len(TO_LAST) else array
+
+
+def layer_model(layer: Layer, seed: int = 0, *, images_last: bool = False) -> onnx.ModelProto:
+    """Return the layer as an ONNX model; weights keep the result's deviation at one.
+
+    Args:
+        layer: what it computes.
+        seed: of the weights.
+        images_last: whether images come and go channels last, as between layers of a network.
+    """
     rng = np.random.default_rng(seed)
     constants = []
     if layer.weight_shape:
@@ -178,15 +191,32 @@ def layer_model(layer: Layer, seed: int = 0) -> onnx.ModelProto:
             numpy_helper.from_array(weight.astype(np.float32), "weight"),
             numpy_helper.from_array(bias, "bias"),
         ]
+    shapes = {f"x{index}": shape for index, shape in enumerate(layer.input_shapes)}
+    nodes, (given, result) = [layer.node()], (shapes, layer.output_shape)
+    if images_last and isinstance(layer, ConvLayer):
+        nodes, given, result = _between_transposes(layer)
     graph = helper.make_graph(
-        [layer.node()],
+        nodes,
         "layer",
-        [
-            helper.make_tensor_value_info(f"x{index}", TensorProto.FLOAT, shape)
-            for index, shape in enumerate(layer.input_shapes)
-        ],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, layer.output_shape)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, given[name]) for name in given],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, result)],
         constants,
     )
     opsets = [helper.make_opsetid("", OPSET)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+def _between_transposes(
+    layer: ConvLayer,
+) -> tuple[list[onnx.NodeProto], dict[str, tuple[int, ...]], tuple[int, ...]]:
+    """Return nodes, inputs and result of a convolution of images with channels last."""
+    node = layer.node()
+    node.input[0], node.output[0] = "images", "found"
+    nodes = [
+        helper.make_node("Transpose", ["x0"], ["images"], perm=FROM_LAST),
+        node,
+        helper.make_node("Transpose", ["found"], ["y"], perm=TO_LAST),
+    ]
+    (given,) = layer.input_shapes
+    shapes = [tuple(shape[d] for d in TO_LAST) for shape in (given, layer.output_shape)]
+    return nodes, {"x0": shapes[0]}, shapes[1]

@@ -14,16 +14,17 @@ class WhetError(Exception):
     Args:
         message: what is wrong, in one sentence.
         where: the place, such as a node name, an input name or a file.
-        hint: what the user can do about it.
+        hint: what the user can do about it; ``remedy`` if not given.
     """
 
     code = "E000"
+    remedy: str | None = None
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.where = where if where is None or len(where) <= _LONGEST_PLACE else _cut(where)
-        self.hint = hint
+        self.hint = hint if hint is not None else self.remedy
 
     def __str__(self) -> str:
         place = f" at {self.where}" if self.where else ""
@@ -91,6 +92,7 @@ class ArtifactError(WhetError):
     """A compiled file is truncated, damaged, of another version, or cannot be written."""
 
     code = "E400"
+    remedy = "compile the model again"
 
 
 class TargetError(WhetError):
@@ -103,12 +105,14 @@ class CompileError(WhetError):
     """The compiler failed on a model it should have handled; this is a bug in Whet."""
 
     code = "E500"
+    remedy = "report this; WHET_DUMP=folder writes what a report should hold"
 
 
 class ResourceError(WhetError):
     """A limit on memory, disk, threads or time was reached."""
 
     code = "E600"
+    remedy = "give it more, or take a smaller batch or model"
 
 
 def _cut(place: str) -> str:

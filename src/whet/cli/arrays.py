@@ -102,7 +102,10 @@ def load_arrays(path: Path) -> Array | dict[str, Array]:
             f"cannot read: {error.strerror or error}", where=str(path), hint=hint
         ) from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"not an array file: {error}", where=str(path), hint=hint) from error
+        reason = str(error).partition(". ")[0].rstrip(".")
+        if "pickle" in reason:  # what NumPy says of whatever it does not know
+            reason = "its form is unknown, or it holds Python objects"
+        raise InputError(f"not an array file: {reason}", where=str(path), hint=hint) from error
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,13 +17,15 @@ from whet.cli.llm_options import (
     model_options,
     sampling_options,
     sampling_params,
-    tokens_options,
 )
 from whet.cli.llm_quantize import quantize
 from whet.cli.llm_transcribe import transcribe, translate
 from whet.cli.parameters import json_option
 from whet.errors import InputError, UnsupportedError
 from whet.options import Options
+
+if TYPE_CHECKING:
+    from whet.llm import Completion
 
 
 @click.group("llm")
@@ -77,10 +79,19 @@ def run(
         completions = llm.generate(given, params)
     if as_json:
         output.print_json({"completions": [_facts(c) for c in completions]}, "whet.llm.run.1")
+        _check_faults(completions)
         return
     for prompt, completion in zip(prompts, completions, strict=True):
         said = completion.text if llm.tokenizer else ",".join(map(str, completion.tokens))
         click.echo(f"{prompt}{'' if llm.tokenizer else ' → '}{said}")
+    _check_faults(completions)
+
+
+def _check_faults(completions: Sequence[Completion]) -> None:
+    """Raise what went wrong with the first completion that failed, behind all that was printed."""
+    for completion in completions:
+        if completion.fault is not None:
+            raise completion.fault
 
 
 def _asked_about(images: Sequence[Path], prompt: str) -> list[dict[str, Any]]:
@@ -134,14 +145,21 @@ def _asked() -> str:
 
 @command.command("bench")
 @model_argument
-@tokens_options(32, 128)
+@click.option(
+    "--prompt-tokens",
+    "lengths",
+    type=click.IntRange(1),
+    multiple=True,
+    help="Of each prompt; may be repeated.  [default: 128]",
+)
+@click.option("--new-tokens", type=click.IntRange(2), default=32, show_default=True)
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="May be repeated.")
 @click.option("--against", type=click.Choice(["llama.cpp"]), help="Take turns with it, on a GGUF.")
 @model_options
 @json_option
 def bench(
     model: Path,
-    prompt_tokens: int,
+    lengths: tuple[int, ...],
     new_tokens: int,
     batches: tuple[int, ...],
     against: str | None,
@@ -156,22 +174,27 @@ def bench(
     """
     from whet.llm.bench import measure
 
+    if against is not None and len(lengths) > 1:
+        raise click.BadParameter("give one with --against", param_hint="'--prompt-tokens'")
+    lengths, batches = lengths or (128,), batches or (1,)
     llm = load_model(model, options)
     if against is not None:
-        tokens, threads = (prompt_tokens, new_tokens), Options(threads=options["threads"])
+        tokens, threads = (lengths[0], new_tokens), Options(threads=options["threads"])
         peer = (model, against, threads.thread_count)
-        beside(llm, peer, tokens, batches or (1,), as_json=as_json)
+        beside(llm, peer, tokens, batches, as_json=as_json)
         return
-    rows = [measure(llm, batch, prompt_tokens, new_tokens) for batch in batches or (1,)]
+    pairs = [(batch, length) for length in lengths for batch in batches]
+    rows = [measure(llm, batch, length, new_tokens) for batch, length in pairs]
     if as_json:
         output.print_json({"runs": [row.as_dict() for row in rows]}, "whet.llm.bench.1")
         return
     click.echo(
-        f"{'batch':>5} {'prefill tok/s':>14} {'decode tok/s':>13} {'first ms':>9} {'next ms':>8}"
+        f"{'prompt':>6} {'batch':>5} {'prefill tok/s':>14} {'decode tok/s':>13} {'first ms':>9} "
+        f"{'next ms':>8}"
     )
     for row in rows:
         click.echo(
-            f"{row.batch:5} {row.prefill_rate:14.1f} {row.decode_rate:13.1f} "
+            f"{row.prompt_tokens:6} {row.batch:5} {row.prefill_rate:14.1f} {row.decode_rate:13.1f} "
             f"{row.first_ms:9.1f} {row.next_ms:8.1f}"
         )
 

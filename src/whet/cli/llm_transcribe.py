@@ -49,30 +49,44 @@ def transcribe(model: Path, sound: Path, as_json: bool, **values: Any) -> None:
 @click.command("translate")
 @model_argument
 @click.option("--text", "texts", multiple=True, required=True, help="May be repeated.")
+@click.option(
+    "--beams",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Follow so many beginnings and take the likeliest whole.",
+)
 @max_tokens_option(256)
 @threads_option
 @json_option
-def translate(
-    model: Path, texts: tuple[str, ...], max_tokens: int, threads: int, as_json: bool
-) -> None:
+def translate(model: Path, texts: tuple[str, ...], as_json: bool, **values: Any) -> None:
     """Write what MODEL, a folder with a Marian or a T5, makes of texts.
 
-    Example: whet llm translate opus-mt-en-de --text "Good morning."
+    Example: whet llm translate opus-mt-en-de --text "Good morning." --beams 4
     """
     from whet.llm.sampling import SamplingParams
     from whet.llm.seq2seq import Seq2Seq
 
-    translator = Seq2Seq(model, options=Options(threads=threads))
-    found = translator.generate(texts, SamplingParams(max_tokens=max_tokens))
+    translator = Seq2Seq(model, options=Options(threads=values["threads"]))
+    beams, most = values["beams"], values["max_tokens"]
+    if beams > 1:
+        made = [translator.beams(t, width=beams, max_tokens=most)[0].text for t in texts]
+    else:
+        params = SamplingParams(max_tokens=most)
+        made = [target.text for target in translator.generate(texts, params)]
     if as_json:
-        output.print_json({"texts": [t.text for t in found]}, "whet.llm.texts.1")
+        output.print_json({"texts": made}, "whet.llm.texts.1")
         return
-    for target in found:
-        click.echo(target.text)
+    for text in made:
+        click.echo(text)
 
 
 def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"the sound cannot be read: {error}", where=str(path)) from error
+        raise InputError(
+            f"the sound cannot be read: {error.strerror or error}",
+            where=str(path),
+            hint="check the path",
+        ) from error

@@ -84,7 +84,9 @@ def check_writable(path: Path) -> None:
     if not path.parent.is_dir():
         raise ArtifactError("no such folder", where=str(path.parent), hint="create it first")
     if not os.access(path.parent, os.W_OK):
-        raise ArtifactError("the folder is not writable", where=str(path.parent))
+        raise ArtifactError(
+            "the folder is not writable", where=str(path.parent), hint="choose another with -o"
+        )
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -134,7 +136,9 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArtifactError(
-            f"cannot create the folder: {error.strerror or error}", where=str(path)
+            f"cannot create the folder: {error.strerror or error}",
+            where=str(path),
+            hint="choose another place",
         ) from error
 
 

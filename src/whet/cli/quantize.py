@@ -266,7 +266,7 @@ def _images(text: str | None) -> ImageOptions:
     try:
         return msgspec.convert({**msgspec.to_builtins(base), **given}, ImageOptions)
     except msgspec.ValidationError as error:
-        raise OptionError(f"{error}", where="--image") from error
+        raise OptionError(f"{error}", where="--image", hint="see docs/quantize.md") from error
 
 
 def _numbers(name: str, texts: list[str]) -> Any:

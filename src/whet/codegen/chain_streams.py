@@ -63,7 +63,7 @@ def _lines(address: Poly, row: Axis, along: Axis, row_bytes: int) -> int:
     step, width = address.coefficient(row).constant, along.extent.constant
     if step is None or width is None or address.coefficient(along) != 1:
         return 0
-    return -(-step * row_bytes // LINE_BYTES) if width <= step <= 2 * width else 0
+    return -(-step * row_bytes // LINE_BYTES) if width <= step <= width + width // 4 else 0
 
 
 def spread(

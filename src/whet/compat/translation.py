@@ -132,7 +132,7 @@ def read_options(arguments: Sequence[str], table: Mapping[str, Rule]) -> Given:
                 f"{word!r} is not an option", hint=nearest(name, [f"--{n}" for n in table])
             )
         if name in given:
-            raise OptionError(f"--{name} is given twice")
+            raise OptionError(f"--{name} is given twice", hint="leave one out")
         if not equals and pending and not pending[0].startswith("--"):
             value = pending.pop(0)
         given.add(name)
@@ -181,7 +181,9 @@ def check_profiles(given: Given, names: Sequence[str]) -> None:
     """
     present = [name for name in names if given.get(name)]
     if len(present) > 1:
-        raise OptionError(f"--{present[0]} and --{present[1]} exclude each other")
+        raise OptionError(
+            f"--{present[0]} and --{present[1]} exclude each other", hint="leave one out"
+        )
     for name in present:
         entries = given.need(name).split("," if name == "dynamic_batch_size" else ";")
         if not 2 <= len(entries) <= 100:

@@ -14,6 +14,7 @@ from whet.errors import ModelError, ResourceError
 from whet.frontend.split import split_weights
 from whet.limits import Limits
 from whet.mapped import MappedFile
+from whet.program.container import MAGIC
 
 MAX_PROTO_BYTES = (1 << 31) - 1
 """Protocol buffers cannot be larger; bigger models keep their weights in external data."""
@@ -107,6 +108,10 @@ def parse_bytes(data: memoryview, limits: Limits, *, where: str) -> Parsed:
     limits.require("file_bytes", data.nbytes, f"the model has {data.nbytes} bytes", where)
     if not data:
         raise ModelError("the model is empty", where=where, hint=_NOT_ONNX_HINT)
+    if data[: len(MAGIC)] == MAGIC:
+        raise ModelError(
+            "this is a compiled file", where=where, hint="name the ONNX file it was made from"
+        )
     split = split_weights(data)
     proto = onnx.ModelProto()
     try:

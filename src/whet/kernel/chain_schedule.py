@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from whet.kernel.schedule import Work, cycles
 from whet.target import Target
 
-MOST_BLOCK_BYTES = 64 * 1024
-"""What all parts read and write of a block of rows; more is not read again from the first cache."""
+MOST_BLOCK_BYTES = 160 * 1024
+"""What all parts read and write of a block of rows at most, so that it stays near."""
 CHUNKS_PER_THREAD = 8
 SLACK = 1.005
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from whet.dtypes import DTYPES, numpy_dtype
-from whet.index import Axis, Dim, var
+from whet.index import Axis, Dim, product, var
 from whet.kernel.blocks import BlockSum, QuantizedRows
+from whet.kernel.chain import Chain
 from whet.kernel.expr import Expr, Load, Read, Within, walk
 from whet.kernel.filter import Kept
 from whet.kernel.grid import Grid, Leaf, Scores, widened
@@ -259,6 +260,25 @@ def run_contraction(
     total = grid.reduce("sum", inner_axes, terms)
     grid = replace(grid, names={ACCUMULATOR: total})
     _run_stores(grid, outer_axes, kernel.stores, buffers)
+
+
+def run_chain(
+    kernel: Chain,
+    buffers: Sequence[Array],
+    lanes: int,
+    dims: Mapping[str, int] | None = None,
+    *,
+    precise: bool = False,
+) -> None:
+    """Run a chain on flat buffers, one per parameter: its parts, one after the other."""
+    first = kernel.parts[0]
+    rows = product(a.extent for a in (*first.outer, first.row)).evaluate(dims or {})
+    inner = [
+        np.zeros(rows * i.stride, np.float64 if precise else numpy_dtype(i.dtype))
+        for i in kernel.inner
+    ]
+    for part in kernel.parts:
+        run_contraction(part, [*buffers, *inner], lanes, dims, precise=precise)
 
 
 def run_attention(

@@ -66,7 +66,9 @@ def read_tuning(path: Path) -> Tuning:
     try:
         found = msgspec.json.decode(path.read_bytes(), type=Tuning)
     except OSError as error:
-        raise OptionError(f"cannot read: {error.strerror or error}", where=str(path)) from error
+        raise OptionError(
+            f"cannot read: {error.strerror or error}", where=str(path), hint="check the path"
+        ) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise OptionError(
             f"not a tuning file: {error}", where=str(path), hint="make one: whet tune m.onnx"

@@ -115,7 +115,8 @@ class AsyncEngine:
         """Yield a completion piece by piece; the request is cancelled if the caller stops reading.
 
         Raises:
-            InputError: the prompt is empty or too long.
+            InputError: the prompt is empty or too long, or a grammar went too far.
+            ModelError: logits are no numbers.
             ResourceError: too many requests wait, or the engine was closed.
         """
         stream = _Stream(asyncio.get_running_loop(), asyncio.Queue())
@@ -208,6 +209,9 @@ class AsyncEngine:
     def _tell(self, number: int) -> None:
         request, stream = self._engine.requests[number], self._streams.get(number)
         if stream is None:
+            return
+        if request.fault is not None:
+            stream.send(request.fault)
             return
         keep = 0 if request.reason else held_back(request.text, request.params.stop)
         ready = max(len(request.text) - keep, stream.text)

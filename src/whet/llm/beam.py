@@ -61,7 +61,7 @@ def beam_search(
     for _ in range(min(max_tokens, llm.context - len(tokens))):
         found = llm.generate([[*tokens, *beam.tokens] for beam in live], params)
         lines = [c.logprobs[0] if c.logprobs else {} for c in found]
-        live, done = _grown(live, lines, ends, width)
+        live, done = grown_beams(live, lines, ends, width)
         ended += done
         if len(ended) >= width or not live:
             break
@@ -71,7 +71,7 @@ def beam_search(
     return [Beam(b.tokens, b.logprob, b.ended, llm.tokenizer.decode(b.tokens)) for b in best]
 
 
-def _grown(
+def grown_beams(
     live: Sequence[Beam], lines: Sequence[Mapping[int, float]], ends: frozenset[int], width: int
 ) -> tuple[list[Beam], list[Beam]]:
     """Return the likeliest beams one token longer, and which of the first ``width`` ended."""

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from whet.errors import InputError, ResourceError
+from whet.errors import InputError, ModelError, ResourceError, WhetError
 from whet.llm.architecture import Array
 from whet.llm.image_prompt import Pictured
 from whet.llm.program import Span
@@ -42,6 +42,7 @@ class Request:
         text: what the output says so far.
         reason: why it ended, "" while it goes on.
         cached: tokens of the prompt that the cache held.
+        fault: what went wrong, if it ended with "error".
     """
 
     prompt: Sequence[int]
@@ -53,6 +54,7 @@ class Request:
     text: str = ""
     reason: Reason = ""
     cached: int = 0
+    fault: WhetError | None = None
 
     @property
     def mean_logprob(self) -> float:
@@ -229,10 +231,15 @@ def take_token(
 ) -> Reason:
     """Choose a request's next token, and return why it ends there, "" if it goes on."""
     if not np.isfinite(logits).all():
+        request.fault = ModelError(
+            f"the logits behind {len(request.prompt) + len(request.output)} tokens are no numbers",
+            hint="the checkpoint holds NaN or infinity, or numbers too large for its types",
+        )
         return "error"
     try:
         choice = request.sampler.choose(logits, request.prompt, request.output)
-    except InputError:  # a grammar that costs too much ends its own request only
+    except InputError as error:  # a grammar that costs too much ends its own request only
+        request.fault = error
         return "error"
     request.output.append(choice.token)
     request.choices.append(choice)

@@ -138,7 +138,7 @@ def _reader(path: Path) -> Any:
     try:
         return GGUFReader(path)
     except FileNotFoundError as error:
-        raise ModelError("the file is missing", where=str(path)) from error
+        raise ModelError("the file is missing", where=str(path), hint="check the path") from error
     except Exception as error:  # the package raises whatever NumPy and Python do
         raise ModelError(
             f"the file is truncated or malformed: {error}"[:300], where=str(path), hint=_HINT

@@ -45,6 +45,7 @@ class Completion:
         cached_tokens: how many of them the cache held.
         logprobs: log probabilities of the likeliest and the chosen token at every position.
         mean_logprob: mean log probability of the tokens, where it was asked for; else 0.
+        fault: what went wrong, if the reason is "error".
     """
 
     text: str
@@ -54,6 +55,7 @@ class Completion:
     cached_tokens: int
     logprobs: tuple[Mapping[int, float], ...] | None
     mean_logprob: float = 0.0
+    fault: WhetError | None = None
 
 
 class LLM:
@@ -220,6 +222,7 @@ class LLM:
 
         Raises:
             InputError: the prompt is empty, too long, or has unknown tokens.
+            ModelError: logits are no numbers.
         """
         chosen = params or SamplingParams()
         ends = self.tokenizer.ends if self.tokenizer else frozenset[int]()
@@ -235,6 +238,8 @@ class LLM:
                 if ready > said:
                     yield request.text[said:ready]
                 said = ready
+            if request.fault is not None:
+                raise request.fault
         finally:
             self.engine.cancel(number)
             del self.engine.requests[number]
@@ -300,4 +305,5 @@ def _completion(request: Request) -> Completion:
         request.cached,
         logprobs,
         request.mean_logprob,
+        request.fault,
     )

@@ -11,12 +11,14 @@ import numpy as np
 
 from whet.errors import InputError, UnsupportedError
 from whet.llm.architecture import Array
+from whet.llm.beam import Beam
 from whet.llm.checkpoint import TensorFolder, read_json
 from whet.llm.engine import Reason, held_back
 from whet.llm.families.seq2seq import FAMILIES
 from whet.llm.generation_config import GenerationConfig
 from whet.llm.mel import log_mel
 from whet.llm.sampling import SamplingParams
+from whet.llm.seq2seq_beam import beam_targets
 from whet.llm.seq2seq_coder import Coder, Source
 from whet.llm.seq2seq_engine import Seq2SeqEngine
 from whet.llm.sound import Stretch, cut
@@ -69,7 +71,7 @@ class Seq2Seq:
         checkpoint = TensorFolder(folder)
         self.generation = GenerationConfig.read(folder, checkpoint.config)
         found = open_tokenizer(folder)
-        coder = Coder(checkpoint, options)
+        self._coder = coder = Coder(checkpoint, options)
         self.shape = coder.shape
         self.ends = self.generation.ends | (found.ends if found else frozenset())
         self.tokenizer = found and replace(found, ends=self.ends)
@@ -139,9 +141,35 @@ class Seq2Seq:
                 if ready > said:
                     yield request.text[said:ready]
                 said = ready
+            if request.fault is not None:
+                raise request.fault
         finally:
             self.engine.cancel(number)
             del self.engine.requests[number]
+
+    def beams(
+        self,
+        source: str | Sequence[int] | Source,
+        *,
+        width: int = 4,
+        max_tokens: int = 128,
+        length_penalty: float = 1.0,
+    ) -> list[Beam]:
+        """Return the ``width`` likeliest targets of a source, the best first; see ``beam_search``.
+
+        Raises:
+            InputError: the source is empty or too long.
+            OptionError: ``width`` means nothing.
+            ModelError: logits are no numbers.
+        """
+        given = source if isinstance(source, Source) else self.encode(source)
+        most = min(max_tokens, self.shape.context - len(given.begin))
+        found = beam_targets(
+            self._coder, given, self.ends, self.generation.unsaid, width=width, most=most
+        )
+        best = sorted(found, key=lambda b: -b.score(length_penalty))[:width]
+        decode = self.tokenizer.decode if self.tokenizer else None
+        return [replace(b, text=decode(b.tokens) if decode else "") for b in best]
 
     # -- sources -------------------------------------------------------------------------------
 

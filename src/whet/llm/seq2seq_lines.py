@@ -64,8 +64,12 @@ class Lines:
     def leave(self, ended: frozenset[int]) -> None:
         """Drop sequences."""
         rows = [k for k, number in enumerate(self.numbers) if number not in ended]
-        if len(rows) == len(self.numbers):
-            return
+        if len(rows) < len(self.numbers):
+            self.take(rows)
+
+    def take(self, rows: Sequence[int]) -> None:
+        """Go on with these lines, in this order; one may come several times."""
+        rows = list(rows)
         self.numbers = [self.numbers[k] for k in rows]
         self.lengths = [self.lengths[k] for k in rows]
         self.hidden = self.hidden[rows]

@@ -181,11 +181,23 @@ def _agreeing(left: Sequence[int], right: Sequence[int]) -> int:
     return next(k for k, (a, b) in enumerate(zip(left, right, strict=False)) if a != b)
 
 
+LONGEST_PAUSE = 8
+"""Steps without a guess where none was right for long."""
+
+
 @dataclass(slots=True)
 class _Length:
-    """How many tokens to guess for a request; more while guesses are right."""
+    """How many tokens to guess for a request; more while guesses are right.
+
+    Attributes:
+        tokens: of the next guess.
+        misses: guesses in a row of which no token was right.
+        pause: steps to let go by before the next guess.
+    """
 
     tokens: int = 4
+    misses: int = 0
+    pause: int = 0
 
 
 class Speculation:
@@ -210,18 +222,26 @@ class Speculation:
         asked: dict[int, Wanted] = {}
         for number, w in wanted.items():
             length = self._lengths.setdefault(number, _Length(min(4, self._most)))
-            if w.most > 0:
+            if length.pause:
+                length.pause -= 1
+            elif w.most > 0:
                 asked[number] = Wanted(w.tokens, min(w.most, length.tokens))
         return self._drafter.guess(asked)
 
     def learn(self, number: int, guessed: int, accepted: int) -> None:
-        """Note how good a guess was: a right one doubles the next, a wrong one shortens it."""
+        """Note how good a guess was: a right one doubles the next, a wrong one shortens it.
+
+        A guess costs time, right or wrong: where several in a row are of no use, some steps do
+        without.
+        """
         self.guessed += guessed
         self.accepted += accepted
         right = guessed == accepted
         if number in self._lengths:  # else it ended with this guess
             length = min(2 * guessed, self._most) if right else accepted + 1
-            self._lengths[number] = _Length(max(length, 1))
+            misses = 0 if accepted else self._lengths[number].misses + 1
+            pause = min(1 << (misses - 1), LONGEST_PAUSE) if misses > 2 else 0
+            self._lengths[number] = _Length(max(length, 1), misses, pause)
 
     def forget(self, number: int) -> None:
         """Drop what is kept of a request."""

@@ -19,6 +19,9 @@ Kind = Literal["json", "json_schema", "regex", "grammar"]
 
 MAX_GRAMMAR_BYTES = 256 << 10
 
+_SPACES = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,20}"}
+"""Space between parts of JSON: enough for indentation, too little to never come to an end with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
@@ -131,12 +134,12 @@ class Grammars:
 
 def _grammar(matcher: Any, constraint: Constraint) -> Any:
     if constraint.kind == "json":
-        return matcher.grammar_from_json_schema({"type": "object"})
+        return matcher.grammar_from_json_schema({"type": "object"}, overrides=_SPACES)
     if constraint.kind == "json_schema":
         schema = json.loads(constraint.text)
         if not isinstance(schema, dict | bool):
             raise ValueError("a schema is an object")
-        return matcher.grammar_from_json_schema(json.dumps(schema))
+        return matcher.grammar_from_json_schema(json.dumps(schema), overrides=_SPACES)
     if constraint.kind == "regex":
         return matcher.grammar_from_regex(constraint.text)
     return matcher.grammar_from_lark(constraint.text)

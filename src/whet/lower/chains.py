@@ -83,30 +83,28 @@ class _Search:
         rows: int | None = None
         after = position + 1
         while after < len(self.calls) and after <= position + REACH and self.left != 0:
-            part = self._joining(parts, position, after)
-            found = None if part is None else self._block([*parts, part])
-            if part is None or found is None:
+            grown = self._grown(parts, position, after)
+            found = None if grown is None else self._block(grown)
+            if grown is None or found is None:
                 after += 1
                 continue
-            parts, rows = [*parts, part], found
+            parts, rows = grown, found
             del self.calls[after]
             self.left = None if self.left is None else self.left - 1
         if rows is not None:
             self.calls[position] = _chain(parts, self._inner(parts), rows)
 
-    def _joining(self, parts: list[_Part], position: int, after: int) -> _Part | None:
-        """Return a call as a part of a chain, if it reads what the chain makes and may move."""
+    def _grown(self, parts: list[_Part], position: int, after: int) -> list[_Part] | None:
+        """Return a chain with one call more, if that reads what the chain makes and may move."""
         part = _part_of(self.calls[after])
-        if part is None:
-            return None
-        part = _aligned(part, parts[0].kernel)
-        if part is None or not _reads_rows(part, parts):
+        grown = None if part is None else _with_equal_axes(parts, part)
+        if part is None or grown is None or not _reads_rows(grown):
             return None
         between = self.calls[position + 1 : after]
-        touched = {id(part.call.roots[k]) for k in range(len(part.call.roots))}
+        touched = {id(r) for r in part.call.roots}
         blocked = any(id(r) in touched for call in between for r in _written(call))
         single = len(parts) > 1 or self._written_once(parts[0].root)
-        return part if single and not blocked and self._written_once(part.root) else None
+        return grown if single and not blocked and self._written_once(part.root) else None
 
     def _written_once(self, root: Root) -> bool:
         """Whether one kernel alone writes to some memory, as none does to parts of a whole."""
@@ -146,13 +144,26 @@ def _part_of(call: KernelCall) -> _Part | None:
     return _Part(call, kernel)
 
 
+def _with_equal_axes(parts: list[_Part], part: _Part) -> list[_Part] | None:
+    """Return the parts of a chain and one more over the same outer axes and rows."""
+    aligned = _aligned(part, parts[0].kernel)
+    if aligned is not None:
+        return [*parts, aligned]
+    first = _aligned(parts[0], part.kernel) if len(parts) == 1 else None
+    return None if first is None else [first, part]
+
+
 def _aligned(part: _Part, first: Contraction) -> _Part | None:
-    """Return a part with the axes of the first one, if it has the same rows."""
+    """Return a part with the axes of the first one, if it has the same rows, perhaps merged."""
     kernel = part.kernel
     axes, wanted = (*kernel.outer, kernel.row), (*first.outer, first.row)
-    if [a.extent for a in axes] != [a.extent for a in wanted]:
+    moved: dict[Atom, IndexLike]
+    if [a.extent for a in axes] == [a.extent for a in wanted]:
+        moved = {a: var(w) for a, w in zip(axes, wanted, strict=True)}
+    elif len(axes) == 1 and kernel.row.extent == product(a.extent for a in wanted):
+        moved = {kernel.row: inner_row(first.outer, first.row)}
+    else:
         return None
-    moved: dict[Atom, IndexLike] = {a: var(w) for a, w in zip(axes, wanted, strict=True)}
     store = kernel.stores[0]
     aligned = replace(
         kernel,
@@ -168,8 +179,9 @@ def _aligned(part: _Part, first: Contraction) -> _Part | None:
     return _Part(part.call, aligned)
 
 
-def _reads_rows(part: _Part, before: Sequence[_Part]) -> bool:
-    """Whether a product reads results before it, and these only where its own rows made them."""
+def _reads_rows(parts: Sequence[_Part]) -> bool:
+    """Whether the last part reads what those before it made, and only of its own rows."""
+    *before, part = parts
     made = {id(p.root): p for p in before}
     found = False
     for read, axis in _reads(part.kernel):

@@ -162,20 +162,22 @@ def read_strategy(path: Path) -> Strategy:
     try:
         content = msgspec.json.decode(path.read_bytes(), type=StrategyFile)
     except OSError as error:
-        raise OptionError(f"cannot read: {error.strerror or error}", where=str(path)) from error
+        raise OptionError(
+            f"cannot read: {error.strerror or error}", where=str(path), hint="check the path"
+        ) from error
     except msgspec.DecodeError as error:
         raise OptionError(f"{error}", where=str(path), hint=_hint(str(error))) from error
     return _strategy(content, path)
 
 
-def _hint(message: str) -> str | None:
+def _hint(message: str) -> str:
     """Return why a key is refused, or the nearest key for one that does not exist."""
     for key, reason in _REFUSED.items():
         if f".{key}`" in message:
             return reason
     if "unknown field" in message:
         return nearest(message.split("`")[1], _all_keys())
-    return None
+    return "docs/schemas/optimization_config.json describes the file"
 
 
 def _all_keys() -> list[str]:
@@ -235,7 +237,9 @@ def _shapes(config: DynamicShapeConfig, where: str) -> dict[str, tuple[int | str
             )
         if low != high and not config.enable_dynamic_shape:
             raise OptionError(
-                f"{name!r} has a range of shapes, but enable_dynamic_shape is false", where=where
+                f"{name!r} has a range of shapes, but enable_dynamic_shape is false",
+                where=where,
+                hint="set it to true, or give one shape",
             )
         stem = "".join(c if c.isalnum() else "_" for c in name)
         shapes[name] = tuple(

@@ -40,8 +40,13 @@ def read_switches(path: Path) -> dict[str, bool]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"cannot read the switches: {error}", where=str(path)) from error
+        raise OptionError(
+            f"cannot read the switches: {error}", where=str(path), hint="check the path"
+        ) from error
     return switches_from_text(text, str(path))
+
+
+_FORM = 'write {"Switch": {"GraphFusion": {"fuse_gelu": "off"}}}'
 
 
 def switches_from_text(text: str, where: str) -> dict[str, bool]:
@@ -64,17 +69,21 @@ def _parse(text: str, where: str) -> list[tuple[str, str]]:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         wrong = [line for line in lines if ":" not in line]
         if wrong:
-            raise OptionError(f"{wrong[0]!r} is not NAME:on or NAME:off", where=where)
+            raise OptionError(
+                f"{wrong[0]!r} is not NAME:on or NAME:off",
+                where=where,
+                hint="such as fuse_gelu:off",
+            )
         return [(line.partition(":")[0].strip(), line.partition(":")[2].strip()) for line in lines]
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise OptionError(f"not JSON: {error}", where=where) from error
+        raise OptionError(f"not JSON: {error}", where=where, hint=_FORM) from error
     groups = content.get("Switch", {"passes": content})
     found: list[tuple[str, str]] = []
     for group in groups.values() if isinstance(groups, dict) else [groups]:
         if not isinstance(group, dict):
-            raise OptionError("switches are groups of names", where=where)
+            raise OptionError("switches are groups of names", where=where, hint=_FORM)
         found += [(name, _word(value)) for name, value in group.items()]
     return found
 

@@ -134,9 +134,13 @@ def open_container(path: str | os.PathLike[str]) -> Iterator[Container]:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise ArtifactError("there is no such file", where=os.fspath(path)) from None
+        raise ArtifactError(
+            "there is no such file", where=os.fspath(path), hint="check the path"
+        ) from None
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"cannot read: {_reason(error)}", where=os.fspath(path)) from error
+        raise ArtifactError(
+            f"cannot read: {_reason(error)}", where=os.fspath(path), hint="check the path"
+        ) from error
     try:
         yield _read_structure(handle)
     except ArtifactError as error:
@@ -144,7 +148,9 @@ def open_container(path: str | os.PathLike[str]) -> Iterator[Container]:
             error.where = os.fspath(path)
         raise
     except OSError as error:
-        raise ArtifactError(f"cannot read: {_reason(error)}", where=os.fspath(path)) from error
+        raise ArtifactError(
+            f"cannot read: {_reason(error)}", where=os.fspath(path), hint="check the path"
+        ) from error
     finally:
         os.close(handle)
 
@@ -246,7 +252,7 @@ def _read_structure(handle: int) -> Container:
     size = os.fstat(handle).st_size
     head = os.pread(handle, _HEADER.size, 0)
     if head[: len(MAGIC)] != MAGIC:
-        raise ArtifactError("not a .whet file")
+        raise ArtifactError("not a .whet file", hint="give a file that whet compile wrote")
     if len(head) < _HEADER.size:
         raise ArtifactError("the file is truncated")
     _, major, minor, file_size, length, check = _HEADER.unpack(head)

@@ -107,7 +107,7 @@ def config_from_dict(values: dict[str, Any], where: str = "config") -> QuantizeC
     try:
         return msgspec.convert(values, QuantizeConfig)
     except msgspec.ValidationError as error:
-        raise OptionError(f"{error}", where=where) from error
+        raise OptionError(f"{error}", where=where, hint="see docs/quantize.md") from error
 
 
 def read_config(path: Path) -> QuantizeConfig:
@@ -119,7 +119,9 @@ def read_config(path: Path) -> QuantizeConfig:
     try:
         values = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except OSError as error:
-        raise OptionError(f"cannot read: {error.strerror or error}", where=str(path)) from error
+        raise OptionError(
+            f"cannot read: {error.strerror or error}", where=str(path), hint="check the path"
+        ) from error
     except msgspec.DecodeError as error:
         raise OptionError(f"{error}", where=str(path), hint="give a JSON object") from error
     return config_from_dict(values, str(path))

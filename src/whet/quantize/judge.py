@@ -127,4 +127,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        raise ArtifactError(f"cannot write: {error.strerror or error}", where=str(path)) from error
+        raise ArtifactError(
+            f"cannot write: {error.strerror or error}",
+            where=str(path),
+            hint="check space and permissions",
+        ) from error

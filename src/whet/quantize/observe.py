@@ -196,7 +196,11 @@ def _save(path: Path, key: str, found: Observations) -> None:
         os.replace(temporary, path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True) if temporary else None
-        raise ArtifactError(f"cannot write: {error.strerror or error}", where=str(path)) from error
+        raise ArtifactError(
+            f"cannot write: {error.strerror or error}",
+            where=str(path),
+            hint="check space and permissions",
+        ) from error
 
 
 def _resumed(path: Path | None, key: str, names: list[str]) -> Observations:

@@ -82,16 +82,20 @@ def find_metric(text: str) -> Metric:
         )
     spec = importlib.util.spec_from_file_location("whet_custom_metric", path)
     if spec is None or spec.loader is None or not Path(path).exists():
-        raise OptionError("cannot read the file of the metric", where=path)
+        raise OptionError("cannot read the file of the metric", where=path, hint="check the path")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise OptionError(
-            f"the file of the metric fails: {type(error).__name__}: {error}", where=path
+            f"the file of the metric fails: {type(error).__name__}: {error}",
+            where=path,
+            hint="run it with python",
         ) from error
     if not callable(getattr(module, name, None)):
-        raise OptionError(f"there is no function {name!r}", where=path)
+        raise OptionError(
+            f"there is no function {name!r}", where=path, hint="give FILE.py:FUNCTION"
+        )
     return _guarded(getattr(module, name), text)
 
 

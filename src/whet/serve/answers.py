@@ -8,7 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from whet.errors import InputError, OptionError, ResourceError, UnsupportedError, WhetError
+from whet.errors import (
+    InputError,
+    ModelError,
+    OptionError,
+    ResourceError,
+    UnsupportedError,
+    WhetError,
+)
 from whet.llm.sampling import Choice
 
 _REASONS = {"": None, "stop": "stop", "length": "length", "cancelled": "stop", "error": "error"}
@@ -149,6 +156,8 @@ def refusal(error: Exception) -> tuple[int, dict[str, Any]]:
     if isinstance(error, InputError | OptionError | UnsupportedError):
         status = 413 if isinstance(error, BodySizeError) else 400
         return status, _body(str(error), "invalid_request_error", error.code)
+    if isinstance(error, ModelError):  # what it says is the reason, and names nothing inside
+        return 500, _body(str(error), "server_error", error.code)
     code = error.code if isinstance(error, WhetError) else "E500"
     return 500, _body("the server failed to answer", "server_error", code)
 

@@ -44,7 +44,7 @@ async def chat_page(request: Request) -> Response:
     return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY})
 
 
-_POLICY = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+_POLICY = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from whet.codegen.targets import resolve_target
 from whet.dtypes import numpy_dtype
 from whet.frontend.load import load_model
 from whet.index import Dim, as_poly, product, var
-from whet.kernel.interpret import run_attention, run_contraction, run_nest
+from whet.kernel.chain import Chain
+from whet.kernel.interpret import run_attention, run_chain, run_contraction, run_nest
 from whet.kernel.schedules import Schedules
 from whet.kernel.spec import Attention, Contraction, Nest
 from whet.kernel.tensor import Tensor
@@ -31,7 +32,7 @@ from whet.runtime.model import Parts, from_memory
 from whet.target import Target
 
 Array = np.ndarray[Any, np.dtype[Any]]
-INTERPRETED = (Nest, Contraction, Attention)
+INTERPRETED = (Nest, Contraction, Chain, Attention)
 FILL = 77
 EVERY_TENTH = 10
 
@@ -56,6 +57,8 @@ class Trial:
         kernel = self.call.kernel
         if isinstance(kernel, Contraction):
             return self._count((*kernel.taps, kernel.depth))
+        if isinstance(kernel, Chain):
+            return max(self._count((*part.taps, part.depth)) for part in kernel.parts)
         if isinstance(kernel, Attention):
             return max(self._count((kernel.depth,)), self._count((kernel.key,)))
         assert isinstance(kernel, Nest)
@@ -66,13 +69,19 @@ class Trial:
 
 
 def kernels_of(
-    model: onnx.ModelProto, *, level: int = 3, target: str | Target = "host"
+    model: onnx.ModelProto,
+    *,
+    level: int = 3,
+    target: str | Target = "host",
+    chained: int | None = 0,
 ) -> tuple[list[KernelCall], Target]:
     """Return the kernels of a model that the interpreter knows."""
     loaded = load_model(model)
     run_passes(loaded, opt_level=level, switches={})
     chosen = resolve_target(target) if isinstance(target, str) else target
-    lowered = lower(loaded, op_table(), chosen, level=level, schedules=Schedules(2))
+    lowered = lower(
+        loaded, op_table(), chosen, level=level, schedules=Schedules(2, chained=chained)
+    )
     return [c for c in lowered.calls if isinstance(c.kernel, INTERPRETED)], chosen
 
 
@@ -118,6 +127,8 @@ def interpret(trial: Trial, *, precise: bool) -> list[Array]:
         run_nest(kernel, buffers, trial.dims, precise=precise)
     elif isinstance(kernel, Attention):
         run_attention(kernel, buffers, trial.dims, precise=precise)
+    elif isinstance(kernel, Chain):
+        run_chain(kernel, buffers, trial.target.lanes, trial.dims, precise=precise)
     else:
         assert isinstance(call.kernel, Contraction)
         run_contraction(call.kernel, buffers, trial.target.lanes, trial.dims, precise=precise)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import whet
+from whet.errors import UnsupportedError
 from whet.llm.checkpoint import TensorFolder
+from whet.llm.config import Config
 from whet.llm.decoder import decoder_graph
 from whet.llm.engine import Engine
 from whet.llm.families.table import FAMILIES, architecture_of
@@ -17,12 +22,23 @@ from whet.llm.program import Span, StepProgram
 from whet.llm.sampling import SamplingParams
 from whet.llm.scheduler import Limits, Scheduler
 from whet.llm.speculate import PromptLookup, Speculation
-from whet.tests.golden_models import NEW, PLACES, PROMPT, golden, golden_names, write_golden
+from whet.tests.golden_models import (
+    NEW,
+    PLACES,
+    PROMPT,
+    Golden,
+    golden,
+    golden_names,
+    weights,
+    write_golden,
+    write_tensors,
+)
 from whet.tests.tiny_models import CONTEXT
 
 
 def test_every_family_has_a_reference() -> None:
-    assert {golden(name).config["model_type"] for name in golden_names()} == set(FAMILIES)
+    known = {golden(name).config["model_type"] for name in golden_names()}
+    assert known | {"chatglm"} == set(FAMILIES)
 
 
 @pytest.mark.slow
@@ -57,6 +73,74 @@ def test_experts_compute_the_tokens_routed_to_them_alone(tmp_path: Path) -> None
         program = StepProgram(whet.compile(graph, options=whet.Options(threads=2)), arch, 2)
         spoiled.append(np.isnan(program.run([Span([5], 0, [0], 1)])).any())
     assert sum(spoiled) == 2
+
+
+def as_chatglm(found: Golden, folder: Path) -> Path:
+    """Write a GLM-4 as it was first published, queries, keys and values in one tensor."""
+    config = found.config
+    facts = {
+        "model_type": "chatglm",
+        "add_qkv_bias": True,
+        "multi_query_attention": True,
+        "hidden_size": config["hidden_size"],
+        "num_layers": config["num_hidden_layers"],
+        "num_attention_heads": config["num_attention_heads"],
+        "multi_query_group_num": config["num_key_value_heads"],
+        "kv_channels": config["head_dim"],
+        "ffn_hidden_size": config["intermediate_size"],
+        "padded_vocab_size": config["vocab_size"],
+        "seq_length": config["max_position_embeddings"],
+        "layernorm_epsilon": config["rms_norm_eps"],
+        "rope_ratio": 1,
+    }
+    tensors = weights(found.shapes, found.seed)
+    made = {
+        "transformer.embedding.word_embeddings.weight": tensors["model.embed_tokens.weight"],
+        "transformer.encoder.final_layernorm.weight": tensors["model.norm.weight"],
+        "transformer.output_layer.weight": tensors["lm_head.weight"],
+    }
+    names = {
+        "self_attention.dense": "self_attn.o_proj",
+        "mlp.dense_h_to_4h": "mlp.gate_up_proj",
+        "mlp.dense_4h_to_h": "mlp.down_proj",
+        "input_layernorm": "input_layernorm",
+        "post_attention_layernorm": "post_attention_layernorm",
+    }
+    for k in range(config["num_hidden_layers"]):
+        old, new = f"model.layers.{k}", f"transformer.encoder.layers.{k}"
+        for kind in ("weight", "bias"):
+            parts = [tensors[f"{old}.self_attn.{r}_proj.{kind}"] for r in "qkv"]
+            made[f"{new}.self_attention.query_key_value.{kind}"] = np.concatenate(parts)
+        for theirs, ours in names.items():
+            made[f"{new}.{theirs}.weight"] = tensors[f"{old}.{ours}.weight"]
+    (folder / "config.json").write_text(json.dumps(facts))
+    write_tensors(folder / "model.safetensors", made)
+    return folder
+
+
+def test_a_chatglm_is_the_glm_that_it_became(tmp_path: Path) -> None:
+    found, folders = golden("glm"), [tmp_path / name for name in ("new", "old")]
+    for folder in folders:
+        folder.mkdir()
+    write_golden(folders[0], found)
+    checkpoints = TensorFolder(folders[0]), TensorFolder(as_chatglm(found, folders[1]))
+    first, second = (architecture_of(c.config) for c in checkpoints)
+    whole: dict[str, Any] = {"layers": (), "parts": {}, "family": ""}
+    assert replace(first, **whole) == replace(second, **whole)
+    assert [layer.rope for layer in first.layers] == [layer.rope for layer in second.layers]
+    sides = [[arch.parts, *(layer.parts for layer in arch.layers)] for arch in (first, second)]
+    for ours, theirs in zip(*sides, strict=True):
+        assert set(ours) == set(theirs)
+        for role in ours:
+            arrays = [
+                side[role].take(c.tensor(side[role].name))
+                for side, c in zip((ours, theirs), checkpoints, strict=True)
+            ]
+            assert np.array_equal(*arrays)
+    decoder_graph(second, checkpoints[1], CONTEXT)
+    config = Config({**checkpoints[1].config.values, "rmsnorm": False}, "config.json")
+    with pytest.raises(UnsupportedError, match="rmsnorm"):
+        architecture_of(config)
 
 
 class Spoiled(TensorFolder):

@@ -52,6 +52,11 @@ def test_texts(name: str, tmp_path: Path) -> None:
     alone = model.generate(sources[:1], GREEDY)
     assert alone[0].tokens == together[0].tokens
     joined(model, sources, [target.tokens for target in together])
+    model.ends = frozenset()
+    greedy, *_ = model.beams(sources[0], width=1, max_tokens=30)
+    assert list(greedy.tokens) == wanted[0]
+    wide = model.beams(sources[0], width=3, max_tokens=30)
+    assert len(wide) == 3 and wide[0].logprob >= wide[1].logprob >= wide[2].logprob
     model.ends = frozenset([wanted[0][3]])
     ended = model.generate(sources, SamplingParams(max_tokens=30))[0]
     place = wanted[0].index(wanted[0][3]) + 1

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
+import itertools
 import wave
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whet.errors import InputError, WhetError
+from whet.errors import InputError, OptionError, WhetError
 from whet.llm.sampling import SamplingParams
+from whet.llm.seq2seq_beam import beam_targets
 from whet.llm.seq2seq_coder import Source
 from whet.llm.seq2seq_engine import Seq2SeqEngine, Unsaid
 from whet.llm.seq2seq_lines import Lines
@@ -107,13 +108,55 @@ def test_the_urgent_come_first_and_some_tokens_never() -> None:
         engine.add(Source((4,), (1,) * 60), params)
 
 
+class Wide(Sums):
+    """A model whose logits are many, and follow from all that was said."""
+
+    def step(self, lines: Lines, tokens: Sequence[int]) -> np.ndarray:
+        """Return logits drawn with what was said as the seed."""
+        lines.prepared(["k.0"], 1)
+        lines.store({"k.0": np.array(tokens, np.float32)[:, None, None]})
+        rows = []
+        for k, length in enumerate(lines.lengths):
+            said = lines.past["k.0"][k, :length, 0].astype(int).tolist()
+            rows.append(np.random.default_rng(said).standard_normal(4).astype(np.float32))
+        return np.array(rows)
+
+
+def test_beams_are_the_likeliest_of_all_targets() -> None:
+    """With as many beams as there are targets, nothing is left out: all are compared."""
+    source, most, end = Source((1,), (3, 2)), 3, 0
+    found = beam_targets(Wide(), source, frozenset([end]), Unsaid(first=(1,)), width=40, most=most)
+    best = sorted(found, key=lambda b: -b.logprob)
+
+    def logprobs(said: tuple[int, ...]) -> np.ndarray:
+        logits = np.random.default_rng([3, 2, *said]).standard_normal(4).astype(np.float32)
+        logits = logits.astype(np.float64)
+        if not said:
+            logits[1] = -np.inf
+        return np.asarray(logits - np.log(np.exp(logits).sum()))
+
+    every: dict[tuple[int, ...], float] = {}
+    for tokens in itertools.product(range(4), repeat=most):
+        stop = tokens.index(end) + 1 if end in tokens else most
+        said = tokens[:stop]
+        if said[0] != 1:
+            every[said] = sum(logprobs(said[:k])[t] for k, t in enumerate(said))
+    wanted = sorted(every, key=lambda said: -every[said])
+    assert [b.tokens for b in best if b.logprob > -1e6] == wanted
+    assert np.allclose([b.logprob for b in best][: len(wanted)], [every[w] for w in wanted])
+    greedy = beam_targets(Wide(), source, frozenset([end]), Unsaid(), width=1, most=most)[0]
+    assert greedy.tokens[0] == int(np.random.default_rng([3, 2]).standard_normal(4).argmax())
+    with pytest.raises(OptionError, match="width"):
+        beam_targets(Wide(), source, frozenset(), Unsaid(), width=0, most=1)
+
+
 def test_sounds_are_cut_where_it_is_quiet() -> None:
     rng = np.random.default_rng(0)
     sound = rng.standard_normal(16_000 * 70).astype(np.float32)
     sound[16_000 * 27 : 16_000 * 27 + 800] *= 0.01
     pieces = cut(sound, 3000)
     assert pieces[0].start == 0 and pieces[-1].stop == sound.size
-    assert all(a.stop == b.start for a, b in pairwise(pieces))
+    assert all(a.stop == b.start for a, b in itertools.pairwise(pieces))
     assert all(0 < p.stop - p.start <= 480_000 for p in pieces)
     assert 27.0 <= pieces[0].seconds[1] <= 27.05
     assert len(cut(sound[:480_000], 3000)) == 1 and len(cut(sound[:480_001], 3000)) == 2

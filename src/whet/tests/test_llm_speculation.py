@@ -18,7 +18,7 @@ from whet.llm.pages import PagePool
 from whet.llm.program import Span
 from whet.llm.prompts import PromptReader
 from whet.llm.scheduler import Limits, Scheduler
-from whet.llm.speculate import DraftModel, PromptLookup, Speculation, Wanted
+from whet.llm.speculate import LONGEST_PAUSE, DraftModel, PromptLookup, Speculation, Wanted
 from whet.options import Options
 from whet.tests.tiny_models import CONTEXT, VOCABULARY, write_checkpoint
 
@@ -255,3 +255,34 @@ def test_the_best_of_several(llm: LLM) -> None:
     assert llm.generate(prompt, biased)[0].tokens == (77,) * 4
     with pytest.raises(OptionError, match="best_of"):
         SamplingParams(n=3, best_of=2)
+
+
+class Sevens:
+    """Guesses sevens."""
+
+    def guess(self, wanted: Mapping[int, Wanted]) -> dict[int, list[int]]:
+        """Return as many as are wanted."""
+        return {number: [7] * w.most for number, w in wanted.items()}
+
+    def forget(self, number: int) -> None:
+        """Drop nothing."""
+
+
+def test_useless_guesses_become_rare_and_useful_ones_frequent_again() -> None:
+    speculation = Speculation(Sevens())
+    wanted = {0: Wanted([1, 2], 50)}
+
+    def guesses(steps: int, *, right: bool) -> list[int]:
+        sizes = []
+        for _ in range(steps):
+            found = len(speculation.guess(wanted).get(0, []))
+            sizes.append(found)
+            if found:
+                speculation.learn(0, found, found if right else 0)
+        return sizes
+
+    wrong = guesses(100, right=False)
+    assert wrong[:3] == [4, 1, 1] and 8 < sum(map(bool, wrong)) < 20
+    assert max(wrong[3:]) == 1 and not any(wrong[k] and wrong[k + 1] for k in range(3, 98))
+    again = guesses(LONGEST_PAUSE + 4, right=True)
+    assert again[-3:] == [4, 8, 8] or again[-3:] == [8, 8, 8]

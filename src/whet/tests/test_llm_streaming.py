@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from whet.cli.main import run_command
-from whet.errors import InputError, ResourceError
+from whet.errors import InputError, ModelError, ResourceError
 from whet.llm import LLM
 from whet.llm.async_engine import AsyncEngine
 from whet.llm.engine import Engine, held_back
@@ -104,6 +104,39 @@ def test_readers_that_leave_and_steps_that_fail() -> None:
     asyncio.run(work())
 
 
+class Broken(Counting):
+    """A model whose logits behind token 7 are no numbers."""
+
+    def run(self, spans: Sequence[Span]) -> np.ndarray:
+        """Return logits."""
+        logits = super().run(spans)
+        last = [span.tokens[-1] for span in spans if span.logits]
+        logits[[k for k, token in enumerate(last) if token == 7]] = np.nan
+        return logits
+
+
+def test_logits_that_are_no_numbers_are_an_error_of_their_own_request() -> None:
+    async def work() -> tuple[list[int], int]:
+        inner = engine_of(Broken())
+        engine = AsyncEngine(inner)
+        params, seen = SamplingParams(max_tokens=9), list[int]()
+
+        async def broken() -> None:
+            async for delta in engine.generate([4], params):
+                seen.extend(delta.tokens)
+
+        others = asyncio.create_task(gathered(engine, [20], params))
+        with pytest.raises(ModelError, match="behind 4 tokens are no numbers"):
+            await broken()
+        tokens, _, reason = await others
+        assert tokens == list(range(21, 30)) and reason == "length"
+        engine.close()
+        return seen, inner.scheduler.pool.free
+
+    seen, free = asyncio.run(work())
+    assert seen == [5, 6, 7] and free == 8
+
+
 def test_what_is_held_back() -> None:
     assert held_back("abc", ("cd", "bcx")) == 2
     assert held_back("abc", ("x",)) == 0
@@ -134,9 +167,11 @@ def test_command_line(
     (found,) = conform(capsys.readouterr().out)["completions"]
     assert found["prompt_tokens"] == 3 and len(found["tokens"]) == 4
     bench = ["llm", "bench", folder, "--prompt-tokens", "9", "--new-tokens", "3", "--json"]
-    assert run_command([*bench, "--batch", "2"]) == 0
-    (row,) = conform(capsys.readouterr().out)["runs"]
-    assert row["batch"] == 2 and row["decode_rate"] > 0
+    assert run_command([*bench, "--batch", "2", "--prompt-tokens", "40"]) == 0
+    rows = conform(capsys.readouterr().out)["runs"]
+    assert [(row["batch"], row["prompt_tokens"]) for row in rows] == [(2, 9), (2, 40)]
+    assert all(row["decode_rate"] > 0 for row in rows)
+    assert run_command([*bench, "--prompt-tokens", "8", "--against", "llama.cpp"]) == 2
     monkeypatch.setattr("whet.llm.llama_cpp.LlamaCpp", partial(Peer, LLM(folder).program))
     monkeypatch.setattr("whet.llm.against.streamed_bytes", lambda _: 1000)
     assert run_command([*bench, "--batch", "1", "--against", "llama.cpp"]) == 0

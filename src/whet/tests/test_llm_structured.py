@@ -96,6 +96,34 @@ def test_what_a_random_model_writes_matches(codec: Any) -> None:
             assert request.text == "a" * depth + "c" + "b" * depth
 
 
+class Blank:
+    """A model that likes nothing but spaces, and then the smallest token."""
+
+    def __init__(self, space: int, tokens: int) -> None:
+        self.space, self.tokens = space, tokens
+
+    def run(self, spans: Any) -> np.ndarray:
+        """Return logits."""
+        logits = np.tile(-np.arange(self.tokens, dtype=np.float32), (len(spans), 1))
+        logits[:, self.space] = 9
+        return logits
+
+
+def test_spaces_come_to_an_end(codec: Any) -> None:
+    count, space = codec.get_vocab_size(), codec.encode(" ").ids[0]
+    schema = {"properties": {"n": {"type": "boolean"}}, "additionalProperties": False}
+    text = json.dumps({**schema, "required": ["n"], "type": "object"})
+    matcher = Grammars(codec, frozenset([0]), count).matcher(Constraint("json_schema", text))
+    engine = Engine(Blank(space, count), Scheduler(PagePool(9), Limits(64, 8, 280)), codec.decode)
+    params = SamplingParams(max_tokens=200)
+    number = engine.add([5], params, ends=frozenset([0]), matcher=matcher)
+    while engine.busy:
+        engine.step()
+    found = engine.requests[number]
+    assert found.reason == "stop" and 20 <= found.text.count(" ") <= 120
+    assert isinstance(json.loads(found.text), dict)
+
+
 def test_bad_formats_are_errors(codec: Any) -> None:
     grammars = Grammars(codec, frozenset([0]), codec.get_vocab_size())
     for kind, text in (

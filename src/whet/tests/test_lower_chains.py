@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,16 @@ import whet
 from whet.driver import plan
 from whet.errors import OptionError
 from whet.kernel.chain import Chain
+from whet.tests.kernel_runner import execute, interpret, kernels_of, trial_of
 from whet.tests.tolerance import assert_close
 
+AVX2 = "x86_64-unknown-linux-gnu:haswell"
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def model_of(
     nodes: Sequence[onnx.NodeProto],
-    shapes: dict[str, Sequence[int | str]],
+    shapes: Mapping[str, Sequence[int | str]],
     weights: dict[str, Array],
     outputs: Sequence[str] = ("y",),
 ) -> onnx.ModelProto:
@@ -142,12 +144,24 @@ def test_the_same_bits_as_apart_on_any_threads(cache: Path) -> None:
     model, _ = bottleneck(rng, (24, 100, 17), (1, 17, 19))
     x, r = (rng.standard_normal((1, n, 17, 19)).astype(np.float32) for n in (24, 100))
     results = []
-    for threads, passes in ((2, {"chain_products": False}), (1, {}), (2, {}), (3, {})):
+    for threads, chained in ((2, False), (1, True), (2, True), (3, True)):
+        passes: dict[str, bool | int] = {"chain_products": chained}
         options = whet.Options(threads=threads, passes=passes, cache_dir=cache)
         results.append(whet.compile(model, options=options)({"x": x, "r": r}))
     for other in results[1:]:
         for name, value in results[0].items():
             np.testing.assert_array_equal(other[name], value)
+
+
+@pytest.mark.parametrize("target", [AVX2, "host"])
+def test_agrees_with_the_interpreter(target: str, cache: Path) -> None:
+    rng = np.random.default_rng()
+    calls, chosen = kernels_of(three_layers(rng), target=target, chained=None)
+    (call,) = [c for c in calls if isinstance(c.kernel, Chain)]
+    trial = trial_of(call, chosen, {}, rng, odd=False)
+    (found,) = execute(trial, cache, threads=2)
+    (expected,) = interpret(trial, precise=True)
+    assert_close(found, expected, "graph", length=trial.length)
 
 
 def three_layers(rng: np.random.Generator) -> onnx.ModelProto:

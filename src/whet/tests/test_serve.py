@@ -93,6 +93,32 @@ class Slow(Counting):
         return super().run(spans)
 
 
+class BrokenSometimes(Counting):
+    """A model whose logits behind "m" are no numbers."""
+
+    def run(self, spans: Any) -> np.ndarray:
+        """Return logits."""
+        last = [span.tokens[-1] for span in spans if span.logits]
+        return np.where(np.array(last)[:, None] == 12, np.nan, super().run(spans))
+
+
+def test_logits_that_are_no_numbers_are_a_server_error() -> None:
+    server = Served(BrokenSometimes())
+    body = {"prompt": "j", "max_tokens": 9, "temperature": 0}
+    status, found, _ = server.ask("/v1/completions", body)
+    assert status == 500 and "no numbers" in found["error"]["message"]
+    link = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    text = json.dumps({**body, "stream": True}).encode()
+    link.request("POST", "/v1/completions", text, {"Authorization": "Bearer secret"})
+    events = link.getresponse().read().decode().split("\n\n")
+    assert "no numbers" in json.loads(events[-3][6:])["error"]["message"]
+    assert json.loads(events[0][6:])["choices"][0]["text"] == "k"
+    link.close()
+    assert server.ask("/v1/completions", {**body, "prompt": "p"})[1]["choices"][0]["text"]
+    assert server.idle()
+    server.close()
+
+
 class Served:
     """A server on a port of its own."""
 

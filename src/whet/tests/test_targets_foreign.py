@@ -88,6 +88,24 @@ def test_named_targets(name: str, vector_bytes: int, registers: int, feature: st
     assert feature in target.required
 
 
+@pytest.mark.parametrize(
+    ("cpu", "dot", "required"),
+    [
+        ("haswell", "pairs", None),
+        ("skylake-avx512", "pairs", None),
+        ("cascadelake", "vnni", "avx512vnni"),
+        ("znver4", "vnni", "avx512vnni"),
+        ("alderlake", "vnni", "avxvnni"),
+    ],
+)
+def test_named_targets_multiply_bytes_as_the_cpu_does(
+    cpu: str, dot: str, required: str | None
+) -> None:
+    target = resolve_target(f"x86_64-linux-gnu:{cpu}")
+    assert target.dot == dot
+    assert {f for f in target.required if "vnni" in f} == ({required} if required else set())
+
+
 def test_old_arm_needs_no_new_atomics() -> None:
     assert resolve_target("aarch64-linux-gnu:cortex-a72").required == ("neon",)
 
@@ -114,8 +132,8 @@ def test_what_no_target_is(name: str, message: str) -> None:
     [
         ("aarch64-linux-gnu:neoverse-n1+dotprod", "dotprod"),
         ("aarch64-linux-gnu:neoverse-v1+dotprod+i8mm", "i8mm"),
-        ("x86_64-linux-gnu:cascadelake+avx512vnni", "vnni"),
-        ("x86_64-linux-gnu:alderlake+avxvnni", "vnni"),
+        ("x86_64-linux-gnu:skylake-avx512+avx512vnni", "vnni"),
+        ("x86_64-linux-gnu:haswell+avxvnni", "vnni"),
     ],
 )
 def test_a_name_can_ask_for_dot_products(name: str, dot: str) -> None:

@@ -29,6 +29,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "gpt_neox": gpt.gpt_neox,
         "glm": glm.glm,
         "glm4": glm.glm4,
+        "chatglm": glm.chatglm,
     }
 )
 

@@ -117,5 +117,7 @@ def parse_limits(texts: tuple[str, ...]) -> Limits | None:
         try:
             chosen[name] = float(number)
         except ValueError:
-            raise OptionError(f"{number!r} is not a number", where=text) from None
+            raise OptionError(
+                f"{number!r} is not a number", where=text, hint="such as cosine=0.999"
+            ) from None
     return chosen or None

@@ -1,8 +1,10 @@
 """The smallest model that still fails.
 
-Nodes are taken away; what they computed is fed as an input, with the golden value. First the
-shortest failing beginning of the model is searched, then the shortest failing end of that, both by
-halves, then delta debugging (Zeller and Hildebrandt, 2002) removes what is not needed in between.
+Nodes are taken away; what they computed is fed as an input, with the golden value. First a half of
+the model that fails by itself is taken, then a half of that, as long as there is one: this
+compiles a few times the model, whatever its size. Around what fails only together, the shortest
+failing beginning is searched, then the shortest failing end of that, and delta debugging (Zeller
+and Hildebrandt, 2002) removes what is not needed in between.
 """
 
 from __future__ import annotations
@@ -155,10 +157,21 @@ def _fixed_values(model: onnx.ModelProto) -> set[str]:
 
 
 def _shrink(search: _Search) -> list[int]:
-    keep = list(range(len(search.model.graph.node)))
+    keep = _failing_half(list(range(len(search.model.graph.node))), search.fails)
     keep = _halved(keep, lambda part, count: part[:count], search.fails)
     keep = _halved(keep, lambda part, count: part[len(part) - count :], search.fails)
     return _delta_debug(keep, search.fails)
+
+
+def _failing_half(keep: list[int], fails: Callable[[Sequence[int]], bool]) -> list[int]:
+    """Return the smallest part that halves of failing halves give."""
+    while len(keep) > 1:
+        middle = len(keep) // 2
+        half = next((part for part in (keep[:middle], keep[middle:]) if fails(part)), None)
+        if half is None:
+            break
+        keep = half
+    return keep
 
 
 def _halved(
