@@ -13,6 +13,7 @@ from rich.console import Console
 from whet.cli import output
 from whet.cli.parameters import json_option, parse_shapes
 from whet.cli.progress import ProgressBar
+from whet.cli.quantize_modes import check_modes
 from whet.errors import OptionError
 from whet.options import Options
 
@@ -113,14 +114,16 @@ _CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy", "sca
 @click.option("--report", "report_file", type=click.Path(path_type=Path), metavar="F",
               help="Write the report to F: JSON, or a page if F ends in .html.")  # fmt: skip
 @json_option
+@click.pass_context
 def command(
-    model: Path, target_file: Path | None, report_file: Path | None, as_json: bool, **values: Any
+    context: click.Context, /, model: Path, target_file: Path | None, as_json: bool, **values: Any
 ) -> None:
     """Quantise the ONNX file MODEL, for Whet or any other runtime.
 
     Example: whet quantize m.onnx --calibration data/ -o m.int8.onnx --max-drop 0.5%
     """
-    mode = values["mode"]
+    mode, report_file = values["mode"], values["report_file"]
+    check_modes(context, mode)
     ending = {"static": "int8", "weights": f"int{values['bits']}"}.get(mode, mode)
     destination = target_file or Path(f"{model.stem}.{ending}.onnx")
     for path in (destination, report_file):

@@ -2,8 +2,9 @@
 
 Each layer is put back to float in turn, in the program with all others as they are; where the two
 cannot be told apart, or float is faster, float stays. What is left is ordered by the error that a
-layer costs for the time it gains, and prefixes of that order are measured as wholes: the front of
-latency against error, from which a goal picks.
+layer costs for the time it gains. Prefixes of that order are measured as wholes, and so are all
+layers together, as many small gains may add up: the front of latency against error, from which a
+goal picks.
 """
 
 from __future__ import annotations
@@ -131,12 +132,8 @@ class Measurement:
             UnsupportedError: no layer is faster in 8 bits, or no mixture holds the target.
         """
         gains = self._gains(dict(choices), ops)
-        kept = [gain for gain in gains if gain.kept]
-        if not kept:
-            raise UnsupportedError(
-                "no layer is faster in 8 bits on this machine", hint="leave --measured out"
-            )
-        points = self._points(kept, dict.fromkeys(choices, "float"))
+        mixtures = _mixtures([gain for gain in gains if gain.kept], choices)
+        points = self._points(mixtures)
         return MeasuredReport(goal=self.goal, gains=tuple(gains), points=self._chosen(points))
 
     def _gains(self, current: dict[str, str], ops: Mapping[str, str]) -> list[LayerGain]:
@@ -160,22 +157,24 @@ class Measurement:
             self.progress("time", number + 1, len(quantised))
         return found
 
-    def _points(self, kept: Sequence[LayerGain], floats: dict[str, str]) -> list[Point]:
-        order = sorted(kept, key=lambda g: (g.own_error / g.gain_ms, g.name))
-        count = len(order)
-        sizes = sorted({-(-count * k // _POINTS) for k in range(1, _POINTS + 1)})
-        points = []
-        for size in sizes:
-            choices = floats | {g.name: "int8" for g in order[:size]}
+    def _points(self, mixtures: Sequence[dict[str, str]]) -> list[Point]:
+        points, faster = [], False
+        for choices in mixtures:
+            size = sum(choice != "float" for choice in choices.values())
             found = self.judge.judge(choices)
             times = self.timer(self.base, self.judge.write(choices))
+            faster |= times.differs and times.ratio < 1
             points.append(
                 Point(
                     layers=size, time_ratio=times.ratio, error=found.error, value=found.value,
                     on_front=False, chosen=False, choices=choices,
                 )
             )  # fmt: skip
-            self.progress("front", len(points), len(sizes))
+            self.progress("front", len(points), len(mixtures))
+        if not faster:
+            raise UnsupportedError(
+                "no layer is faster in 8 bits on this machine", hint="leave --measured out"
+            )
         return points
 
     def _chosen(self, points: list[Point]) -> tuple[Point, ...]:
@@ -192,6 +191,15 @@ class Measurement:
 
     def _holds(self, point: Point) -> bool:
         return self.limit is None or self.score.value - point.value <= self.limit
+
+
+def _mixtures(kept: Sequence[LayerGain], choices: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return prefixes of the layers that pay, by error for time, and all layers together."""
+    order = sorted(kept, key=lambda g: (g.own_error / g.gain_ms, g.name))
+    sizes = sorted({-(-len(order) * k // _POINTS) for k in range(1, _POINTS + 1)} - {0})
+    floats = dict.fromkeys(choices, "float")
+    found = [floats | {g.name: choices[g.name] for g in order[:size]} for size in sizes]
+    return found if dict(choices) in found else [*found, dict(choices)]
 
 
 def _beats(a: Point, b: Point) -> bool:

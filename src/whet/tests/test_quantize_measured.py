@@ -62,7 +62,7 @@ def test_a_layer_stays_only_where_it_is_faster() -> None:
 
 def test_the_goal_picks_from_the_front() -> None:
     points = measure().points
-    assert [(p.layers, p.on_front) for p in points] == [(1, True), (2, True)]
+    assert [(p.layers, p.on_front) for p in points] == [(1, True), (2, True), (4, False)]
     assert points[0].time_ratio == pytest.approx(0.7)
     assert points[0].choices["a"] == "int8"  # it gains more for less
     assert chosen_point(measure(goal="accuracy")) == points[0].choices
@@ -70,6 +70,23 @@ def test_the_goal_picks_from_the_front() -> None:
     assert chosen_point(measure(limit=0.05)) == points[0].choices
     with pytest.raises(UnsupportedError, match="no mixture of precisions holds"):
         measure(limit=0.001)
+
+
+def test_small_gains_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in LAYERS:
+        monkeypatch.setitem(INT8_MS, name, FLOAT_MS[name] - 0.009)
+
+    def coarse(first: Any, second: Any) -> Timing:
+        a, b = (_total(variant) for variant in (first, second))
+        return Timing(a / 1e3, b / 1e3, b / a, abs(a - b) > 0.02)
+
+    judge: Any = Table()
+    base: Any = dict.fromkeys(LAYERS, "float")
+    choices = {**dict.fromkeys(LAYERS, "int8"), "c": "finer"}
+    found = Measurement(judge, base, Score(1.0, 0.0), coarse).run(choices, LAYERS)
+    assert not any(gain.kept for gain in found.gains)
+    assert [p.layers for p in found.points] == [4]
+    assert chosen_point(found) == choices
 
 
 def test_nothing_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,6 +179,11 @@ BAD: dict[str, tuple[str, Any, str]] = {
         "",
     ),
     "rows": ("n", np.zeros((2, 4, 16), np.float32), "--mode weights --integer-rows"),
+    "bits of static": ("m", heavy_tailed(4), "--bits 4"),
+    "rounding of weights": ("n", heavy_tailed(4), "--mode weights --rounding gptq"),
+    "target of weights": ("n", heavy_tailed(4), "--mode weights --max-drop 1%"),
+    "skip of floats": ("n", heavy_tailed(4), "--mode float16 --skip up"),
+    "goal": ("m", heavy_tailed(4), "--goal speed"),
     "state": ("m", heavy_tailed(4), "--max-drop 1% --metric nowhere.py"),
 }
 
