@@ -25,7 +25,8 @@ def write_stack(path: Path, layers: int, width: int) -> None:
     nodes, constants, value = [], [], "x"
     with (path.parent / "weights.bin").open("wb") as file:
         for k in range(layers):
-            matrix = rng.standard_normal((width, width), np.float32) / np.sqrt(width)
+            matrix = rng.standard_normal((width, width), np.float32)
+            matrix /= np.float32(np.sqrt(width))
             tensor = numpy_helper.from_array(np.zeros(0, np.float32), f"w{k}")
             tensor.ClearField("raw_data")
             tensor.dims[:] = matrix.shape

@@ -79,13 +79,21 @@ def mobilenet() -> nn.Module:
     )  # fmt: skip
 
 
-def train(net: nn.Module, images: Array, labels: Array, epochs: int = 6, *, seed: int = 0) -> None:
+def train(
+    net: nn.Module,
+    images: Array,
+    labels: Array,
+    epochs: int = 6,
+    *,
+    seed: int = 0,
+    rate: float = 6e-3,
+) -> None:
     """Train with Adam, one cycle of the learning rate."""
     torch.manual_seed(seed)
     x, y = torch.tensor(images), torch.tensor(labels)
     optimiser = torch.optim.AdamW(net.parameters(), weight_decay=1e-3)
     steps = epochs * (len(x) // 50)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 6e-3, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
     net.train()
     for _ in range(epochs):
         order = torch.randperm(len(x))

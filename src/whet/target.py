@@ -21,7 +21,8 @@ class Target:
         lane_fma: whether a multiply-add takes any lane of a register as its scalar operand, so that
             one load brings the scalars of several depth steps.
         dot: how four products of 8-bit integers are added up in a lane: ``vnni`` or ``i8mm`` in one
-            instruction, ``pairs`` of 16-bit integers, or ``""`` one by one.
+            instruction, ``dotprod`` of signed ones, ``pairs`` of 16-bit integers, or ``""`` one by
+            one.
     """
 
     triple: str

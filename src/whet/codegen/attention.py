@@ -24,6 +24,7 @@ from whet.codegen.attention_keys import (
 from whet.codegen.builder import F32, Builder, Module, Value, const, i64, vector
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
+from whet.codegen.in_turn import apply_in_turn, chains_together, turns
 from whet.codegen.kernel_function import (
     Function,
     accesses_of,
@@ -35,21 +36,9 @@ from whet.codegen.kernel_function import (
 from whet.codegen.nest import horizontal
 from whet.codegen.operations import apply
 from whet.codegen.register_tile import Operands, register_tile
-from whet.index import Poly, ceil_div, product
+from whet.index import ceil_div
 from whet.kernel.spec import ACCUMULATOR, Attention
 from whet.target import Target
-
-
-def attention_chunks(kernel: Attention, lanes: int) -> Poly:
-    """Return the number of chunks of an attention."""
-    tiles = ceil_div(kernel.row.extent, kernel.rows)
-    return product(a.extent for a in kernel.outer) * ceil_div(tiles, kernel.tiles)
-
-
-def attention_scratch(kernel: Attention, lanes: int) -> int:
-    """Return the bytes of scratch that one thread needs: keys, scores, and results that wait."""
-    layout = Layout(kernel, lanes)
-    return 4 * (layout.slots + kernel.tiles * layout.slot)
 
 
 def write_attention(
@@ -59,7 +48,8 @@ def write_attention(
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     accesses = accesses_of([kernel.q, kernel.k, kernel.v, kernel.score], kernel.stores)
     frame = frame_of(fn, kernel.params, accesses)
-    writer = _Writer(kernel, fn, Layout(kernel, target.lanes), target.lane_fma)
+    together = chains_together(target)
+    writer = _Writer(kernel, fn, Layout(kernel, target.lanes), target.lane_fma, together)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
@@ -75,6 +65,7 @@ class _Writer:
     fn: Function
     layout: Layout
     lane_fma: bool
+    together: int
 
     @property
     def b(self) -> Builder:
@@ -266,23 +257,29 @@ class _Writer:
         b, width = self.b, self.width
         vectors, _ = b.divide(b.add(block.count, i64(width - 1)), width)
         end = b.mul(vectors, i64(width))
-        sums, highest = [], []
-        for i, cell in enumerate(tops):
-            top = horizontal(b, "max", b.load(self.type, cell, 64), "float32")
-            finite = b.fcmp("ogt", top, const(F32, float("-inf")))
-            base = b.splat(b.select(finite, top, const(F32, 0.0)), width)
-            total = b.alloca(self.type)
+        highest = [horizontal(b, "max", b.load(self.type, cell, 64), "float32") for cell in tops]
+        bases = [self._base(top) for top in highest]
+        totals = [b.alloca(self.type) for _ in tops]
+        for total in totals:
             b.store(const(self.type, 0.0), total, 64)
-            line = self._line(i)
+        for rows in turns(len(tops), self.together):
             with b.loop(i64(0), end, width, hint="exp") as at:
-                place = b.gep(line, F32, at)
-                lowered = b.binary("fsub", b.load(self.type, place, 64), base)
-                raised = apply(b, "exp_nonpositive", [lowered], ["float32"], "float32")
-                b.store(raised, place, 64)
-                b.store(b.binary("fadd", b.load(self.type, total, 64), raised), total, 64)
-            sums.append(horizontal(b, "sum", b.load(self.type, total, 64), "float32"))
-            highest.append(top)
+                places = [b.gep(self._line(i), F32, at) for i in rows]
+                loaded = [b.load(self.type, place, 64) for place in places]
+                lowered = [b.binary("fsub", x, bases[i]) for i, x in zip(rows, loaded, strict=True)]
+                raised = apply_in_turn(b, "exp_nonpositive", lowered)
+                for i, place, value in zip(rows, places, raised, strict=True):
+                    b.store(value, place, 64)
+                    total = b.load(self.type, totals[i], 64)
+                    b.store(b.binary("fadd", total, value), totals[i], 64)
+        sums = [horizontal(b, "sum", b.load(self.type, c, 64), "float32") for c in totals]
         return sums, highest
+
+    def _base(self, top: Value) -> Value:
+        """Return what is taken off a row's scores: its maximum, 0 where all are minus infinity."""
+        b = self.b
+        finite = b.fcmp("ogt", top, const(F32, float("-inf")))
+        return b.splat(b.select(finite, top, const(F32, 0.0)), self.width)
 
     def _inverse(self, total: Value, block: Block) -> Value:
         """Return 1 / a row's sum, in lanes.
@@ -374,9 +371,8 @@ class _Writer:
         b = self.b
         factors = []
         for i, (total, top) in enumerate(zip(totals, tops, strict=True)):
-            finite = b.fcmp("ogt", top, const(F32, float("-inf")))
-            base = b.splat(b.select(finite, top, const(F32, 0.0)), self.width)
-            lowered = b.binary("fsub", b.load(self.type, self._top(slot, i), 64), base)
+            older = b.load(self.type, self._top(slot, i), 64)
+            lowered = b.binary("fsub", older, self._base(top))
             factor = apply(b, "exp_nonpositive", [lowered], ["float32"], "float32")
             before = b.load(self.type, self._sum(slot, i), 64)
             b.store(b.fma(before, factor, b.splat(total, self.width)), self._sum(slot, i), 64)

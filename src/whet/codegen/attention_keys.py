@@ -11,7 +11,7 @@ from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import Function, bind_flat, lane_mask, strips
 from whet.codegen.transpose import transpose
 from whet.dtypes import DTYPES
-from whet.index import Axis, ceil_div, product
+from whet.index import Axis, Poly, ceil_div, product
 from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import Attention
 
@@ -90,6 +90,18 @@ class Layout:
                 masks.append(lane_mask(b, i64(left % width), width))
             start = i64(whole * panel)
             yield frame.bind(kernel.col, start), start, masks
+
+
+def attention_chunks(kernel: Attention, lanes: int) -> Poly:
+    """Return the number of chunks of an attention."""
+    tiles = ceil_div(kernel.row.extent, kernel.rows)
+    return product(a.extent for a in kernel.outer) * ceil_div(tiles, kernel.tiles)
+
+
+def attention_scratch(kernel: Attention, lanes: int) -> int:
+    """Return the bytes of scratch that one thread needs: keys, scores, and results that wait."""
+    layout = Layout(kernel, lanes)
+    return 4 * (layout.slots + kernel.tiles * layout.slot)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,25 @@
 """Products with weights in blocks: panels of codes, integer sums, a scale for every group.
 
-A register tile is some rows by a few vectors of columns. In each group of the depth, codes of 4 or
-8 bits are unpacked in registers and multiplied by the rows' codes, four depth values in a lane; the
-integer sums are then scaled and added to the tile's floats, which wait on the stack. Every height
-of tile does the same operations for a row in the same order.
+A register tile is some rows by a few vectors of columns. Many rows go by in tiles of 6, stretch by
+stretch of the depth (``block_stretch``); few rows, and what is left of many, in tiles that go
+through the whole depth, highest first.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from whet.codegen.builder import F32, I32, Builder, Module, Value, const, i64, vector
-from whet.codegen.dot_product import DotProduct, Factors, dot_product
+from whet.codegen.block_group import BlockGroup
+from whet.codegen.block_stretch import (
+    LEAST_ROWS,
+    SUM_BYTES,
+    TILE_ROWS,
+    Rows,
+    Stretches,
+    stretch_scratch,
+)
+from whet.codegen.builder import F32, Builder, Module, Value, const, i64, vector
+from whet.codegen.dot_product import dot_product
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import (
@@ -26,24 +34,18 @@ from whet.kernel.block_formats import GROUP
 from whet.kernel.blocks import (
     PANEL,
     ROW_TILE,
-    SCALE_WORD,
-    START_WORD,
     BlockProduct,
     panel_bytes,
     period,
     record_bytes,
-    row_words,
     super_bytes,
 )
-from whet.kernel.schedule import LINE_BYTES
+from whet.kernel.expr import Read, walk
 from whet.kernel.spec import ACCUMULATOR
 from whet.target import Target
 
 AHEAD = 2304
 """Bytes ahead of the codes in use that are fetched."""
-
-QUAD_BYTES = 4 * PANEL
-LOW_HALF = 0x0F0F0F0F
 
 
 def block_product_chunks(kernel: BlockProduct, lanes: int) -> Poly:
@@ -52,8 +54,8 @@ def block_product_chunks(kernel: BlockProduct, lanes: int) -> Poly:
 
 
 def block_product_scratch(kernel: BlockProduct, lanes: int) -> int:
-    """Return the bytes of scratch that one thread needs: the sums of a register tile."""
-    return 4 * kernel.heights[0] * kernel.vectors * lanes
+    """Return the bytes of scratch that one thread needs: sums of a register tile, or of a chunk."""
+    return max(4 * kernel.heights[0] * kernel.vectors * lanes, stretch_scratch(kernel))
 
 
 def write_block_product(
@@ -63,7 +65,8 @@ def write_block_product(
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     frame = frame_of(fn, kernel.params, accesses_of([], kernel.stores))
     dot = dot_product(target, signed_scalars=True)
-    writer = _Writer(kernel, fn, target.lanes, dot)
+    group = BlockGroup(fn.b, kernel.kind, dot, target.lanes, kernel.vectors)
+    writer = _Writer(kernel, fn, group)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
@@ -87,28 +90,19 @@ class _Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scales:
-    """What the sums of a group are multiplied by, and what is added, one for each vector."""
-
-    scales: list[list[Value]]
-    minimums: list[Value] | None
-
-
-@dataclass(frozen=True, slots=True)
 class _Writer:
     kernel: BlockProduct
     fn: Function
-    width: int
-    dot: DotProduct
+    group: BlockGroup
 
     @property
     def b(self) -> Builder:
         return self.fn.b
 
     @property
-    def row_bytes(self) -> int:
-        """Bytes of a group of a row."""
-        return 4 * row_words(self.kernel.kind.spans)
+    def width(self) -> int:
+        """Columns in a vector."""
+        return self.group.width
 
     # -- loops over tiles ----------------------------------------------------------------------
 
@@ -121,6 +115,8 @@ class _Writer:
         frame = frame.bind(kernel.col, b.mul(panel, i64(PANEL)))
         size = panel_bytes(kernel.kind, kernel.depth)
         base = b.gep(self.fn.params[kernel.panels], "i8", b.mul(panel, i64(size)))
+        if kernel.stretch:
+            start = self._many(frame, base, start, stop)
         for height in kernel.heights:
             count = b.binary("udiv", b.binary("sub nsw", stop, start), i64(height))
             end = b.add(start, b.mul(count, i64(height)))
@@ -128,6 +124,39 @@ class _Writer:
                 tile = _Tile(height, self._words(row), base, 0)
                 self._columns(frame.bind(kernel.row, row), tile)
             start = end
+
+    def _many(self, frame: Frame, panel: Value, start: Value, stop: Value) -> Value:
+        """Write tiles of many rows, stretch by stretch; return the first row that is left."""
+        b, kernel = self.b, self.kernel
+        count = b.binary("sub nsw", stop, start)
+        whole = b.mul(b.binary("udiv", count, i64(TILE_ROWS)), i64(TILE_ROWS))
+        end = b.add(start, b.select(b.icmp("sge", count, i64(LEAST_ROWS)), whole, i64(0)))
+        stretches = Stretches(kernel, self.group, self.fn.scratch)
+        with b.when(b.icmp("slt", start, end)):
+            rows = Rows(self._words, lambda row: self._fetch(frame.bind(kernel.row, row)))
+            stretches.write(panel, rows, start, end)
+            with b.loop(start, end, TILE_ROWS, hint="stored") as row:
+                sums = stretches.sums_of(row, start)
+                cells = [
+                    [
+                        b.gep(sums, "i8", SUM_BYTES * i + 4 * self.width * v)
+                        for v in range(kernel.vectors)
+                    ]
+                    for i in range(TILE_ROWS)
+                ]
+                self._store(frame.bind(kernel.row, row), cells, 0)
+        return end
+
+    def _fetch(self, frame: Frame) -> None:
+        """Fetch what stores read beside sums: one line a row at a stride that nothing foresees."""
+        kernel = self.kernel
+        found = (e for s in kernel.stores for e in walk(s.value) if isinstance(e, Read))
+        reads = dict.fromkeys(found)
+        for read in (r for r in reads if r.address.is_affine_in(kernel.col)):
+            for i in range(TILE_ROWS):
+                for column in range(0, PANEL, self.width):
+                    shift = {kernel.row: i, kernel.col: column}
+                    Point(frame, kernel.col, self.width, shift=shift).fetch(read)
 
     def _block(self, frame: Frame, number: Value) -> tuple[Value, Value]:
         """Return the first row of a block, and the one behind its last.
@@ -148,41 +177,44 @@ class _Writer:
         b, kernel = self.b, self.kernel
         tile, inside = b.divide(row, ROW_TILE)
         before = b.mul(tile, i64(kernel.depth // GROUP * ROW_TILE))
-        place = b.mul(b.add(before, inside), i64(self.row_bytes))
+        place = b.mul(b.add(before, inside), i64(self.group.row_bytes))
         return b.gep(self.fn.params[kernel.rows], "i8", place)
 
     def _columns(self, frame: Frame, tile: _Tile) -> None:
         """Write the register tiles along the columns of a panel."""
         step = self.kernel.vectors * self.width
         for column in range(0, PANEL, step):
-            here = replace(tile, column=column)
-            self._sums(here)
-            self._store(frame, here)
+            self._sums(replace(tile, column=column))
+            vectors = range(self.kernel.vectors)
+            cells = [[self._cell(i, v) for v in vectors] for i in range(tile.height)]
+            self._store(frame, cells, column)
 
-    def _store(self, frame: Frame, tile: _Tile) -> None:
+    def _store(self, frame: Frame, cells: list[list[Value]], column: int) -> None:
         """Write the stores, for whole vectors or for those of the last panel that exist."""
         b, kernel = self.b, self.kernel
         extent = kernel.col.extent.constant
         if extent is not None and extent % PANEL == 0:
-            self._stores(frame, tile, None)
+            self._stores(frame, cells, column, None)
             return
         left = b.binary("sub nsw", frame.scalar_index(kernel.col.extent), frame.env[kernel.col])
         whole = b.icmp("sge", left, i64(PANEL))
         b.either(
             whole,
-            lambda: self._stores(frame, tile, None),
-            lambda: self._stores(frame, tile, left),
+            lambda: self._stores(frame, cells, column, None),
+            lambda: self._stores(frame, cells, column, left),
         )
 
-    def _stores(self, frame: Frame, tile: _Tile, left: Value | None) -> None:
+    def _stores(
+        self, frame: Frame, cells: list[list[Value]], column: int, left: Value | None
+    ) -> None:
         b, kernel = self.b, self.kernel
-        for i in range(tile.height):
-            for v in range(kernel.vectors):
-                at = tile.column + v * self.width
+        for i, line in enumerate(cells):
+            for v, cell in enumerate(line):
+                at = column + v * self.width
                 mask = None
                 if left is not None:
                     mask = lane_mask(b, b.binary("sub nsw", left, i64(at)), self.width)
-                names = {ACCUMULATOR: b.load(vector(F32, self.width), self._cell(i, v), 4)}
+                names = {ACCUMULATOR: b.load(vector(F32, self.width), cell, 4)}
                 shift = {kernel.row: i, kernel.col: at}
                 point = Point(frame, kernel.col, self.width, mask, shift, names)
                 for store in kernel.stores:
@@ -203,9 +235,9 @@ class _Writer:
         with b.loop(i64(0), i64(groups // every), hint="super") as number:
             step = every * record + super_bytes(kind)
             head = b.gep(tile.panel, "i8", b.mul(number, i64(step)))
-            stride = ROW_TILE * self.row_bytes
+            stride = ROW_TILE * self.group.row_bytes
             rows = b.gep(tile.rows, "i8", b.mul(number, i64(every * stride)))
-            factors = self._factors(head, tile)
+            factors = self.group.factors(head, tile.column)
             base = b.gep(head, "i8", super_bytes(kind))
             if every == 1:
                 self._group(tile, base, rows, factors, cells)
@@ -236,44 +268,6 @@ class _Writer:
     def _spare_registers(self) -> int:
         return 20 if len(self.kernel.heights) > 3 else 8
 
-    def _factors(self, head: Value, tile: _Tile) -> list[list[Value]]:
-        """Return the factors of nested scales, then of nested minimums, for each vector."""
-        kind, found = self.kernel.kind, []
-        if kind.nested:
-            for part in range(1 + kind.minimums):
-                place = self.b.gep(head, "i8", 2 * PANEL * part)
-                found.append([self._half(place, tile, v) for v in range(self.kernel.vectors)])
-        return found
-
-    def _half(self, place: Value, tile: _Tile, v: int) -> Value:
-        b, width = self.b, self.width
-        at = b.gep(place, "half", tile.column + v * width)
-        return b.cast("fpext", b.load(vector("half", width), at), vector(F32, width))
-
-    def _small(self, place: Value, tile: _Tile, v: int, opcode: str) -> Value:
-        b, width = self.b, self.width
-        at = b.gep(place, "i8", tile.column + v * width)
-        wide = b.cast(opcode, b.load(vector("i8", width), at), vector(I32, width))
-        return b.cast("sitofp", wide, vector(F32, width))
-
-    def _scales(self, record: Value, tile: _Tile, factors: list[list[Value]]) -> _Scales:
-        """Return the scales of each span and the minimums of a group."""
-        b, kind, vectors = self.b, self.kernel.kind, range(self.kernel.vectors)
-        size = PANEL * (1 if kind.nested else 2)
-        places = [b.gep(record, "i8", size * k) for k in range(kind.spans + kind.minimums)]
-        if not kind.nested:
-            found = [[self._half(place, tile, v) for v in vectors] for place in places]
-        else:
-            opcode = "zext" if kind.minimums else "sext"
-            found = [
-                [
-                    b.binary("fmul", factor, self._small(place, tile, v, opcode))
-                    for v, factor in zip(vectors, factors[max(0, k - kind.spans + 1)], strict=True)
-                ]
-                for k, place in enumerate(places)
-            ]
-        return _Scales(found[: kind.spans], found[kind.spans] if kind.minimums else None)
-
     def _group(
         self,
         tile: _Tile,
@@ -283,93 +277,10 @@ class _Writer:
         cells: list[list[Value]],
     ) -> None:
         """Write one group: integer sums of each span, scaled into the float sums."""
-        b, kind = self.b, self.kernel.kind
-        self._fetch(record)
-        head = record_bytes(kind) - PANEL * GROUP * kind.bits // 8
-        codes = b.gep(record, "i8", head + 4 * tile.column)
-        products = self._halves if kind.bits == 4 else self._bytes
+        b, kind, group = self.b, self.kernel.kind, self.group
+        group.fetch(record, AHEAD, level=1)
+        codes = b.gep(record, "i8", record_bytes(kind) - group.code_bytes + 4 * tile.column)
         for span in range(kind.spans):
-            sums = self._begin(tile, rows, span)
-            products(tile, codes, rows, span, sums)
-            scales = self._scales(record, tile, factors)
-            self._add(tile, rows, (scales, span), sums, cells)
-
-    def _fetch(self, record: Value) -> None:
-        ahead = self.b.gep(record, "i8", AHEAD)
-        for line in range(-(-record_bytes(self.kernel.kind) // LINE_BYTES)):
-            self.b.prefetch(self.b.gep(ahead, "i8", LINE_BYTES * line), level=1)
-
-    def _begin(self, tile: _Tile, rows: Value, span: int) -> list[list[Value]]:
-        """Return integer sums at what they begin from."""
-        b, kind, type_ = self.b, self.kernel.kind, vector(I32, self.width)
-        if not kind.zero:
-            return [[const(type_, 0)] * self.kernel.vectors for _ in range(tile.height)]
-        starts = (self._word(rows, i, START_WORD + span, I32) for i in range(tile.height))
-        return [[b.splat(start, self.width)] * self.kernel.vectors for start in starts]
-
-    def _word(self, rows: Value, row: int, word: int, type_: str) -> Value:
-        b = self.b
-        return b.load(type_, b.gep(rows, "i8", row * self.row_bytes + 4 * word), 4)
-
-    def _bytes(
-        self, tile: _Tile, codes: Value, rows: Value, span: int, sums: list[list[Value]]
-    ) -> None:
-        """Multiply codes of 8 bits."""
-        count = GROUP // 4 // self.kernel.kind.spans
-        for quad in range(span * count, (span + 1) * count):
-            vectors = [self.dot.vectors(self.b, w) for w in self._loaded(codes, quad)]
-            self._multiply(tile, rows, quad, vectors, sums)
-
-    def _halves(
-        self, tile: _Tile, codes: Value, rows: Value, span: int, sums: list[list[Value]]
-    ) -> None:
-        """Multiply codes of 4 bits: quads ``q`` and ``q + 4`` share bytes."""
-        b, half = self.b, GROUP // 8
-        for quad in range(half):
-            loaded = self._loaded(codes, quad)
-            mask = const(loaded[0].type, LOW_HALF)
-            four = const(loaded[0].type, 4)
-            low = [self.dot.vectors(b, b.binary("and", w, mask)) for w in loaded]
-            self._multiply(tile, rows, quad, low, sums)
-            high = [
-                self.dot.vectors(b, b.binary("and", b.binary("lshr", w, four), mask))
-                for w in loaded
-            ]
-            self._multiply(tile, rows, quad + half, high, sums)
-
-    def _loaded(self, codes: Value, quad: int) -> list[Value]:
-        b, type_ = self.b, vector(I32, self.width)
-        places = (QUAD_BYTES * quad + 4 * self.width * v for v in range(self.kernel.vectors))
-        return [b.load(type_, b.gep(codes, "i8", place)) for place in places]
-
-    def _multiply(
-        self, tile: _Tile, rows: Value, quad: int, vectors: list[Factors], sums: list[list[Value]]
-    ) -> None:
-        """Add the products of four depth values of every row and vector."""
-        b = self.b
-        for i in range(tile.height):
-            scalars = self.dot.scalars(b, self._word(rows, i, quad, I32), self.width)
-            for v, factor in enumerate(vectors):
-                sums[i][v] = self.dot.add(b, sums[i][v], scalars, factor)
-
-    def _add(
-        self,
-        tile: _Tile,
-        rows: Value,
-        by: tuple[_Scales, int],
-        sums: list[list[Value]],
-        cells: list[list[Value]],
-    ) -> None:
-        """Scale the integer sums of a span and add them to the float sums."""
-        b, type_ = self.b, vector(F32, self.width)
-        scales, span = by
-        for i in range(tile.height):
-            scale = b.splat(self._word(rows, i, SCALE_WORD, F32), self.width)
-            for v, cell in enumerate(cells[i]):
-                total = b.load(type_, cell, 4)
-                factor = b.binary("fmul", scales.scales[span][v], scale)
-                total = b.fma(b.cast("sitofp", sums[i][v], type_), factor, total)
-                if scales.minimums is not None:
-                    value = b.splat(self._word(rows, i, START_WORD, F32), self.width)
-                    total = b.fma(scales.minimums[v], value, total)
-                b.store(total, cell, 4)
+            sums = group.sums(tile.height, rows, span, group.quads(codes, span))
+            scales = group.scales(record, tile.column, factors)
+            group.add(rows, (scales, span), sums, cells)

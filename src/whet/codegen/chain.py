@@ -8,7 +8,7 @@ from dataclasses import replace
 from whet.codegen.builder import PTR, Module, Value, i64
 from whet.codegen.chain_streams import flows_of, spread
 from whet.codegen.contraction import contraction_writer
-from whet.codegen.contraction_tile import Stream
+from whet.codegen.fetching import Stream
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import accesses_of, bind_flat, frame_of, open_function
 from whet.dtypes import DTYPES

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from whet.codegen.builder import I64, PTR, Builder, Module, Value, i64
-from whet.codegen.contraction_tile import Place, Stream, TileWriter
+from whet.codegen.contraction_tile import Place, TileWriter
 from whet.codegen.depth_blocks import Block, slot, sum_bytes
 from whet.codegen.depth_steps import Columns, advanced, depth_steps
+from whet.codegen.fetching import Fetching, Stream
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import (
     Function,
@@ -89,7 +90,8 @@ def contraction_writer(
     """Return what writes the loops of a contraction into a function."""
     steps = depth_steps(kernel, fn, target)
     epilogue = tile_epilogue(kernel, fn, target)
-    tiles = TileWriter(kernel, fn, target.lanes, fn.b.alloca(PTR), steps, epilogue, streams)
+    fetching = Fetching(fn.b, kernel, fn.b.alloca(PTR), fn.b.alloca(PTR), streams)
+    tiles = TileWriter(kernel, fn, target.lanes, steps, epilogue, fetching)
     return ContractionWriter(kernel, fn, target.lanes, tiles)
 
 
@@ -142,6 +144,8 @@ class ContractionWriter:
     def chunk(self, frame: Frame, chunk: Value) -> None:
         """Write the loops over one chunk's panels and row tiles."""
         b, tile = self.b, self.kernel.tile
+        if self.kernel.ahead is not None:
+            self.tiles.fetching.begin_chunk(chunk, self.fn.params[self.kernel.ahead.param])
         items = frame.scalar_index(_row_items(self.kernel))
         row_blocks = frame.scalar_index(ceil_div(_row_items(self.kernel), tile.row_items))
         panels = frame.scalar_index(_panels(self.kernel, self.width))
@@ -225,7 +229,7 @@ class ContractionWriter:
         b, kernel = self.b, self.kernel
         frame = frame.bind(kernel.col, b.mul(panel, i64(self.panel_columns)))
         if kernel.tile.prefetch:
-            b.store(self._following(frame, panel, chunk), self.tiles.cursor, 8)
+            self.tiles.fetching.begin_panel(self._following(frame, panel, chunk))
         tiles = ceil_div(kernel.row.extent, kernel.tile.rows)
         with b.loop(*chunk.items, hint="item") as item:
             place = Place(panel, columns, chunk.block, self._sums(panel, item, chunk))

@@ -10,16 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from whet.codegen.builder import PTR, Builder, Value, i64, vector
+from whet.codegen.builder import Builder, Value, i64, vector
 from whet.codegen.depth_blocks import Block, keep_sums, resume_sums
 from whet.codegen.depth_steps import Cells, Columns, DepthSteps, Run, advanced
 from whet.codegen.evaluate import Point
+from whet.codegen.fetching import Fetching
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import Function, tap_range
 from whet.codegen.operations import storage_type
 from whet.codegen.tile_epilogue import TileEpilogue
 from whet.index import Poly
-from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import Contraction
 
 
@@ -34,21 +34,6 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
-    """Memory that will be read or written soon, fetched line after line.
-
-    Attributes:
-        cursor: stack slot of the address that is fetched next.
-        lines: cache lines that are fetched at each unrolled depth step.
-        writes: whether it will be written.
-    """
-
-    cursor: Value
-    lines: int
-    writes: bool
-
-
-@dataclass(frozen=True, slots=True)
 class TileWriter:
     """Writes register tiles.
 
@@ -56,19 +41,17 @@ class TileWriter:
         kernel: the contraction.
         fn: the function being written.
         width: lanes of a vector.
-        cursor: stack slot of the address in the next panel that is fetched next.
         steps: writes the depth steps.
         epilogue: writes what sums begin with and where they go.
-        streams: what else is fetched ahead.
+        fetching: writes what is fetched ahead.
     """
 
     kernel: Contraction
     fn: Function
     width: int
-    cursor: Value
     steps: DepthSteps
     epilogue: TileEpilogue
-    streams: tuple[Stream, ...] = ()
+    fetching: Fetching
 
     @property
     def b(self) -> Builder:
@@ -178,21 +161,11 @@ class TileWriter:
         """Write a run of depth steps from depth ``k``."""
         moved = advanced(frame, self.kernel, b_pointer, k)
         if run[0] == self.kernel.tile.unroll:
-            self._fetch_ahead()
+            self.fetching.fetch()
         if rows is not None:
             kind = storage_type(self.kernel.a.dtype)
             rows = [self.b.gep(r, kind, k) for r in rows]
         self.steps.write(frame.bind(self.kernel.depth, k), moved, rows, run, cells)
-
-    def _fetch_ahead(self) -> None:
-        """Fetch the next lines of the panel after this one, and of other streams."""
-        b, lines = self.b, self.kernel.tile.prefetch
-        following = (Stream(self.cursor, lines, writes=False),) if lines else ()
-        for stream in (*following, *self.streams):
-            at = b.load(PTR, stream.cursor, 8)
-            for line in range(stream.lines):
-                b.prefetch(b.gep(at, "i8", LINE_BYTES * line), writes=stream.writes)
-            b.store(b.gep(at, "i8", LINE_BYTES * stream.lines), stream.cursor, 8)
 
     def at_taps(self, frame: Frame, pointer: Value) -> Value:
         """Return a pointer to the vector operand moved to the taps that are bound."""

@@ -15,6 +15,9 @@ from whet.target import Target
 Factors = tuple[Value, ...]
 BYTE = 8
 BYTES = 4
+HALF = 128
+TOPS = -0x7F7F7F80
+"""``0x80808080`` as a signed number: the highest bit of four bytes."""
 
 
 class DotProduct(Protocol):
@@ -42,6 +45,8 @@ def dot_product(target: Target, *, signed_scalars: bool = False) -> DotProduct:
         return _OneInstruction(name, signed_scalars)
     if target.dot == "i8mm":
         return _OneInstruction("llvm.aarch64.neon.usdot.v4i32.v16i8", signed_scalars)
+    if target.dot == "dotprod":
+        return _Signed(signed_scalars)
     if target.dot == "pairs":
         wide = target.vector_bytes == 64
         name = "llvm.x86.avx512.pmaddw.d.512" if wide else "llvm.x86.avx2.pmadd.wd"
@@ -66,6 +71,39 @@ class _OneInstruction:
         pair = (*scalars, *vectors)
         first, second = pair[::-1] if self.signed_scalars else pair
         return b.call(self.name, total.type, total, first, second)
+
+
+@dataclass(frozen=True, slots=True)
+class _Signed:
+    """``sdot``, which multiplies signed integers: ``u s = (u - 128) s + 128 s``.
+
+    The second term is prepared with the signed operand, as ``127 s + s``.
+    """
+
+    signed_scalars: bool
+
+    def scalars(self, b: Builder, value: Value, width: int) -> Factors:
+        return self._prepared(b, b.splat(value, width), signed=self.signed_scalars)
+
+    def vectors(self, b: Builder, value: Value) -> Factors:
+        return self._prepared(b, value, signed=not self.signed_scalars)
+
+    def _prepared(self, b: Builder, value: Value, *, signed: bool) -> Factors:
+        if not signed:
+            return (_bytes(b, b.binary("xor", value, const(value.type, TOPS))),)
+        part, total = _bytes(b, value), const(value.type, 0)
+        for factor in (HALF - 1, 1):
+            total = _sdot(b, total, part, const(part.type, factor))
+        return part, total
+
+    def add(self, b: Builder, total: Value, scalars: Factors, vectors: Factors) -> Value:
+        pair = scalars if self.signed_scalars else vectors
+        moved = b.binary("add", total, pair[1])
+        return _sdot(b, moved, scalars[0], vectors[0])
+
+
+def _sdot(b: Builder, total: Value, first: Value, second: Value) -> Value:
+    return b.call("llvm.aarch64.neon.sdot.v4i32.v16i8", total.type, total, first, second)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from whet.codegen.attention import attention_chunks, attention_scratch, write_attention
+from whet.codegen.attention import write_attention
+from whet.codegen.attention_keys import attention_chunks, attention_scratch
 from whet.codegen.block_product import (
     block_product_chunks,
     block_product_scratch,

@@ -1,13 +1,15 @@
 """Attention over pages: scores of a page in scratch, a running softmax, values streamed.
 
-Rows of a tile go through the pages of their sequence together. Maximum, sum and result of each wait
-in scratch between pages, as in ``attention.py``; pages need no packing. Nothing that a table or a
-tile says is believed: indices are clamped, so that wrong ones give wrong numbers and no crash.
+Rows of a tile go through the pages of their sequence together, some register tiles of them for each
+page while it is in the first cache. Maximum, sum and result of each wait in scratch between pages,
+as in ``attention.py``; pages need no packing. Nothing that a table or a tile says is believed:
+indices are clamped, so that wrong ones give wrong numbers and no crash.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from whet.codegen.builder import F32, I1, I32, I64, Builder, Module, Value, const, i64, vector
 from whet.codegen.evaluate import Point
@@ -25,6 +27,9 @@ from whet.target import Target
 VECTORS = 2
 """Vectors of a register tile."""
 
+TOGETHER = 4
+"""Register tiles of rows that read a page in turn."""
+
 
 def paged_chunks(kernel: PagedAttention, lanes: int) -> Poly:
     """Return the number of chunks."""
@@ -33,7 +38,8 @@ def paged_chunks(kernel: PagedAttention, lanes: int) -> Poly:
 
 def paged_scratch(kernel: PagedAttention, lanes: int) -> int:
     """Return the bytes of scratch that one thread needs."""
-    return 4 * kernel.rows * (PAGE + kernel.pages.padded + 2 * lanes)
+    states = TOGETHER * kernel.rows * (kernel.pages.padded + 2 * lanes)
+    return 4 * (kernel.rows * PAGE + states)
 
 
 def write_paged(
@@ -42,7 +48,8 @@ def write_paged(
     """Write the function of an attention over pages."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     frame = frame_of(fn, kernel.params, accesses_of([kernel.q], (kernel.store,)))
-    writer = _Writer(kernel, fn, frame, target.lanes)
+    states = fn.b.gep(fn.scratch, F32, kernel.rows * PAGE)
+    writer = _Writer(kernel, fn, frame, target.lanes, states)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(chunk)
     fn.b.finish()
@@ -70,10 +77,13 @@ class _Tile:
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
+    """Writes the function; ``states`` is where maximum, sum and result of its rows wait."""
+
     kernel: PagedAttention
     fn: Function
     frame: Frame
     width: int
+    states: Value
 
     @property
     def b(self) -> Builder:
@@ -88,9 +98,9 @@ class _Writer:
         b, kernel = self.b, self.kernel
         heads = i64(kernel.pages.heads)
         tile = self._tile(b.binary("udiv", number, heads), b.binary("urem", number, heads))
-        with b.loop(i64(0), tile.rows, kernel.rows, hint="rows") as start:
-            rows = [self._row(tile, b.add(start, i64(i))) for i in range(kernel.rows)]
-            self._rows(tile, rows)
+        with b.loop(i64(0), tile.rows, TOGETHER * kernel.rows, hint="rows") as start:
+            stop = b.min(b.add(start, i64(TOGETHER * kernel.rows)), tile.rows)
+            self._rows(tile, start, stop)
 
     def _tile(self, number: Value, head: Value) -> _Tile:
         b, pages = self.b, self.kernel.pages
@@ -126,23 +136,42 @@ class _Writer:
             low = b.max(b.add(limit, i64(-kernel.weighing.window)), i64(0))
         return _Row(frame, limit, low)
 
-    def _rows(self, tile: _Tile, rows: list[_Row]) -> None:
-        """Write the loop over the pages that any of the rows sees."""
-        b, end = self.b, rows[-1].limit
-        self._reset()
-        first = b.binary("udiv", rows[0].low, i64(PAGE))
+    def _rows(self, tile: _Tile, start: Value, stop: Value) -> None:
+        """Write the loop over the pages that any of some rows sees."""
+        b = self.b
+        low, end = self._row(tile, start).low, self._row(tile, b.add(stop, i64(-1))).limit
+        self._tiles(tile, start, stop, lambda part, rows: part.reset())
+        first = b.binary("udiv", low, i64(PAGE))
         last = b.binary("udiv", b.add(end, i64(PAGE - 1)), i64(PAGE))
         with b.loop(first, last, hint="page") as number:
             page = self._clamped(
                 self._integer(tile.table, number), self.frame.scalar_index(self.kernel.pages.pool)
             )
             place = b.add(b.mul(page, i64(self.kernel.pages.heads)), tile.head)
-            start = b.mul(number, i64(PAGE))
-            self._scores(rows, place, start)
-            factors = self._softmax(len(rows), place)
-            count = b.min(b.binary("sub nsw", end, start), i64(PAGE))
-            self._values(len(rows), place, count, factors)
-        self._finish(rows)
+            position = b.mul(number, i64(PAGE))
+            count = b.min(b.binary("sub nsw", end, position), i64(PAGE))
+            self._tiles(
+                tile, start, stop, lambda part, rows: part.page(rows, (place, position, count))
+            )
+        self._tiles(tile, start, stop, lambda part, rows: part.finish(rows))
+
+    def _tiles(
+        self, tile: _Tile, start: Value, stop: Value, body: Callable[[_Writer, list[_Row]], None]
+    ) -> None:
+        """Write a loop over register tiles of rows, each with its own place for its states."""
+        b, count = self.b, self.kernel.rows
+        size = self.kernel.pages.padded + 2 * self.width
+        with b.loop(start, stop, count, hint="tile") as number:
+            rows = [self._row(tile, b.add(number, i64(i))) for i in range(count)]
+            inside = b.mul(b.binary("sub nsw", number, start), i64(size))
+            body(replace(self, states=b.gep(self.states, F32, inside)), rows)
+
+    def page(self, rows: list[_Row], at: tuple[Value, Value, Value]) -> None:
+        """Write what a page adds to some rows: its place, first position, and positions seen."""
+        place, position, count = at
+        self._scores(rows, place, position)
+        factors = self._softmax(len(rows), place)
+        self._values(len(rows), place, count, factors)
 
     # -- where things wait ---------------------------------------------------------------------
 
@@ -151,9 +180,9 @@ class _Writer:
         return self.b.gep(self.fn.scratch, F32, row * PAGE)
 
     def _state(self, row: int) -> Value:
-        """Return where a row's maximum and sum wait, in every lane, and behind them its result."""
+        """Return where a row waits: its maximum in every lane, its sum by lanes, its result."""
         size = self.kernel.pages.padded + 2 * self.width
-        return self.b.gep(self.fn.scratch, F32, self.kernel.rows * PAGE + row * size)
+        return self.b.gep(self.states, F32, row * size)
 
     def _sum(self, row: int) -> Value:
         return self.b.gep(self._state(row), F32, self.width)
@@ -161,7 +190,8 @@ class _Writer:
     def _result(self, row: int) -> Value:
         return self.b.gep(self._state(row), F32, 2 * self.width)
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
+        """Write the states of rows that have seen nothing."""
         b = self.b
         for i in range(self.kernel.rows):
             b.store(const(self.type, float("-inf")), self._state(i), 4)
@@ -241,32 +271,50 @@ class _Writer:
     def _softmax(self, rows: int, page: Value) -> list[Value]:
         """Replace scores by exponentials; return what each row's older result is multiplied by.
 
-        The scales of values are multiplied into the exponentials, not into their sum.
+        The scales of values are multiplied into the exponentials, not into their sum. Each step is
+        written for all rows before the next: their chains of dependent operations overlap.
         """
-        b, width = self.b, self.width
-        factors = []
-        for i in range(rows):
-            places = [b.gep(self._line(i), F32, at) for at in range(0, PAGE, width)]
-            scores = [b.load(self.type, place, 4) for place in places]
-            top = scores[0]
-            for score in scores[1:]:
-                top = b.select(b.fcmp("ogt", score, top), score, top)
-            before = b.load(self.type, self._state(i), 4)
-            new = b.splat(horizontal(b, "max", top, "float32"), width)
-            new = b.select(b.fcmp("ogt", new, before), new, before)
-            b.store(new, self._state(i), 4)
-            finite = b.fcmp("ogt", new, const(self.type, float("-inf")))
-            base = b.select(finite, new, const(self.type, 0.0))
-            total = const(self.type, 0.0)
-            for k, (score, place) in enumerate(zip(scores, places, strict=True)):
-                raised = self._exp(b.binary("fsub", score, base))
-                b.store(self._scaled(raised, 1, page, k * width), place, 4)
-                total = b.binary("fadd", total, raised)
-            factor = self._exp(b.binary("fsub", before, base))
-            whole = b.splat(horizontal(b, "sum", total, "float32"), width)
-            b.store(b.fma(b.load(self.type, self._sum(i), 4), factor, whole), self._sum(i), 4)
-            factors.append(factor)
+        b = self.b
+        tops = [self._top(i) for i in range(rows)]
+        olds = [b.load(self.type, self._state(i), 4) for i in range(rows)]
+        bases = [
+            self._base(i, top, old) for i, (top, old) in enumerate(zip(tops, olds, strict=True))
+        ]
+        pairs = zip(olds, bases, strict=True)
+        factors = [self._exp(b.binary("fsub", old, base)) for old, base in pairs]
+        for i, (base, factor) in enumerate(zip(bases, factors, strict=True)):
+            total = self._raise(i, base, page)
+            b.store(b.fma(b.load(self.type, self._sum(i), 4), factor, total), self._sum(i), 4)
         return factors
+
+    def _top(self, row: int) -> Value:
+        """Return the largest score of a row, in every lane."""
+        b = self.b
+        top, *others = (
+            b.load(self.type, b.gep(self._line(row), F32, at), 4)
+            for at in range(0, PAGE, self.width)
+        )
+        for score in others:
+            top = b.select(b.fcmp("ogt", score, top), score, top)
+        return b.splat(horizontal(b, "max", top, "float32"), self.width)
+
+    def _base(self, row: int, top: Value, old: Value) -> Value:
+        """Keep the maximum of a row so far; return it, or 0 if the row has seen nothing."""
+        b = self.b
+        new = b.select(b.fcmp("ogt", top, old), top, old)
+        b.store(new, self._state(row), 4)
+        finite = b.fcmp("ogt", new, const(self.type, float("-inf")))
+        return b.select(finite, new, const(self.type, 0.0))
+
+    def _raise(self, row: int, base: Value, page: Value) -> Value:
+        """Replace the scores of a row by exponentials; return their sums, lane by lane."""
+        b, total = self.b, const(self.type, 0.0)
+        for at in range(0, PAGE, self.width):
+            place = b.gep(self._line(row), F32, at)
+            raised = self._exp(b.binary("fsub", b.load(self.type, place, 4), base))
+            b.store(self._scaled(raised, 1, page, at), place, 4)
+            total = b.binary("fadd", total, raised)
+        return total
 
     def _exp(self, value: Value) -> Value:
         return apply(self.b, "exp_nonpositive", [value], ["float32"], "float32")
@@ -294,12 +342,13 @@ class _Writer:
                     before = b.load(self.type, target, 4)
                     b.store(b.fma(before, factors[i], value), target, 4)
 
-    def _finish(self, rows: list[_Row]) -> None:
+    def finish(self, rows: list[_Row]) -> None:
         """Divide results by their sums and store them."""
         b, kernel, width = self.b, self.kernel, self.width
         columns = _static(kernel.col)
         for i, row in enumerate(rows):
-            total = b.load(self.type, self._sum(i), 4)
+            lanes = b.load(self.type, self._sum(i), 4)
+            total = b.splat(horizontal(b, "sum", lanes, "float32"), width)
             inverse = b.binary("fdiv", const(self.type, 1.0), total)
             for at in range(0, columns, width):
                 value = b.load(self.type, b.gep(self._result(i), F32, at), 4)

@@ -23,11 +23,21 @@ _FMA = (
     "declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)\n"
 )
 _WIDE = "define <32 x i16> @p(<32 x i16> %a) {\n%r = add <32 x i16> %a, %a\nret <32 x i16> %r\n}\n"
+_PAIRS = (
+    "define <4 x i32> @p(<4 x i32> %t, <8 x i16> %a, <8 x i16> %b) {\n"
+    "%r = call <4 x i32> @llvm.x86.sse2.pmadd.wd(<8 x i16> %a, <8 x i16> %b)\n"
+    "%s = add <4 x i32> %t, %r\nret <4 x i32> %s\n}\n"
+    "declare <4 x i32> @llvm.x86.sse2.pmadd.wd(<8 x i16>, <8 x i16>)\n"
+)
 
 # Feature, probe, and what its assembly then holds. AVX-512 is asked for with its 16-bit integers.
 PROBES = MappingProxyType(
     {
-        "x86_64": (("avx2", _FMA, "vfmadd"), ("avx512f", _WIDE, "%zmm")),
+        "x86_64": (
+            ("avx2", _FMA, "vfmadd"),
+            ("avx512f", _WIDE, "%zmm"),
+            ("vnni", _PAIRS, "vpdpwssd"),
+        ),
         "aarch64": (("lse", _ADD, "ldadd"), ("rcpc", _ACQUIRE, "ldapr")),
     }
 )

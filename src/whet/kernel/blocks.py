@@ -164,6 +164,7 @@ class BlockProduct:
         heights: rows of a register tile, the largest first; the last is 1.
         block: rows of a chunk.
         vectors: vectors of columns of a register tile.
+        stretch: groups that are unpacked at once for the many rows of a chunk; 0 for none.
     """
 
     params: tuple[Param, ...]
@@ -177,6 +178,7 @@ class BlockProduct:
     heights: tuple[int, ...]
     block: int
     vectors: int
+    stretch: int
 
     @property
     def panel_count(self) -> Poly:

@@ -154,6 +154,25 @@ class Quad:
 
 
 @dataclass(frozen=True, slots=True)
+class Ahead:
+    """Weights of the next launch, fetched into the second cache during this one.
+
+    Attributes:
+        param: the parameter that points to them.
+        bytes: what a thread of the next launch begins with.
+        apart: bytes from where one thread begins to where the next does.
+        shares: chunks of this launch among which they are dealt out, those of a thread.
+        lines: cache lines that are fetched at each unrolled depth step.
+    """
+
+    param: int
+    bytes: int
+    apart: int
+    shares: int
+    lines: int
+
+
+@dataclass(frozen=True, slots=True)
 class Contraction:
     """``acc[outer, row, col] = sum over taps and depth of a * b``, then the stores.
 
@@ -176,6 +195,7 @@ class Contraction:
         tile: the schedule.
         quad: for 8-bit integers, which depth values go together: ``a`` is unsigned, ``b`` signed,
             and the sum a 32-bit integer that wraps.
+        ahead: what is fetched for the next launch; changes no result.
     """
 
     params: tuple[Param, ...]
@@ -192,6 +212,7 @@ class Contraction:
     edges: tuple[Within, ...] = ()
     zeros: int = -1
     quad: Quad | None = None
+    ahead: Ahead | None = None
 
 
 @dataclass(frozen=True, slots=True)

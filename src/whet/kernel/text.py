@@ -10,7 +10,7 @@ from typing import Any
 from whet.index import Atom, Axis, Dim, Div, Opaque, Poly
 from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Load, Read, Var, Within, walk
 from whet.kernel.recurrence import Pass
-from whet.kernel.spec import Kernel, Panels, Quad, Step, Store
+from whet.kernel.spec import Ahead, Kernel, Panels, Quad, Step, Store
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "eq": "=="}
 _SMALL = 2
@@ -103,10 +103,15 @@ def _quad_text(quad: Quad) -> str:
     return f"{axis_text(quad.axis)} of {index_text(quad.extent)}{flips}"
 
 
+def _ahead_text(ahead: Ahead) -> str:
+    return f"{ahead.bytes} bytes of p{ahead.param}, {ahead.lines} lines at each unrolled step"
+
+
 _WRITERS: tuple[tuple[type, Callable[[Any], str]], ...] = (
     (Axis, axis_text),
     (Within, _within_text),
     (Quad, _quad_text),
+    (Ahead, _ahead_text),
     (Panels, _panels_text),
     (Expr, expr_text),
     (Poly, index_text),

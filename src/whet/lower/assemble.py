@@ -12,7 +12,7 @@ from whet.codegen.kernels import KINDS
 from whet.dtypes import numpy_dtype
 from whet.errors import ShapeError
 from whet.index import ZERO, Atom, Dim, Poly, var
-from whet.kernel.spec import Kernel
+from whet.kernel.spec import Contraction, Kernel
 from whet.lower.copying import Copies, sampled_digest
 from whet.lower.lower import Lowered
 from whet.lower.select import KernelCall, kernel_kind
@@ -220,9 +220,11 @@ def make_launch(
     kernel = call.kernel
     name = names.setdefault(kernel, f"{kernel_kind(kernel)}_{len(names)}")
     args = tuple(table.add(root) for root in call.roots)
+    ahead = kernel.ahead if isinstance(kernel, Contraction) else None
     moved = ZERO
-    for root in call.roots:
-        moved = moved + root.size_bytes
+    for number, root in enumerate(call.roots):
+        if ahead is None or number != ahead.param:
+            moved = moved + root.size_bytes
     return Launch(
         kernel=name,
         args=args,

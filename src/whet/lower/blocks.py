@@ -38,6 +38,9 @@ HEIGHTS = (ROW_TILE, 8, 4, 2, 1)
 LOW_HEIGHTS = (4, 2, 1)
 VECTORS = 2
 
+STRETCH = 16
+"""Groups of a stretch: 18 KiB unpacked, which leaves room in the first cache for rows and sums."""
+
 
 def build_row_quantization(
     definition: Definition, storage: Storage, storages: Storages, target: Target, threads: int
@@ -90,13 +93,17 @@ def build_block_product(
         heights=heights,
         block=_rows_of_chunk(anchor, target),
         vectors=min(VECTORS, PANEL // target.lanes),
+        stretch=STRETCH if wide and target.dot == "vnni" else 0,
     )
     return kernel, params
 
 
 def _rows_of_chunk(anchor: BlockSum, target: Target) -> int:
-    """Return how many rows, in whole tiles, leave half of the level-2 cache for a panel."""
-    row = 4 * row_words(anchor.kind.spans) * (anchor.depth // GROUP)
+    """Return how many rows, in whole tiles, leave half of the level-2 cache for a panel.
+
+    Beside a row's codes lie the float sums of its columns in the panel.
+    """
+    row = 4 * row_words(anchor.kind.spans) * (anchor.depth // GROUP) + 4 * PANEL
     return max(target.l2_bytes // 2 // row // ROW_TILE, 1) * ROW_TILE
 
 

@@ -42,7 +42,7 @@ In two halves of 7 they take every weight from the second cache twice: ResNet-50
 13 rows are as fast, and LLVM spills none of their sums.
 """
 
-SPARE_REGISTERS = {"vnni": 0, "i8mm": 0, "pairs": 5, "": 12}
+SPARE_REGISTERS = {"vnni": 0, "i8mm": 0, "dotprod": 4, "pairs": 5, "": 12}
 """Registers of operands of 8-bit integers taken apart, beyond those of a plain product.
 
 Where there are any, LLVM spills sums of products as soon as two depth steps stand together.

@@ -18,6 +18,7 @@ from whet.lower.build import build_equations, plain_equations
 from whet.lower.chains import Chaining, chain_products
 from whet.lower.choose import choose_by_shape
 from whet.lower.equations import Equations
+from whet.lower.fetch_ahead import fetch_ahead
 from whet.lower.fold import FoldBudget, fold_equations
 from whet.lower.fuse import fuse
 from whet.lower.layout import Layout, choose_layout
@@ -37,6 +38,7 @@ from whet.target import Target
 MAX_LAYOUTS = 4
 STREAM_LEVEL = 2
 MERGE_LEVEL = 3
+FETCH_LEVEL = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,8 @@ def lower_equations(
     calls: list[KernelCall] = []
     for tensor in equations.tensors:
         calls.extend(selection.calls(tensor))
+    if level >= FETCH_LEVEL:
+        calls = fetch_ahead(calls, target, schedules.threads)
     storages = layout.storages
     if schedules.chained != 0:
         kept = [storages[id(t)].root for _, t in equations.outputs]

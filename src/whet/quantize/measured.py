@@ -142,9 +142,11 @@ class Measurement:
     def _gains(self, current: dict[str, str], ops: Mapping[str, str]) -> list[LayerGain]:
         quantised = [name for name, choice in current.items() if choice != "float"]
         found: list[LayerGain] = []
+        whole = self.judge.write(current)
         for number, name in enumerate(quantised):
             without = {**current, name: "float"}
-            times = self.timer(self.judge.write(without), self.judge.write(current))
+            lesser = self.judge.write(without)
+            times = self.timer(lesser, whole)
             kept = times.differs and times.ratio < 1
             alone = dict.fromkeys(current, "float") | {name: current[name]}
             gain = times.first_s * (1 - times.ratio) * 1e3
@@ -154,7 +156,7 @@ class Measurement:
                     own_error=self.judge.judge(alone).error, kept=kept,
                 )
             )  # fmt: skip
-            current = current if kept else without
+            current, whole = (current, whole) if kept else (without, lesser)
             self.progress("time", number + 1, len(quantised))
         return found
 

@@ -48,6 +48,20 @@ def residual_net(rng: np.random.Generator) -> onnx.ModelProto:
     return build(nodes, weights, ["n", 3, 9, 7], ["n", 5])
 
 
+def uneven_chain(rng: np.random.Generator) -> onnx.ModelProto:
+    """Return two convolutions in a row, of which one channel is 100 times as large."""
+    w1, w2 = rng.standard_normal((8, 3, 3, 3)), rng.standard_normal((4, 8, 1, 1))
+    w1[2] *= 100
+    w2[:, 2] /= 100
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w1"], ["c"]),
+        node("Relu", ["c"], ["r"]),
+        node("Conv", ["r", "w2"], ["y"]),
+    ]
+    return build(nodes, {"w1": w1, "w2": w2}, ["n", 3, 9, 7], ["n", 4, 7, 5])
+
+
 def norm_net(rng: np.random.Generator, width: int = 16) -> onnx.ModelProto:
     """Return LayerNorm, two products and a head, with one channel that is much larger."""
     gamma = np.ones(width)

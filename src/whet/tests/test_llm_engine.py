@@ -16,6 +16,7 @@ from whet.llm.llm import page_bytes
 from whet.llm.pages import PagePool
 from whet.llm.program import Span
 from whet.llm.scheduler import Limits, Scheduler
+from whet.llm.source import Cache, Source
 from whet.options import Options
 from whet.tests.tiny_models import CONTEXT, VOCABULARY, reference_logits, write_checkpoint
 
@@ -53,6 +54,18 @@ def finished(engine: Engine, given: list[list[int]], params: SamplingParams) -> 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_tokens_do_not_depend_on_company(llm: LLM, temperature: float) -> None:
+    check_in_any_company(llm, temperature)
+
+
+@pytest.mark.parametrize("cache", ["float16", "int8"])
+def test_nor_with_few_bits(folder: Path, cache: Cache) -> None:
+    """Weights in blocks, and keys and values of 16 and 8 bits."""
+    source = Source(folder, weights="int4", cache=cache)
+    check_in_any_company(LLM(source, options=Options(threads=2), cache_bytes=40 << 20), 1.0)
+
+
+def check_in_any_company(llm: LLM, temperature: float) -> None:
+    """Compare tokens of requests alone with those together, cached, in chunks and preempted."""
     given = prompts(6, 1)
     params = SamplingParams(max_tokens=30, temperature=temperature, seed=4, top_p=0.95)
     alone: list[list[int]] = []

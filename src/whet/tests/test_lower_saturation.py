@@ -150,6 +150,7 @@ def test_four_vectors_are_narrowed_together() -> None:
     (kernel,) = [c.kernel for c in calls if isinstance(c.kernel, Contraction)]
     assembly = assembly_of(kernel_text("k", kernel, (), target), target)
     rows = 13
+    assert "vpdpbusd" in assembly
     assert assembly.count("vpackssdw") == 2 * (2 * rows // 4)
     assert assembly.count("vpmovusdb") + assembly.count("vpmovdb") <= 2 * rows % 4
 

@@ -15,7 +15,7 @@ import whet
 from whet.cli import exits
 from whet.cli.main import run_command
 from whet.errors import InputError, WhetError
-from whet.tests.quantized_models import build, norm_net, residual_net
+from whet.tests.quantized_models import build, norm_net, residual_net, uneven_chain
 
 Array = np.ndarray[Any, Any]
 Constants = dict[str, Array]
@@ -34,26 +34,13 @@ def dense_rows(seed: int, n: int = 2) -> Array:
     return np.random.default_rng(seed).standard_normal((n, 4, 16), np.float32)
 
 
-def chain(rng: np.random.Generator) -> onnx.ModelProto:
-    """Return two convolutions in a row, of which one channel is 100 times as large."""
-    w1, w2 = rng.standard_normal((8, 3, 3, 3)), rng.standard_normal((4, 8, 1, 1))
-    w1[2] *= 100
-    w2[:, 2] /= 100
-    nodes = [
-        onnx.helper.make_node("Conv", ["x", "w1"], ["c"]),
-        onnx.helper.make_node("Relu", ["c"], ["r"]),
-        onnx.helper.make_node("Conv", ["r", "w2"], ["y"]),
-    ]
-    return build(nodes, {"w1": w1, "w2": w2}, ["n", 3, 9, 7], ["n", 4, 7, 5])
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with two models and their data."""
     made = tmp_path_factory.mktemp("options")
     onnx.save(residual_net(np.random.default_rng(0)), made / "m.onnx")
     onnx.save(norm_net(np.random.default_rng(1)), made / "n.onnx")
-    onnx.save(chain(np.random.default_rng(5)), made / "e.onnx")
+    onnx.save(uneven_chain(np.random.default_rng(5)), made / "e.onnx")
     np.save(made / "x.npy", heavy_tailed(2))
     np.save(made / "h.npy", dense_rows(3, 24))
     (made / "worst.py").write_text(WORST)

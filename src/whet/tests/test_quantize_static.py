@@ -14,7 +14,7 @@ import whet
 from whet.cli import exits
 from whet.cli.main import run_command
 from whet.errors import InputError, ModelError, OptionError, UnsupportedError
-from whet.tests.quantized_models import build, norm_net, residual_net
+from whet.tests.quantized_models import build, norm_net, residual_net, uneven_chain
 
 Array = np.ndarray[Any, Any]
 
@@ -118,16 +118,7 @@ def test_rounding_and_bias_correction_lower_the_error(net: onnx.ModelProto) -> N
 
 
 def test_equalisation_balances_and_keeps_the_function() -> None:
-    rng = np.random.default_rng(4)
-    w1, w2 = rng.standard_normal((8, 3, 3, 3)), rng.standard_normal((4, 8, 1, 1))
-    w1[2] *= 100
-    w2[:, 2] /= 100
-    nodes = [
-        onnx.helper.make_node("Conv", ["x", "w1"], ["c"]),
-        onnx.helper.make_node("Relu", ["c"], ["r"]),
-        onnx.helper.make_node("Conv", ["r", "w2"], ["y"]),
-    ]
-    model = build(nodes, {"w1": w1, "w2": w2}, ["n", 3, 9, 7], ["n", 4, 7, 5])
+    model = uneven_chain(np.random.default_rng(4))
     config = {"per_channel": False, "calibrator": "minmax"}
     plain = whet.quantize(model, data(), config=config)
     balanced = whet.quantize(model, data(), config={**config, "equalize": True})

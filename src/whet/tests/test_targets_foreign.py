@@ -88,6 +88,24 @@ def test_named_targets(name: str, vector_bytes: int, registers: int, feature: st
     assert feature in target.required
 
 
+@pytest.mark.parametrize(
+    ("cpu", "dot", "required"),
+    [
+        ("haswell", "pairs", None),
+        ("skylake-avx512", "pairs", None),
+        ("cascadelake", "vnni", "avx512vnni"),
+        ("znver4", "vnni", "avx512vnni"),
+        ("alderlake", "vnni", "avxvnni"),
+    ],
+)
+def test_named_targets_multiply_bytes_as_the_cpu_does(
+    cpu: str, dot: str, required: str | None
+) -> None:
+    target = resolve_target(f"x86_64-linux-gnu:{cpu}")
+    assert target.dot == dot
+    assert {f for f in target.required if "vnni" in f} == ({required} if required else set())
+
+
 def test_old_arm_needs_no_new_atomics() -> None:
     assert resolve_target("aarch64-linux-gnu:cortex-a72").required == ("neon",)
 
@@ -96,6 +114,8 @@ def test_old_arm_needs_no_new_atomics() -> None:
     ("name", "message"),
     [
         ("x86_64-linux-gnu", "names no CPU"),
+        ("x86_64-linux-gnu:cascadelake+i8mm", "which makes no difference"),
+        ("aarch64-linux-gnu:neoverse-n1+dotprd", "which makes no difference"),
         ("x86_64-linux-gnu:hasswell", "LLVM knows no CPU 'hasswell'"),
         ("aarch64-linux-gnu:neoverse-n99", "LLVM knows no CPU 'neoverse-n99'"),
         ("x86_64-linux-gnu:nehalem", "neither AVX2"),
@@ -105,3 +125,19 @@ def test_old_arm_needs_no_new_atomics() -> None:
 def test_what_no_target_is(name: str, message: str) -> None:
     with pytest.raises(whet.TargetError, match=message):
         resolve_target(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "dot"),
+    [
+        ("aarch64-linux-gnu:neoverse-n1+dotprod", "dotprod"),
+        ("aarch64-linux-gnu:neoverse-v1+dotprod+i8mm", "i8mm"),
+        ("x86_64-linux-gnu:skylake-avx512+avx512vnni", "vnni"),
+        ("x86_64-linux-gnu:haswell+avxvnni", "vnni"),
+    ],
+)
+def test_a_name_can_ask_for_dot_products(name: str, dot: str) -> None:
+    target = resolve_target(name)
+    assert target.dot == dot
+    assert set(name.split("+")[1:]) <= set(target.required)
+    assert resolve_target(name.split("+")[0]).dot not in (dot, "vnni", "i8mm", "dotprod")

@@ -6,7 +6,9 @@ import functools
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import whet
@@ -15,9 +17,11 @@ from whet.program.records import TargetInfo
 from whet.runtime.cpu import runs_here
 from whet.tests.emulation import Array, build_driver, needs_emulator, run_emulated
 from whet.tests.target_models import CASES
+from whet.tests.test_quantised_models import residual_model
 from whet.tests.tolerance import assert_close
 
 X86 = ["x86_64-unknown-linux-gnu:haswell", "x86_64-unknown-linux-gnu:cascadelake"]
+DOTS = ["aarch64-linux-gnu:neoverse-n1+dotprod", "aarch64-linux-gnu:neoverse-v1+i8mm"]
 ARM = ["aarch64-linux-gnu:cortex-a72", "aarch64-linux-gnu:neoverse-n1"]
 
 
@@ -75,3 +79,44 @@ def test_arm_under_emulation(case: str, target: str, tmp_path: Path, driver: Pat
     check(case, one)
     for name, array in one.items():
         np.testing.assert_array_equal(array, two[name])
+
+
+def byte_products(first: str) -> tuple[onnx.ModelProto, Array, Array]:
+    """Return a product whose operands are at their ends in the first rows and columns."""
+    rng, limits = np.random.default_rng(6), np.iinfo(first)
+    a = rng.integers(limits.min, limits.max + 1, (14, 1023)).astype(first)
+    b = rng.integers(-128, 128, (1023, 37)).astype(np.int8)
+    a[:2], b[:, 0], b[:, 1] = ((limits.min,), (limits.max,)), -128, 127
+    node = helper.make_node("MatMulInteger", ["a", "b"], ["y"])
+    given = helper.make_tensor_value_info("a", helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+    graph = helper.make_graph(
+        [node], "bytes", [given], [onnx.ValueInfoProto(name="y")], [numpy_helper.from_array(b, "b")]
+    )
+    model = onnx.shape_inference.infer_shapes(helper.make_model(graph))
+    return model, a, a.astype(np.int64) @ b.astype(np.int64)
+
+
+@needs_emulator
+@pytest.mark.parametrize("first", ["uint8", "int8"])
+@pytest.mark.parametrize("target", [*DOTS, ARM[0]])
+def test_arm_multiplies_bytes_exactly(
+    first: str, target: str, tmp_path: Path, driver: Path
+) -> None:
+    model, a, expected = byte_products(first)
+    whet.compile(model, options=whet.Options(target=target, cache_dir="")).save(tmp_path / "m.whet")
+    np.testing.assert_array_equal(
+        run_emulated(driver, tmp_path / "m.whet", {"a": a})["y"], expected
+    )
+
+
+@needs_emulator
+@pytest.mark.parametrize("target", DOTS)
+def test_quantised_models_under_emulation(target: str, tmp_path: Path, driver: Path) -> None:
+    model = residual_model("int8", 5, 33, seed=3)
+    x = (np.random.default_rng(4).standard_normal((1, 5, 9, 11)) * 3).astype(np.float32)
+    whet.compile(model, options=whet.Options(target=target, cache_dir="")).save(tmp_path / "m.whet")
+    here = np.rint(whet.compile(model)({"x": x})["y"] / 0.37)
+    there = np.rint(run_emulated(driver, tmp_path / "m.whet", {"x": x})["y"] / 0.37)
+    assert np.abs(here - there).max() <= 1
+    assert (here != there).mean() < 0.01
+    assert len(np.unique(there)) > 100
