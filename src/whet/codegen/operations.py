@@ -21,6 +21,9 @@ UPPER = 16
 QUIET = 1 << 22
 """The bit of a float that keeps NaN a NaN when the lower half is cut off."""
 
+SHIFT, SHIFT_BITS = 1.5 * 2**23, 0x4B400000
+"""A float next to which floats are whole numbers, and its bits."""
+
 _INTEGER_BITS = {1: "i8", 2: "i16", 4: "i32", 8: "i64"}
 
 
@@ -342,6 +345,18 @@ def _nearest(b: Builder, value: Value) -> Value:
     return b.call(f"llvm.lrint.{suffix}", vector("i32", count), value)
 
 
+def _round_product(b: Builder, x: Value, y: Value, dtype: str) -> Value:
+    """Round ``x * y``, below 2**22, to a whole number: ``1.5 * 2**23`` leaves no bits behind it.
+
+    The sum holds the number in its lowest bits. Rounded once, and an integer without a conversion.
+    """
+    shifted = b.fma(x, y, const(x.type, SHIFT))
+    if DTYPES[dtype].is_float:
+        return b.binary("fsub", shifted, const(x.type, SHIFT))
+    bits = b.cast("bitcast", shifted, vector("i32", lanes(x.type)))
+    return b.binary("sub", bits, const(bits.type, SHIFT_BITS))
+
+
 def saturated(b: Builder, value: Value, dtype: str) -> Value:
     """Return 32-bit integers as those of a smaller type, the nearest one where they do not fit."""
     least, most = DTYPES[dtype].limits
@@ -382,6 +397,7 @@ OPERATIONS: MappingProxyType[str, Emit] = MappingProxyType(
         "fma": _fma,
         "saturate": lambda b, args, dtype: saturated(b, args[0], dtype),
         "nearest": lambda b, args, _: _nearest(b, args[0]),
+        "round_product": lambda b, args, dtype: _round_product(b, args[0], args[1], dtype),
         "random_bits": lambda b, args, _: random_bits(b, *args),
     }
 )

@@ -12,6 +12,8 @@ MOST_BLOCK_BYTES = 160 * 1024
 """What all parts read and write of a block of rows at most, so that it stays near."""
 CHUNKS_PER_THREAD = 8
 SLACK = 1.005
+MOST_EXTRA = 1.03
+"""How much more arithmetic blocks may take, as the last one overlaps the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +32,24 @@ class Link:
 def choose_block(links: Sequence[Link], target: Target, threads: int) -> int | None:
     """Return the rows of a block of a chain, or ``None`` if its parts are better on their own.
 
-    All weights have to stay in the second cache, as every block reads them. There must be blocks
-    enough to share out. The smallest of equally fast blocks keeps most in the first cache.
+    All weights have to stay in the second cache, as every block reads them, and what is handed on
+    must be more than it would keep between kernels. There must be blocks enough to share out, and
+    they must fit the rows. The smallest of equally fast blocks keeps most in the first cache.
     """
     rows, outer = links[0].work.rows, links[0].work.outer
     weights = sum(4 * link.work.reduction * link.work.cols for link in links)
     row_bytes = sum(4 * (link.work.depth + link.work.cols) for link in links)
-    if weights > target.l2_bytes * 5 // 8:
+    handed_on = min(4 * outer * rows * link.work.cols for link in links[:-1])
+    if weights > target.l2_bytes * 5 // 8 or handed_on < target.l2_bytes:
         return None
+    apart = sum(cycles(link.work, target, *link.tile) for link in links)
     costs: dict[int, float] = {}
     for block in _candidates(links, rows, row_bytes):
         count = -(-rows // block)
-        if outer * count < CHUNKS_PER_THREAD * threads:
-            continue
-        rounds = -(-outer * count // threads) * threads
         one = sum(cycles(_of_rows(link.work, block), target, *link.tile) for link in links)
-        costs[block] = rounds * one
+        many = outer * count >= CHUNKS_PER_THREAD * threads
+        if many and outer * count * one <= MOST_EXTRA * apart:
+            costs[block] = -(-outer * count // threads) * threads * one
     if not costs:
         return None
     least = min(costs.values())

@@ -208,6 +208,7 @@ SEMANTICS: MappingProxyType[str, Operation] = MappingProxyType(
         "ceil": np.ceil,
         "round": np.round,
         "nearest": lambda x: np.rint(x).astype(np.int32),
+        "round_product": lambda x, y: np.rint(np.multiply(x, y, dtype=np.float64)),
         "trunc": np.trunc,
         "sign": np.sign,
         "random_bits": random_bits,

@@ -114,7 +114,10 @@ def _other(data: bytes, where: str) -> tuple[Array, int]:
     try:
         samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise InputError(f"the sound cannot be read: {error}"[:300], where=where) from error
+        reason = getattr(error, "error_string", error)
+        raise InputError(
+            f"the sound cannot be read: {reason}"[:300], where=where, hint="send WAV, FLAC or MP3"
+        ) from error
     return np.asarray(samples), int(rate)
 
 

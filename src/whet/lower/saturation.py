@@ -8,7 +8,9 @@ bits and scales are constants, so that most values have bounds:
     cast(round(clamp(x, -z, 255 - z)) + z, uint8) = saturate(round(x) + z)     where |x| < 2**31
 
 ``saturate`` is a clamp of integers that vector units do as they narrow. A product that is added
-just before it is rounded to a step becomes a fused multiply-add, which rounds once less.
+just before it is rounded to a step becomes a fused multiply-add, which rounds once less. One that
+is rounded and then changed becomes a ``round_product``: two instructions, of which the second one
+is shared with what follows.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from whet.dtypes import DTYPES
-from whet.kernel.expr import Call, Const, Expr, Load
+from whet.index import product
+from whet.kernel.expr import Call, Const, Expr, Load, Var
+from whet.kernel.spec import ACCUMULATOR, QUAD
 from whet.kernel.tensor import Product
 from whet.lower.equations import Equations
 
@@ -29,8 +33,13 @@ MOST_CONSTANTS = 1 << 16
 ROOM = float((1 << 31) - (1 << 10))
 """Floats below this become 32-bit integers, with room for a zero point."""
 
+MOST_ROUNDED = float(1 << 21)
+"""Products below this are rounded by adding ``1.5 * 2**23``, with room to spare."""
+
 SINGLE_BYTES = 4
 BYTES = ("int8", "uint8")
+UNSIGNED, SIGNED = 255, 128
+"""The largest absolute values of a sum's factors."""
 RELATIVE_ERROR = 1e-6
 """More than rounding in single precision adds to a bound."""
 
@@ -54,25 +63,43 @@ def saturate_steps(equations: Equations) -> None:
         if definition is None or not isinstance(definition.anchor, Product):
             continue
         if definition.anchor.quad is not None:
-            tensor.definition = replace(definition, body=shortened(definition.body))
+            sums = _sums_range(definition.anchor)
+            tensor.definition = replace(definition, body=shortened(definition.body, sums))
 
 
-def shortened(expr: Expr) -> Expr:
-    """Return an equal expression without the detours."""
-    through = _through_byte(expr)
+def _sums_range(anchor: Product) -> Range | None:
+    """Return the bounds of sums of unsigned times signed bytes, if their number is known."""
+    count = product(a.extent for a in (*anchor.taps, anchor.depth)).constant
+    if count is None:
+        return None
+    largest = float(count * QUAD * UNSIGNED * SIGNED)
+    return Range(-largest, largest)
+
+
+def shortened(expr: Expr, sums: Range | None = None) -> Expr:
+    """Return an equal expression without the detours.
+
+    Args:
+        expr: what is done with a sum.
+        sums: bounds of the sum.
+    """
+    through = _through_byte(expr, sums)
     if through is not None:
-        return shortened(through)
-    return _saturated(_without_shift(expr.map(shortened)))
+        return shortened(through, sums)
+    inner = _without_shift(expr.map(lambda e: shortened(e, sums)))
+    return _saturated(_rounded_once(inner, sums), sums)
 
 
-def bounds(expr: Expr) -> Range | None:
+def bounds(expr: Expr, sums: Range | None = None) -> Range | None:
     """Return bounds of an expression, ``None`` if they are not known or it may be NaN."""
+    if sums is not None and expr == Var(ACCUMULATOR, "int32"):
+        return sums
     if isinstance(expr, Const):
         value = float(expr.value)
         return Range(value, value) if math.isfinite(value) else None
     if isinstance(expr, Load) and expr.source.value is not None:
         return _constant_range(expr.source.value)
-    found = _call_bounds(expr) if isinstance(expr, Call) else None
+    found = _call_bounds(expr, sums) if isinstance(expr, Call) else None
     if DTYPES[expr.dtype].kind not in "iu":
         return found
     low, high = (float(n) for n in DTYPES[expr.dtype].limits)
@@ -86,21 +113,24 @@ def _constant_range(value: np.ndarray) -> Range | None:
     return Range(low, high) if math.isfinite(low) and math.isfinite(high) else None
 
 
-def _call_bounds(expr: Call) -> Range | None:
+def _call_bounds(expr: Call, sums: Range | None) -> Range | None:
     clamp = _clamp(expr)
     if clamp is not None:
-        inner, pick = bounds(clamp.value), min if clamp.above else max
+        inner, pick = bounds(clamp.value, sums), min if clamp.above else max
         if inner is None:
             return None
         return Range(pick(inner.low, clamp.bound), pick(inner.high, clamp.bound))
-    if expr.op not in ("cast", "nearest", "add", "sub", "mul"):
+    if expr.op not in ("cast", "nearest", "add", "sub", "mul", "round_product"):
         return None
-    known = [a for a in (bounds(a) for a in expr.args) if a is not None]
+    known = [a for a in (bounds(a, sums) for a in expr.args) if a is not None]
     return _result_bounds(expr, known) if len(known) == len(expr.args) else None
 
 
 def _result_bounds(expr: Call, args: list[Range]) -> Range | None:
     """Return the bounds of an operation on values with bounds."""
+    if expr.op == "round_product":
+        exact = _combined("mul", args[0], args[1])
+        return Range(math.floor(exact.low), math.ceil(exact.high))
     if expr.op == "nearest":
         return Range(math.floor(args[0].low), math.ceil(args[0].high))
     if expr.op != "cast":
@@ -148,24 +178,24 @@ def _clamp(expr: Expr) -> _Clamp | None:
     return _Clamp(value, float(bound.value), test.op == "lt") if same else None
 
 
-def _through_byte(expr: Expr) -> Expr | None:
+def _through_byte(expr: Expr, sums: Range | None) -> Expr | None:
     """Return ``x`` widened where ``x`` becomes a byte and wide again, and fits it."""
     if not isinstance(expr, Call) or expr.op != "cast" or DTYPES[expr.dtype].kind not in "iu":
         return None
     byte = expr.args[0]
     if isinstance(byte, Const):
-        return Const(int(byte.value), expr.dtype) if _fits(byte, expr.dtype) else None
+        return Const(int(byte.value), expr.dtype) if _fits(byte, expr.dtype, sums) else None
     if not isinstance(byte, Call) or byte.op != "cast" or byte.dtype not in BYTES:
         return None
     inner = byte.args[0]
-    if inner.dtype != expr.dtype or not _fits(inner, byte.dtype):
+    if inner.dtype != expr.dtype or not _fits(inner, byte.dtype, sums):
         return None
     return inner
 
 
-def _fits(expr: Expr, dtype: str) -> bool:
+def _fits(expr: Expr, dtype: str, sums: Range | None) -> bool:
     low, high = DTYPES[dtype].limits
-    found = bounds(expr)
+    found = bounds(expr, sums)
     return found is not None and found.within(low, high)
 
 
@@ -179,7 +209,36 @@ def _without_shift(expr: Expr) -> Expr:
     return expr
 
 
-def _saturated(expr: Expr) -> Expr:
+def _rounded_once(expr: Expr, sums: Range | None) -> Expr:
+    """Return a product that is clamped between whole numbers and rounded, as one rounded first."""
+    if not isinstance(expr, Call) or (expr.op, expr.dtype) != ("cast", "float32"):
+        return expr
+    nearest = expr.args[0]
+    if not isinstance(nearest, Call) or (nearest.op, nearest.dtype) != ("nearest", "int32"):
+        return expr
+    value, clamps = nearest.args[0], list[_Clamp]()
+    while (clamp := _clamp(value)) is not None:
+        clamps.insert(0, clamp)
+        value = clamp.value
+    if not _is_rounded(value, sums) or not all(c.bound.is_integer() for c in clamps):
+        return expr
+    result: Expr = Call("round_product", value.children(), "float32")
+    for clamp in clamps:
+        limit = Const(clamp.bound, "float32")
+        test = Call("lt" if clamp.above else "gt", (result, limit), "bool")
+        result = Call("select", (test, result, limit), "float32")
+    return result
+
+
+def _is_rounded(value: Expr, sums: Range | None) -> bool:
+    """Whether a value is a product in single precision that is small enough for a shortcut."""
+    if not isinstance(value, Call) or (value.op, value.dtype) != ("mul", "float32"):
+        return False
+    found = bounds(value, sums)
+    return found is not None and found.within(-MOST_ROUNDED, MOST_ROUNDED)
+
+
+def _saturated(expr: Expr, sums: Range | None) -> Expr:
     """Return a clamp, a rounding and a cast to a byte as ``saturate``."""
     if not isinstance(expr, Call) or expr.op != "cast" or expr.dtype not in BYTES:
         return expr
@@ -188,10 +247,12 @@ def _saturated(expr: Expr) -> Expr:
         return expr
     low, high = DTYPES[expr.dtype].limits
     value = _unclamped(nearest.args[0], low - point, high - point)
-    found = bounds(value)
+    found = bounds(value, sums)
     if value is nearest.args[0] or found is None or not found.within(-ROOM, ROOM):
         return expr
     steps: Expr = replace(nearest, args=(_fused(value),))
+    if point and _is_rounded(value, sums):
+        steps = Call("round_product", value.children(), "int32")
     if point:
         steps = Call("add", (steps, Const(point, "int32")), "int32")
     return Call("saturate", (steps,), expr.dtype)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from whet.report.charts import bar_chart
 from whet.report.model_page import calls_of
-from whet.report.page import Section, render_page
+from whet.report.page import Section, Summary, render_page
 
 
 def acceptance_page(facts: Mapping[str, Any]) -> str:
@@ -32,7 +33,15 @@ def acceptance_page(facts: Mapping[str, Any]) -> str:
         *([Section("Tuning", texts=(str(results["tune"]["note"]),))] if "tune" in results else []),
         *([_latency(results["bench"])] if "bench" in results else []),
     ]
-    return render_page(f"Migration of {facts['model']}", _subtitle(results), figures, sections)
+    missed = [c["name"] for c in facts["criteria"] if not c["passed"]]
+    lead = f"All {len(rows)} criteria are met."
+    if missed:
+        lead = f"{len(missed)} of {len(rows)} criteria are missed: {', '.join(missed)}."
+    caution = ""
+    if results.get("bench", {}).get("noise") == "noisy":
+        caution = "The machine was busy with other work meanwhile: trust the ratios, not the times."
+    title = f"Migration of {PurePath(str(facts['model'])).name}"
+    return render_page(title, _subtitle(results), figures, sections, Summary((lead,), caution))
 
 
 def _subtitle(results: Mapping[str, Any]) -> str:

@@ -12,12 +12,15 @@ _ROW, _LABEL, _MARGIN = 24, 250, 60
 _LONGEST_LABEL = 38
 
 
-def bar_chart(rows: Sequence[tuple[str, float, str]], *, unit: str) -> Markup:
+def bar_chart(
+    rows: Sequence[tuple[str, float, str]], *, unit: str, others: frozenset[str] = frozenset()
+) -> Markup:
     """Return horizontal bars.
 
     Args:
         rows: label, length and tooltip of each bar.
         unit: behind the numbers.
+        others: labels of bars that stand back.
     """
     most = max((value for _, value, _ in rows), default=0.0) or 1.0
     room = WIDTH - _LABEL - _MARGIN - 40
@@ -27,10 +30,11 @@ def bar_chart(rows: Sequence[tuple[str, float, str]], *, unit: str) -> Markup:
         parts.append(
             Markup(
                 '<g><title>{tip}</title><text class="label" x="{x}" y="{ty}">{label}</text>'
-                '<rect class="bar" x="{bx}" y="{by}" width="{w:.1f}" height="16" rx="2"/>'
+                '<rect class="{kind}" x="{bx}" y="{by}" width="{w:.1f}" height="16" rx="2"/>'
                 '<text x="{vx:.1f}" y="{ty}">{value} {unit}</text></g>'
             ).format(
-                tip=tip, label=_short(label), x=_LABEL - 8, ty=y + 16, bx=_LABEL, by=y + 3,
+                kind="other" if label in others else "bar", tip=tip, label=_short(label),
+                x=_LABEL - 8, ty=y + 16, bx=_LABEL, by=y + 3,
                 w=length, vx=_LABEL + length + 6, value=_figure(value), unit=unit,
             )
         )  # fmt: skip
@@ -86,17 +90,23 @@ def roofline_chart(
 
     left = max(10**x_low, 10**y_low / gbytes)
     roof = [place(left, left * gbytes), place(ridge, gflops), place(10**x_high, gflops)]
-    parts = [
+    parts = [_axes(place, (x_low, x_high), (y_low, y_high))]
+    parts.append(
         Markup('<polyline class="limit" fill="none" points="{}"/>').format(
             " ".join(f"{x:.1f},{y:.1f}" for x, y in roof)
         )
-    ]
+    )
+    parts.append(
+        Markup(
+            '<text class="label roof" x="{:.1f}" y="{:.1f}">{:.0f} GFLOP/s</text>'
+            '<text class="roof" x="{:.1f}" y="{:.1f}">{:.1f} GB/s</text>'
+        ).format(roof[2][0], roof[2][1] - 6, gflops, *_beside(roof[0], roof[1]), gbytes)
+    )
     for name, intensity, rate, share in shown:
         x, y = place(intensity, rate)
         tip = f"{name}: {rate:.1f} GFLOP/s, {intensity:.2f} FLOP/byte, {share:.1%} of the time"
         dot = '<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"><title>{}</title></circle>'
         parts.append(Markup(dot).format(x, y, 3 + 12 * math.sqrt(share), tip))
-    parts.append(_axes(place, (x_low, x_high), (y_low, y_high)))
     return _svg(Markup("").join(parts), height)
 
 
@@ -105,18 +115,41 @@ def _axes(place: object, xs: tuple[int, int], ys: tuple[int, int]) -> Markup:
     parts = []
     for power in range(xs[0], xs[1] + 1):
         x, y = place(10.0**power, 10.0 ** ys[0])
+        _, top = place(10.0**power, 10.0 ** ys[1])
+        parts.append(_line(x, y, x, top))
         parts.append(
-            Markup('<text x="{:.1f}" y="{:.1f}">{:g}</text>').format(x, y + 18, 10.0**power)
+            Markup('<text class="middle quiet" x="{:.1f}" y="{:.1f}">{:g}</text>').format(
+                x, y + 16, 10.0**power
+            )
         )
     for power in range(ys[0], ys[1] + 1):
         x, y = place(10.0 ** xs[0], 10.0**power)
+        right, _ = place(10.0 ** xs[1], 10.0**power)
+        parts.append(_line(x, y, right, y))
         parts.append(
-            Markup('<text class="label" x="{:.1f}" y="{:.1f}">{:g}</text>').format(
-                x - 6, y, 10.0**power
+            Markup('<text class="label quiet" x="{:.1f}" y="{:.1f}">{:g}</text>').format(
+                x - 6, y + 4, 10.0**power
             )
         )
-    parts.append(Markup('<text x="{}" y="14">GFLOP/s over FLOP a byte</text>').format(_MARGIN))
+    x, y = place(10.0 ** xs[1], 10.0 ** ys[0])
+    parts.append(
+        Markup(
+            '<text class="quiet" x="{}" y="12">GFLOP/s</text>'
+            '<text class="label quiet" x="{:.1f}" y="{:.1f}">FLOP a byte</text>'
+        ).format(_MARGIN, x, y - 6)
+    )
     return Markup("").join(parts)
+
+
+def _line(x1: float, y1: float, x2: float, y2: float) -> Markup:
+    return Markup('<line class="grid" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(
+        x1, y1, x2, y2
+    )
+
+
+def _beside(low: tuple[float, float], high: tuple[float, float]) -> tuple[float, float]:
+    """Return a place for a text right of the middle of a rising line."""
+    return (low[0] + high[0]) / 2 + 10, (low[1] + high[1]) / 2 + 12
 
 
 def _decades(low: float, high: float) -> tuple[int, int]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from whet.report.charts import bar_chart
-from whet.report.page import Section, render_page
+from whet.report.page import Section, Summary, render_page
 
 _BARS = 20
 
@@ -42,8 +43,21 @@ def comparison_page(facts: Mapping[str, Any]) -> str:
             rows=rows,
         )
     ]
-    title = f"{facts['a']} (A) and {facts['b']} (B)"
-    return render_page(title, how, figures, sections if launches else [])
+    names = [PurePath(str(facts[side])).name for side in "ab"]
+    title = f"{names[0]} (A) and {names[1]} (B)"
+    summary = Summary((_sentence(facts, names),))
+    return render_page(title, how, figures, sections if launches else [], summary)
+
+
+def _sentence(facts: Mapping[str, Any], names: list[str]) -> str:
+    """Say in words how B compares with A, and how sure that is."""
+    sure = f"with {facts['confidence']:.0%} confidence"
+    if facts["verdict"] == "no significant difference":
+        low, high = facts["low"] - 1, facts["high"] - 1
+        return f"No significant difference: {low:+.1%} to {high:+.1%} in time, {sure}."
+    change = abs(facts["ratio"] - 1)
+    less = "less" if facts["verdict"] == "faster" else "more"
+    return f"{names[1]} is {facts['verdict']}: it takes {change:.1%} {less} time, {sure}."
 
 
 def _times(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

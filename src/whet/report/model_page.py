@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from whet.report.charts import bar_chart, roofline_chart, step_chart
-from whet.report.page import Section, render_page
+from whet.report.page import Section, Summary, render_page
 
 _BARS = 20
+_NAME, _OPS = 16, 14
+_NAMES = {"whet": "Whet", "ort": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 def model_page(facts: Mapping[str, Any]) -> str:
@@ -25,18 +28,40 @@ def model_page(facts: Mapping[str, Any]) -> str:
     ]
     subtitle = f"{machine['cpu']}, {bench['threads']} threads, machine {bench['noise']}"
     sections = [
-        _model(facts["graph"]),
-        _passes(facts["optimize"]),
         _latency(bench),
+        _accuracy(facts["accuracy"]),
         _launches(profile),
+        _advice(profile["findings"]),
         _roofline(profile),
         _memory(memory),
-        _accuracy(facts["accuracy"]),
-        _advice(profile["findings"]),
+        _model(facts["graph"]),
+        _passes(facts["optimize"], len(profile["times"]["launches"])),
         _placement(profile["times"]["launches"]),
         _environment(machine, facts),
     ]
-    return render_page(str(facts["model"]), subtitle, figures, sections)
+    title = PurePath(str(facts["model"])).name
+    return render_page(title, subtitle, figures, sections, _summary(facts))
+
+
+def _summary(facts: Mapping[str, Any]) -> Summary:
+    bench, accuracy = facts["bench"], facts["accuracy"]
+    ms = bench["times"]["whet"]["block_ms"]
+    lead = [f"One run takes {ms:.2f} ms, {1e3 / ms:.1f} a second."]
+    lead += [f"{_against(c)}." for c in bench["comparisons"]]
+    agrees = "agree with" if accuracy["passed"] else "DIFFER from"
+    lead.append(f"The results {agrees} those of {accuracy['reference']}.")
+    caution = ""
+    if bench["noise"] == "noisy":
+        caution = "The machine was busy with other work meanwhile: trust the ratios, not the times."
+    return Summary((" ".join(lead),), caution)
+
+
+def _against(comparison: Mapping[str, Any]) -> str:
+    """Say how another runtime compares with Whet."""
+    name, ratio = runtime_name(comparison["peer"]), comparison["block_ratio"]
+    if comparison["verdict"] == "no significant difference":
+        return f"{name} takes about as long"
+    return f"{name} takes {ratio:.2f} times as long"
 
 
 def _model(graph: Mapping[str, Any]) -> Section:
@@ -54,49 +79,54 @@ def _model(graph: Mapping[str, Any]) -> Section:
     return Section("The model", texts=texts, headers=("operator", "nodes"), rows=rows, folded=True)
 
 
-def _passes(report: Mapping[str, Any]) -> Section:
+def _passes(report: Mapping[str, Any], launches: int) -> Section:
     rows = tuple(
         (p["name"], str(p["rewrites"]), str(p["nodes_saved"]), f"{p['bytes_saved'] / 1e6:.2f}",
          f"{p['seconds'] * 1e3:.1f}") for p in report["passes"] if p["rewrites"]
     )  # fmt: skip
     before, after = report["before"], report["after"]
-    text = f"{before['nodes']} nodes became {after['nodes']} before fusion."
+    text = f"{before['nodes']} nodes became {after['nodes']}, which run as {launches} launches."
     headers = ("pass", "rewrites", "nodes saved", "MB saved", "ms")
     return Section("What was done to the graph", texts=(text,), headers=headers, rows=rows)
 
 
 def _latency(bench: Mapping[str, Any]) -> Section:
     rows = tuple(
-        (name, *(f"{t[key]:.2f}" for key in
+        (runtime_name(name), *(f"{t[key]:.2f}" for key in
                  ("block_ms", "best_ms", "mean_ms", "median_ms", "p90_ms", "p99_ms", "max_ms")))
         for name, t in bench["times"].items()
     )  # fmt: skip
     texts = tuple(
-        f"{c['peer']} takes {c['block_ratio']:.2f} times as long (95 % interval "
-        f"{c['block_interval'][0]:.2f} to {c['block_interval'][1]:.2f}): {c['verdict']}."
+        f"{_against(c)} (95 % interval of the ratio {c['block_interval'][0]:.2f} to "
+        f"{c['block_interval'][1]:.2f}, calls in turn)."
         for c in bench["comparisons"]
     )
-    bars = [(name, t["block_ms"], name) for name, t in bench["times"].items()]
-    headers = (
-        "runtime",
-        f"{calls_of(bench['times']['whet'])} ms",
-        "min ms",
-        "mean ms",
-        "median ms",
-        "p90 ms",
-        "p99 ms",
-        "max ms",
-    )
-    return Section(
-        "Latency", texts=texts, chart=bar_chart(bars, unit="ms"), headers=headers, rows=rows
-    )
+    bars = [(runtime_name(n), t["block_ms"], n) for n, t in bench["times"].items()]
+    others = frozenset(runtime_name(name) for name in bench["times"] if name != "whet")
+    chart = bar_chart(bars, unit="ms", others=others)
+    kinds = (calls_of(bench["times"]["whet"]), "min", "mean", "median", "p90", "p99", "max")
+    headers = ("runtime", *(f"{kind} ms" for kind in kinds))
+    return Section("Latency", texts=texts, chart=chart, headers=headers, rows=rows)
 
 
 def _launches(profile: Mapping[str, Any]) -> Section:
     launches = sorted(profile["times"]["launches"], key=lambda x: -x["span_us"])[:_BARS]
-    bars = [("+".join(x["ops"]), x["span_us"], ", ".join(x["nodes"])) for x in launches]
-    text = f"Launches cover {profile['times']['covered']:.0%} of a run; the longest:"
+    bars = [(_named(x), x["span_us"], ", ".join(x["nodes"])) for x in launches]
+    few = launches[:3]
+    text = (
+        f"The longest {len(few)} of {len(profile['times']['launches'])} launches take "
+        f"{sum(x['share'] for x in few):.0%} of the time; launches cover "
+        f"{profile['times']['covered']:.0%} of a run."
+    )
     return Section("Where the time goes", texts=(text,), chart=bar_chart(bars, unit="us"))
+
+
+def _named(launch: Mapping[str, Any]) -> str:
+    """Return operators of a launch, and begin and end of its first node's name."""
+    node = launch["nodes"][0] if launch["nodes"] else launch["kernel"]
+    ops = "+".join(launch["ops"])
+    short = node if len(node) <= _NAME else f"{node[: _NAME // 2]}…{node[1 - _NAME // 2 :]}"
+    return f"{ops if len(ops) <= _OPS else ops[: _OPS - 1] + '…'} {short}"
 
 
 def _roofline(profile: Mapping[str, Any]) -> Section:
@@ -167,6 +197,11 @@ def _environment(machine: Mapping[str, Any], facts: Mapping[str, Any]) -> Sectio
     versions = known.pop("versions")
     rows = tuple((name, str(value)) for name, value in {**known, **versions}.items())
     return Section("Environment", headers=("what", "value"), rows=rows, folded=True)
+
+
+def runtime_name(name: str) -> str:
+    """Return what a runtime is called in texts; a file is its name."""
+    return _NAMES.get(name, PurePath(name).name)
 
 
 def calls_of(times: Mapping[str, Any]) -> str:

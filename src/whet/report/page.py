@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+_NUMBER = re.compile(r"[-+–]?[\d.,]*(e[-+]?\d+)?( ?(MiB|KiB|GiB|B|ms|us|s|%))?$")
+_MOODS = dict.fromkeys(("FAILED", "FAIL", "high", "NOT accepted", "slower"), "bad")
+_MOODS |= dict.fromkeys(("passed", "pass", "ok", "accepted", "faster"), "good")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +34,32 @@ class Section:
     rows: tuple[tuple[str, ...], ...] = ()
     folded: bool = False
 
+    @property
+    def numeric(self) -> frozenset[int]:
+        """Return the columns of numbers, which are set to the right."""
+        columns = enumerate(zip(*self.rows, strict=False))
+        return frozenset(k for k, cells in columns if k and all(map(_NUMBER.match, cells)))
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is said before any number.
+
+    Attributes:
+        lead: sentences for those who read no further.
+        caution: why the numbers may not hold, if there is a reason.
+    """
+
+    lead: tuple[str, ...] = ()
+    caution: str = ""
+
 
 def render_page(
-    title: str, subtitle: str, figures: Sequence[tuple[str, str]], sections: Sequence[Section]
+    title: str,
+    subtitle: str,
+    figures: Sequence[tuple[str, str]],
+    sections: Sequence[Section],
+    summary: Summary = Summary(),
 ) -> str:
     """Return a whole page; every text is escaped.
 
@@ -40,6 +68,7 @@ def render_page(
         subtitle: what and where it was made.
         figures: names and values of the most important numbers.
         sections: the rest, in order.
+        summary: what stands above the numbers.
     """
     environment = Environment(
         loader=PackageLoader("whet.report"),
@@ -48,4 +77,13 @@ def render_page(
         trim_blocks=True,
     )
     template = environment.get_template("page.html.j2")
-    return template.render(title=title, subtitle=subtitle, figures=figures, sections=sections)
+    return template.render(
+        title=title, subtitle=subtitle, figures=figures, sections=sections, lead=summary.lead,
+        caution=summary.caution, mood=_mood,
+    )  # fmt: skip
+
+
+def _mood(text: str) -> Markup:
+    """Return the class of a word that is good or bad news."""
+    kind = _MOODS.get(text)
+    return Markup(' class="{}"').format(kind) if kind else Markup("")

@@ -57,7 +57,7 @@ def test_tokens_do_not_depend_on_company(llm: LLM, temperature: float) -> None:
     check_in_any_company(llm, temperature)
 
 
-@pytest.mark.parametrize("cache", ["float16", "int8"])
+@pytest.mark.parametrize("cache", [pytest.param("float16", marks=pytest.mark.slow), "int8"])
 def test_nor_with_few_bits(folder: Path, cache: Cache) -> None:
     """Weights in blocks, and keys and values of 16 and 8 bits."""
     source = Source(folder, weights="int4", cache=cache)

@@ -19,7 +19,7 @@ from whet.codegen.tile_epilogue import first_sum
 from whet.kernel.expr import Call, Const, Expr, Var, walk
 from whet.kernel.spec import Contraction
 from whet.kernel.text import expr_text
-from whet.lower.saturation import bounds, shortened
+from whet.lower.saturation import Range, bounds, shortened
 from whet.ops.build import binary, cast, const
 from whet.ops.quantize import quantised
 from whet.target import Target
@@ -72,6 +72,18 @@ def _clamped(scale: float, low: float, high: float) -> Expr:
         limit = Const(bound, "float32")
         value = Call("select", (Call(test, (value, limit), "bool"), value, limit), "float32")
     return value
+
+
+def test_a_clamped_step_is_rounded_first_where_sums_are_small() -> None:
+    step = cast(Call("nearest", (_clamped(0.25, -126.0, 129.0),), "int32"), "float32")
+    few = Range(-1000.0, 1000.0)
+    text = expr_text(shortened(step, few))
+    assert "round_product" in text and "nearest" not in text
+    assert shortened(step) == step, "nobody says how large the sum is"
+    tight = cast(Call("nearest", (_clamped(0.25, -126.5, 129.0),), "int32"), "float32")
+    assert shortened(tight, few) == tight, "-126.5 is a step only after rounding"
+    moved = expr_text(shortened(steps(SUM, 0.25, 3), few))
+    assert moved == "saturate((round_product(cast.float32(acc), 0.25) + 3))"
 
 
 # -- kernels -------------------------------------------------------------------------------------
@@ -153,6 +165,33 @@ def test_four_vectors_are_narrowed_together() -> None:
     assert "vpdpbusd" in assembly
     assert assembly.count("vpackssdw") == 2 * (2 * rows // 4)
     assert assembly.count("vpmovusdb") + assembly.count("vpmovdb") <= 2 * rows % 4
+
+
+def test_halves_become_the_even_step() -> None:
+    rng = np.random.default_rng(53)
+    weights = rng.integers(-1, 2, (24, 37)).astype(np.int8)
+    x = rng.integers(0, 64, (29, 24)).astype(np.uint8)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "half", "zero"], ["xf"]),
+        helper.make_node("DequantizeLinear", ["w", "one", "zw"], ["wf"]),
+        helper.make_node("MatMul", ["xf", "wf"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", "one", "point"], ["y"]),
+    ]
+    constants: dict[str, Array] = {
+        "w": weights, "half": np.array(0.5, np.float32), "one": np.array(1, np.float32),
+        "zero": np.array(0, np.uint8), "zw": np.array(0, np.int8), "point": np.array(119, np.uint8),
+    }  # fmt: skip
+    graph = helper.make_graph(
+        nodes,
+        "halves",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, x.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, [29, 37])],
+        [numpy_helper.from_array(v, k) for k, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)])
+    exact = np.rint((x.astype(np.int64) @ weights.astype(np.int64)) * 0.5) + 119
+    found = whet.compile(model, options=whet.Options(threads=1))({"x": x})["y"]
+    assert np.array_equal(found, np.clip(exact, 0, 255).astype(np.uint8))
 
 
 # -- dynamic quantisation ------------------------------------------------------------------------

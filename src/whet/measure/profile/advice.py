@@ -93,7 +93,7 @@ def _movements(times: RunTimes) -> Iterator[Finding]:
             "movement",
             sum(x.span_us for x in moves),
             moves,
-            f"{len(moves)} launches only move data ({kinds})",
+            f"{_counted(moves, 'only move')} data ({kinds})",
             "export with layouts that need no transposes; whet inspect shows what surrounds them",
         )
 
@@ -167,7 +167,7 @@ def _uneven(times: RunTimes) -> Iterator[Finding]:
             "low parallelism",
             saves,
             found,
-            f"{len(found)} launches leave threads idle because {why}, most of all {_label(worst)}",
+            f"{_counted(found, 'leave')} threads idle because {why}, most of all {_label(worst)}",
             "use fewer threads and more requests at once, or a larger batch"
             if few
             else "see whether other processes use the CPUs; profile again on a quiet machine",
@@ -211,3 +211,8 @@ def _tiny(times: RunTimes) -> Iterator[Finding]:
             f"{len(tiny)} of {len(times.launches)} launches take less than 5 us",
             "a larger batch: the work of a launch hardly covers its barrier",
         )
+
+
+def _counted(launches: list[LaunchTime], verb: str) -> str:
+    """Return what so many launches do, as in ``2 launches leave``."""
+    return f"1 launch {verb}s" if len(launches) == 1 else f"{len(launches)} launches {verb}"
