@@ -100,7 +100,8 @@ class BlockSum:
 
     Attributes:
         rows: element 0 of the rows in blocks.
-        weights: element 0 of the weights, a row of bytes for each column.
+        weights: element 0 of each of the weights, which hold a row of bytes for each column; their
+            columns follow each other.
         row: rows.
         col: columns.
         depth: number of values that are multiplied.
@@ -108,7 +109,7 @@ class BlockSum:
     """
 
     rows: Expr
-    weights: Expr
+    weights: tuple[Expr, ...]
     row: Axis
     col: Axis
     depth: int
@@ -116,11 +117,12 @@ class BlockSum:
 
     def expressions(self) -> list[Expr]:
         """Return the roots of all expressions."""
-        return [self.rows, self.weights]
+        return [self.rows, *self.weights]
 
     def rewritten(self, rewrite: Callable[[Expr], Expr]) -> BlockSum:
         """Return the product with every expression rewritten."""
-        return replace(self, rows=rewrite(self.rows), weights=rewrite(self.weights))
+        weights = tuple(rewrite(w) for w in self.weights)
+        return replace(self, rows=rewrite(self.rows), weights=weights)
 
 
 @dataclass(frozen=True, slots=True)

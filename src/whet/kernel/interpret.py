@@ -135,8 +135,9 @@ class _Evaluation:
 
     def _blocks(self, anchor: BlockSum) -> Array:
         """Return the sums of a product with weights in blocks [row, column]."""
-        rows, weights = (self.tensor(e.source) for e in anchor.expressions() if isinstance(e, Load))
-        return block_product(rows, weights, anchor.kind)[: self._extent(anchor.row)]
+        found = [self.tensor(e.source) for e in anchor.expressions() if isinstance(e, Load)]
+        weights = np.concatenate(found[1:])
+        return block_product(found[0], weights, anchor.kind)[: self._extent(anchor.row)]
 
     def _extent(self, axis: Axis) -> int:
         return Grid((axis,), self.dims, self._load).extent(axis.extent)

@@ -78,7 +78,7 @@ def build_block_product(
         to_reads(definition.body, storages, params),
     )
     rows = params.number(storages[id(_source(anchor.rows))].root)
-    panels = params.number(_packed(_source(anchor.weights), anchor))
+    panels = params.number(_packed([_source(w) for w in anchor.weights], anchor))
     wide = target.registers >= WIDE_REGISTERS and target.lanes * VECTORS >= PANEL
     heights = HEIGHTS if wide else LOW_HEIGHTS
     kernel = BlockProduct(
@@ -113,16 +113,17 @@ def _source(load: Expr) -> Tensor:
     return source
 
 
-def _packed(weights: Tensor, anchor: BlockSum) -> Root:
-    value, kind = weights.value, anchor.kind
-    assert value is not None, "weights in blocks are constant"
-    size = -(-value.shape[0] // PANEL) * panel_bytes(kind, anchor.depth)
+def _packed(weights: list[Tensor], anchor: BlockSum) -> Root:
+    """Return the panels of all columns; weights are put together when they are packed."""
+    values = [w.value for w in weights if w.value is not None]
+    assert len(values) == len(weights), "weights in blocks are constant"
+    columns = sum(len(v) for v in values)
     return Root(
-        f"{weights.name}.panels",
+        f"{weights[0].name}.panels",
         BufferKind.CONSTANT,
         "uint8",
-        as_poly(size),
-        lambda: pack_panels(kind, value),
+        as_poly(-(-columns // PANEL) * panel_bytes(anchor.kind, anchor.depth)),
+        lambda: pack_panels(anchor.kind, values[0] if len(values) == 1 else np.concatenate(values)),
     )
 
 

@@ -1,17 +1,17 @@
 """Products with weights in blocks of few bits, of the domain ``whet``: ONNX has no such storage.
 
 ``QuantizeRows(x [rows, depth])`` gives rows in blocks, int32 [tiles, depth / 32, 12, words], for
-``BlockMatMul(rows, weights)``, whose weights are uint8 [columns, bytes], a row of a GGUF file for
-each column; it gives float32 [rows, columns]. ``format`` names how the bytes lie; ``QuantizeRows``
-needs it too, as sums begin with what the format subtracts. ``whet.kernel.interpret_blocks`` says in
-NumPy what they mean.
+``BlockMatMul(rows, weights, ...)``, whose weights are uint8 [columns, bytes], a row of a GGUF file
+for each column; it gives float32 [rows, columns], those of all weights one after the other.
+``format`` names how the bytes lie; ``QuantizeRows`` needs it too, as sums begin with what the
+format subtracts. ``whet.kernel.interpret_blocks`` says in NumPy what they mean.
 """
 
 from __future__ import annotations
 
 from whet.errors import UnsupportedError, nearest
 from whet.graph.opset import WHET_DOMAIN
-from whet.index import Axis, as_poly, ceil_div, var
+from whet.index import ZERO, Axis, as_poly, ceil_div, var
 from whet.kernel.block_formats import FORMATS, GROUP, BlockFormat
 from whet.kernel.blocks import ROW_TILE, BlockSum, QuantizedRows, row_words
 from whet.kernel.expr import Var
@@ -36,17 +36,22 @@ def _quantize_rows(node: Node) -> list[Tensor]:
 
 
 def _block_matmul(node: Node) -> list[Tensor]:
-    rows, weights, kind = node.input(0), node.input(1), _format(node)
-    if weights.value is None or weights.rank != 2 or weights.dtype != "uint8":
+    rows, kind = node.input(0), _format(node)
+    weights = [node.input(k) for k in range(1, max(len(node.inputs), 2))]
+    if any(w.value is None or w.rank != 2 or w.dtype != "uint8" for w in weights):
         raise node.error("weights have to be a constant of bytes, a row for each column")
     source = rows.definition.anchor if rows.definition is not None else None
     if not isinstance(source, QuantizedRows) or not _fits(source, kind):
         raise node.error("the first input has to come from QuantizeRows of a format like its own")
-    groups, columns = rows.shape[1].constant, weights.shape[0]
-    if groups is None or weights.shape[1] != kind.row_bytes(groups * GROUP):
-        raise node.error(f"{weights.shape[1]} bytes are no row of {rows.shape[1]} groups")
+    groups = rows.shape[1].constant
+    for own in weights:
+        if groups is None or own.shape[1] != kind.row_bytes(groups * GROUP):
+            raise node.error(f"{own.shape[1]} bytes are no row of {rows.shape[1]} groups")
+    assert groups is not None
+    columns = sum((w.shape[0] for w in weights), ZERO)
     row, col = axes_for((source.row.extent, columns))
-    anchor = BlockSum(rows.at(0, 0, 0, 0), weights.at(0, 0), row, col, groups * GROUP, kind)
+    places = tuple(w.at(0, 0) for w in weights)
+    anchor = BlockSum(rows.at(0, 0, 0, 0), places, row, col, groups * GROUP, kind)
     definition = Definition((row, col), Var(ACCUMULATOR, "float32"), anchor)
     return [node.define((source.row.extent, columns), "float32", definition, order=(0, 1))]
 

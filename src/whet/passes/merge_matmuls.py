@@ -2,6 +2,10 @@
 
 ``[x·A, x·B, x·C] = split(x·[A B C])``, and the same with a bias for each: query, key and value of
 attention, or gate and up projections. One wide product reads ``x`` once and fills the machine.
+
+Products with weights in blocks become one that has all the weights, if their formats are equal and
+attention reads the results: what reads a product element by element, as a gate does, is computed in
+its epilogue, which is worth more.
 """
 
 from __future__ import annotations
@@ -23,9 +27,13 @@ from whet.graph.edit import (
     value_like,
 )
 from whet.graph.match import Miss
+from whet.graph.opset import WHET_DOMAIN
 
 _LEAST_WIDTH = 64
 """Narrower products of unequal widths stay apart: the split would cost more than it saves."""
+
+_READ_IN_PLACE = frozenset({"Attention", "PagedAttention", "RMSNormalization", "RotaryEmbedding"})
+"""What reads columns of a wide result where they lie, and is part of no product's epilogue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +41,8 @@ class Product:
     """A product with a constant matrix of rank 2, with its bias.
 
     Attributes:
-        nodes: ``MatMul``, ``Gemm``, or ``MatMul`` and ``Add``.
-        weight: the matrix.
+        nodes: ``MatMul``, ``Gemm`` or ``BlockMatMul``, the first and the last perhaps with ``Add``.
+        weight: the matrix, or its columns in blocks.
         transposed: whether the matrix is stored as width × depth.
         bias: one number per column, or ``None``.
         width: columns of the result.
@@ -69,13 +77,17 @@ def mergeable(value: ir.Value, graph: ir.Graph) -> list[list[Product]]:
     for node in dict.fromkeys(use.node for use in value.uses()):
         product = as_product(node, value)
         if isinstance(product, Product) and node.graph is graph:
-            key = (product.nodes[0].op_type, product.bias is None, product.weight.dtype)
+            first = product.nodes[0]
+            form = first.attributes["format"].value if "format" in first.attributes else ""
+            key = (first.op_type, form, product.bias is None, product.weight.dtype)
             groups.setdefault(key, []).append(product)
     return [g for g in groups.values() if len(g) > 1 and _fits(g)]
 
 
 def as_product(node: ir.Node, value: ir.Value) -> Product | Miss:
     """Return the product that ``node`` starts, or why it cannot be merged."""
+    if (node.domain, node.op_type) == (WHET_DOMAIN, "BlockMatMul"):
+        return _as_blocks(node, value)
     if node.op_type not in ("MatMul", "Gemm") or node.domain != "":
         return Miss(f"{node.op_type} is not a product")
     if node.inputs[0] is not value or node.inputs[1] is value:
@@ -87,11 +99,39 @@ def as_product(node: ir.Node, value: ir.Value) -> Product | Miss:
     rows, columns = tensor.shape.numpy()
     if node.op_type == "Gemm":
         return _as_gemm(node, weight, (rows, columns))
+    return _with_bias(node, weight, columns, transposed=False)
+
+
+def _with_bias(node: ir.Node, weight: ir.Value, width: int, *, transposed: bool) -> Product:
     user = single_user(node.outputs[0])
-    bias = _bias_of(user, node.outputs[0], columns)
+    bias = _bias_of(user, node.outputs[0], width)
     if bias is None or user is None:
-        return Product((node,), weight, False, None, columns)
-    return Product((node, user), weight, False, bias, columns)
+        return Product((node,), weight, transposed, None, width)
+    return Product((node, user), weight, transposed, bias, width)
+
+
+def _as_blocks(node: ir.Node, value: ir.Value) -> Product | Miss:
+    if len(node.inputs) != 2 or node.inputs[0] is not value:
+        return Miss("it has several weights already")
+    weight = node.inputs[1]
+    tensor = constant_tensor(weight)
+    if weight is None or tensor is None or len(tensor.shape) != 2:
+        return Miss("the right factor is not a constant matrix")
+    product = _with_bias(node, weight, tensor.shape.numpy()[0], transposed=True)
+    if not _is_read_in_place(product.output):
+        return Miss("what reads it is computed in its epilogue")
+    return product
+
+
+def _is_read_in_place(value: ir.Value) -> bool:
+    """Whether attention, its rotation or a norm in front of it are all that reads a value."""
+    users = [use.node for use in value.uses()]
+    return not value.is_graph_output() and all(
+        _is_read_in_place(user.outputs[0])
+        if user.op_type == "Reshape"
+        else user.op_type in _READ_IN_PLACE
+        for user in users
+    )
 
 
 def _as_gemm(node: ir.Node, weight: ir.Value, shape: tuple[int, int]) -> Product | Miss:
@@ -118,7 +158,8 @@ def _bias_of(user: ir.Node | None, own: ir.Value, width: int) -> ir.Value | None
 
 def _fits(group: list[Product]) -> bool:
     widths = {p.width for p in group}
-    return len(widths) == 1 or min(widths) >= _LEAST_WIDTH
+    blocks = group[0].nodes[0].op_type == "BlockMatMul"
+    return blocks or len(widths) == 1 or min(widths) >= _LEAST_WIDTH
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:
@@ -130,20 +171,15 @@ def _merge(graph: ir.Graph, value: ir.Value, group: list[Product], names: Names)
     order = {node: i for i, node in enumerate(graph)}
     group = sorted(group, key=lambda p: order[p.nodes[0]])
     stem = group[0].nodes[0].name or "merged"
-    weights = [_matrix(p) for p in group]
-    wide = add_initializer(graph, np.concatenate(weights, axis=1), names.fresh(f"{stem}_weights"))
-    inputs = [value, wide]
+    first = group[0].nodes[0]
+    inputs = [value, *_weights(graph, group, names.fresh(f"{stem}_weights"))]
     product = _wide_value(group, names.fresh(f"{stem}_wide"))
-    made: list[ir.Node] = []
     bias = _wide_bias(graph, group, names.fresh(f"{stem}_bias"))
-    if bias is not None and group[0].nodes[0].op_type == "Gemm":
+    takes_bias = bias is not None and first.op_type == "Gemm"
+    if bias is not None and takes_bias:
         inputs.append(bias)
-    made.append(
-        make_node(
-            group[0].nodes[0].op_type, inputs, outputs=[product], name=names.fresh(f"{stem}_merged")
-        )
-    )
-    if bias is not None and len(inputs) == 2:
+    made = [_wide_node(first, inputs, product, names.fresh(f"{stem}_merged"))]
+    if bias is not None and not takes_bias:
         biased = _wide_value(group, names.fresh(f"{stem}_biased"))
         name = names.fresh(f"{stem}_add")
         made.append(make_node("Add", [product, bias], outputs=[biased], name=name))
@@ -164,6 +200,18 @@ def _place(
         inherit_sources(node, old)
     outputs = [p.output for p in group]
     ir.convenience.replace_nodes_and_values(graph, group[0].nodes[0], old, made, outputs, parts)
+
+
+def _weights(graph: ir.Graph, group: list[Product], name: str) -> list[ir.Value]:
+    """Return the weights of a wide product; those in blocks are put together when packed."""
+    if group[0].nodes[0].op_type == "BlockMatMul":
+        return [p.weight for p in group]
+    return [add_initializer(graph, np.concatenate([_matrix(p) for p in group], axis=1), name)]
+
+
+def _wide_node(first: ir.Node, inputs: list[ir.Value], product: ir.Value, name: str) -> ir.Node:
+    kept = {k: a.value for k, a in first.attributes.items() if k == "format"}
+    return make_node(first.op_type, inputs, kept, outputs=[product], name=name, domain=first.domain)
 
 
 def _matrix(product: Product) -> np.ndarray[tuple[int, int], np.dtype[np.generic]]:

@@ -85,6 +85,28 @@ def test_bits_do_not_depend_on_company(name: str, depth: int) -> None:
         assert np.array_equal(model({"x": x[:count]})["y"], together[:count])
 
 
+@pytest.mark.parametrize("name", ["Q4_0", "Q6_K"])
+def test_columns_of_several_weights_follow_each_other(name: str) -> None:
+    """Each column has the bits that it has alone, though panels hold columns of several weights."""
+    kind, depth, sizes = FORMATS[name], 512, (45, 7, 64)
+    parts = {f"w{k}": weights_of(name, n, depth, seed=k) for k, n in enumerate(sizes)}
+    merged = block_model(name, parts["w0"], depth)
+    node = merged.graph.node[1]
+    node.input[:] = ["rows", *parts]
+    merged.graph.output[0].type.tensor_type.shape.dim[1].dim_value = sum(sizes)
+    del merged.graph.initializer[:]
+    merged.graph.initializer.extend(numpy_helper.from_array(w, n) for n, w in parts.items())
+    together = whet.compile(merged)
+    alone = [whet.compile(block_model(name, w, depth)) for w in parts.values()]
+    for rows in (1, 13, 29):
+        x = np.random.default_rng(rows).standard_normal((rows, depth), np.float32)
+        result = together({"x": x})["y"]
+        assert np.array_equal(result, np.concatenate([m({"x": x})["y"] for m in alone], axis=1))
+        whole = np.concatenate(list(parts.values()))
+        wanted = block_product(quantized_rows(x, kind.zero, kind.spans), whole, kind)[:rows]
+        assert np.abs(result - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
 def test_rows_of_several_chunks_are_shared_out_evenly() -> None:
     rng, depth, kind = np.random.default_rng(9), 8192, FORMATS["Q4_0"]
     weights = weights_of("Q4_0", 32, depth)

@@ -135,6 +135,20 @@ def test_bits_of_blocks_do_not_depend_on_company(tmp_path: Path) -> None:
         assert np.array_equal(alone[0], whole[k])
 
 
+def test_one_product_for_queries_keys_and_values_has_the_same_bits(tmp_path: Path) -> None:
+    path = quantised_llama(write_checkpoint(tmp_path, "llama"), "Q4_0")
+    rng = np.random.default_rng(6)
+    spans = [Span(rng.integers(0, VOCABULARY, n).tolist(), 0, [k], n) for k, n in ((0, 29), (1, 1))]
+    merged, apart = (
+        LLM(path, options=Options(threads=2, passes={"merge_matmuls": on}), context=CONTEXT)
+        for on in (True, False)
+    )
+    assert np.array_equal(merged.program.run(spans), apart.program.run(spans))
+    first, second = merged.program.model.stats, apart.program.model.stats
+    assert first.launches == second.launches - 2 * 2
+    assert first.weight_bytes == second.weight_bytes
+
+
 @pytest.mark.slow
 def test_a_llama_is_the_one_of_its_folder(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, "llama")
