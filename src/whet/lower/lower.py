@@ -21,6 +21,7 @@ from whet.lower.equations import Equations
 from whet.lower.fetch_ahead import fetch_ahead
 from whet.lower.fold import FoldBudget, fold_equations
 from whet.lower.fuse import fuse
+from whet.lower.join_parts import join_parts
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
 from whet.lower.merged_groups import merge_groups
@@ -39,6 +40,7 @@ MAX_LAYOUTS = 4
 STREAM_LEVEL = 2
 MERGE_LEVEL = 3
 FETCH_LEVEL = 2
+JOIN_LEVEL = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,8 @@ def lower_equations(
     calls: list[KernelCall] = []
     for tensor in equations.tensors:
         calls.extend(selection.calls(tensor))
+    if level >= JOIN_LEVEL:
+        calls = join_parts(calls)
     if level >= FETCH_LEVEL:
         calls = fetch_ahead(calls, target, schedules.threads)
     storages = layout.storages
