@@ -26,7 +26,15 @@ from whet.kernel.blocks import (
 from whet.kernel.expr import Expr, Load
 from whet.kernel.spec import Store
 from whet.kernel.tensor import Definition, Tensor
-from whet.lower.storage import Params, Root, Storage, Storages, address_of, to_reads
+from whet.lower.storage import (
+    Params,
+    Root,
+    Storage,
+    Storages,
+    address_of,
+    packed_content,
+    to_reads,
+)
 from whet.program.records import BufferKind
 from whet.target import Target
 
@@ -123,6 +131,7 @@ def _packed(weights: Tensor, anchor: BlockSum) -> Root:
         "uint8",
         as_poly(size),
         lambda: pack_panels(kind, value),
+        packed_content(weights, "uint8"),
     )
 
 

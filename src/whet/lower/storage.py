@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -12,9 +13,11 @@ from whet.index import ZERO, Poly, as_poly, recombine
 from whet.kernel.expr import Expr, Load, Read, rewrite_leaves
 from whet.kernel.spec import Param
 from whet.kernel.tensor import Tensor
-from whet.program.records import BufferKind
+from whet.program.records import BufferKind, Content
 
 TYPICAL_DIM = 16
+PLAIN = "ND"
+_CHANNELS_LAST = MappingProxyType({3: "NLC", 4: "NHWC", 5: "NDHWC"})
 
 
 @dataclass(eq=False, slots=True)
@@ -28,6 +31,7 @@ class Root:
         size: number of elements.
         make: returns the contents, in the order in which they are stored, if they are constant.
             It is called when weights are packed, so that only one array at a time is in memory.
+        content: type, shape and order of what it holds, for reports; none for work memory.
     """
 
     name: str
@@ -35,6 +39,7 @@ class Root:
     dtype: str
     size: Poly
     make: Callable[[], np.ndarray] | None = None
+    content: Content | None = None
 
     @property
     def size_bytes(self) -> Poly:
@@ -62,6 +67,19 @@ def packed_strides(shape: Sequence[Poly], order: Sequence[int]) -> tuple[Poly, .
         strides[d] = step
         step = step * shape[d]
     return tuple(strides)
+
+
+def stored_content(tensor: Tensor, order: Sequence[int] | None = None) -> Content:
+    """Return the content of a tensor stored with its dimensions in ``order``, plain by default."""
+    order = tuple(range(tensor.rank)) if order is None else tuple(order)
+    last = order == (0, *range(2, tensor.rank), 1)
+    name = _CHANNELS_LAST.get(tensor.rank, PLAIN) if last else PLAIN
+    return Content(tensor.dtype, tuple(tensor.shape[d] for d in order), name)
+
+
+def packed_content(tensor: Tensor, dtype: str) -> Content:
+    """Return the content of weights that lie in a kernel's own order."""
+    return Content(dtype, tensor.shape, "PACKED")
 
 
 def row_major(shape: Sequence[Poly]) -> tuple[Poly, ...]:
@@ -128,4 +146,11 @@ def constant_root(tensor: Tensor) -> Root:
     """Return the root of a constant tensor."""
     value = tensor.value
     assert value is not None
-    return Root(tensor.name, BufferKind.CONSTANT, tensor.dtype, tensor.size, lambda: value)
+    return Root(
+        tensor.name,
+        BufferKind.CONSTANT,
+        tensor.dtype,
+        tensor.size,
+        lambda: value,
+        stored_content(tensor),
+    )
