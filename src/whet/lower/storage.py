@@ -71,10 +71,19 @@ def packed_strides(shape: Sequence[Poly], order: Sequence[int]) -> tuple[Poly, .
 
 def stored_content(tensor: Tensor, order: Sequence[int] | None = None) -> Content:
     """Return the content of a tensor stored with its dimensions in ``order``, plain by default."""
-    order = tuple(range(tensor.rank)) if order is None else tuple(order)
-    last = order == (0, *range(2, tensor.rank), 1)
-    name = _CHANNELS_LAST.get(tensor.rank, PLAIN) if last else PLAIN
-    return Content(tensor.dtype, tuple(tensor.shape[d] for d in order), name)
+    plain = tuple(range(tensor.rank))
+    last = (0, *range(2, tensor.rank), 1) if tensor.rank in _CHANNELS_LAST else plain
+    stored = plain if order is None else tuple(order)
+    if stored not in (plain, last):
+        alike = (o for o in (plain, last) if _longer(o, tensor) == _longer(stored, tensor))
+        stored = next(alike, stored)
+    name = _CHANNELS_LAST[tensor.rank] if stored == last != plain else PLAIN
+    return Content(tensor.dtype, tuple(tensor.shape[d] for d in stored), name)
+
+
+def _longer(order: Sequence[int], tensor: Tensor) -> list[int]:
+    """Return the dimensions that are not 1: where the others stand makes no difference."""
+    return [d for d in order if tensor.shape[d] != 1]
 
 
 def packed_content(tensor: Tensor, dtype: str) -> Content:

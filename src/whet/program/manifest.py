@@ -332,7 +332,9 @@ def _name_problem(program: Program) -> str:
         known = _is_type(spec.dtype) or (program.script is not None and _is_held(spec.dtype))
         if not known:
             return f"{spec.name!r} has the unknown type {spec.dtype!r}"
-    return ""
+    kinds = {buffer.content.dtype for buffer in program.buffers if buffer.content is not None}
+    unknown = sorted(kind for kind in kinds if not _is_type(kind))
+    return f"a buffer has the unknown type {unknown[0]!r}" if unknown else ""
 
 
 def _is_type(name: str) -> bool:
