@@ -88,7 +88,7 @@ def _longer(order: Sequence[int], tensor: Tensor) -> list[int]:
 
 def packed_content(tensor: Tensor, dtype: str) -> Content:
     """Return the content of weights that lie in a kernel's own order."""
-    return Content(dtype, tensor.shape, "PACKED")
+    return Content(dtype, tensor.model_shape or tensor.shape, "PACKED")
 
 
 def row_major(shape: Sequence[Poly]) -> tuple[Poly, ...]:
@@ -161,5 +161,5 @@ def constant_root(tensor: Tensor) -> Root:
         tensor.dtype,
         tensor.size,
         lambda: value,
-        stored_content(tensor),
+        packed_content(tensor, tensor.dtype) if tensor.model_shape else stored_content(tensor),
     )
