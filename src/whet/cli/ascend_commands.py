@@ -95,6 +95,5 @@ def _ours(path: Path) -> bool:
 
 def _script(name: str) -> str:
     """Return a shell script that runs this Python, wherever it is and whatever its path holds."""
-    call = f"sys.exit(run_command(['{name}', *sys.argv[1:]]))"
-    run = f"import sys; from whet.cli.main import run_command; {call}"
+    run = f"import sys; sys.argv.insert(1, '{name}'); from whet.cli.entry import main; main()"
     return f'#!/bin/sh\n{_MARK}\nexec {shlex.quote(sys.executable)} -c "{run}" "$@"\n'

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from whet.cli import output
+from whet.report.words import thread_count
 
 OURS = "whet"
 SCHEMA = "whet.bench.1"
@@ -29,9 +30,9 @@ def print_findings(console: Console, found: dict[str, Any]) -> None:
         if name in by_peer:
             row += [_ratio(by_peer[name]), f"{found['largest_difference'][name]:.1e}"]
         rows.append(row)
-    cpu, threads, noise = found["machine"]["cpu"], found["threads"], found["noise"]
+    cpu, threads = found["machine"]["cpu"], thread_count(found["threads"])
     calls = next(iter(found["times"].values()))["calls"]
-    title = f"{found['model']}: {threads} threads, {calls} rounds, {cpu}, machine {noise}"
+    title = f"{found['model']}: {threads}, {calls} rounds, {cpu}, machine {found['noise']}"
     console.print(output.table(headers, rows, title=title))
     if block > 1:
         console.print(
@@ -48,7 +49,7 @@ def print_findings(console: Console, found: dict[str, Any]) -> None:
             markup=False,
             soft_wrap=True,
         )
-    if noise == "noisy":
+    if found["noise"] == "noisy":
         console.print("The machine was noisy: trust the ratios, not the times.")
 
 
@@ -65,8 +66,9 @@ def _goal(found: dict[str, Any]) -> list[str]:
     if goal is None:
         return []
     return [
-        f"best {goal['goal']}: {goal['threads']} threads a request, {goal['streams']} at once, "
-        f"{goal['median_ms']:.2f} ms, {goal['per_second']:.1f} /s (of {len(goal['tried'])} tried)"
+        f"best {goal['goal']}: {thread_count(goal['threads'])} a request, "
+        f"{goal['streams']} at once, {goal['median_ms']:.2f} ms, "
+        f"{goal['per_second']:.1f} /s (of {len(goal['tried'])} tried)"
     ]
 
 

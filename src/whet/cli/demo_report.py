@@ -10,6 +10,7 @@ from rich.console import Console
 
 from whet.cli import output, report
 from whet.program.records import Stats
+from whet.report.words import thread_count
 
 if TYPE_CHECKING:
     from whet.measure.statistics import Comparison, Summary
@@ -107,8 +108,8 @@ def _verdict(found: Comparison) -> str:
 
 def print_findings(console: Console, found: Findings) -> None:
     """Print the findings for people."""
-    threads = found.stats[OPTIMISED].threads
-    title = f"ResNet-50, one image, float32, {threads} thread{'s' if threads > 1 else ''}"
+    threads = thread_count(found.stats[OPTIMISED].threads)
+    title = f"ResNet-50, one image, float32, {threads}"
     console.print(output.table(["", *found.times], _rows(found), title=title))
     for comparison in found.comparisons:
         console.print(_verdict(comparison), soft_wrap=True)

@@ -12,7 +12,7 @@ import click
 
 from whet import __version__
 from whet.cli import exits
-from whet.errors import WhetError
+from whet.errors import WhetError, nearest
 
 # Name, and what the menu says; the module of the same name is imported when the command is used.
 _COMMANDS = {
@@ -68,6 +68,15 @@ class _LazyGroup(click.Group):
         if not any(option.name == "traceback" for option in command.params):
             command.params.append(_traceback_option())
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command of a line; an unknown one is answered with the nearest name."""
+        name, known = args[0], self.list_commands(ctx)
+        if name not in known and not name.startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"No such command {name!r}: {nearest(name, known)}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -20,6 +20,7 @@ from whet.cli.parameters import (
     parse_dims,
     read_options,
 )
+from whet.report.words import thread_count
 
 if TYPE_CHECKING:
     from whet.measure.profile.advice import Finding
@@ -153,7 +154,7 @@ def print_profile(console: Console, found: Profile, top: int) -> None:
             f"{launch.share:.1%}", f"{launch.wait_us:.1f}", f"{rate.gflops:.1f}",
             f"{rate.gbytes:.1f}", f"{rate.efficiency:.0%}", rate.bound, nodes,
         ))  # fmt: skip
-    title = f"{len(times.launches)} launches, {times.runs} runs, {times.threads} threads"
+    title = f"{len(times.launches)} launches, {times.runs} runs, {thread_count(times.threads)}"
     console.print(output.table(headers, rows, title=title))
     _print_totals(console, found)
     for number, finding in enumerate(found.findings[:10], 1):

@@ -99,7 +99,8 @@ def _print_outputs(console: Console, reports: tuple[OutputReport, ...], source: 
     ]
     console.print(output.table(headers, rows, title=f"against {source}"))
     for report in reports:
-        for line in _explain(report.metrics, report.breaches):
+        notes = [report.note] if report.note else []
+        for line in (*notes, *_explain(report.metrics, report.breaches)):
             console.print(f"{report.name}: {line}", markup=False, soft_wrap=True)
 
 

@@ -156,6 +156,7 @@ class Tensor:
         nodes: names of the model's nodes that it comes from.
         ops: their operator types.
         order: preferred storage order of its dimensions, outermost first; empty for no preference.
+        model_shape: of a constant in a kernel's own order, the shape it has in the model.
     """
 
     name: str
@@ -167,6 +168,7 @@ class Tensor:
     nodes: tuple[str, ...] = ()
     ops: tuple[str, ...] = ()
     order: tuple[int, ...] = field(default=())
+    model_shape: tuple[Poly, ...] = ()
 
     def __repr__(self) -> str:
         return f"%{self.name}#{id(self):x}"

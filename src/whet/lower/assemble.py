@@ -175,7 +175,7 @@ class BufferTable:
         return number
 
     def _plain(self, root: Root, offset: int) -> int:
-        self.buffers.append(Buffer(root.kind, root.size_bytes, root.name, offset))
+        self.buffers.append(Buffer(root.kind, root.size_bytes, root.name, offset, root.content))
         return len(self.buffers) - 1
 
     def _constant(self, root: Root) -> int:
@@ -235,4 +235,5 @@ def make_launch(
         ops=call.ops,
         flops=call.flops,
         bytes=moved,
+        fetched=() if ahead is None else (ahead.param,),
     )

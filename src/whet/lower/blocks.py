@@ -27,7 +27,7 @@ from whet.kernel.expr import Expr, Load
 from whet.kernel.spec import Store
 from whet.kernel.tensor import Definition, Tensor
 from whet.lower.storage import Params, Root, Storage, Storages, address_of, to_reads
-from whet.program.records import BufferKind
+from whet.program.records import BufferKind, Content
 from whet.target import Target
 
 CHUNK_GROUPS = 32
@@ -124,6 +124,7 @@ def _packed(weights: list[Tensor], anchor: BlockSum) -> Root:
         "uint8",
         as_poly(-(-columns // PANEL) * panel_bytes(anchor.kind, anchor.depth)),
         lambda: pack_panels(anchor.kind, values[0] if len(values) == 1 else np.concatenate(values)),
+        Content("uint8", (as_poly(columns), *weights[0].shape[1:]), "PACKED"),
     )
 
 

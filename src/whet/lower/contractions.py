@@ -22,6 +22,7 @@ from whet.lower.storage import (
     Storages,
     address_of,
     magnitude,
+    packed_content,
     row_major,
     to_reads,
 )
@@ -281,7 +282,8 @@ def _panels(
         return np.swapaxes(panels, -1, -2) if quad else panels
 
     kind = _packed_type(anchor, value, target)
-    root = Root(f"{source.name}.packed", BufferKind.CONSTANT, kind, product(shape), pack)
+    name, content = f"{source.name}.packed", packed_content(source, kind)
+    root = Root(name, BufferKind.CONSTANT, kind, product(shape), pack, content)
     strides = row_major(shape)
     count = len(batch)
     base = ZERO

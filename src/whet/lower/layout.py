@@ -16,7 +16,15 @@ from whet.kernel.expr import Load, walk
 from whet.kernel.scatter import Updates
 from whet.kernel.tensor import Product, Tensor
 from whet.lower.equations import Equations
-from whet.lower.storage import Root, Storage, address_of, constant_root, magnitude, packed_strides
+from whet.lower.storage import (
+    Root,
+    Storage,
+    address_of,
+    constant_root,
+    magnitude,
+    packed_strides,
+    stored_content,
+)
 from whet.lower.uses import loads
 from whet.ops.movement import concat_parts
 from whet.program.records import BufferKind
@@ -91,18 +99,20 @@ def _own(
     tensor: Tensor, order: tuple[int, ...], outputs: dict[int, str], layout: Layout
 ) -> Storage:
     """Return storage in memory of the tensor's own."""
-    strides = packed_strides(tensor.shape, order)
+    strides, content = packed_strides(tensor.shape, order), stored_content(tensor, order)
     if tensor.value is not None:
         root = constant_root(tensor)
     elif id(tensor) in outputs:
-        root = Root(outputs[id(tensor)], BufferKind.OUTPUT, tensor.dtype, tensor.size)
+        root = Root(
+            outputs[id(tensor)], BufferKind.OUTPUT, tensor.dtype, tensor.size, content=content
+        )
     elif tensor.definition is None:
-        root = Root(tensor.name, BufferKind.INPUT, tensor.dtype, tensor.size)
+        root = Root(tensor.name, BufferKind.INPUT, tensor.dtype, tensor.size, content=content)
     else:
         size = tensor.size
         if id(tensor) in layout.spaced:
             strides, size = _spaced(tensor, order)
-        root = Root(tensor.name, BufferKind.TEMP, tensor.dtype, size)
+        root = Root(tensor.name, BufferKind.TEMP, tensor.dtype, size, content=content)
     return Storage(root, ZERO, strides)
 
 

@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from whet.index import Atom, Axis, IndexLike, Poly, as_poly, ceil_div, var
-from whet.kernel.expr import Const, Expr, Within, guard
+from whet.index import Atom, Axis, IndexLike, Poly, as_poly, ceil_div, product, var
+from whet.kernel.expr import Const, Expr, Load, Within, guard, walk
 from whet.kernel.interpret import evaluate_tensor
 from whet.kernel.spec import QUAD, Quad
 from whet.kernel.tensor import Definition, Product, Tensor, axes_for
 from whet.lower.contractions import operand_of
 from whet.lower.fold import reads_constants
+from whet.lower.storage import magnitude
 
 
 def needs_quads(anchor: Product) -> bool:
@@ -46,14 +47,14 @@ def quad_product(owner: Tensor, anchor: Product) -> tuple[Product, Tensor]:
     batch = tuple(r for r in anchor.rows if anchor.b.depends_on(r))
     places = (*batch, *anchor.taps, outer, anchor.col, inner)
     together: dict[Atom, IndexLike] = {depth: var(outer) * QUAD + var(inner)}
-    product = replace(
+    in_fours = replace(
         anchor,
         a=anchor.a.substitute(together),
         b=packed.at(*(var(a) for a in places)),
         depth=outer,
         quad=Quad(inner, depth.extent, operand.flips),
     )
-    return product, packed
+    return in_fours, packed
 
 
 def _packed(owner: Tensor, anchor: Product, outer: Axis, inner: Axis) -> Tensor:
@@ -64,7 +65,9 @@ def _packed(owner: Tensor, anchor: Product, outer: Axis, inner: Axis) -> Tensor:
     if reads_constants(plain.definition):
         value = _in_quads(evaluate_tensor(plain, {}, {}))
         shape = tuple(as_poly(n) for n in value.shape)
-        return Tensor(f"{owner.name}.quads", shape, "int8", value=value)
+        shapes = [e.source.shape for e in walk(anchor.b) if isinstance(e, Load)]
+        known = max(shapes, key=lambda s: magnitude(product(s)), default=())
+        return Tensor(f"{owner.name}.quads", shape, "int8", value=value, model_shape=known)
     place = var(outer) * QUAD + var(inner)
     body = guard(
         (Within(place, anchor.depth.extent),),

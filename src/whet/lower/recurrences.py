@@ -11,7 +11,16 @@ from whet.kernel.recurrence_schedule import choose_recurrence_tile, choose_recur
 from whet.kernel.spec import Panels, Store
 from whet.kernel.tensor import Definition
 from whet.lower.packing import product_type, split_panels, strided_view
-from whet.lower.storage import Params, Root, Storage, Storages, address_of, magnitude, to_reads
+from whet.lower.storage import (
+    Params,
+    Root,
+    Storage,
+    Storages,
+    address_of,
+    magnitude,
+    packed_content,
+    to_reads,
+)
 from whet.program.records import BufferKind
 from whet.target import Target
 
@@ -118,7 +127,8 @@ class _Draft:
         packed = split.transpose(0, 3, 1, 2, 4)
         kind = product_type(packed).name
         name = f"{loads[0].source.name}.packed"
-        root = Root(name, BufferKind.CONSTANT, kind, as_poly(packed.size), lambda: packed)
+        content, size = packed_content(loads[0].source, kind), as_poly(packed.size)
+        root = Root(name, BufferKind.CONSTANT, kind, size, lambda: packed, content)
         number = self.params.number(root)
         row = gates * width
         return tuple(

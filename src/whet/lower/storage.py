@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -12,9 +13,11 @@ from whet.index import ZERO, Poly, as_poly, recombine
 from whet.kernel.expr import Expr, Load, Read, rewrite_leaves
 from whet.kernel.spec import Param
 from whet.kernel.tensor import Tensor
-from whet.program.records import BufferKind
+from whet.program.records import BufferKind, Content
 
 TYPICAL_DIM = 16
+PLAIN = "ND"
+_CHANNELS_LAST = MappingProxyType({3: "NLC", 4: "NHWC", 5: "NDHWC"})
 
 
 @dataclass(eq=False, slots=True)
@@ -28,6 +31,7 @@ class Root:
         size: number of elements.
         make: returns the contents, in the order in which they are stored, if they are constant.
             It is called when weights are packed, so that only one array at a time is in memory.
+        content: type, shape and order of what it holds, for reports; none for work memory.
     """
 
     name: str
@@ -35,6 +39,7 @@ class Root:
     dtype: str
     size: Poly
     make: Callable[[], np.ndarray] | None = None
+    content: Content | None = None
 
     @property
     def size_bytes(self) -> Poly:
@@ -62,6 +67,28 @@ def packed_strides(shape: Sequence[Poly], order: Sequence[int]) -> tuple[Poly, .
         strides[d] = step
         step = step * shape[d]
     return tuple(strides)
+
+
+def stored_content(tensor: Tensor, order: Sequence[int] | None = None) -> Content:
+    """Return the content of a tensor stored with its dimensions in ``order``, plain by default."""
+    plain = tuple(range(tensor.rank))
+    last = (0, *range(2, tensor.rank), 1) if tensor.rank in _CHANNELS_LAST else plain
+    stored = plain if order is None else tuple(order)
+    if stored not in (plain, last):
+        alike = (o for o in (plain, last) if _longer(o, tensor) == _longer(stored, tensor))
+        stored = next(alike, stored)
+    name = _CHANNELS_LAST[tensor.rank] if stored == last != plain else PLAIN
+    return Content(tensor.dtype, tuple(tensor.shape[d] for d in stored), name)
+
+
+def _longer(order: Sequence[int], tensor: Tensor) -> list[int]:
+    """Return the dimensions that are not 1: where the others stand makes no difference."""
+    return [d for d in order if tensor.shape[d] != 1]
+
+
+def packed_content(tensor: Tensor, dtype: str) -> Content:
+    """Return the content of weights that lie in a kernel's own order."""
+    return Content(dtype, tensor.model_shape or tensor.shape, "PACKED")
 
 
 def row_major(shape: Sequence[Poly]) -> tuple[Poly, ...]:
@@ -128,4 +155,11 @@ def constant_root(tensor: Tensor) -> Root:
     """Return the root of a constant tensor."""
     value = tensor.value
     assert value is not None
-    return Root(tensor.name, BufferKind.CONSTANT, tensor.dtype, tensor.size, lambda: value)
+    return Root(
+        tensor.name,
+        BufferKind.CONSTANT,
+        tensor.dtype,
+        tensor.size,
+        lambda: value,
+        packed_content(tensor, tensor.dtype) if tensor.model_shape else stored_content(tensor),
+    )

@@ -155,7 +155,8 @@ class _Panels:
         shape = tuple(as_poly(n) for n in panels.shape)
         dtype = self._stored(e.dtype, group)
         packed = np.ascontiguousarray(panels).astype(numpy_dtype(dtype))
-        return Tensor(f"{e.source.name}.panels", shape, dtype, value=packed)
+        name, known = f"{e.source.name}.panels", e.source.shape
+        return Tensor(name, shape, dtype, value=packed, model_shape=known)
 
     def _stored(self, dtype: str, group: int) -> str:
         """Return the type that takes the fewest instructions to read: bytes, or 32 bits of few."""

@@ -15,7 +15,16 @@ from whet.kernel.tensor import Definition, Product, Tensor
 from whet.kernel.winograd import FILTERINGS, transform_weights
 from whet.lower.contractions import Operand, operand_of
 from whet.lower.packing import split_panels
-from whet.lower.storage import Params, Root, Storage, Storages, address_of, magnitude, to_reads
+from whet.lower.storage import (
+    Params,
+    Root,
+    Storage,
+    Storages,
+    address_of,
+    magnitude,
+    packed_content,
+    to_reads,
+)
 from whet.program.records import BufferKind
 from whet.target import Target
 
@@ -134,6 +143,7 @@ def _packed_root(source: Tensor, size: int, width: int) -> Root:
         "float32",
         as_poly(count),
         lambda: _pack(value, size, width),
+        packed_content(source, "float32"),
     )
 
 

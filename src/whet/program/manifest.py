@@ -10,8 +10,25 @@ import msgspec
 from whet.dtypes import numpy_dtype
 from whet.errors import ArtifactError
 from whet.index import Poly
+from whet.program.contents import (
+    NO_CONTENT,
+    ContentRow,
+    content_at,
+    content_rows,
+    contents_of,
+    number_contents,
+)
 from whet.program.polynomials import from_json, to_json
-from whet.program.records import Buffer, BufferKind, Launch, Part, Program, TargetInfo, TensorSpec
+from whet.program.records import (
+    Buffer,
+    BufferKind,
+    Content,
+    Launch,
+    Part,
+    Program,
+    TargetInfo,
+    TensorSpec,
+)
 from whet.program.script import Script
 
 IN_PLACE = "scatter_"
@@ -34,16 +51,17 @@ class TensorRow(_Row, frozen=True):
     axes: list[Any]
 
 
-class BufferRow(_Row, frozen=True):
-    """One buffer."""
+class BufferRow(_Row, frozen=True, omit_defaults=True):
+    """One buffer; ``content`` numbers the manifest's contents."""
 
     kind: str
     name: str
     size: Any
     offset: int
+    content: int = NO_CONTENT
 
 
-class LaunchRow(_Row, frozen=True):
+class LaunchRow(_Row, frozen=True, omit_defaults=True):
     """One launch."""
 
     kernel: str
@@ -55,6 +73,7 @@ class LaunchRow(_Row, frozen=True):
     ops: list[str]
     flops: Any
     bytes: Any
+    fetched: tuple[int, ...] = ()
 
 
 class PartRow(_Row, frozen=True):
@@ -87,8 +106,11 @@ class SectionRow(_Row, frozen=True):
     digest: str
 
 
-class Manifest(_Row, frozen=True):
-    """Everything in a ``.whet`` file but the sections' bytes."""
+class Manifest(_Row, frozen=True, omit_defaults=True):
+    """Everything in a ``.whet`` file but the sections' bytes.
+
+    What has a default came with format 2.1; files of 2.0 lack it.
+    """
 
     inputs: list[TensorRow]
     outputs: list[TensorRow]
@@ -104,6 +126,7 @@ class Manifest(_Row, frozen=True):
     symbols: dict[str, int]
     sections: list[SectionRow]
     metadata: dict[str, str]
+    contents: list[ContentRow] = []
 
 
 def make_manifest(
@@ -113,14 +136,12 @@ def make_manifest(
     metadata: Mapping[str, str],
 ) -> Manifest:
     """Return the manifest of a program."""
-    target = program.target
+    target, contents = program.target, number_contents(program.buffers)
     return Manifest(
         inputs=_tensor_rows(program.inputs, program.input_shapes),
         outputs=_tensor_rows(program.outputs, program.output_shapes),
         dims=list(program.dims),
-        buffers=[
-            BufferRow(str(b.kind), b.name, to_json(b.size_bytes), b.offset) for b in program.buffers
-        ],
+        buffers=[_buffer_row(b, contents) for b in program.buffers],
         launches=[_launch_row(launch) for launch in program.launches],
         parts=[_part_row(part) for part in program.parts],
         script=program.script,
@@ -131,6 +152,7 @@ def make_manifest(
         symbols=dict(symbols),
         sections=list(sections),
         metadata=dict(metadata),
+        contents=content_rows(contents),
     )
 
 
@@ -188,7 +210,7 @@ def program_of(manifest: Manifest) -> Program:
 
 
 def _build_program(manifest: Manifest) -> Program:
-    target = manifest.target
+    target, contents = manifest.target, contents_of(manifest.contents)
     return Program(
         inputs=_specs(manifest.inputs),
         outputs=_specs(manifest.outputs),
@@ -196,7 +218,13 @@ def _build_program(manifest: Manifest) -> Program:
         output_shapes=_shapes(manifest.outputs),
         dims=tuple(manifest.dims),
         buffers=tuple(
-            Buffer(BufferKind(row.kind), from_json(row.size), row.name, row.offset)
+            Buffer(
+                BufferKind(row.kind),
+                from_json(row.size),
+                row.name,
+                row.offset,
+                content_at(contents, row.content),
+            )
             for row in manifest.buffers
         ),
         launches=tuple(_launch(row) for row in manifest.launches),
@@ -216,6 +244,12 @@ def _tensor_rows(specs: Sequence[TensorSpec], shapes: Sequence[Sequence[Poly]]) 
     ]
 
 
+def _buffer_row(buffer: Buffer, contents: Mapping[Content, int]) -> BufferRow:
+    content = NO_CONTENT if buffer.content is None else contents[buffer.content]
+    size = to_json(buffer.size_bytes)
+    return BufferRow(str(buffer.kind), buffer.name, size, buffer.offset, content)
+
+
 def _launch_row(launch: Launch) -> LaunchRow:
     return LaunchRow(
         kernel=launch.kernel,
@@ -227,6 +261,7 @@ def _launch_row(launch: Launch) -> LaunchRow:
         ops=list(launch.ops),
         flops=to_json(launch.flops),
         bytes=to_json(launch.bytes),
+        fetched=launch.fetched,
     )
 
 
@@ -241,6 +276,7 @@ def _launch(row: LaunchRow) -> Launch:
         ops=tuple(row.ops),
         flops=from_json(row.flops),
         bytes=from_json(row.bytes),
+        fetched=row.fetched,
     )
 
 
@@ -296,7 +332,9 @@ def _name_problem(program: Program) -> str:
         known = _is_type(spec.dtype) or (program.script is not None and _is_held(spec.dtype))
         if not known:
             return f"{spec.name!r} has the unknown type {spec.dtype!r}"
-    return ""
+    kinds = {buffer.content.dtype for buffer in program.buffers if buffer.content is not None}
+    unknown = sorted(kind for kind in kinds if not _is_type(kind))
+    return f"a buffer has the unknown type {unknown[0]!r}" if unknown else ""
 
 
 def _is_type(name: str) -> bool:
@@ -328,6 +366,8 @@ def _launch_problem(program: Program) -> str:
             return f"launch {number} uses a buffer that does not exist"
         if not all(0 <= position < len(launch.args) for position in launch.writes):
             return f"launch {number} writes an argument that does not exist"
+        if not all(0 <= position < len(launch.args) for position in launch.fetched):
+            return f"launch {number} fetches an argument that does not exist"
         for position in launch.writes:
             kind = program.buffers[launch.args[position]].kind
             in_place = kind is BufferKind.INPUT and launch.kernel.startswith(IN_PLACE)

@@ -37,6 +37,22 @@ class TensorSpec(msgspec.Struct, frozen=True):
     shape: tuple[int | str, ...]
 
 
+class Content(msgspec.Struct, frozen=True):
+    """What a buffer holds, for reports.
+
+    Attributes:
+        dtype: NumPy or ml_dtypes name.
+        shape: extents in the order in which they are stored, outermost first; polynomials in the
+            run-time dimensions. Of packed weights, the model's own shape.
+        order: ``ND`` for plain order, ``NHWC`` and its like for channels last, ``PACKED`` for
+            weights in the order of a kernel.
+    """
+
+    dtype: str
+    shape: tuple[Poly, ...]
+    order: str
+
+
 class Buffer(msgspec.Struct, frozen=True):
     """One piece of memory, addressed by its position in ``Program.buffers``.
 
@@ -45,12 +61,14 @@ class Buffer(msgspec.Struct, frozen=True):
         size_bytes: its size; a polynomial in the run-time dimensions.
         name: input or output name, or the value it mostly holds.
         offset: for constants, where it starts in the weights section; 64-byte aligned.
+        content: what it mostly holds; none for work memory, and in files before format 2.1.
     """
 
     kind: BufferKind
     size_bytes: Poly
     name: str
     offset: int = 0
+    content: Content | None = None
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -71,6 +89,7 @@ class Launch(msgspec.Struct, frozen=True):
         ops: their operator types.
         flops: floating-point operations, for reports.
         bytes: bytes read and written, for reports.
+        fetched: which of ``args`` (positions) it does not read, but brings into the cache.
     """
 
     kernel: str
@@ -82,6 +101,7 @@ class Launch(msgspec.Struct, frozen=True):
     ops: tuple[str, ...]
     flops: Poly
     bytes: Poly
+    fetched: tuple[int, ...] = ()
 
 
 class TargetInfo(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from typing import Any
 
 from whet.report.charts import bar_chart, roofline_chart, step_chart
 from whet.report.page import Section, Summary, render_page
+from whet.report.words import thread_count
 
 _BARS = 20
 _NAME, _OPS = 16, 14
@@ -26,7 +27,7 @@ def model_page(facts: Mapping[str, Any]) -> str:
         ("weights", _mib(bench["costs"]["weight_bytes"])),
         ("accuracy", "passed" if facts["accuracy"]["passed"] else "FAILED"),
     ]
-    subtitle = f"{machine['cpu']}, {bench['threads']} threads, machine {bench['noise']}"
+    subtitle = f"{machine['cpu']}, {thread_count(bench['threads'])}, machine {bench['noise']}"
     sections = [
         _latency(bench),
         _accuracy(facts["accuracy"]),

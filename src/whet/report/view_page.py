@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from whet.report.lanes import ROW_PX, Step, draw_lanes
+from whet.report.words import thread_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def _subtitle(facts: Mapping[str, Any]) -> str:
     if facts["times"]:
         times = facts["times"]
         parts.append(
-            f"a run takes {times['plain_us'] / 1e3:.3f} ms with {times['threads']} threads"
+            f"a run takes {times['plain_us'] / 1e3:.3f} ms with {thread_count(times['threads'])}"
         )
     if facts["reference"]:
         parts.append(f"errors against {facts['reference']}, relative to the largest element")

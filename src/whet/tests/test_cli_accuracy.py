@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,10 +27,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run_json(line: str, capsys: pytest.CaptureFixture[str], code: int) -> dict[str, object]:
+def run_json(line: str, capsys: pytest.CaptureFixture[str], code: int) -> dict[str, Any]:
     capsys.readouterr()
     assert run_command([*line.split(), "--json"]) == code
-    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 
 
@@ -55,6 +56,24 @@ def test_verify_against_a_file(folder: Path, capsys: pytest.CaptureFixture[str])
     assert "relative_euclidean is 0.0099" in text
     assert "the largest error is at" in text
     assert run_command([*line.split(), "wrong.npy", "--threshold", "ascend"]) == exits.OK
+
+
+def test_verify_says_what_it_matched_by_position(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    np.savez(folder / "x.npz", x=x)
+    np.savez(folder / "other.npz", scores=run_layer(x))
+    np.savez(folder / "same.npz", y=run_layer(x))
+    line = "verify m.onnx --threads 1 --input x.npz --golden"
+    (other,) = run_json(f"{line} other.npz", capsys, exits.OK)["outputs"]
+    (same,) = run_json(f"{line} same.npz", capsys, exits.OK)["outputs"]
+    assert (other["name"], other["found_as"]) == ("scores", "y")
+    assert (same["name"], same["found_as"]) == ("y", "")
+    assert run_command([*line.split(), "other.npz"]) == exits.OK
+    assert "scores: compared with 'y' by position" in capsys.readouterr().out
+    assert run_command([*line.split(), "same.npz"]) == exits.OK
+    assert "by position" not in capsys.readouterr().out
 
 
 def test_verify_names_the_wrong_node(

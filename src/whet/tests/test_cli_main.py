@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import whet
-from whet.cli import exits
+from whet.cli import entry, exits
 from whet.cli.main import run_command
 
 
@@ -78,6 +80,46 @@ def test_error_becomes_one_message_and_a_code(
     assert "Traceback" not in captured.err
     assert captured.err.strip()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_command_is_answered_with_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_command(["compil", "m.onnx"]) == exits.USAGE
+    assert "No such command 'compil': did you mean 'compile'?" in capsys.readouterr().err
+    assert run_command(["converter"]) == exits.USAGE
+    assert "did you mean 'converter_lite'?" in capsys.readouterr().err
+    assert run_command(["foo"]) == exits.USAGE
+    assert "bisect, check, compare" in capsys.readouterr().err.replace("\n", " ")
+    assert run_command(["--nonsense"]) == exits.USAGE
+    assert "No such option" in capsys.readouterr().err
+
+
+def test_entry_point_is_the_one_that_is_installed() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    module, _, name = project["project"]["scripts"]["whet"].partition(":")
+    assert getattr(import_module(module), name) is entry.main
+    assert entry.INTERRUPTED == exits.INTERRUPTED
+
+
+_INTERRUPTED_IMPORT = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "click":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+from whet.cli.entry import main
+main()
+"""
+
+
+def test_interrupt_while_python_imports() -> None:
+    line = [sys.executable, "-c", _INTERRUPTED_IMPORT, "--version"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (130, "interrupted\n", "")
 
 
 def test_traceback_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import whet
 from whet.driver import plan
 from whet.kernel.spec import Contraction
 from whet.lower.fetch_ahead import LEAST_BYTES
+from whet.measure.profile.operands import operand_columns
 
 Array = np.ndarray[Any, np.dtype[Any]]
 CASCADELAKE = "x86_64-unknown-linux-gnu:cascadelake"
@@ -48,6 +49,21 @@ def test_a_product_fetches_the_weights_of_the_next() -> None:
     assert first[1][first[0].ahead.param] == second[1][second[0].b.param]
     assert first[0].ahead.bytes == 256 * 1024
     assert last[0].ahead is None
+
+
+def test_reports_tell_fetched_weights_from_operands() -> None:
+    model = chain(784, (256, 256, 1024, 64), np.random.default_rng(1))
+    assembled = plan(model, options=whet.Options(threads=2, target=CASCADELAKE))
+    program = assembled.program
+    seen = []
+    for launch in program.launches:
+        kernel = assembled.kernels[launch.kernel]
+        if isinstance(kernel, Contraction):
+            assert launch.fetched == (() if kernel.ahead is None else (kernel.ahead.param,))
+            seen.append(operand_columns(program, launch, {})[:3])
+    assert any(launch.fetched for launch in program.launches)
+    shapes = ("784,256;256,256", "784,256;256,1024", "784,1024;1024,64")
+    assert seen == [(shape, "UINT8;INT8", "ND;PACKED") for shape in shapes]
 
 
 def test_shares_of_a_thread_cover_what_it_begins_with() -> None:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -16,6 +17,7 @@ from onnx import helper, numpy_helper
 import whet
 from whet.cli import exits
 from whet.cli.main import run_command
+from whet.index import as_poly
 from whet.measure.machine import Limits
 from whet.measure.profile.advice import advise
 from whet.measure.profile.counters import count_events
@@ -25,7 +27,7 @@ from whet.measure.profile.roofline import place_launches
 from whet.measure.profile.tables import chrome_trace, memory_table, op_statistic, op_summary
 from whet.options import Options
 from whet.program.plan import plan_memory
-from whet.program.records import Program
+from whet.program.records import Content, Program
 from whet.runtime.profile import ProfiledRuns
 from whet.tests.small_models import write_layer
 from whet.tests.toys import make_program
@@ -113,6 +115,61 @@ def test_tables_are_csv() -> None:
     assert [(g["OP Type"], g["Count"]) for g in groups] == [("mix", "2"), ("sub", "1")]
     assert sum(float(g["Ratio(%)"]) for g in groups) == pytest.approx(100, abs=0.1)
     assert len(rows_of(memory_table(trace_memory(program, {})))) == 2
+
+
+def summary_of(
+    model: onnx.ModelProto | Path, feeds: dict[str, Any], **options: Any
+) -> list[dict[str, str]]:
+    """Return the rows of the summary of one run."""
+    compiled = whet.compile(model, options=Options(threads=1, **options))
+    times = profile_model(compiled, feeds, 1)
+    return rows_of(op_summary(compiled.program, times, place_launches(times, LIMITS)))
+
+
+def test_summary_has_shapes_types_and_orders() -> None:
+    weights = {"w": np.ones((32, 16, 3, 3), np.float32), "b": np.ones(32, np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["y"]),
+        helper.make_node("ReduceMax", ["y"], ["m"], keepdims=0),
+        helper.make_node("Cast", ["m"], ["top"], to=onnx.TensorProto.BFLOAT16),
+    ]
+    x = helper.make_tensor_value_info("x", 1, ["batch", 16, 9, 11])
+    y = helper.make_tensor_value_info("y", 1, ["batch", 32, 9, 11])
+    top = helper.make_tensor_value_info("top", onnx.TensorProto.BFLOAT16, [])
+    constants = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "g", [x], [y, top], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    rows = summary_of(model, {"x": np.zeros((3, 16, 9, 11), np.float32)}, opt_level=2)
+    assert rows[0]["Input Shapes"] == "3,16,9,11"
+    assert (rows[0]["Input Data Types"], rows[0]["Input Formats"]) == ("FLOAT", "ND")
+    (product,) = [row for row in rows if row["OP Type"] == "Conv+Relu"]
+    assert product["Input Shapes"] == "3,16,11,13;32,16,3,3;32"
+    assert product["Input Data Types"] == "FLOAT;FLOAT;FLOAT"
+    assert product["Input Formats"] == "ND;PACKED;ND"
+    assert (product["Output Shapes"], product["Output Formats"]) == ("3,9,11,32", "NHWC")
+    (last,) = [row for row in rows if "Cast" in row["OP Type"]]
+    assert (last["Output Shapes"], last["Output Data Types"]) == ("", "DT_BF16")
+    (back,) = [row for row in rows if row["Output Shapes"] == "3,32,9,11"]
+    assert back["Output Formats"] == "ND"
+
+
+def test_summary_leaves_out_what_is_no_operand() -> None:
+    program, times = stamped()
+    held = [
+        msgspec.structs.replace(b, content=Content("int64", (as_poly(k), as_poly(8)), "ND"))
+        for k, b in enumerate(program.buffers)
+    ]
+    held[2] = msgspec.structs.replace(held[2], content=None)
+    fetching = msgspec.structs.replace(program.launches[0], fetched=(1,))
+    launches = (fetching, *program.launches[1:])
+    known = msgspec.structs.replace(program, buffers=tuple(held), launches=launches)
+    rows = rows_of(op_summary(known, times, place_launches(times, LIMITS)))
+    assert [r["Input Shapes"] for r in rows] == ["0,8", "1,8", "3,8"]
+    assert [r["Input Bytes"] for r in rows] == ["256", "512", "512"]
+    assert [r["Output Shapes"] for r in rows] == ["", "3,8", "4,8"]
+    for row in rows_of(op_summary(program, times, place_launches(times, LIMITS))):
+        assert {row[k] for k in row if k.split()[-1] in ("Shapes", "Types", "Formats")} == {""}
 
 
 def test_trace_has_every_thread_and_the_memory() -> None:

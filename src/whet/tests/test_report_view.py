@@ -81,6 +81,13 @@ def facts_of(name: str) -> dict[str, Any]:
             "launches": [launch]}  # fmt: skip
 
 
+def test_one_thread_is_a_thread() -> None:
+    facts = facts_of("n")
+    assert "with 2 threads" in view_page(facts)
+    facts["times"]["threads"] = 1
+    assert "with 1 thread;" in view_page(facts)
+
+
 def test_the_one_script_is_the_one_that_is_allowed() -> None:
     page = view_page(facts_of(HOSTILE))
     (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)

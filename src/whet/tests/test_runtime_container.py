@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
@@ -15,8 +16,8 @@ import numpy as np
 import pytest
 
 from whet.errors import ArtifactError, TargetError, WhetError
-from whet.index import Dim, var
-from whet.program.container import digest, map_section, open_container, write_container
+from whet.index import Dim, as_poly, var
+from whet.program.container import MINOR, digest, map_section, open_container, write_container
 from whet.program.manifest import (
     SectionRow,
     decode_manifest,
@@ -24,7 +25,7 @@ from whet.program.manifest import (
     make_manifest,
     program_of,
 )
-from whet.program.records import Program, TargetInfo
+from whet.program.records import Content, Program, TargetInfo
 from whet.runtime.model import load
 from whet.tests.toys import CHUNK, make_model, make_program, random_steps, simulate
 
@@ -212,6 +213,53 @@ def test_manifest_that_contradicts_itself(old: str, new: str) -> None:
     changed = data.replace(old.encode(), new.encode())
     with pytest.raises(WhetError):
         program_of(decode_manifest(changed))
+
+
+def _with_contents() -> Program:
+    """Return a program that has all that came with format 2.1."""
+    program = make_program(STEPS, [5], chunks=var(Dim("n")) + 1, threads=2)
+    plain = Content("int64", (var(Dim("n")) + 1, as_poly(CHUNK)), "ND")
+    scalar = Content("bool", (), "ND")
+    buffers = [msgspec.structs.replace(b, content=plain) for b in program.buffers]
+    buffers[1] = msgspec.structs.replace(buffers[1], content=scalar)
+    buffers[2] = msgspec.structs.replace(buffers[2], content=None)
+    first = msgspec.structs.replace(program.launches[0], fetched=(1,))
+    launches = (first, *program.launches[1:])
+    return msgspec.structs.replace(program, buffers=tuple(buffers), launches=launches)
+
+
+def test_contents_of_buffers_round_trip() -> None:
+    program = _with_contents()
+    rows = [SectionRow("weights", 0, 0, "")]
+    data = encode_manifest(make_manifest(program, {}, rows, {}))
+    assert program_of(decode_manifest(data)) == program
+    assert data.count(b'"order"') == 2, "each content stands there once"
+    for old, new in (
+        (b'"content":1', b'"content":2'),
+        (b'"content":1', b'"content":-2'),
+        (b'"fetched":[1]', b'"fetched":[3]'),
+        (b'"shape":[]', b'"shape":["x"]'),
+        (b'"order":"ND"', b'"order":1'),
+        (b'"dtype":"bool"', b'"dtype":"boolean"'),
+    ):
+        assert old in data
+        with pytest.raises(ArtifactError):
+            program_of(decode_manifest(data.replace(old, new)))
+
+
+def test_files_of_format_2_0_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.whet"
+    with monkeypatch.context() as patch:
+        patch.setattr("whet.program.container.MINOR", 0)
+        program, _ = _saved(path)
+    data = path.read_bytes()
+    assert struct.unpack_from("<II", data, 8) == (2, 0)
+    assert b'"content' not in data and b'"fetched' not in data
+    assert load(path).program == program
+    newer = tmp_path / "newer.whet"
+    newer.write_bytes(data[:12] + struct.pack("<I", MINOR + 1) + data[16:])
+    with pytest.raises(ArtifactError, match="newer"):
+        load(newer)
 
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

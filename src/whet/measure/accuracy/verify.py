@@ -25,11 +25,20 @@ class OutputReport(msgspec.Struct, frozen=True, kw_only=True):
         name: of the output.
         metrics: its difference from the golden output.
         breaches: the metrics beyond their limits; none means that it is right.
+        found_as: what the program calls it, where no name is shared and order decided; else empty.
     """
 
     name: str
     metrics: Metrics
     breaches: tuple[Breach, ...]
+    found_as: str = ""
+
+    @property
+    def note(self) -> str:
+        """What to know about the comparison; empty if there is nothing."""
+        if not self.found_as:
+            return ""
+        return f"compared with {self.found_as!r} by position, as no output has a golden name"
 
 
 def verify_outputs(
@@ -44,8 +53,9 @@ def verify_outputs(
     reports = []
     for name, mine in pairs:
         metrics = measure_error(np.asarray(found[mine]), golden.values[name])
+        breaches, found_as = find_breaches(metrics, limits), "" if mine == name else mine
         reports.append(
-            OutputReport(name=name, metrics=metrics, breaches=find_breaches(metrics, limits))
+            OutputReport(name=name, metrics=metrics, breaches=breaches, found_as=found_as)
         )
     return tuple(reports)
 

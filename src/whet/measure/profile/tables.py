@@ -9,13 +9,15 @@ from typing import Any
 
 from whet.measure.profile.launches import LaunchTime, RunTimes
 from whet.measure.profile.memory_timeline import MemoryTimeline
+from whet.measure.profile.operands import operand_columns
 from whet.measure.profile.roofline import Roofline
 from whet.program.records import Program
 
 _SUMMARY = (
     "Op Name", "OP Type", "Task ID", "Kernel", "Task Start Time(us)", "Task Duration(us)",
-    "Task Wait Time(us)", "Block Num", "Input Bytes", "Output Bytes", "FLOP", "GFLOP/s", "GB/s",
-    "Ratio(%)", "Bound",
+    "Task Wait Time(us)", "Block Num", "Input Shapes", "Input Data Types", "Input Formats",
+    "Output Shapes", "Output Data Types", "Output Formats", "Input Bytes", "Output Bytes", "FLOP",
+    "GFLOP/s", "GB/s", "Ratio(%)", "Bound",
 )  # fmt: skip
 _STATISTIC = (
     "OP Type", "Count", "Total Time(us)", "Min Time(us)", "Avg Time(us)", "Max Time(us)",
@@ -32,8 +34,9 @@ def op_summary(program: Program, times: RunTimes, roofline: Roofline) -> str:
         rows.append((
             ";".join(launch.nodes), "+".join(launch.ops), launch.index, launch.kernel,
             f"{launch.start_us:.3f}", f"{launch.span_us:.3f}", f"{launch.wait_us:.3f}",
-            launch.chunks, read, written, launch.flops, f"{rate.gflops:.2f}",
-            f"{rate.gbytes:.2f}", f"{100 * launch.share:.2f}", rate.bound,
+            launch.chunks, *operand_columns(program, program.launches[launch.index], times.dims),
+            read, written, launch.flops, f"{rate.gflops:.2f}", f"{rate.gbytes:.2f}",
+            f"{100 * launch.share:.2f}", rate.bound,
         ))  # fmt: skip
     return _csv(_SUMMARY, rows)
 
@@ -120,7 +123,7 @@ def _traffic(program: Program, index: int, times: RunTimes) -> tuple[int, int]:
         size = program.buffers[buffer].size_bytes.evaluate(times.dims)
         if position in launch.writes:
             written += size
-        else:
+        elif position not in launch.fetched:
             read += size
     return read, written
 
