@@ -127,7 +127,7 @@ class _Decoder:
             x = self._with_features(x)
         if arch.embedding_scale != 1.0:
             factor = g.constant("embedding.scale", np.float32(arch.embedding_scale).reshape(1))
-            x = g.op("Mul", x, factor, name="embedded.scaled")
+            x = g.op("Mul", x, factor, name="embedded.enlarged")
         if "positions" in arch.parts:
             shape = self.checkpoint.shape(arch.parts["positions"].name)
             table = self._weight("positions", arch.parts, (shape[0], arch.hidden))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from whet.llm.checkpoint import TensorFolder
 from whet.llm.decoder import decoder_graph
 from whet.llm.families.table import architecture_of
 from whet.llm.program import Span, StepProgram
+from whet.llm.quantized import InBlocks
 from whet.tests.tiny_models import (
     CONTEXT,
     MODELS,
@@ -50,6 +52,21 @@ def test_logits(name: str, tmp_path: Path) -> None:
     for k in range(70, 75):
         one = program.run([Span([int(tokens[k])], k, [1, 2, 9], 1)])
         assert np.array_equal(whole[k], one[0])
+
+
+def test_embeddings_in_blocks_are_enlarged(tmp_path: Path) -> None:
+    """As those of Gemma are: doubled, they give what embeddings twice as large give."""
+    pytest.importorskip("gguf", reason="it writes blocks")
+    write_checkpoint(tmp_path, "llama")
+    checkpoint = InBlocks(TensorFolder(tmp_path), "Q8_0")
+    arch = replace(architecture_of(checkpoint.config), layers=())
+    logits = []
+    for scale in (1.0, 2.0):
+        scaled = replace(arch, embedding_scale=scale, norm_eps=scale**2 * 1e-6)
+        graph = decoder_graph(scaled, checkpoint, CONTEXT)
+        program = StepProgram(whet.compile(graph), scaled, 2)
+        logits.append(program.run([Span([5, 9], 0, [0], 2)]))
+    assert logits[0].any() and np.array_equal(*logits)
 
 
 @pytest.fixture(scope="module")
