@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,6 @@ def written(name: str, folder: Path) -> onnx.ModelProto:
     """Let ONNX Runtime quantise a network."""
     from onnxruntime import quantization as ort
 
-    logging.getLogger().setLevel(logging.ERROR)
     net, settings = WRITTEN[name]
     build, shape = _NETS[net]
     before, after = str(folder / "float.onnx"), folder / "quantised.onnx"
