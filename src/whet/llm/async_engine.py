@@ -7,40 +7,13 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from whet.errors import ResourceError
-from whet.llm.engine import Reason, Request, held_back
+from whet.llm.batching import Batching, settled
+from whet.llm.engine import Reason
 from whet.llm.sampling import Choice, SamplingParams
 from whet.llm.structured import Matcher
-
-
-class Batching(Protocol):
-    """What runs requests together; see ``Engine`` and ``Seq2SeqEngine``."""
-
-    requests: dict[int, Request]
-
-    @property
-    def busy(self) -> bool:
-        """Whether anything waits or runs."""
-
-    def add(
-        self,
-        prompt: Any,
-        params: SamplingParams,
-        *,
-        ends: frozenset[int] = frozenset(),
-        index: int = 0,
-        priority: int = 0,
-        matcher: Matcher | None = None,
-    ) -> int:
-        """Queue a request and return its number."""
-
-    def cancel(self, number: int) -> None:
-        """End a request."""
-
-    def step(self) -> list[int]:
-        """Run one step and return the requests that got a token or ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +186,7 @@ class AsyncEngine:
         if request.fault is not None:
             stream.send(request.fault)
             return
-        keep = 0 if request.reason else held_back(request.text, request.params.stop)
-        ready = max(len(request.text) - keep, stream.text)
+        ready = settled(request, stream.text)
         text, tokens = request.text[stream.text : ready], request.output[stream.tokens :]
         stream.text, stream.tokens = ready, len(request.output)
         choices = tuple(request.choices[len(request.choices) - len(tokens) :]) if tokens else ()

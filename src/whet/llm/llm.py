@@ -10,9 +10,10 @@ from whet.dtypes import DTYPES
 from whet.errors import InputError, ModelError, ResourceError, UnsupportedError, WhetError
 from whet.kernel.paged import COLUMNS, PAGE
 from whet.llm.architecture import Architecture, Array
+from whet.llm.batching import pieces
 from whet.llm.compiler import Compiler
 from whet.llm.embedding import LastStates
-from whet.llm.engine import Engine, Reason, Request, held_back
+from whet.llm.engine import Engine, Reason, Request
 from whet.llm.families.vision_table import model_of
 from whet.llm.image_encoder import ImageEncoder
 from whet.llm.image_prompt import Pictured
@@ -229,20 +230,7 @@ class LLM:
         matcher = None if chosen.constraint is None else self.matcher(chosen.constraint)
         given = prompt if isinstance(prompt, Pictured) else self.prompts.begin(prompt).result()
         number = self.engine.add(given, chosen, ends=ends, matcher=matcher)
-        request, said = self.engine.requests[number], 0
-        try:
-            while not request.reason:
-                self.engine.step()
-                keep = 0 if request.reason else held_back(request.text, chosen.stop)
-                ready = max(len(request.text) - keep, said)
-                if ready > said:
-                    yield request.text[said:ready]
-                said = ready
-            if request.fault is not None:
-                raise request.fault
-        finally:
-            self.engine.cancel(number)
-            del self.engine.requests[number]
+        yield from pieces(self.engine, number)
 
     def chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Completion:
         """Answer a conversation.

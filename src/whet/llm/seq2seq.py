@@ -11,9 +11,10 @@ import numpy as np
 
 from whet.errors import InputError, UnsupportedError
 from whet.llm.architecture import Array
+from whet.llm.batching import pieces
 from whet.llm.beam import Beam
 from whet.llm.checkpoint import TensorFolder, read_json
-from whet.llm.engine import Reason, held_back
+from whet.llm.engine import Reason
 from whet.llm.families.seq2seq import FAMILIES
 from whet.llm.generation_config import GenerationConfig
 from whet.llm.mel import log_mel
@@ -132,20 +133,7 @@ class Seq2Seq:
         chosen = params or SamplingParams()
         given = source if isinstance(source, Source) else self.encode(source)
         number = self._add(given, chosen, 0)
-        request, said = self.engine.requests[number], 0
-        try:
-            while not request.reason:
-                self.engine.step()
-                keep = 0 if request.reason else held_back(request.text, chosen.stop)
-                ready = max(len(request.text) - keep, said)
-                if ready > said:
-                    yield request.text[said:ready]
-                said = ready
-            if request.fault is not None:
-                raise request.fault
-        finally:
-            self.engine.cancel(number)
-            del self.engine.requests[number]
+        yield from pieces(self.engine, number)
 
     def beams(
         self,
