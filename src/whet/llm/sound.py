@@ -71,7 +71,7 @@ def read_sound(data: bytes, where: str = "") -> Array:
         InputError: the file is damaged, empty or too long.
         UnsupportedError: it is no such WAV file, and ``soundfile`` is not installed.
     """
-    samples, rate = _wave(data) or _other(data, where)
+    samples, rate = _wave(data, where) or _other(data, where)
     if not samples.size:
         raise InputError("the sound has no samples", where=where)
     if samples.shape[0] > MAX_SECONDS * rate:
@@ -83,13 +83,17 @@ def read_sound(data: bytes, where: str = "") -> Array:
     return resampled(samples.mean(1), rate)
 
 
-def _wave(data: bytes) -> tuple[Array, int] | None:
+def _wave(data: bytes, where: str) -> tuple[Array, int] | None:
     """Return samples, [time, channel], and rate of a WAV file of integers; ``None`` for others."""
     try:
         with wave.open(io.BytesIO(data)) as file:
             rate, width, channels = file.getframerate(), file.getsampwidth(), file.getnchannels()
             raw = file.readframes(file.getnframes())
-    except (EOFError, wave.Error, RuntimeError, struct.error):  # damaged chunks raise all of them
+    except (EOFError, wave.Error, RuntimeError, struct.error) as error:  # of damaged chunks: all
+        if isinstance(error, EOFError) and data.startswith(b"RIFF"):
+            raise InputError(
+                "the WAV file ends within its header", where=where, hint="send the whole file"
+            ) from error
         return None
     if rate < 1 or not 1 <= width <= 4:
         return None
