@@ -213,12 +213,14 @@ def bench(
     show_default=True,
     help="When interrupted, let answers end for so long.",
 )
+@click.option("--embeddings", is_flag=True, help="Make vectors with a decoder, not texts.")
 @model_options
 def serve(model: Path, host: str, port: int, **options: Any) -> None:
     """Serve MODEL over the OpenAI API, until interrupted; a page to chat on is at /.
 
-    An encoder, such as BERT, answers /v1/embeddings and /v1/rerank instead, a Whisper
-    /v1/audio/transcriptions and /v1/audio/translations, a Marian or a T5 /v1/completions.
+    An encoder, such as BERT, answers /v1/embeddings and /v1/rerank instead, a decoder whose folder
+    says how to pool, or with --embeddings, /v1/embeddings, a Whisper /v1/audio/transcriptions and
+    /v1/audio/translations, a Marian or a T5 /v1/completions.
 
     Example: whet llm serve folder --port 8000 --api-key secret
     """

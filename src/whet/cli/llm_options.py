@@ -12,6 +12,7 @@ from whet.options import Options
 
 if TYPE_CHECKING:
     from whet.llm import LLM, SamplingParams
+    from whet.llm.source import Source
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -79,20 +80,25 @@ def sampling_options(command: Decorated) -> Decorated:
     return command
 
 
-def load_model(model: Path, options: Mapping[str, Any]) -> LLM:
-    """Return a model, loaded as the values of ``model_options`` say."""
-    from whet.llm import LLM, Source
-    from whet.llm.source import KEEP_FROM
+def model_source(model: Path, options: Mapping[str, Any]) -> Source:
+    """Return where a model comes from, as the values of ``model_options`` say."""
+    from whet.llm.source import KEEP_FROM, Source
 
-    source = Source(
+    return Source(
         model,
         weights=options["weights"],
         cache=options["cache_type"],
         adapter=options["adapter"],
         keep_from=KEEP_FROM if options["keep"] else None,
     )
+
+
+def load_model(model: Path, options: Mapping[str, Any]) -> LLM:
+    """Return a model, loaded as the values of ``model_options`` say."""
+    from whet.llm import LLM
+
     llm = LLM(
-        source,
+        model_source(model, options),
         options=Options(threads=options["threads"]),
         context=options["context"],
         cache_bytes=options["cache_mib"] << 20,

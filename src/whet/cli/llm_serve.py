@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whet.cli.llm_options import load_model
+from whet.cli.llm_options import load_model, model_source
+from whet.llm.embedder import Embedder
 from whet.llm.encoder import Encoder, is_encoder
+from whet.llm.pooling import makes_vectors
 from whet.llm.seq2seq import Seq2Seq, is_seq2seq
 from whet.options import Options
 from whet.serve.app import application
@@ -26,6 +28,9 @@ def served(model: Path, options: Mapping[str, Any]) -> Starlette:
     threads = Options(threads=options["threads"])
     if is_encoder(model):
         return encoder_application(Encoder(model, options=threads), settings)
+    if options["embeddings"] or makes_vectors(model):
+        source, length = model_source(model, options), options["context"]
+        return encoder_application(Embedder(source, options=threads, context=length), settings)
     if is_seq2seq(model):
         writer = Seq2Seq(model, options=threads)
         if writer.shape.bands:

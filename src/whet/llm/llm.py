@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from whet.dtypes import DTYPES
-from whet.errors import InputError, ModelError, ResourceError, UnsupportedError, WhetError
+from whet.errors import ModelError, ResourceError, UnsupportedError, WhetError
 from whet.kernel.paged import COLUMNS, PAGE
 from whet.llm.architecture import Architecture, Array
 from whet.llm.batching import pieces
 from whet.llm.compiler import Compiler
-from whet.llm.embedding import LastStates
+from whet.llm.embedding import States
 from whet.llm.engine import Engine, Reason, Request
 from whet.llm.families.vision_table import model_of
 from whet.llm.image_encoder import ImageEncoder
@@ -31,7 +31,6 @@ from whet.options import Options
 Prompts = Prompt | Sequence[Prompt]
 
 CACHE_BYTES = 1 << 30
-DEFAULT_CONTEXT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +92,7 @@ class LLM:
         found, self.tokenizer = opened.open()
         model = model_of(found)
         self.architecture = arch = model.architecture
-        self.context = context or min(arch.context, DEFAULT_CONTEXT)
-        if not 0 < self.context <= arch.context:
-            raise InputError(
-                f"context is {context}, the model was made for {arch.context}",
-                hint="give at most that",
-            )
+        self.context = arch.checked_context(context)
         size = page_bytes(arch, opened.cache)
         pages = min(cache_bytes // size, sequences * -(-self.context // PAGE))
         if pages < 1:
@@ -116,7 +110,7 @@ class LLM:
         decode = self.tokenizer.decode if self.tokenizer else None
         self.engine = Engine(self.program, scheduler, decode)
         self._grammars: Grammars | None = None
-        self._states: LastStates | None = None
+        self._states: States | None = None
 
     def generate(self, prompts: Prompts, params: SamplingParams | None = None) -> list[Completion]:
         """Complete prompts together; the completions come in the order of the prompts.
@@ -173,7 +167,7 @@ class LLM:
             arch, limits = self.architecture, self.engine.scheduler.limits
             pages = -(-max(limits.step_tokens, self.context) // PAGE) + limits.sequences
             program = StepProgram(self._compiler.decoder(states=True), arch, pages)
-            self._states = LastStates(program, pages, limits)
+            self._states = States(program, pages, limits)
         pending = [self.prompts.begin(text) for text in _listed(texts)]
         return self._states.embed([one.tokens for one in pending])
 

@@ -25,12 +25,17 @@ _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """What is added to one tensor: ``scale`` · ``b`` · ``a``, transposed where the tensor is."""
+    """What is added to one tensor: ``scale`` · ``b`` · ``a``, transposed where the tensor is.
+
+    Where ``heads`` is not 0, halves of heads turn together in the adapter and neighbours in the
+    tensor, as in GGUF files of Llamas: rows are put into that order.
+    """
 
     a: Stored
     b: Stored
     scale: float
     transposed: bool
+    heads: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -41,6 +46,9 @@ class _Change:
     def added_to(self, tensor: Array) -> Array:
         """Return the tensor with the change."""
         change = np.float32(self.scale) * (self.b.read() @ self.a.read())
+        if self.heads:
+            halves = change.reshape(self.heads, 2, -1, change.shape[1])
+            change = halves.swapaxes(1, 2).reshape(change.shape)
         return np.asarray(tensor + (change.T if self.transposed else change))
 
 
@@ -117,7 +125,8 @@ def _checked(
     scale = alpha / (rank**0.5 if facts.flag("use_rslora") else rank)
     if b is None or len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
         raise ModelError(f"A and B of {target!r} do not fit together", where=where)
-    change = _Change(a, b, scale, facts.flag("fan_in_fan_out"))
+    heads = _turned_heads(base.config, target)
+    change = _Change(a, b, scale, facts.flag("fan_in_fan_out"), heads)
     if change.shape != base.shape(target):
         raise ModelError(
             f"{target!r} has shape {list(base.shape(target))}, the adapter {list(change.shape)}",
@@ -125,3 +134,12 @@ def _checked(
             hint="the adapter was made for another model",
         )
     return change
+
+
+def _turned_heads(config: Config, target: str) -> int:
+    """Return the heads of a tensor whose rows the file has in another order; 0 for as they are."""
+    role = target.removesuffix("_proj.weight").rpartition(".self_attn.")[2]
+    if role not in ("q", "k") or not config.flag("rope_interleaved"):
+        return 0
+    heads = config.integer("num_attention_heads")
+    return heads if role == "q" else config.integer("num_key_value_heads", heads)

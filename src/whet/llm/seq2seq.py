@@ -82,6 +82,11 @@ class Seq2Seq:
         )
         self._grammars: Grammars | None = None
 
+    @property
+    def context(self) -> int:
+        """Tokens that a target may have."""
+        return self.shape.context
+
     def generate(
         self,
         sources: Sequence[str | Sequence[int]],

@@ -25,6 +25,10 @@ class Completes(Protocol):
 
     tokenizer: Tokenizer | None
 
+    @property
+    def context(self) -> int:
+        """Tokens that a sequence may have."""
+
     def encode(self, prompt: Any) -> Sized:
         """Return a prompt as its engine takes it, checked."""
 

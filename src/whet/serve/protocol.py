@@ -32,6 +32,22 @@ _SAME = (
 """What is called the same here and there."""
 
 
+_NOT_BEAMS = (
+    "stream",
+    "stop",
+    "logprobs",
+    "tools",
+    "response_format",
+    "guided_regex",
+    "guided_grammar",
+    "logit_bias",
+    "presence_penalty",
+    "frequency_penalty",
+    "ignore_eos",
+)
+"""What beam search does not heed, and would be left out silently."""
+
+
 class Sampled(msgspec.Struct):
     """What completions and chats have in common; ``None`` stands for the default."""
 
@@ -49,6 +65,8 @@ class Sampled(msgspec.Struct):
     seed: int | None = None
     n: int | None = None
     best_of: int | None = None
+    use_beam_search: bool = False
+    length_penalty: float = 1.0
     response_format: dict[str, Any] | None = None
     guided_regex: str | None = None
     guided_grammar: str | None = None
@@ -114,6 +132,18 @@ class Sampled(msgspec.Struct):
             raise InputError("the text is to have several formats", where="body", hint="give one")
         return found[0] if found else None
 
+    def check_beams(self) -> None:
+        """Refuse what a search for the likeliest whole completions does not heed.
+
+        Raises:
+            InputError: something of it is asked for.
+        """
+        odd = [name for name in _NOT_BEAMS if getattr(self, name, None)]
+        if odd:
+            raise InputError(
+                f"use_beam_search goes without {odd[0]}", where="body", hint="leave one of them out"
+            )
+
 
 class Completions(Sampled):
     """The body of ``/v1/completions``."""
@@ -164,9 +194,33 @@ class Rerank(msgspec.Struct):
     """The body of ``/v1/rerank``."""
 
     query: str
-    documents: list[str]
+    documents: list[str | dict[str, Any]]
     model: str = ""
     top_n: int | None = None
+    return_documents: bool = False
+
+    def texts(self) -> list[str]:
+        """Return the texts of the documents.
+
+        Raises:
+            InputError: a document has none.
+        """
+        found = [d if isinstance(d, str) else d.get("text") for d in self.documents]
+        for number, text in enumerate(found):
+            if not isinstance(text, str):
+                hint = 'give a text, or {"text": …}'
+                raise InputError(f"document {number} has no text", where="body", hint=hint)
+        return [text for text in found if isinstance(text, str)]
+
+    def first(self, count: int) -> int:
+        """Return how many of the best are wanted.
+
+        Raises:
+            InputError: none are.
+        """
+        if self.top_n is not None and self.top_n < 1:
+            raise InputError(f"top_n is {self.top_n}", where="body", hint="give 1 or more")
+        return count if self.top_n is None else self.top_n
 
 
 def parse(body: bytes, kind: type[Request]) -> Request:

@@ -54,6 +54,23 @@ def test_weights_are_changed(base: TensorFolder, tmp_path: Path, stable: bool) -
         assert adapted.shape(name) == base.shape(name)
 
 
+def test_rows_are_in_the_order_of_a_gguf_file(base: TensorFolder, tmp_path: Path) -> None:
+    """A Llama of GGUF turns neighbours together, the adapter was made for halves."""
+    pytest.importorskip("gguf", reason="it writes the file")
+    from whet.llm.gguf_file import GgufFile
+    from whet.tests.test_llm_gguf import permuted, quantised_llama
+
+    write_adapter(tmp_path)
+    adapted = Adapted(base, tmp_path)
+    path = quantised_llama(base.folder, "F32")
+    other = Adapted(GgufFile(path), tmp_path)
+    for name in ("model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"):
+        wanted = adapted.tensor(name)
+        wanted = permuted(wanted, 4) if "q_proj" in name else wanted
+        assert np.array_equal(other.tensor(name), wanted)
+    path.unlink()
+
+
 def test_transposed_tensors(base: TensorFolder, tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     a, b = rng.standard_normal((2, 112)), rng.standard_normal((64, 2))
