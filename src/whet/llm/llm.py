@@ -235,12 +235,17 @@ class LLM:
         """
         return self._completed([self.prompts.chat(messages)], params or SamplingParams())[0]
 
-    def chat_prompt(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> Ready:
+    def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] = (),
+        switches: Message | None = None,
+    ) -> Ready:
         """Return the prompt of a conversation, its images encoded; it may be called beside steps.
 
-        The template writes the special tokens.
+        The template writes the special tokens, and may have ``switches`` of its own.
         """
-        return self.prompts.chat(messages, tools).result()
+        return self.prompts.chat(messages, tools, switches).result()
 
     def token_text(self, token: int) -> str:
         """Return the text of one token; its number where the checkpoint has no tokenizer."""

@@ -22,6 +22,7 @@ from whet.serve.answers import Said, refusal, usage_of
 from whet.serve.beams import said_of, searched
 from whet.serve.front import Front, Settings, no_such_path, unauthorised
 from whet.serve.jobs import Completes, Job, chosen, collected, deltas, job_of, said
+from whet.serve.merging import merged
 from whet.serve.metrics import Metrics, Watch, decoder_gauges
 from whet.serve.protocol import Chat, Completions, parse
 
@@ -108,6 +109,7 @@ class Server:
         return await self._job(request, parse(await self.front.body(request), Chat))
 
     async def _job(self, request: Request, wanted: Chat | Completions) -> Response:
+        self.front.check_model(wanted.model)
         if wanted.use_beam_search:
             wanted.check_beams()
         job = await job_of(self.llm, self.front.settings.name, wanted)
@@ -124,10 +126,12 @@ class Server:
         return await self._answered(request, job)
 
     async def _deltas(self, job: Job, number: int) -> AsyncGenerator[Delta, None]:
-        watch = Watch(self.metrics)
-        self.metrics.prompt.inc(len(job.parts[number][0]))
+        watch, taken = Watch(self.metrics), False
         async with aclosing(deltas(self.llm, self.engine, job, number)) as pieces:
             async for delta in pieces:
+                if not taken:
+                    self.metrics.prompt.inc(len(job.parts[number][0]))
+                    taken = True
                 watch.saw(len(delta.tokens), delta.cached)
                 yield delta
         watch.ended()
@@ -163,19 +167,20 @@ class Server:
         return StreamingResponse(lines(), media_type="text/event-stream")
 
     async def _events(self, job: Job, *, usage: bool) -> AsyncGenerator[bytes, None]:
-        """Yield the lines of a stream; completions of several prompts follow each other."""
-        begun, new = False, 0
+        """Yield the lines of a stream, those of several completions as they come."""
+        cached, new = dict[int, int](), 0
         try:
-            for number in range(len(job.parts)):
-                async with aclosing(self._pieces(job, number)) as pieces:
-                    async for piece in pieces:
-                        new += len(piece.choices)
-                        yield _line(job.form.piece(number, piece))
-                        begun = True
+            parts = [self._pieces(job, number) for number in range(len(job.parts))]
+            async with aclosing(merged(parts)) as coming:
+                async for number, piece in coming:
+                    new += len(piece.choices)
+                    yield _line(job.form.piece(number, piece))
+                    cached[number] = piece.cached
             if usage:
-                yield _line(job.form.last(usage_of(sum(map(len, job.prompts)), new)))
+                counts = sum(map(len, job.prompts)), new, sum(cached.values())
+                yield _line(job.form.last(usage_of(*counts)))
         except Exception as error:
-            if not begun:
+            if not cached:  # nothing was said yet: the refusal has a status of its own
                 raise
             yield _line(refusal(error)[1])
         yield b"data: [DONE]\n\n"
@@ -191,7 +196,7 @@ class Server:
                 waiting.append(delta)
                 if delta.text or delta.reason:
                     choices = [c for d in waiting for c in d.choices]
-                    yield Said(delta.text, delta.reason, choices)
+                    yield Said(delta.text, delta.reason, choices, cached=delta.cached)
                     waiting = []
 
 

@@ -12,7 +12,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from whet.serve.answers import BodySizeError, refusal
+from whet.serve.answers import BodySizeError, OtherModelError, refusal
+
+_ELSEWHERE = {
+    "/v1/embeddings": "serve an encoder, or a decoder with --embeddings",
+    "/v1/rerank": "serve an encoder made for reranking",
+    "/v1/completions": "serve a decoder",
+    "/v1/chat/completions": "serve a decoder",
+    "/v1/audio/transcriptions": "serve a Whisper",
+    "/v1/audio/translations": "serve a Whisper",
+    "/v1/responses": "ask /v1/chat/completions",
+}
+"""What to do about paths that another model, or another path, answers."""
 
 IMAGE_BODY_BYTES = 32 << 20
 """Longest body of a request to a model that takes images: they come inside of it."""
@@ -70,6 +81,17 @@ class Front:
                     f"the body has more than {self.settings.body_bytes} bytes", hint="send less"
                 )
         return bytes(body)
+
+    def check_model(self, name: str) -> None:
+        """Refuse to answer as a model that is not here; a caller may name none.
+
+        Raises:
+            OtherModelError: another model is asked for.
+        """
+        if name not in ("", self.settings.name):
+            raise OtherModelError(
+                f"there is no model {name!r}", hint=f"it is called {self.settings.name!r}"
+            )
 
     async def health(self, request: Request) -> Response:
         """Say that the server lives."""
@@ -131,4 +153,5 @@ async def no_such_path(request: Request, error: Exception) -> Response:
     """Answer what is asked for at a path, or by a method, that there is not."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     what = f"{request.method} {request.url.path} is not answered by this server"
-    return refused_as(status, what, "not_found_error")
+    where = _ELSEWHERE.get(request.url.path) if status == 404 else None
+    return refused_as(status, f"{what}: {where}" if where else what, "not_found_error")

@@ -32,7 +32,12 @@ class Completes(Protocol):
     def encode(self, prompt: Any) -> Sized:
         """Return a prompt as its engine takes it, checked."""
 
-    def chat_prompt(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> Sized:
+    def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] = (),
+        switches: Message | None = None,
+    ) -> Sized:
         """Return the prompt of a conversation."""
 
     def matcher(self, constraint: Constraint) -> Matcher:
@@ -95,7 +100,8 @@ async def job_of(llm: Completes, name: str, wanted: Chat | Completions) -> Job:
             raise InputError("a forced call has no response_format", where="body")
         constraint = forced or constraint
         given = tools.given if tools else ()
-        prompts = [await asyncio.to_thread(llm.chat_prompt, wanted.messages, given)]
+        switches = wanted.chat_template_kwargs
+        prompts = [await asyncio.to_thread(llm.chat_prompt, wanted.messages, given, switches)]
     else:
         prompts = [await asyncio.to_thread(llm.encode, p) for p in wanted.prompts()]
     if not prompts or not all(prompts):
@@ -137,9 +143,9 @@ async def collected(pieces: AsyncGenerator[Delta, None]) -> Collected:
 def said(job: Job, found: Collected) -> Said:
     """Return a whole completion as it is answered, calls of functions read from it."""
     if job.tools is None:
-        return Said(found.text, found.reason, found.choices)
+        return Said(found.text, found.reason, found.choices, cached=found.cached)
     text, calls = read_calls(found.text, job.tools)
-    return Said(text, found.reason, found.choices, calls)
+    return Said(text, found.reason, found.choices, calls, found.cached)
 
 
 def chosen(job: Job, all_of_them: Sequence[Said]) -> list[Said]:

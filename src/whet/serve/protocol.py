@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -10,12 +10,30 @@ import msgspec
 from whet.errors import InputError
 from whet.llm.sampling import SamplingParams
 from whet.llm.structured import Constraint
+from whet.serve.formats import constraint_of
 
 Request = TypeVar("Request", bound=msgspec.Struct)
 
-REFUSED = ("functions", "suffix", "echo", "audio", "modalities", "prediction", "web_search_options")
+REFUSED = (
+    "functions",
+    "function_call",
+    "suffix",
+    "echo",
+    "audio",
+    "modalities",
+    "prediction",
+    "web_search_options",
+    "min_tokens",
+    "prompt_logprobs",
+    "logits_processors",
+    "chat_template",
+    "continue_final_message",
+)
 """What clients may ask for and Whet does not do; left out silently, it would be a wrong answer."""
 
+
+_OF_THEMSELVES = ("user", "metadata", "store", "service_tier", "safety_identifier")
+"""What clients say that changes no answer."""
 
 _SAME = (
     "temperature",
@@ -40,6 +58,9 @@ _NOT_BEAMS = (
     "response_format",
     "guided_regex",
     "guided_grammar",
+    "guided_json",
+    "guided_choice",
+    "stop_token_ids",
     "logit_bias",
     "presence_penalty",
     "frequency_penalty",
@@ -70,7 +91,10 @@ class Sampled(msgspec.Struct):
     response_format: dict[str, Any] | None = None
     guided_regex: str | None = None
     guided_grammar: str | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_choice: list[str] | None = None
     stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
     ignore_eos: bool = False
     stream: bool = False
     stream_options: dict[str, Any] | None = None
@@ -95,11 +119,13 @@ class Sampled(msgspec.Struct):
         """
         given = {name: getattr(self, name) for name in _SAME if getattr(self, name) is not None}
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        tokens = self.max_completion_tokens or self.max_tokens
+        tokens = self.max_completion_tokens
+        tokens = self.max_tokens if tokens is None else tokens
         return SamplingParams(
             **{"temperature": 1.0, **given},
             max_tokens=default_tokens if tokens is None else tokens,
             stop=tuple(stop),
+            stop_tokens=tuple(self.stop_token_ids or ()),
             logit_bias=_biases(self.logit_bias or {}),
             ignore_eos=self.ignore_eos,
             logprobs=self.top_logprobs_wanted,
@@ -112,25 +138,13 @@ class Sampled(msgspec.Struct):
         Raises:
             InputError: the format is not known, or more than one is given.
         """
-        found: list[Constraint] = []
-        if self.guided_regex is not None:
-            found.append(Constraint("regex", self.guided_regex))
-        if self.guided_grammar is not None:
-            found.append(Constraint("grammar", self.guided_grammar))
-        shape = self.response_format or {"type": "text"}
-        if shape.get("type") == "json_object":
-            found.append(Constraint("json"))
-        elif shape.get("type") == "json_schema":
-            found.append(Constraint("json_schema", _schema(shape)))
-        elif shape.get("type") != "text":
-            raise InputError(
-                f"response_format {shape.get('type')!r} is not known",
-                where="body",
-                hint="text, json_object and json_schema are",
-            )
-        if len(found) > 1:
-            raise InputError("the text is to have several formats", where="body", hint="give one")
-        return found[0] if found else None
+        guided = {
+            "json_schema": self.guided_json,
+            "regex": self.guided_regex,
+            "grammar": self.guided_grammar,
+            "choice": self.guided_choice,
+        }
+        return constraint_of(self.response_format, guided)
 
     def check_beams(self) -> None:
         """Refuse what a search for the likeliest whole completions does not heed.
@@ -174,6 +188,7 @@ class Chat(Sampled):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool = True
+    chat_template_kwargs: dict[str, Any] = {}
 
     @property
     def top_logprobs_wanted(self) -> int | None:
@@ -227,7 +242,8 @@ def parse(body: bytes, kind: type[Request]) -> Request:
     """Return a request.
 
     Raises:
-        InputError: the body is no JSON object of that kind, or asks for what is not done.
+        InputError: the body is no JSON object of that kind, asks for what is not done, or has a
+            key that is another one misspelt; whatever else clients say of themselves is left out.
     """
     try:
         found = msgspec.json.decode(body)
@@ -237,6 +253,11 @@ def parse(body: bytes, kind: type[Request]) -> Request:
     refused = [key for key in REFUSED if found.get(key)]
     if refused:
         raise InputError(f"{refused[0]} is not supported", where="body", hint="leave it out")
+    known = [field.name for field in msgspec.structs.fields(kind)]
+    for key in found.keys() - set(known) - {*REFUSED, *_OF_THEMSELVES}:
+        close = get_close_matches(key, known, n=1, cutoff=0.8)
+        if close:
+            raise InputError(f"{key!r} is no key", where="body", hint=f"did you mean {close[0]!r}?")
     return request
 
 
@@ -254,14 +275,6 @@ def listed(given: str | list[str | int | list[int]]) -> list[str | list[int]]:
     if len(tokens) < len(given):
         raise InputError("the prompt mixes tokens and texts", where="body")
     return [tokens]
-
-
-def _schema(shape: dict[str, Any]) -> str:
-    inner = shape.get("json_schema")
-    schema = inner.get("schema") if isinstance(inner, dict) else None
-    if not isinstance(schema, dict):
-        raise InputError("json_schema.schema is missing", where="body", hint="give a JSON schema")
-    return json.dumps(schema)
 
 
 def _biases(given: dict[str, float]) -> dict[int, float]:

@@ -76,7 +76,9 @@ class Letters:
             raise InputError("the json cannot be followed")
         return AsGiven(self.encode(constraint.text))
 
-    def chat_prompt(self, messages: list[dict[str, Any]], tools: Any = ()) -> list[int]:
+    def chat_prompt(
+        self, messages: list[dict[str, Any]], tools: Any = (), switches: Any = None
+    ) -> list[int]:
         """Return what was said last."""
         if not messages:
             raise InputError("the chat template failed: there are no messages")
@@ -232,6 +234,28 @@ def test_log_probabilities_and_formats(served: Served) -> None:
     assert served.idle()
 
 
+def test_streams_of_several_come_together(served: Served) -> None:
+    openai = pytest.importorskip("openai", reason="it is the client that has to work")
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{served.port}/v1", api_key="secret")
+    messages = [{"role": "user", "content": "abcd" * 10}]
+    for _ in range(2):  # the second time the prompt's first page is in the cache
+        stream = client.chat.completions.create(
+            model="letters", messages=messages, n=2, max_tokens=12, temperature=0, stream=True,
+            stream_options={"include_usage": True}, extra_body={"stop_token_ids": [12]},
+        )  # fmt: skip
+        *pieces, last = list(stream)
+        texts = ["", ""]
+        for piece in pieces:
+            texts[piece.choices[0].index] += piece.choices[0].delta.content
+            assert piece.id.startswith("chatcmpl-")
+        assert texts == ["efghijkl"] * 2
+    order = [piece.choices[0].index for piece in pieces]
+    assert order.index(1) < len(order) - 1 - order[::-1].index(0)
+    assert last.usage.completion_tokens == 18
+    assert last.usage.prompt_tokens_details.cached_tokens == 2 * 32
+    assert served.idle()
+
+
 def test_beams(served: Served) -> None:
     """The likeliest whole completion counts on; the next best leave one letter out."""
     body = {"prompt": "a", "use_beam_search": True, "n": 2, "best_of": 3, "max_tokens": 2}
@@ -300,12 +324,20 @@ def test_bad_requests_have_reasons(served: Served) -> None:
         ({"prompt": "a", "best_of": 1, "n": 2}, "best_of"),
         ({"prompt": "a", "logprobs": 500}, "logprobs"),
         ({"prompt": "a", "n": 7}, "7 completions"),
+        ({"prompt": "a", "tempereture": 1}, "'temperature'"),
+        ({"prompt": "a", "min_tokens": 3}, "min_tokens"),
+        ({"prompt": "a", "max_completion_tokens": 0}, "max_tokens is 0"),
+        ({"prompt": "a", "guided_choice": []}, "guided_choice"),
+        ({"prompt": "a", "guided_regex": "b", "guided_json": {}}, "several"),
         ({"prompt": "a" * 200, "stream": True}, "context"),
     ):
         status, found, _ = served.ask(many, body)
         assert status == (413 if text == "bytes" else 400), (body, found)
         assert text in found["error"]["message"], (body, found)
     assert served.ask("/v1/chat/completions", {"messages": []})[0] == 400
+    status, found, _ = served.ask(many, {"prompt": "a", "model": "others"})
+    assert status == 404 and "'letters'" in found["error"]["message"]
+    assert served.ask(many, {"prompt": "a", "user": "me", "max_tokens": 1})[0] == 200
     assert served.ask("/v1/models", key="wrong")[0] == 401
     assert served.ask(many, {"prompt": "a"}, key="")[0] == 401
     assert served.ask("/health", key="")[0] == 200
