@@ -12,6 +12,7 @@ from whet.cli import output
 from whet.cli.llm_ablate import ablate
 from whet.cli.llm_against import beside
 from whet.cli.llm_options import (
+    NamedFolder,
     load_model,
     model_argument,
     model_options,
@@ -214,6 +215,13 @@ def bench(
     help="When interrupted, let answers end for so long.",
 )
 @click.option("--embeddings", is_flag=True, help="Make vectors with a decoder, not texts.")
+@click.option(
+    "--lora",
+    "loras",
+    type=NamedFolder(),
+    multiple=True,
+    help="NAME=FOLDER: a LoRA beside the weights, a model of its own to callers; may be repeated.",
+)
 @model_options
 def serve(model: Path, host: str, port: int, **options: Any) -> None:
     """Serve MODEL over the OpenAI API, until interrupted; a page to chat on is at /.
@@ -223,6 +231,8 @@ def serve(model: Path, host: str, port: int, **options: Any) -> None:
     /v1/audio/translations, a Marian or a T5 /v1/completions.
 
     Example: whet llm serve folder --port 8000 --api-key secret
+
+    Example: whet llm serve folder --lora polite=adapter-folder
     """
     try:
         import uvicorn

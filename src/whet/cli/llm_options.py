@@ -22,6 +22,19 @@ threads_option = click.option(
 )
 
 
+class NamedFolder(click.ParamType):
+    """A folder with a name: ``NAME=FOLDER``."""
+
+    name = "NAME=FOLDER"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Path]:
+        """Return name and folder."""
+        name, found, folder = str(value).partition("=")
+        if not (name and found and folder):
+            self.fail(f"{value!r} is no NAME=FOLDER, such as polite=adapter-folder", param, ctx)
+        return name, Path(folder)
+
+
 def max_tokens_option(default: int) -> Callable[[Decorated], Decorated]:
     """Return the option that says how many tokens may come."""
     return click.option("--max-tokens", type=click.IntRange(1), default=default, show_default=True)
@@ -89,6 +102,7 @@ def model_source(model: Path, options: Mapping[str, Any]) -> Source:
         weights=options["weights"],
         cache=options["cache_type"],
         adapter=options["adapter"],
+        adapters=dict(options.get("loras", ())),
         keep_from=KEEP_FROM if options["keep"] else None,
     )
 

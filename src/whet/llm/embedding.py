@@ -8,7 +8,7 @@ import numpy as np
 
 from whet.errors import UnsupportedError
 from whet.llm.architecture import Array
-from whet.llm.pages import PagePool
+from whet.llm.pages import ROOT, PagePool
 from whet.llm.pooling import Pooled, unit
 from whet.llm.program import Span, StepProgram
 from whet.llm.scheduler import Limits, Scheduler, Share
@@ -97,6 +97,6 @@ class States:
 class _Apart(PagePool):
     """Pages that are not shared: a mean needs the states of all tokens, those of beginnings too."""
 
-    def find(self, tokens: Sequence[int]) -> list[int]:
+    def find(self, tokens: Sequence[int], root: bytes = ROOT) -> list[int]:
         """Return no pages."""
         return []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from whet.dtypes import DTYPES
 from whet.errors import ModelError, ResourceError, UnsupportedError, WhetError
 from whet.kernel.paged import COLUMNS, PAGE
+from whet.llm.adapters import open_adapters
 from whet.llm.architecture import Architecture, Array
 from whet.llm.batching import pieces
 from whet.llm.compiler import Compiler
@@ -100,15 +101,17 @@ class LLM:
                 f"a page of the cache takes {size} bytes, cache_bytes is {cache_bytes}",
                 hint="give more",
             )
-        self._compiler = Compiler(model, opened, self.context, options)
-        self.program = StepProgram(self._compiler.decoder(), arch, pages)
+        adapters = open_adapters(opened.adapters, model.checkpoint, arch)
+        self.adapters = tuple(opened.adapters)
+        self._compiler = Compiler(model, opened, self.context, options, adapters)
+        self.program = StepProgram(self._compiler.decoder(), arch, pages, adapters)
         scheduler = Scheduler(PagePool(pages), Limits(step_tokens, sequences, self.context))
         encoder = None
         if model.vision is not None:
             encoder = ImageEncoder(model.vision, self._compiler.tower(model.vision))
         self.prompts = PromptReader(self.tokenizer, arch.vocabulary, encoder)
         decode = self.tokenizer.decode if self.tokenizer else None
-        self.engine = Engine(self.program, scheduler, decode)
+        self.engine = Engine(self.program, scheduler, decode, self.adapters)
         self._grammars: Grammars | None = None
         self._states: States | None = None
 

@@ -109,10 +109,10 @@ class Server:
         return await self._job(request, parse(await self.front.body(request), Chat))
 
     async def _job(self, request: Request, wanted: Chat | Completions) -> Response:
-        self.front.check_model(wanted.model)
+        adapter = self.front.adapter_of(wanted.model)
         if wanted.use_beam_search:
             wanted.check_beams()
-        job = await job_of(self.llm, self.front.settings.name, wanted)
+        job = await job_of(self.llm, self.front.settings.name, wanted, adapter)
         count, most = len(job.parts), self.front.settings.most_requests
         if count > most:  # they would never fit: to try again would be no use
             raise InputError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from whet.errors import UnsupportedError
@@ -34,9 +35,11 @@ async def searched(
     tokenizer = llm.tokenizer
     search = BeamSearch(job.params.drawn, tokenizer.ends if tokenizer else frozenset())
 
+    params = replace(search.params, adapter=job.params.adapter)
+
     async def likeliest(beam: Beam) -> Mapping[int, float]:
         tokens = [*prompt, *beam.tokens]
-        work = engine.generate(tokens, search.params, priority=job.priority)
+        work = engine.generate(tokens, params, priority=job.priority)
         choices = (await collected(work)).choices
         return choices[0].logprobs or {}
 

@@ -96,7 +96,7 @@ class _Server:
 
     async def _embeddings(self, request: Request) -> Response:
         wanted = parse(await self.front.body(request), Embeddings)
-        self.front.check_model(wanted.model)
+        self.front.adapter_of(wanted.model)
         texts = _few(listed(wanted.input))
         tokens = await asyncio.to_thread(lambda: [self.encoder.tokens(t) for t in texts])
         vectors = await self._alone(request, self.encoder.embed, tokens)
@@ -112,7 +112,7 @@ class _Server:
 
     async def _rerank(self, request: Request) -> Response:
         wanted = parse(await self.front.body(request), Rerank)
-        self.front.check_model(wanted.model)
+        self.front.adapter_of(wanted.model)
         texts = _few(wanted.texts())
         pairs = await asyncio.to_thread(lambda: [self.encoder.pair(wanted.query, t) for t in texts])
         scores = await self._alone(request, self.encoder.scores, pairs)

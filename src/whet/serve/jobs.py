@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence, Sized
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from whet.errors import InputError
@@ -83,8 +83,14 @@ class Collected:
     cached: int = 0
 
 
-async def job_of(llm: Completes, name: str, wanted: Chat | Completions) -> Job:
+async def job_of(llm: Completes, name: str, wanted: Chat | Completions, adapter: str = "") -> Job:
     """Return what a request asks for; tokenizing long texts does not hold up others.
+
+    Args:
+        llm: the model.
+        name: what it is called.
+        wanted: the request.
+        adapter: the model's adapter that is asked for, "" for none.
 
     Raises:
         InputError: the prompt, the format or a tool means nothing.
@@ -106,9 +112,11 @@ async def job_of(llm: Completes, name: str, wanted: Chat | Completions) -> Job:
         prompts = [await asyncio.to_thread(llm.encode, p) for p in wanted.prompts()]
     if not prompts or not all(prompts):
         raise InputError("the prompt has no tokens", hint="give at least one")
-    params = wanted.params(DEFAULT_TOKENS, constraint)
+    params = replace(wanted.params(DEFAULT_TOKENS, constraint), adapter=adapter)
     matcher = await asyncio.to_thread(llm.matcher, constraint) if constraint else None
-    form = Form(name, isinstance(wanted, Chat), wanted.top_logprobs_wanted, llm.token_text)
+    form = Form(
+        adapter or name, isinstance(wanted, Chat), wanted.top_logprobs_wanted, llm.token_text
+    )
     return Job(prompts, params, wanted.priority, form, matcher, tools)
 
 
