@@ -8,6 +8,7 @@ from functools import partial
 from types import MappingProxyType
 
 from whet.codegen.builder import Builder, Module, Value, const, element, i64, lanes, vector
+from whet.codegen.conversions import register_type
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.invariant import computed_before
@@ -20,7 +21,7 @@ from whet.codegen.kernel_function import (
     strips,
     tap_range,
 )
-from whet.codegen.operations import combine, register_type
+from whet.codegen.operations import combine
 from whet.codegen.squares import SquareWriter, square_rows
 from whet.index import Axis, Opaque, Poly, ceil_div, product
 from whet.kernel.expr import Call, Const, Expr, Guard, Var, Within, all_atoms, walk

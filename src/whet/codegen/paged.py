@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from whet.codegen.builder import F32, I1, I32, I64, Builder, Module, Value, const, i64, vector
+from whet.codegen.conversions import from_storage, storage_type
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import Function, accesses_of, frame_of, lane_mask, open_function
 from whet.codegen.nest import horizontal
-from whet.codegen.operations import apply, from_storage, storage_type
+from whet.codegen.operations import apply
 from whet.codegen.register_tile import Operands, register_tile
 from whet.dtypes import DTYPES
 from whet.index import Axis, Poly
