@@ -88,7 +88,7 @@ def _topology(name: str, case: Any) -> Case:
         if i.name not in known
     }
     wanted = onnx.TensorProto.FromString((folder / f"{stem}_output_0.pb").read_bytes())
-    return Case(name, model, inputs, [numpy_helper.toas_array(wanted)], case.rtol, case.atol)
+    return Case(name, model, inputs, [numpy_helper.to_array(wanted)], case.rtol, case.atol)
 
 
 def _plain_case(name: str, case: Any) -> Case:
@@ -177,7 +177,7 @@ def with_constants(case: Case, wanted: set[str]) -> Case | None:
     del model.graph.input[:]
     model.graph.input.extend(kept)
     model.graph.initializer.extend(
-        numpy_helper.fromas_array(case.inputs[n], n) for n in sorted(wanted)
+        numpy_helper.from_array(case.inputs[n], n) for n in sorted(wanted)
     )
     inputs = {n: v for n, v in case.inputs.items() if n not in wanted}
     return Case(case.name, model, inputs, case.outputs, case.rtol, case.atol)
@@ -186,7 +186,7 @@ def with_constants(case: Case, wanted: set[str]) -> Case | None:
 def as_array(value: Any) -> Any:
     """Return a value of a test as an array, if it is one."""
     if isinstance(value, onnx.TensorProto):
-        return numpy_helper.toas_array(value)
+        return numpy_helper.to_array(value)
     if isinstance(value, list | tuple | dict | onnx.SequenceProto | onnx.OptionalProto):
         return value
     return None if value is None else np.asarray(value)
