@@ -8,6 +8,8 @@ from functools import partial
 from types import MappingProxyType
 
 from whet.codegen.builder import Builder, Module, Value, const, element, i64, lanes, vector
+from whet.codegen.conversions import register_type
+from whet.codegen.edges import conditions_of, extremes, is_neutral, moves_one_tap
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.invariant import computed_before
@@ -20,10 +22,10 @@ from whet.codegen.kernel_function import (
     strips,
     tap_range,
 )
-from whet.codegen.operations import combine, register_type
+from whet.codegen.operations import combine
 from whet.codegen.squares import SquareWriter, square_rows
-from whet.index import Axis, Opaque, Poly, ceil_div, product
-from whet.kernel.expr import Call, Const, Expr, Guard, Var, Within, all_atoms, walk
+from whet.index import Axis, Poly, ceil_div, product
+from whet.kernel.expr import Call, Expr, Guard, Var, Within, walk
 from whet.kernel.semantics import identity_of
 from whet.kernel.spec import Nest, Step
 from whet.target import Target
@@ -174,11 +176,11 @@ class _NestWriter:
         conditions = {c for e in self._expressions() for c in e.conditions}
         if nest.vector_rows or not all(is_neutral(step) for step in nest.steps):
             return _Mode()
-        if any(_conditions_of(s.body) != conditions for s in nest.steps):
+        if any(conditions_of(s.body) != conditions for s in nest.steps):
             return _Mode()
         if any(isinstance(e, Guard) for s in nest.stores for e in walk(s.value)):
             return _Mode()
-        if not all(_moves_one_tap(c, set(taps), set(frame.env)) for c in conditions):
+        if not all(moves_one_tap(c, set(taps), set(frame.env)) for c in conditions):
             return _Mode()
         ranges = {tap: tap_range(frame, tap, sorted(conditions, key=repr)) for tap in taps}
         return _Mode(safe=True, ranges=ranges)
@@ -191,10 +193,10 @@ class _NestWriter:
         outer = set(self.nest.axes if self.nest.vector_rows else self.nest.axes[:-1])
         found: dict[Within, None] = {}
         for condition in guards:
-            extremes = _extremes(condition, outer)
-            if extremes is None:
+            reached = extremes(condition, outer)
+            if reached is None:
                 return None
-            found |= dict.fromkeys(extremes)
+            found |= dict.fromkeys(reached)
         return tuple(found)
 
     def _expressions(self) -> list[Guard]:
@@ -338,33 +340,6 @@ def _shared(memo: dict[Expr, Value], axis: Axis, step: Step) -> dict[Expr, Value
     return {} if names else {e: v for e, v in memo.items() if not e.depends_on(axis)}
 
 
-def is_neutral(step: Step) -> bool:
-    """Whether every element that a guard leaves out changes nothing in a reduction."""
-    body = step.body
-    guards = [e for e in walk(body) if isinstance(e, Guard)]
-    if step.op == "sum":
-        factors = body.args if isinstance(body, Call) and body.op == "mul" else (body,)
-        return all(g in factors and g.otherwise == Const(0, g.dtype) for g in guards)
-    neutral = identity_of(step.op, step.dtype)
-    return all(g == body and g.otherwise == Const(neutral, g.dtype) for g in guards)
-
-
-def _conditions_of(expr: Expr) -> set[Within]:
-    return {c for e in walk(expr) if isinstance(e, Guard) for c in e.conditions}
-
-
-def _moves_one_tap(condition: Within, taps: set[Axis], fixed: set[Axis]) -> bool:
-    """Whether a condition depends on one tap, which moves forwards, and otherwise on fixed axes."""
-    found = [t for t in taps if t in condition.index.atoms]
-    others = all_atoms(condition.index) - taps - fixed
-    if any(isinstance(a, Axis | Opaque) for a in others):
-        return False
-    if len(found) != 1 or not condition.index.is_affine_in(found[0]):
-        return False
-    slope = condition.index.coefficient(found[0]).constant
-    return slope is not None and slope > 0
-
-
 def _accumulate(point: Point, step: Step, total: Value) -> Value:
     """Add one more element; a sum of products is one fused multiply-add."""
     b, body = point.b, step.body
@@ -387,21 +362,3 @@ def horizontal(b: Builder, op: str, value: Value, dtype: str) -> Value:
         value = combine(b, op, low, high, dtype)
         count = half
     return value
-
-
-def _extremes(condition: Within, outer: set[Axis]) -> tuple[Within, ...] | None:
-    """Return the condition at the least and greatest index that the inner axes reach."""
-    low = high = condition.index
-    if any(isinstance(a, Axis) for a in all_atoms(condition.extent)):
-        return None
-    for atom in all_atoms(condition.index):
-        if not isinstance(atom, Axis) or atom in outer:
-            continue
-        slope = condition.index.coefficient(atom).constant
-        if slope is None or not condition.index.is_affine_in(atom):
-            return None
-        top = atom.extent - 1
-        low = low.substitute({atom: 0 if slope > 0 else top})
-        high = high.substitute({atom: top if slope > 0 else 0})
-    pair = (Within(low, condition.extent), Within(high, condition.extent))
-    return pair if low != high else pair[:1]

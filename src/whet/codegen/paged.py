@@ -11,15 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from whet.codegen.attention_keys import static_extent
 from whet.codegen.builder import F32, I1, I32, I64, Builder, Module, Value, const, i64, vector
+from whet.codegen.conversions import from_storage, storage_type
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import Function, accesses_of, frame_of, lane_mask, open_function
 from whet.codegen.nest import horizontal
-from whet.codegen.operations import apply, from_storage, storage_type
+from whet.codegen.operations import apply
 from whet.codegen.register_tile import Operands, register_tile
 from whet.dtypes import DTYPES
-from whet.index import Axis, Poly
+from whet.index import Poly
 from whet.kernel.paged import PAGE, PagedAttention
 from whet.kernel.spec import ACCUMULATOR
 from whet.target import Target
@@ -204,7 +206,7 @@ class _Writer:
     def _scores(self, rows: list[_Row], place: Value, start: Value) -> None:
         """Multiply queries by the keys of a page, and weigh and mask the products."""
         b, kernel, width = self.b, self.kernel, self.width
-        depth = _static(kernel.depth)
+        depth = static_extent(kernel.depth)
         base = self._pool(kernel.pages.keys, b.mul(place, i64(depth * PAGE)))
 
         def query(i: int, k: Value, u: int) -> Value:
@@ -345,7 +347,7 @@ class _Writer:
     def finish(self, rows: list[_Row]) -> None:
         """Divide results by their sums and store them."""
         b, kernel, width = self.b, self.kernel, self.width
-        columns = _static(kernel.col)
+        columns = static_extent(kernel.col)
         for i, row in enumerate(rows):
             lanes = b.load(self.type, self._sum(i), 4)
             total = b.splat(horizontal(b, "sum", lanes, "float32"), width)
@@ -359,9 +361,3 @@ class _Writer:
                 Point(bound, kernel.col, width, mask, names={ACCUMULATOR: value}).store(
                     kernel.store
                 )
-
-
-def _static(axis: Axis) -> int:
-    extent = axis.extent.constant
-    assert extent is not None, f"{axis.name} is static in attention"
-    return extent
