@@ -57,7 +57,7 @@ def write_nest(
     """Write the function of a nest."""
     fn = open_function(module, name, nest.params, dims, exclusive=True)
     frame = frame_of(fn, nest.params, accesses_of([s.body for s in nest.steps], nest.stores))
-    writer = _NestWriter(nest, fn, target.lanes)
+    writer = NestWriter(nest, fn, target.lanes)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
@@ -82,13 +82,22 @@ class _Mode:
 
 
 @dataclass(frozen=True, slots=True)
-class _NestWriter:
+class NestWriter:
+    """Writes the loops of a nest.
+
+    Attributes:
+        nest: the nest.
+        fn: the function being written.
+        width: lanes of a vector.
+    """
+
     nest: Nest
     fn: Function
     width: int
 
     @property
     def b(self) -> Builder:
+        """Where instructions go."""
         return self.fn.b
 
     def chunk(self, frame: Frame, chunk: Value) -> None:

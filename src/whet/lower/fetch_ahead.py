@@ -28,20 +28,27 @@ PART_OF_CACHE = 3
 """Weights of this part of the second cache are fetched; rows and results need the rest."""
 
 
-def fetch_ahead(calls: Sequence[KernelCall], target: Target, threads: int) -> list[KernelCall]:
+def fetch_ahead(
+    calls: Sequence[KernelCall], target: Target, threads: int, most: int | None
+) -> list[KernelCall]:
     """Return calls of which products of 8-bit integers fetch the weights of a later product.
 
-    Products that fetch their own panels one ahead wait for little.
+    Products that fetch their own panels one ahead wait for little. ``most`` is how many may fetch,
+    ``None`` for any number.
     """
     result = list(calls)
     free: int | None = None
+    made = 0
     for place, call in enumerate(calls):
+        if made == most:
+            break
         if not isinstance(call.kernel, Contraction):
             continue
         total = _weights(call)
         if free is not None and total is not None and not call.kernel.tile.prefetch:
-            result[free] = _fetching(result[free], call, total, target, threads)
-            free = None
+            fetching = _fetching(result[free], call, total, target, threads)
+            made += fetching is not result[free]
+            result[free], free = fetching, None
         if _has_room(call.kernel, target):
             free = place
     return result

@@ -16,11 +16,15 @@ from whet.lower.select import KernelCall
 from whet.lower.storage import Root
 
 
-def join_parts(calls: Sequence[KernelCall]) -> list[KernelCall]:
-    """Return calls of which maps that follow each other and write parts of a tensor are one."""
+def join_parts(calls: Sequence[KernelCall], most: int | None) -> list[KernelCall]:
+    """Return calls of which maps that follow each other and write parts of a tensor are one.
+
+    ``most`` is how many may join the one before, ``None`` for any number.
+    """
     result: list[KernelCall] = []
-    for call in calls:
-        joined = _joined(result[-1], call) if result else None
+    for number, call in enumerate(calls):
+        made = number - len(result)
+        joined = _joined(result[-1], call) if result and made != most else None
         if joined is None:
             result.append(call)
         else:

@@ -26,6 +26,7 @@ from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
 from whet.lower.merged_groups import merge_groups
 from whet.lower.outline import Item, Outline
+from whet.lower.pool_products import Pooling, pool_products
 from whet.lower.reads import check_reads
 from whet.lower.saturation import saturate_steps
 from whet.lower.scope import OpTable
@@ -39,8 +40,8 @@ from whet.target import Target
 MAX_LAYOUTS = 4
 STREAM_LEVEL = 2
 MERGE_LEVEL = 3
-FETCH_LEVEL = 2
-JOIN_LEVEL = 2
+REWRITES = ("join_parts", "fetch_ahead", "pool_products", "chain_products")
+"""Rewrites of kernels, each with a switch, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,19 +165,26 @@ def lower_equations(
     calls: list[KernelCall] = []
     for tensor in equations.tensors:
         calls.extend(selection.calls(tensor))
-    if level >= JOIN_LEVEL:
-        calls = join_parts(calls)
-    if level >= FETCH_LEVEL:
-        calls = fetch_ahead(calls, target, schedules.threads)
     storages = layout.storages
-    if schedules.chained != 0:
-        kept = [storages[id(t)].root for _, t in equations.outputs]
-        calls = chain_products(calls, kept, Chaining(target, schedules.threads, schedules.chained))
+    kept = [storages[id(t)].root for _, t in equations.outputs]
+    calls = _rewritten(calls, kept, target, schedules)
     return Lowered(
         tuple(calls),
         tuple((t, _input_root(t, layout)) for t in equations.inputs),
         tuple((name, t, storages[id(t)].root) for name, t in equations.outputs),
     )
+
+
+def _rewritten(
+    calls: list[KernelCall], outputs: Sequence[Root], target: Target, schedules: Schedules
+) -> list[KernelCall]:
+    """Return the kernels of a program after the rewrites that are switched on."""
+    threads = schedules.threads
+    most = {name: schedules.rewrites.get(name, 0) for name in REWRITES}
+    calls = join_parts(calls, most["join_parts"])
+    calls = fetch_ahead(calls, target, threads, most["fetch_ahead"])
+    calls = pool_products(calls, outputs, Pooling(target, threads, most["pool_products"]))
+    return chain_products(calls, outputs, Chaining(target, threads, most["chain_products"]))
 
 
 def _input_root(tensor: Tensor, layout: Layout) -> Root:
