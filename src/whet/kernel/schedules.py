@@ -75,6 +75,8 @@ class Schedules:
         threads: threads that chunks are cut for.
         known: what the tuner found, by key.
         chained: how many products may join others in one kernel, ``None`` for all that gain.
+        limits: how often other rewrites of kernels may be made, by name; all that are not there,
+            or are ``None``, as often as they apply.
         asked: filled in while kernels are chosen: questions by the nodes that they are about, and
             the answers that they got.
     """
@@ -82,6 +84,7 @@ class Schedules:
     threads: int
     known: Mapping[str, Answer] = field(default_factory=lambda: MappingProxyType({}))
     chained: int | None = 0
+    limits: Mapping[str, int | None] = field(default_factory=lambda: MappingProxyType({}))
     asked: dict[tuple[str, ...], dict[Question, Answer]] = field(default_factory=dict)
 
 

@@ -21,12 +21,16 @@ from whet.lower.equations import Equations
 from whet.lower.fetch_ahead import fetch_ahead
 from whet.lower.fold import FoldBudget, fold_equations
 from whet.lower.fuse import fuse
+from whet.lower.inlined_parts import inline_parts
 from whet.lower.join_parts import join_parts
+from whet.lower.join_writes import join_writes
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
 from whet.lower.merged_groups import merge_groups
 from whet.lower.outline import Item, Outline
+from whet.lower.quantised_norms import fuse_quantised_norms
 from whet.lower.reads import check_reads
+from whet.lower.rewrites import rewrites_within
 from whet.lower.saturation import saturate_steps
 from whet.lower.scope import OpTable
 from whet.lower.segments import Cut, cut_outline
@@ -40,6 +44,7 @@ MAX_LAYOUTS = 4
 STREAM_LEVEL = 2
 MERGE_LEVEL = 3
 FETCH_LEVEL = 2
+INLINE_LEVEL = 2
 JOIN_LEVEL = 2
 
 
@@ -149,7 +154,9 @@ def lower_equations(
     if level >= MERGE_LEVEL:
         merge_groups(equations, target.lanes)
     _embed_scalars(equations)
-    equations = fuse(equations, level=level)
+    equations, rewrites = fuse(equations, level=level), rewrites_within(schedules.limits)
+    if level >= INLINE_LEVEL:
+        equations = inline_parts(fuse_quantised_norms(equations, rewrites), rewrites)
     _separate_outputs(equations)
     _expose(equations, expose)
     layout = choose_layout(equations, share=level >= 1)
@@ -165,9 +172,9 @@ def lower_equations(
     for tensor in equations.tensors:
         calls.extend(selection.calls(tensor))
     if level >= JOIN_LEVEL:
-        calls = join_parts(calls)
+        calls = join_writes(join_parts(calls, rewrites), rewrites)
     if level >= FETCH_LEVEL:
-        calls = fetch_ahead(calls, target, schedules.threads)
+        calls = fetch_ahead(calls, target, schedules.threads, rewrites)
     storages = layout.storages
     if schedules.chained != 0:
         kept = [storages[id(t)].root for _, t in equations.outputs]

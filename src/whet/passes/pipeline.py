@@ -107,7 +107,16 @@ REWRITES = (
 """Run once, in this order."""
 
 
-LOWERING = MappingProxyType({"chain_products": 2})
+LOWERING = MappingProxyType(
+    {
+        "fuse_quantised_norms": 2,
+        "fuse_query_rotation": 2,
+        "fuse_cache_writes": 2,
+        "join_parts": 2,
+        "fetch_ahead": 2,
+        "chain_products": 2,
+    }
+)
 """Rewrites of kernels instead of graphs, which lowering makes, and their levels."""
 
 
