@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from whet.codegen.builder import F32, I1, I32, Builder, Module, Value, const, i64, vector
+from whet.codegen.builder import F32, I1, I32, PTR, Builder, Module, Value, const, i64, vector
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import (
@@ -27,6 +27,7 @@ from whet.codegen.operations import apply, from_storage, storage_type
 from whet.codegen.paged_tiles import Tile, clamped, integer_at, read_tile
 from whet.codegen.register_tile import Operands, register_tile
 from whet.codegen.row_reduction import horizontal
+from whet.codegen.transpose import interleaved
 from whet.dtypes import DTYPES
 from whet.index import Axis, Poly
 from whet.kernel.paged import PAGE, PagedAttention, QueryPart
@@ -38,6 +39,9 @@ VECTORS = 2
 
 TOGETHER = 4
 """Register tiles of rows that read a page in turn."""
+
+INTERLEAVED = 2
+"""Values of a part that are brought into turns in registers."""
 
 
 def paged_chunks(kernel: PagedAttention, lanes: int) -> Poly:
@@ -57,7 +61,7 @@ def write_paged(
 ) -> None:
     """Write the function of an attention over pages."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
-    roots = [part.value for part in kernel.queries]
+    roots = [value for part in kernel.queries for value in part.values]
     frame = frame_of(fn, kernel.params, accesses_of(roots, (kernel.store,)))
     states = fn.b.gep(fn.scratch, F32, kernel.rows * PAGE)
     behind = TOGETHER * kernel.rows * _state_size(kernel, target.lanes)
@@ -198,13 +202,19 @@ class _Writer:
         self, part: QueryPart, line: Value, frame: Frame, mask: Value | None, vectors: int
     ) -> None:
         """Write a vector of a query to scratch."""
-        b = self.b
-        value = Point(frame, part.axis, self.width, mask).value(part.value)
-        place = b.gep(line, F32, frame.env[part.axis])
-        if mask is None:
-            b.store(value, place, 4)
-        else:
-            b.masked_store(value, place, mask)
+        b, step = self.b, len(part.values)
+        point = Point(frame, part.axis, self.width, mask)
+        values = [point.value(value) for value in part.values]
+        place = b.gep(line, F32, b.mul(frame.env[part.axis], i64(step)))
+        if mask is None and step <= INTERLEAVED:
+            for at, value in enumerate(interleaved(b, values)):
+                b.store(value, b.gep(place, F32, at * self.width), 4)
+            return
+        for turn, value in enumerate(values):
+            offsets = b.iota(self.width, step)
+            start = b.gep(place, F32, turn)
+            to = b.op(f"getelementptr float, ptr {start.text}, {offsets}", vector(PTR, self.width))
+            b.scatter(value, to, mask or const(vector(I1, self.width), 1))
 
     # -- one page ------------------------------------------------------------------------------
 
@@ -219,7 +229,9 @@ class _Writer:
         def query(i: int, k: Value, u: int) -> Value:
             if not kernel.in_place:
                 return b.load(F32, b.gep(b.gep(self._query_line(i), F32, k), F32, u), 4)
-            return Point(rows[i].frame.bind(part.axis, k), shift={part.axis: u}).scalar(part.value)
+            return Point(rows[i].frame.bind(part.axis, k), shift={part.axis: u}).scalar(
+                part.values[0]
+            )
 
         for panel in range(0, PAGE, VECTORS * width):
 

@@ -35,7 +35,7 @@ def write_scatter(
     """Write the function of a scatter."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     places = [IndexValue(c.index, "int64") for c in kernel.inside]
-    stores = (kernel.start, *(u.store for u in kernel.updates))
+    stores = (kernel.start, *(s for u in kernel.updates for s in u.stores))
     frame = frame_of(fn, kernel.params, accesses_of(places, stores))
     writer = _Writer(kernel, fn, target.lanes)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
@@ -63,7 +63,7 @@ class _Writer:
         with b.loop(first, last, hint="row") as row:
             inner = bind_flat(frame, rows, row)
             if not kernel.in_place:
-                self._loops(inner, kernel.fill, kernel.wide_fill, partial(_store, kernel.start))
+                self._loops(inner, kernel.fill, kernel.wide_fill, partial(_store, (kernel.start,)))
             self._updates(inner)
 
     def _updates(self, frame: Frame) -> None:
@@ -86,7 +86,7 @@ class _Writer:
 
     def _change(self, frame: Frame) -> None:
         for update in self.kernel.updates:
-            self._loops(frame, update.axes, update.wide, partial(_store, update.store))
+            self._loops(frame, update.axes, update.wide, partial(_store, update.stores))
 
     def _inside(self, point: Point, body: Callable[[Frame], None]) -> None:
         """Write a body that runs only if the update's place exists."""
@@ -117,5 +117,6 @@ class _Writer:
         return strip
 
 
-def _store(store: Store, point: Point) -> None:
-    point.store(store)
+def _store(stores: tuple[Store, ...], point: Point) -> None:
+    for store in stores:
+        point.store(store)

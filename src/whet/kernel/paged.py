@@ -116,13 +116,13 @@ class QueryPart:
 
     Attributes:
         first: where they begin in a query.
-        axis: the elements, in lanes.
-        value: an element at (token, head, axis).
+        axis: the elements, in lanes; with several values, so many elements each.
+        values: the elements at (token, head, axis), which take turns.
     """
 
     first: int
     axis: Axis
-    value: Expr
+    values: tuple[Expr, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,4 +162,5 @@ class PagedAttention:
     @property
     def in_place(self) -> bool:
         """Whether queries are read where they lie."""
-        return len(self.queries) == 1 and isinstance(self.queries[0].value, Read)
+        values = [v for part in self.queries for v in part.values]
+        return len(values) == 1 and isinstance(values[0], Read)

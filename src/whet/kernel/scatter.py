@@ -51,13 +51,13 @@ class Update:
     """What changes where an update is applied.
 
     Attributes:
-        axes: loops around the store, in order; lanes run along the last if ``wide``.
-        store: the change.
+        axes: loops around the stores, in order; lanes run along the last if ``wide``.
+        stores: the changes.
         wide: whether it runs in lanes: they change different elements.
     """
 
     axes: tuple[Axis, ...]
-    store: Store
+    stores: tuple[Store, ...]
     wide: bool
 
 

@@ -71,11 +71,12 @@ def _inlined(value: Expr, axis: Axis, readers: Readers) -> _Inlined | None:
         return inline_at(load)
 
     def part(e: Expr) -> Expr:
-        return take(e) if isinstance(e, Load) and _is_plain(e.source, readers) else e
+        inlines = isinstance(e, Load) and _is_plain(e.source, readers)
+        return rewrite_leaves(take(e), part) if isinstance(e, Load) and inlines else e
 
     def whole(e: Expr) -> Expr:
-        own = isinstance(e, Load) and concat_parts(e.source) and readers.single(e.source)
-        return rewrite_leaves(take(e), part) if isinstance(e, Load) and own else e
+        starts = isinstance(e, Load) and concat_parts(e.source) is not None
+        return part(e) if starts else e
 
     found = rewrite_leaves(value, whole)
     if not taken or depth(found) > DEPTH_LIMIT or pieces_of(axis, found) is None:
@@ -84,8 +85,8 @@ def _inlined(value: Expr, axis: Axis, readers: Readers) -> _Inlined | None:
 
 
 def _is_plain(source: Tensor, readers: Readers) -> bool:
-    """Whether a part can be computed where it is read: nobody else reads it."""
+    """Whether a concatenation, or a part of one, can disappear: nobody else reads it."""
     definition = source.definition
     if definition is None or definition.anchor is not None or definition.index:
         return False
-    return readers.single(source) and concat_parts(source) is None
+    return readers.single(source)

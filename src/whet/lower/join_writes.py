@@ -70,7 +70,7 @@ def _joined(first: KernelCall, second: KernelCall) -> KernelCall | None:
     more = _numbered(other, numbers)
     if (own.shared, own.axes, own.inside) != (more.shared, more.axes, more.inside):
         return None
-    written = {u.store.param for u in (*own.updates, *more.updates)}
+    written = {s.param for u in (*own.updates, *more.updates) for s in u.stores}
     params = tuple(Param(r.dtype, k in written) for k, r in enumerate(roots))
     return KernelCall(
         replace(own, params=params, updates=(*own.updates, *more.updates)),
@@ -92,9 +92,12 @@ def _numbered(kernel: Scatter, numbers: Sequence[int]) -> Scatter:
         assert isinstance(found, IndexValue), "an index stays one"
         return found.index
 
+    def store(s: Store) -> Store:
+        value = rewrite_leaves(s.value, renumber)
+        return Store(numbers[s.param], index(s.address), value)
+
     def update(u: Update) -> Update:
-        value = rewrite_leaves(u.store.value, renumber)
-        return replace(u, store=Store(numbers[u.store.param], index(u.store.address), value))
+        return replace(u, stores=tuple(store(s) for s in u.stores))
 
     return replace(
         kernel,

@@ -66,7 +66,10 @@ def _queries(anchor: PagedAttend, q: Expr) -> tuple[QueryPart, ...]:
     """Return the parts of the queries, cut where a concatenation goes to its next part."""
     pieces = pieces_of(anchor.depth, q)
     assert pieces is not None, "queries are legal here"
-    return tuple(QueryPart(p.first, p.axis, q.substitute(p.points)) for p in pieces)
+    return tuple(
+        QueryPart(p.first, p.axis, tuple(q.substitute(p.points(t)) for t in range(p.step)))
+        for p in pieces
+    )
 
 
 def _shape(load: Expr) -> tuple[Poly, ...]:

@@ -63,7 +63,7 @@ def build_scatter(
         draft.start,
         draft.axes[:-1] if wide else draft.axes,
         draft.inside,
-        (Update(draft.axes[-1:] if wide else (), draft.update, wide),),
+        (Update(draft.axes[-1:] if wide else (), (draft.update,), wide),),
         bool(fill) and _is_lane(fill[-1], draft.start.address),
         _grain(draft),
     )
@@ -104,11 +104,11 @@ def _rows(axes: tuple[Axis, ...], store: Store) -> list[Update]:
     """Return what happens at one place: a store in lanes for every piece of the last axis."""
     pieces = pieces_of(axes[-1], store.value) if axes else None
     if pieces is None:
-        return [Update(axes, store, wide=False)]
+        return [Update(axes, (store,), wide=False)]
     return [
-        Update((*axes[:-1], piece.axis), moved, _steps(piece.axis, moved.address))
+        Update((*axes[:-1], piece.axis), stores, _steps(piece.axis, stores[0].address))
         for piece in pieces
-        for moved in (_moved(store, piece.points),)
+        for stores in (tuple(_moved(store, piece.points(t)) for t in range(piece.step)),)
     ]
 
 

@@ -179,7 +179,9 @@ def turned_step(heads: Heads, pool: str, lengths: list[tuple[int, int]], seed: i
         (Heads(8, 2, 64, 64), "float32", False, (2, 5)),
         (Heads(6, 1, 20, 12), "float16", False, (2, 5)),
         (Heads(3, 3, 33, 40), "bfloat16", False, (2, 7)),  # a third of a head stays as it is
-        (Heads(4, 2, 16, 16), "float32", True, (4, 5)),
+        (Heads(4, 2, 16, 16), "float32", True, (2, 5)),
+        (Heads(4, 2, 64, 64), "float32", True, (2, 5)),
+        (Heads(2, 1, 33, 16), "float16", True, (8, 9)),  # pairs, and a last element alone: left
         (Heads(4, 2, 32, 20), "int8", False, (5, 9)),
     ],
 )
