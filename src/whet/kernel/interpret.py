@@ -130,8 +130,12 @@ class _Evaluation:
 
     def _rows(self, anchor: QuantizedRows) -> Array:
         """Return rows in blocks."""
-        grid = Grid((anchor.row, anchor.depth), self.dims, self._load, precise=self.precise)
-        x = np.broadcast_to(grid.value(anchor.x), grid.shape)
+        axes = (anchor.row, anchor.depth)
+        along = (a for step in anchor.steps for a in step.axes)
+        every = tuple(dict.fromkeys((*axes, *along)))
+        grid = Grid(every, self.dims, self._load, precise=self.precise).run_steps(anchor.steps)
+        rows, values = grid.without(axes, grid.value(anchor.x))
+        x = np.broadcast_to(values, rows.shape)
         return quantized_rows(x, anchor.zero, anchor.spans)
 
     def _blocks(self, anchor: BlockSum) -> Array:
