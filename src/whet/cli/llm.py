@@ -10,7 +10,7 @@ import click
 
 from whet.cli import output
 from whet.cli.llm_ablate import ablate
-from whet.cli.llm_against import beside
+from whet.cli.llm_against import Sizes, beside
 from whet.cli.llm_options import (
     NamedFolder,
     load_model,
@@ -154,6 +154,13 @@ def _asked() -> str:
     help="Of each prompt; may be repeated.  [default: 128]",
 )
 @click.option("--new-tokens", type=click.IntRange(2), default=32, show_default=True)
+@click.option(
+    "--behind",
+    "contexts",
+    type=click.IntRange(1),
+    multiple=True,
+    help="Decode behind so many positions; may be repeated.  [default: a quarter of a prompt]",
+)
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="May be repeated.")
 @click.option("--against", type=click.Choice(["llama.cpp"]), help="Take turns with it, on a GGUF.")
 @model_options
@@ -161,7 +168,6 @@ def _asked() -> str:
 def bench(
     model: Path,
     lengths: tuple[int, ...],
-    new_tokens: int,
     batches: tuple[int, ...],
     against: str | None,
     as_json: bool,
@@ -169,20 +175,24 @@ def bench(
 ) -> None:
     """Measure prefill and decode of MODEL: tokens a second, time to the first token and between.
 
-    With --against, steps of both take turns; the ratio is the other's time over Whet's.
+    Every prompt length is measured with every batch. With --against, steps of both take turns;
+    the ratio is the other's time over Whet's.
 
     Example: whet llm bench folder --prompt-tokens 256 --new-tokens 32 --batch 1 --batch 8
     """
     from whet.llm.bench import measure
 
-    if against is not None and len(lengths) > 1:
-        raise click.BadParameter("give one with --against", param_hint="'--prompt-tokens'")
+    new_tokens, contexts = int(options.pop("new_tokens")), tuple(options.pop("contexts"))
+    if against is None and contexts:
+        raise click.BadParameter(
+            "goes with --against; without it repeat --prompt-tokens", param_hint="'--behind'"
+        )
     lengths, batches = lengths or (128,), batches or (1,)
     llm = load_model(model, options)
     if against is not None:
-        tokens, threads = (lengths[0], new_tokens), Options(threads=options["threads"])
-        peer = (model, against, threads.thread_count)
-        beside(llm, peer, tokens, batches, as_json=as_json)
+        peer = (model, against, Options(threads=options["threads"]).thread_count)
+        contexts = contexts or (lengths[0] // 4 + 1,)
+        beside(llm, peer, Sizes(lengths, contexts, batches, new_tokens), as_json=as_json)
         return
     pairs = [(batch, length) for length in lengths for batch in batches]
     rows = [measure(llm, batch, length, new_tokens) for batch, length in pairs]

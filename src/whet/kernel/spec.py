@@ -14,6 +14,7 @@ from whet.kernel.chain import Chain
 from whet.kernel.expr import Expr, Read, Within
 from whet.kernel.filter import Filter
 from whet.kernel.paged import PagedAttention
+from whet.kernel.pooled import Pooled
 from whet.kernel.recurrence import Recurrence
 from whet.kernel.scan import Scan
 from whet.kernel.scatter import Scatter
@@ -308,6 +309,7 @@ Kernel = (
     Nest
     | Contraction
     | Chain
+    | Pooled
     | Attention
     | Winograd
     | Recurrence
