@@ -10,6 +10,7 @@ from types import MappingProxyType
 from whet.codegen.builder import Builder, Module, Value, const, element, i64, lanes, vector
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
+from whet.codegen.interleave import InterleaveWriter
 from whet.codegen.invariant import computed_before
 from whet.codegen.kernel_function import (
     Function,
@@ -20,6 +21,7 @@ from whet.codegen.kernel_function import (
     strips,
     tap_range,
 )
+from whet.codegen.nest_lanes import nest_lanes
 from whet.codegen.operations import combine, register_type
 from whet.codegen.squares import SquareWriter, square_rows
 from whet.index import Axis, Opaque, Poly, ceil_div, product
@@ -46,7 +48,7 @@ def nest_chunks(nest: Nest, lanes: int) -> Poly:
 def _outer(nest: Nest) -> tuple[Axis, ...]:
     if nest.vector_rows:
         return nest.axes
-    return nest.axes[:-2] if nest.tile else nest.axes[:-1]
+    return nest.axes[:-2] if nest.tile or nest.interleaved else nest.axes[:-1]
 
 
 def write_nest(
@@ -55,7 +57,7 @@ def write_nest(
     """Write the function of a nest."""
     fn = open_function(module, name, nest.params, dims, exclusive=True)
     frame = frame_of(fn, nest.params, accesses_of([s.body for s in nest.steps], nest.stores))
-    writer = _NestWriter(nest, fn, target.lanes)
+    writer = _NestWriter(nest, fn, nest_lanes(nest, target))
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
@@ -114,6 +116,9 @@ class _NestWriter:
     def pixels(self, frame: Frame, low: Value | None, high: Value | None) -> None:
         """Write the loop over the axis next to the lanes, several of its points together."""
         tile = self.nest.tile
+        if self.nest.interleaved:
+            InterleaveWriter(self.nest, self.fn, self.width).line(frame)
+            return
         if not tile:
             self.point(frame, low, high)
             return
