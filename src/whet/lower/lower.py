@@ -17,6 +17,7 @@ from whet.limits import Budget
 from whet.lower.build import build_equations, plain_equations
 from whet.lower.chains import Chaining, chain_products
 from whet.lower.choose import choose_by_shape
+from whet.lower.computed_copies import compute_in_copies
 from whet.lower.equations import Equations
 from whet.lower.fetch_ahead import fetch_ahead
 from whet.lower.fold import FoldBudget, fold_equations
@@ -163,6 +164,7 @@ def lower_equations(
         layout = choose_layout(equations, share=level >= 1)
     else:
         raise CompileError("operands stay illegal after copying them")
+    compute_in_copies(equations, rewrites)
     saturate_steps(equations)
     selection = Selection(layout, target, schedules, level)
     calls: list[KernelCall] = []

@@ -112,6 +112,7 @@ LOWERING = MappingProxyType(
         "fuse_quantised_norms": 2,
         "fuse_query_rotation": 2,
         "fuse_cache_writes": 2,
+        "compute_in_copies": 2,
         "join_parts": 2,
         "fetch_ahead": 2,
         "pool_products": 2,
