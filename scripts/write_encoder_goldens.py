@@ -51,12 +51,19 @@ def main() -> None:
                 dtype=torch.float64,
                 attn_implementation="eager",
             ).eval()
+        kinds = [[int(k >= len(t) // 2 and name == "bert") for k in range(len(t))] for t in texts]
         with torch.no_grad():
+            pairs = [
+                model(torch.tensor([t]), token_type_ids=torch.tensor([k]))
+                for t, k in zip(texts, kinds, strict=True)
+            ]
             found = [model(torch.tensor([t]), output_hidden_states=True) for t in texts]
         arrays[f"{name}.mean"] = np.stack([f.hidden_states[-1][0].mean(0) for f in found])
         arrays[f"{name}.cls"] = np.stack([f.hidden_states[-1][0, 0] for f in found])
         arrays[f"{name}.scores"] = np.stack([f.logits[0] for f in found])
-        facts[name] = {"config": config, "seed": 3, "shapes": shapes, "texts": texts}
+        arrays[f"{name}.pairs"] = np.stack([f.logits[0] for f in pairs])
+        facts[name] = {"config": config, "seed": 3, "shapes": shapes, "texts": texts,
+                       "kinds": kinds}  # fmt: skip
     (DATA / "encoder_goldens.json").write_text(json.dumps(facts) + "\n")
     small = {k: v.astype(np.float32) for k, v in arrays.items()}
     np.savez_compressed(DATA / "encoder_goldens.npz", **small)
