@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from whet.dtypes import DTYPES
 from whet.index import ZERO, Atom, IndexLike, as_poly, product
 from whet.kernel.blocks import BlockSum, QuantizedRows
+from whet.kernel.dequantized import DequantizedSum
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Var, depth, rewrite_leaves, walk
 from whet.kernel.filter import Kept
 from whet.kernel.paged import PagedAttend
@@ -21,6 +22,7 @@ from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Product, Steps, Tensor, Whole
 from whet.lower.attention import fuse_attention
 from whet.lower.equations import Equations
+from whet.lower.integer_attention import fuse_integer_attention
 from whet.lower.storage import magnitude, row_major
 from whet.lower.uses import inline_at, loads, rewrite_definition, sources
 from whet.ops.movement import concat_parts
@@ -78,6 +80,9 @@ class _Readers:
     def single(self, tensor: Tensor) -> bool:
         return self.tensors[id(tensor)] == 1 and id(tensor) not in self.outputs
 
+    def count(self, tensor: Tensor) -> int:
+        return self.tensors[id(tensor)] + (id(tensor) in self.outputs)
+
 
 def fuse(equations: Equations, *, level: int) -> Equations:
     """Fuse in place and return the equations that are left.
@@ -98,7 +103,8 @@ def fuse(equations: Equations, *, level: int) -> Equations:
         equations = _live(equations)
         readers = _count(equations)
         for tensor in equations.tensors:
-            fuse_attention(tensor, readers.single)
+            if not fuse_attention(tensor, readers.single):
+                fuse_integer_attention(tensor, readers.single, readers.count)
         equations = _live(equations)
     return equations
 
@@ -274,6 +280,8 @@ def _is_repeated(source: Tensor, reader: Definition) -> bool:
         operands = (anchor.clash,)
     elif isinstance(anchor, PagedAttend):
         operands = (anchor.q,)
+    elif isinstance(anchor, DequantizedSum):
+        operands = (anchor.x,)
     found = (e for o in operands if o is not None for e in walk(o))
     return any(isinstance(e, Load) and e.source is source for e in found)
 
@@ -308,7 +316,7 @@ def _would_be_absorbed(tensor: Tensor, readers: _Readers) -> bool:
     assert definition is not None
     return any(
         s.definition is not None
-        and isinstance(s.definition.anchor, Product | BlockSum)
+        and isinstance(s.definition.anchor, Product | BlockSum | DequantizedSum)
         and readers.single(s)
         and s.shape == tensor.shape
         for s in sources(definition)
