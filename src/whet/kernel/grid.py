@@ -204,7 +204,7 @@ class Grid:
             share = np.where(np.isnan(share), np.zeros_like(share), share)
         if scores.zero_empty:
             share = np.where(np.isneginf(top), np.zeros_like(share), share)
-        return share
+        return np.asarray(share)
 
     def without(self, axes: tuple[Axis, ...], values: Array) -> tuple[Grid, Array]:
         """Return the grid of the first axes only, and values that are constant along the others."""

@@ -47,7 +47,9 @@ def float_model(
         nodes.insert(0, helper.make_node(before, ["x"], ["r"]))
     if after:
         nodes.append(helper.make_node(after, ["p"], ["y"]))
-    shape = [depth, "rows"] if before == "Transpose" else ["rows", depth]
+    shape: list[int | str] = ["rows", depth]
+    if before == "Transpose":
+        shape.reverse()
     graph = helper.make_graph(
         nodes, "floats",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
@@ -101,11 +103,11 @@ def test_what_stands_around_it(before: str, after: str) -> None:
     held, depth = wide_rows("W8_1", 40, 64), 64
     compiled = whet.compile(float_model("W8_1", held, depth, before=before, after=after))
     x = np.random.default_rng(7).standard_normal((5, depth), np.float32)
-    does = {"Relu": lambda v: np.maximum(v, 0), "Exp": np.exp, "Transpose": lambda v: v}[before]
-    right = does(x).astype(np.float64) @ dequantized(WIDE_FORMATS["W8_1"], held).T
-    ends = {"Tanh": np.tanh, "": lambda v: v, "Neg": np.negative}[after]
+    start = {"Relu": np.maximum(x, 0), "Exp": np.exp(x), "Transpose": x}[before]
+    right = start.astype(np.float64) @ dequantized(WIDE_FORMATS["W8_1"], held).T
+    ends = {"Tanh": np.tanh(right), "": right, "Neg": -right}[after]
     given = np.ascontiguousarray(x.T) if before == "Transpose" else x
-    assert np.abs(compiled({"x": given})["y"] - ends(right)).max() <= 1e-5 * np.abs(right).max()
+    assert np.abs(compiled({"x": given})["y"] - ends).max() <= 1e-5 * np.abs(right).max()
     assert compiled.stats.launches == 2  # what comes before, once; what comes after is fused
 
 
