@@ -32,9 +32,6 @@ AHEAD = 2304
 DEEP = STRETCH * GROUP
 """Depth values of a stretch."""
 
-LEAST_TILES = 2
-"""Fewer tiles of rows do not pay for writing the weights to scratch."""
-
 
 def dequantized_chunks(kernel: DequantizedProduct, lanes: int) -> Poly:
     """Return the number of chunks."""
@@ -147,20 +144,35 @@ class _Writer:
         found = group.scales(record, column, group.factors(head, column))
         lows = [found.minimums or self._lows(scales) for scales in found.scales]
         codes = b.gep(record, "i8", record_bytes(kind) - group.code_bytes + 4 * column)
+        by_place = [[self._by_place(scale) for scale in scales] for scales in found.scales]
         quads = GROUP // 4
         for quad in range(quads):
             span = quad * kind.spans // quads
             loaded = self._codes(codes, quad)
             for k in range(4):
+                parts = zip(loaded, by_place[span], lows[span], strict=True)
                 yield (
                     4 * quad + k,
-                    [
-                        b.fma(self._float(word, k), scale, low)
-                        for word, scale, low in zip(
-                            loaded, found.scales[span], lows[span], strict=True
-                        )
-                    ],
+                    [b.fma(self._float(word, k), scales[k], low) for word, scales, low in parts],
                 )
+
+    def _by_place(self, scale: Value) -> list[Value]:
+        """Return a scale for codes in each of the four bytes of a word, which stay where they are.
+
+        A code in byte ``k`` counts ``256 ** k`` times as much; powers of two round nothing.
+        """
+        b = self.b
+        lower = [const(self.type, 256.0**-k) for k in range(1, self._in_place)]
+        return [
+            scale,
+            *(b.binary("fmul", scale, x) for x in lower),
+            *[scale] * (4 - len(lower) - 1),
+        ]
+
+    @property
+    def _in_place(self) -> int:
+        """Bytes of a word that become floats where they are: the highest bit would be a sign."""
+        return 4 if self.kernel.kind.bits == 4 else 3
 
     def _lows(self, scales: list[Value]) -> list[Value]:
         """Return what is added where a format subtracts a number from its codes."""
@@ -179,12 +191,12 @@ class _Writer:
         return [b.binary("and", word, mask) for word in loaded]
 
     def _float(self, word: Value, k: int) -> Value:
-        """Return one of four bytes as a float."""
+        """Return one of four bytes as a float, ``256 ** k`` times as large where it stays."""
         b = self.b
-        if k:
+        if k < self._in_place:
+            word = b.binary("and", word, const(word.type, 255 << 8 * k))
+        else:
             word = b.binary("lshr", word, const(word.type, 8 * k))
-        if k < 3:
-            word = b.binary("and", word, const(word.type, 255))
         return b.cast("sitofp", word, self.type)
 
     # -- few rows ------------------------------------------------------------------------------
@@ -208,12 +220,13 @@ class _Writer:
             [b.gep(self.fn.scratch, F32, (i * len(vectors) + v) * self.width) for v in vectors]
             for i in range(height)
         ]
+        self._clear(totals)
         with self._stretches() as (first, last):
             cells = [[self._zero() for _ in vectors] for _ in range(height)]
             with b.loop(first, last, hint="group") as number:
                 self._group(frame, panel, (number, column), cells)
             sums = [[b.load(self.type, cell, 64) for cell in line] for line in cells]
-            self._add(first, sums, totals)
+            self._add(sums, totals)
         self._stores().write(frame, totals, column)
 
     def _zero(self) -> Value:
@@ -238,39 +251,49 @@ class _Writer:
             for value, cell in zip(line, places, strict=True):
                 b.store(value, cell, 64)
 
-    def _add(self, first: Value, sums: list[list[Value]], totals: list[list[Value]]) -> None:
+    def _clear(self, totals: list[list[Value]]) -> None:
+        for place in (place for line in totals for place in line):
+            self.b.store(const(self.type, 0.0), place, 64)
+
+    def _add(self, sums: list[list[Value]], totals: list[list[Value]]) -> None:
         """Add the sums of a stretch to those of the ones before."""
         b = self.b
-        begins = b.icmp("eq", first, i64(0))
         for line, places in zip(sums, totals, strict=True):
             for value, place in zip(line, places, strict=True):
-                before = b.select(begins, const(self.type, 0.0), b.load(self.type, place, 4))
-                b.store(b.binary("fadd", before, value), place, 4)
+                b.store(b.binary("fadd", b.load(self.type, place, 64), value), place, 64)
 
     # -- many rows -----------------------------------------------------------------------------
 
     def _many(self, frame: Frame, chunk: _Chunk) -> Value:
-        """Write whole tiles of many rows, stretch by stretch; return the first row that is left."""
+        """Write whole tiles of rows, stretch by stretch; return the first row that is left."""
         b, kernel = self.b, self.kernel
         count = b.binary("sub nsw", chunk.stop, chunk.start)
         whole = b.mul(b.binary("udiv", count, i64(kernel.tile)), i64(kernel.tile))
-        enough = b.icmp("sge", count, i64(LEAST_TILES * kernel.tile))
-        end = b.add(chunk.start, b.select(enough, whole, i64(0)))
+        end = b.add(chunk.start, whole)
         chunk = _Chunk(chunk.start, end, chunk.panels)
         with b.when(b.icmp("slt", chunk.start, end)):
+            with self._tiles(chunk) as (panel, row):
+                for column in self.columns:
+                    self._clear(self._totals(chunk, (panel, row), column))
             with self._stretches() as (first, last):
                 self._pack(frame, chunk, first, last)
                 with b.loop(*chunk.panels, hint="panel") as panel:
                     self._dequantize(self._panel(panel), first, last)
                     with b.loop(chunk.start, end, kernel.tile, hint="tile") as row:
                         self._multiply(chunk, (panel, row), first, last)
-            with b.loop(*chunk.panels, hint="stored") as panel:
-                bound = self._at_panel(frame, panel)
-                with b.loop(chunk.start, end, kernel.tile, hint="rows") as row:
-                    for column in self.columns:
-                        totals = self._totals(chunk, (panel, row), column)
-                        self._stores().write(bound.bind(kernel.row, row), totals, column)
+            with self._tiles(chunk) as (panel, row):
+                bound = self._at_panel(frame, panel).bind(kernel.row, row)
+                for column in self.columns:
+                    totals = self._totals(chunk, (panel, row), column)
+                    self._stores().write(bound, totals, column)
         return end
+
+    @contextmanager
+    def _tiles(self, chunk: _Chunk) -> Iterator[tuple[Value, Value]]:
+        """Write the loops over the tiles of a chunk; yields the panel and the first row of each."""
+        rows = (chunk.start, chunk.stop, self.kernel.tile)
+        with self.b.loop(*chunk.panels) as panel, self.b.loop(*rows, hint="tile") as row:
+            yield panel, row
 
     def _pack(self, frame: Frame, chunk: _Chunk, first: Value, last: Value) -> None:
         """Copy the rows' values of a stretch, one row behind the other."""
@@ -318,7 +341,7 @@ class _Writer:
             operands = Operands(scalar, weight, along if self.lane_fma else None)
             shape = (kernel.tile, kernel.vectors)
             sums = register_tile(b, width, shape, depth, operands)
-            self._add(first, sums, self._totals(chunk, at, column))
+            self._add(sums, self._totals(chunk, at, column))
 
     def _row(self, chunk: _Chunk, row: Value) -> Value:
         """Return where the values of a row are packed, behind the weights of a stretch."""

@@ -28,7 +28,15 @@ from whet.kernel.expr import Expr, Load, Read
 from whet.kernel.schedule import most_rows
 from whet.kernel.spec import Store
 from whet.kernel.tensor import Definition, Tensor
-from whet.lower.storage import Params, Root, Storage, Storages, address_of, to_reads
+from whet.lower.storage import (
+    Params,
+    Root,
+    Storage,
+    Storages,
+    address_of,
+    magnitude,
+    to_reads,
+)
 from whet.program.records import BufferKind, Content
 from whet.target import Target
 
@@ -40,13 +48,19 @@ HEIGHTS = (ROW_TILE, 8, 4, 2, 1)
 LOW_HEIGHTS = (4, 2, 1)
 VECTORS = 2
 
-FLOAT_HEIGHTS = (8, 4, 2, 1)
+FLOAT_HEIGHTS = (6, 4, 2, 1)
 DIVISORS = (1, 2, 3, 4, 6, ROW_TILE)
 """Heights of register tiles that divide a tile of rows."""
 
 FLOAT_ROWS = 12 * ROW_TILE
-PANELS_OF_CHUNK = 4
-"""Rows and panels of a chunk of float rows: 160 KiB in the second cache, rows packed once."""
+MOST_PANELS = 16
+"""Rows and panels of a chunk of float rows: 380 KiB in the second cache.
+
+Many rows come from afar once for all panels of a chunk.
+"""
+
+SHARES = 4
+"""Chunks of columns that a thread has, if there are enough."""
 
 STRETCH = 16
 """Groups of a stretch: 18 KiB unpacked, which leaves room in the first cache for rows and sums."""
@@ -139,9 +153,15 @@ def build_dequantized_product(
         tile=max(n for n in DIVISORS if n <= most_rows(target, vectors)),
         vectors=vectors,
         block=FLOAT_ROWS,
-        together=PANELS_OF_CHUNK,
+        together=_panels_of_chunk(anchor, threads),
     )
     return kernel, params
+
+
+def _panels_of_chunk(anchor: DequantizedSum, threads: int) -> int:
+    """Return how many panels of columns go together, such that threads have even shares."""
+    panels = -(-magnitude(anchor.col.extent) // PANEL)
+    return min(max(panels // (SHARES * threads), 1), MOST_PANELS)
 
 
 def _rows_of_chunk(anchor: BlockSum, target: Target) -> int:
