@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ APART = {"fuse_quantised_norms": False, "fuse_query_rotation": False, "fuse_cach
 OPSETS = [helper.make_opsetid("", 24), helper.make_opsetid("whet", 1)]
 
 
-def compiled(model: ModelProto, passes: dict[str, bool | int] | None = None) -> Any:
-    return whet.compile(model, options=whet.Options(threads=2, passes=passes or {}))
+def compiled(model: ModelProto, passes: Mapping[str, bool | int] | None = None) -> Any:
+    return whet.compile(model, options=whet.Options(threads=2, passes=dict(passes or {})))
 
 
 # -- norms -----------------------------------------------------------------------------------------
