@@ -3,11 +3,14 @@
 All three stages of a block of tiles run in one chunk, so that the transformed data, several times
 the size of the image, stays in the level-2 cache. Products are transformed back panel by panel: all
 of them would push the transformed inputs out of that cache.
+
+Positions are done in groups, whole lines of a transformed tile: all of them, or one line after the
+other where a line is made of few input pixels. The back transform then adds up partial results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from whet.codegen.builder import F32, PTR, Builder, Module, Value, const, i64, vector
@@ -30,11 +33,14 @@ def winograd_chunks(kernel: Winograd, lanes: int) -> Poly:
 
 
 def winograd_scratch(kernel: Winograd, lanes: int) -> int:
-    """Return bytes of scratch of one thread: a block of tiles and a panel of their products."""
-    positions = FILTERINGS[kernel.size].span ** 2
-    panel = kernel.tile.vectors * lanes
-    inputs = _stride(_block(kernel) * _padded(kernel.depth, lanes), lanes)
-    return 4 * positions * (inputs + _stride(_block(kernel) * panel, lanes))
+    """Return bytes of scratch of one thread: tiles, a panel of products, and partial results."""
+    block, panel = _block(kernel), kernel.tile.vectors * lanes
+    positions = lines_together(kernel.size) * FILTERINGS[kernel.size].span
+    inputs = _stride(block * _padded(kernel.depth, lanes), lanes)
+    partial = kernel.size**2 * _stride(block * kernel.tile.panels * panel, lanes)
+    one_group = lines_together(kernel.size) == FILTERINGS[kernel.size].span
+    elements = positions * (inputs + _stride(block * panel, lanes)) + (0 if one_group else partial)
+    return 4 * elements
 
 
 def _stride(elements: int, lanes: int) -> int:
@@ -79,6 +85,23 @@ def write_winograd(
     fn.b.finish()
 
 
+def lines_together(size: int) -> int:
+    """Return how many lines of a transformed tile are done at once.
+
+    One of ``F(2, 3)``, each made of two lines of pixels, so that what is transformed takes a
+    quarter of the cache; all of ``F(4, 3)``, whose lines would read most pixels six times.
+    """
+    return 1 if size == 2 else FILTERINGS[size].span
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What a chunk covers: a block of tiles and a block of panels."""
+
+    tiles: tuple[Value, Value]
+    panels: tuple[Value, Value]
+
+
 @dataclass(frozen=True, slots=True)
 class _Writer:
     kernel: Winograd
@@ -100,6 +123,11 @@ class _Writer:
     def panel(self) -> int:
         return self.kernel.tile.vectors * self.width
 
+    @property
+    def _together(self) -> int:
+        """Positions of a group."""
+        return lines_together(self.kernel.size) * self.filtering.span
+
     def chunk(self, frame: Frame, chunk: Value) -> None:
         """Write one chunk: a block of tiles and a block of panels."""
         b, kernel = self.b, self.kernel
@@ -110,12 +138,41 @@ class _Writer:
         last = b.min(b.add(first, i64(_block(kernel))), total)
         panel_first = b.mul(b.binary("udiv", chunk, blocks), i64(kernel.tile.panels))
         panel_last = b.min(b.add(panel_first, i64(kernel.tile.panels)), panels)
-        with b.loop(first, last, hint="in") as tile:
-            self._transform_in(frame, tile, b.binary("sub", tile, first))
-        with b.loop(panel_first, panel_last, hint="panel") as panel:
-            self._products(panel)
-            with b.loop(first, last, hint="out") as tile:
-                self._transform_out(frame, tile, b.binary("sub", tile, first), panel)
+        place = _Place((first, last), (panel_first, panel_last))
+        groups = self._groups()
+        if len(groups) == 1:
+            self._group(frame, i64(0), place, groups)
+            return
+        with b.loop(i64(0), i64(len(groups)), hint="group") as number:
+            self._group(frame, number, place, groups)
+
+    def _groups(self) -> list[range]:
+        """Return the lines of a transformed tile that are done together."""
+        size = lines_together(self.kernel.size)
+        return [range(k, k + size) for k in range(0, self.filtering.span, size)]
+
+    def _group(self, frame: Frame, number: Value, place: _Place, groups: list[range]) -> None:
+        """Write the three stages of a group of lines; their products are the same code for all."""
+        b = self.b
+        first = place.tiles[0]
+        for lines in self._each(number, groups):
+            with b.loop(*place.tiles, hint="in") as tile:
+                self._transform_in(frame, tile, b.binary("sub", tile, first), lines)
+        with b.loop(*place.panels, hint="panel") as panel:
+            self._products(number, panel, place)
+            for lines in self._each(number, groups):
+                with b.loop(*place.tiles, hint="out") as tile:
+                    slot = b.binary("sub", tile, first)
+                    self._transform_out(frame, (tile, slot), (panel, place.panels[0]), lines)
+
+    def _each(self, number: Value, groups: list[range]) -> Iterator[range]:
+        """Yield every group, and write what is done with it where the group of a number is done."""
+        for k, lines in enumerate(groups):
+            if number.known is not None:
+                yield lines
+                continue
+            with self.b.when(self.b.icmp("eq", number, i64(k))):
+                yield lines
 
     def _place(self, tile: Value) -> tuple[Value, Value, Value]:
         """Return image, tile row and tile column of a flat tile number."""
@@ -142,8 +199,8 @@ class _Writer:
 
     # -- input -------------------------------------------------------------------------------
 
-    def _transform_in(self, frame: Frame, tile: Value, slot: Value) -> None:
-        """Transform one tile of all channels into scratch."""
+    def _transform_in(self, frame: Frame, tile: Value, slot: Value, lines: range) -> None:
+        """Transform one tile of all channels into scratch, some of its lines."""
         b, kernel, span = self.b, self.kernel, self.filtering.span
         image, row, column = self._place(tile)
         top = b.add(b.mul(row, i64(kernel.size)), i64(-kernel.pads[0]))
@@ -161,19 +218,28 @@ class _Writer:
         b.branch(inside, yes, no)
         for label, guarded in ((yes, False), (no, True)):
             b.start(label)
-            self._channels(bound, slot, guarded)
+            self._channels(bound, slot, lines, guarded)
             b.jump(done)
         b.start(done)
 
-    def _channels(self, frame: Frame, slot: Value, guarded: bool) -> None:
-        span = self.filtering.span
+    def _channels(self, frame: Frame, slot: Value, lines: range, guarded: bool) -> None:
+        span, inputs = self.filtering.span, self.filtering.inputs
+        needed = [i for i in range(span) if any(inputs[k][i] for k in lines)]
 
         def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
-            patch = [
-                [self._pixel(inner, mask, i, j, guarded) for j in range(span)] for i in range(span)
-            ]
-            moved = separable(self.b, self.filtering.inputs, patch)
-            for position, value in enumerate(v for line in moved for v in line):
+            columns = []
+            for j in range(span):
+                pixels = [self._pixel(inner, mask, i, j, guarded) for i in needed]
+                columns.append(
+                    [
+                        combined(
+                            self.b, [(inputs[k][i], v) for i, v in zip(needed, pixels, strict=True)]
+                        )
+                        for k in lines
+                    ]
+                )
+            rows = [transformed(self.b, inputs, row) for row in zip(*columns, strict=True)]
+            for position, value in enumerate(v for row in rows for v in row):
                 self.b.store(value, self._slot(position, slot, inner.env[self.kernel.depth]), 64)
 
         strips(frame, self.kernel.depth, self.width, strip)
@@ -199,17 +265,36 @@ class _Writer:
 
     # -- products ----------------------------------------------------------------------------
 
-    def _products(self, panel: Value) -> None:
-        """Multiply transformed tiles by a panel of transformed weights, position by position."""
-        b, kernel, depth = self.b, self.kernel, self._static(self.kernel.depth.extent)
-        positions = self.filtering.span**2
-        with b.loop(i64(0), i64(positions), hint="position") as position:
-            number = b.add(b.mul(panel, i64(positions)), position)
-            start = b.mul(number, i64(depth * self.panel))
-            weights = b.gep(self.fn.params[kernel.weights], F32, start)
-            b.store(b.gep(weights, F32, depth * self.panel), self.cursor, 8)
+    def _products(self, number: Value, panel: Value, place: _Place) -> None:
+        """Multiply a group of positions by a panel of transformed weights, one after the other."""
+        b, kernel = self.b, self.kernel
+        together = self._together
+        first = b.mul(number, i64(together))
+        following = self._following(number, panel, place)
+        with b.loop(i64(0), i64(together), hint="position") as position:
+            weights = self._weights(panel, b.add(first, position))
+            ends = b.icmp("eq", position, i64(together - 1))
+            size = self._static(kernel.depth.extent) * self.panel
+            b.store(b.select(ends, following, b.gep(weights, F32, size)), self.cursor, 8)
             with b.loop(i64(0), i64(kernel.tile.row_items), hint="rows") as item:
                 self._product(position, b.mul(item, i64(kernel.tile.rows)), weights)
+
+    def _weights(self, panel: Value, position: Value) -> Value:
+        """Return where the weights of a position begin in a panel."""
+        b = self.b
+        number = b.add(b.mul(panel, i64(self.filtering.span**2)), position)
+        size = self._static(self.kernel.depth.extent) * self.panel
+        return b.gep(self.fn.params[self.kernel.weights], F32, b.mul(number, i64(size)))
+
+    def _following(self, number: Value, panel: Value, place: _Place) -> Value:
+        """Return the weights that follow a group's: of the next panel, or of the next group."""
+        b = self.b
+        together = self._together
+        this = b.mul(number, i64(together))
+        behind = b.add(panel, i64(1))
+        ends = b.icmp("eq", behind, place.panels[1])
+        next_group = self._weights(place.panels[0], b.add(this, i64(together)))
+        return b.select(ends, next_group, self._weights(behind, this))
 
     def _product(self, position: Value, slot: Value, weights: Value) -> None:
         b, kernel, width = self.b, self.kernel, self.width
@@ -249,32 +334,60 @@ class _Writer:
         block = _block(self.kernel)
         start = b.mul(at, i64(_stride(block * self.panel, self.width)))
         offset = b.add(b.mul(slot, i64(self.panel)), column)
-        inputs = self.filtering.span**2 * _stride(block * self.depth, self.width)
+        inputs = self._together * _stride(block * self.depth, self.width)
         return b.gep(b.gep(self.fn.scratch, F32, inputs), F32, b.add(start, offset))
 
     # -- output ------------------------------------------------------------------------------
 
-    def _transform_out(self, frame: Frame, tile: Value, slot: Value, panel: Value) -> None:
-        """Transform one tile of products back and write its pixels."""
+    def _transform_out(
+        self, frame: Frame, tile: tuple[Value, Value], panel: tuple[Value, Value], lines: range
+    ) -> None:
+        """Transform lines of one tile of products back; write the pixels that are complete.
+
+        ``tile`` is its number and its place in the block, ``panel`` its number and the first one's.
+        """
         b, kernel = self.b, self.kernel
-        bound, low, high = self._output(frame, tile, panel)
-        span = self.filtering.span
+        bound, low, high = self._output(frame, tile[0], panel[0])
+        outputs, slot = self.filtering.outputs, tile[1]
+        skipped = b.mul(b.binary("sub", panel[0], panel[1]), i64(self.panel))
 
         def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
             at = b.binary("sub", inner.env[kernel.col], low)
-            products = [
-                [
-                    b.load(vector(F32, self.width), self._result(i * span + j, slot, at), 64)
-                    for j in range(span)
-                ]
-                for i in range(span)
-            ]
-            moved = separable(b, self.filtering.outputs, products)
-            for i, line in enumerate(moved):
-                for j, value in enumerate(line):
-                    self._pixel_out(inner, mask, (i, j), value)
+            rows = [transformed(b, outputs, self._loaded(k, slot, at)) for k in range(len(lines))]
+            for i, factors in enumerate(outputs):
+                used = [k for k, factor in enumerate(factors) if factor]
+                for j in range(kernel.size):
+                    terms = [(factors[k], row[j]) for k, row in zip(lines, rows, strict=True)]
+                    if not any(factor for factor, _ in terms):
+                        continue
+                    place = self._partial((i, j), slot, b.add(skipped, at))
+                    if used[0] < lines.start:
+                        terms.append((1, b.load(vector(F32, self.width), place, 64)))
+                    value = combined(b, terms)
+                    if used[-1] in lines:
+                        self._pixel_out(inner, mask, (i, j), value)
+                    else:
+                        b.store(value, place, 64)
 
         strips(bound, kernel.col, self.width, strip, span=(low, high))
+
+    def _loaded(self, line: int, slot: Value, column: Value) -> list[Value]:
+        """Return a line of products of a tile."""
+        span = self.filtering.span
+        places = (self._result(line * span + j, slot, column) for j in range(span))
+        return [self.b.load(vector(F32, self.width), place, 64) for place in places]
+
+    def _partial(self, pixel: tuple[int, int], slot: Value, column: Value) -> Value:
+        """Return where a partial result lies, behind the products, [pixels, tiles, columns]."""
+        b, kernel = self.b, self.kernel
+        block, columns = _block(kernel), kernel.tile.panels * self.panel
+        number = pixel[0] * kernel.size + pixel[1]
+        before = self._together * (
+            _stride(block * self.depth, self.width) + _stride(block * self.panel, self.width)
+        )
+        start = before + number * _stride(block * columns, self.width)
+        offset = b.add(b.mul(slot, i64(columns)), column)
+        return b.gep(b.gep(self.fn.scratch, F32, start), F32, offset)
 
     def _pixel_out(
         self, frame: Frame, mask: Value | None, at: tuple[int, int], value: Value
@@ -299,28 +412,20 @@ class _Writer:
                 point.store(store)
 
 
-def separable(b: Builder, matrix: Matrix, patch: list[list[Value]]) -> list[list[Value]]:
-    """Return ``matrix patch matrix'``."""
-    columns = [_apply(b, matrix, [line[j] for line in patch]) for j in range(len(patch[0]))]
-    rows = [[column[i] for column in columns] for i in range(len(matrix))]
-    return [_apply(b, matrix, row) for row in rows]
+def transformed(b: Builder, matrix: Matrix, values: Sequence[Value]) -> list[Value]:
+    """Return a matrix times a vector of registers."""
+    return [combined(b, list(zip(line, values, strict=True))) for line in matrix]
 
 
-def _apply(b: Builder, matrix: Matrix, values: Sequence[Value]) -> list[Value]:
-    """Return a matrix times a vector of registers, without products by 0 and 1."""
-    results = []
-    for line in matrix:
-        terms = sorted(
-            ((c, v) for c, v in zip(line, values, strict=True) if c), key=lambda t: abs(t[0]) != 1
-        )
-        terms.sort(key=lambda t: t[0] != 1)
-        factor, total = terms[0]
-        if factor != 1:
-            total = b.binary("fmul", total, const(total.type, factor))
-        for factor, value in terms[1:]:
-            if abs(factor) == 1:
-                total = b.binary("fadd" if factor == 1 else "fsub", total, value)
-            else:
-                total = b.fma(value, const(value.type, factor), total)
-        results.append(total)
-    return results
+def combined(b: Builder, terms: Sequence[tuple[float, Value]]) -> Value:
+    """Return a sum of registers with factors, without products by 0 and 1."""
+    left = sorted((t for t in terms if t[0]), key=lambda t: (t[0] != 1, abs(t[0]) != 1))
+    factor, total = left[0]
+    if factor != 1:
+        total = b.binary("fmul", total, const(total.type, factor))
+    for factor, value in left[1:]:
+        if abs(factor) == 1:
+            total = b.binary("fadd" if factor == 1 else "fsub", total, value)
+        else:
+            total = b.fma(value, const(value.type, factor), total)
+    return total
