@@ -4,8 +4,8 @@ All three stages of a block of tiles run in one chunk, so that the transformed d
 the size of the image, stays in the level-2 cache. Products are transformed back panel by panel: all
 of them would push the transformed inputs out of that cache.
 
-Positions are done in groups, whole lines of a transformed tile: all of them, or one line after the
-other where a line is made of few input pixels. The back transform then adds up partial results.
+Positions are done in groups, one or two lines of a transformed tile, which take little of the
+cache. The back transform of all but the last group leaves partial results in scratch.
 """
 
 from __future__ import annotations
@@ -35,12 +35,10 @@ def winograd_chunks(kernel: Winograd, lanes: int) -> Poly:
 def winograd_scratch(kernel: Winograd, lanes: int) -> int:
     """Return bytes of scratch of one thread: tiles, a panel of products, and partial results."""
     block, panel = _block(kernel), kernel.tile.vectors * lanes
-    positions = lines_together(kernel.size) * FILTERINGS[kernel.size].span
+    positions = FILTERINGS[kernel.size].together * FILTERINGS[kernel.size].span
     inputs = _stride(block * _padded(kernel.depth, lanes), lanes)
     partial = kernel.size**2 * _stride(block * kernel.tile.panels * panel, lanes)
-    one_group = lines_together(kernel.size) == FILTERINGS[kernel.size].span
-    elements = positions * (inputs + _stride(block * panel, lanes)) + (0 if one_group else partial)
-    return 4 * elements
+    return 4 * (positions * (inputs + _stride(block * panel, lanes)) + partial)
 
 
 def _stride(elements: int, lanes: int) -> int:
@@ -54,7 +52,17 @@ def _stride(elements: int, lanes: int) -> int:
 
 
 def _block(kernel: Winograd) -> int:
-    return kernel.tile.rows * kernel.tile.row_items
+    """Return the tiles of a block; blocks are of equal size, so that little is done in vain."""
+    most, total = kernel.tile.rows * kernel.tile.row_items, _tiles(kernel).constant
+    return most if total is None else -(-total // -(-total // most))
+
+
+def _heights(kernel: Winograd) -> list[tuple[int, int]]:
+    """Return the heights of a block's register tiles, and how many there are of each."""
+    count = -(-_block(kernel) // kernel.tile.rows)
+    small, larger = divmod(_block(kernel), count)
+    found = [(small + 1, larger), (small, count - larger)]
+    return [(height, tiles) for height, tiles in found if tiles]
 
 
 def _tiles(kernel: Winograd) -> Poly:
@@ -83,15 +91,6 @@ def write_winograd(
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
-
-
-def lines_together(size: int) -> int:
-    """Return how many lines of a transformed tile are done at once.
-
-    One of ``F(2, 3)``, each made of two lines of pixels, so that what is transformed takes a
-    quarter of the cache; all of ``F(4, 3)``, whose lines would read most pixels six times.
-    """
-    return 1 if size == 2 else FILTERINGS[size].span
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ class _Writer:
     @property
     def _together(self) -> int:
         """Positions of a group."""
-        return lines_together(self.kernel.size) * self.filtering.span
+        return self.filtering.together * self.filtering.span
 
     def chunk(self, frame: Frame, chunk: Value) -> None:
         """Write one chunk: a block of tiles and a block of panels."""
@@ -140,15 +139,12 @@ class _Writer:
         panel_last = b.min(b.add(panel_first, i64(kernel.tile.panels)), panels)
         place = _Place((first, last), (panel_first, panel_last))
         groups = self._groups()
-        if len(groups) == 1:
-            self._group(frame, i64(0), place, groups)
-            return
         with b.loop(i64(0), i64(len(groups)), hint="group") as number:
             self._group(frame, number, place, groups)
 
     def _groups(self) -> list[range]:
         """Return the lines of a transformed tile that are done together."""
-        size = lines_together(self.kernel.size)
+        size = self.filtering.together
         return [range(k, k + size) for k in range(0, self.filtering.span, size)]
 
     def _group(self, frame: Frame, number: Value, place: _Place, groups: list[range]) -> None:
@@ -168,9 +164,6 @@ class _Writer:
     def _each(self, number: Value, groups: list[range]) -> Iterator[range]:
         """Yield every group, and write what is done with it where the group of a number is done."""
         for k, lines in enumerate(groups):
-            if number.known is not None:
-                yield lines
-                continue
             with self.b.when(self.b.icmp("eq", number, i64(k))):
                 yield lines
 
@@ -276,8 +269,11 @@ class _Writer:
             ends = b.icmp("eq", position, i64(together - 1))
             size = self._static(kernel.depth.extent) * self.panel
             b.store(b.select(ends, following, b.gep(weights, F32, size)), self.cursor, 8)
-            with b.loop(i64(0), i64(kernel.tile.row_items), hint="rows") as item:
-                self._product(position, b.mul(item, i64(kernel.tile.rows)), weights)
+            start = 0
+            for rows, count in _heights(kernel):
+                with b.loop(i64(start), i64(start + rows * count), rows, hint="rows") as slot:
+                    self._product(position, slot, weights, rows)
+                start += rows * count
 
     def _weights(self, panel: Value, position: Value) -> Value:
         """Return where the weights of a position begin in a panel."""
@@ -296,7 +292,7 @@ class _Writer:
         next_group = self._weights(place.panels[0], b.add(this, i64(together)))
         return b.select(ends, next_group, self._weights(behind, this))
 
-    def _product(self, position: Value, slot: Value, weights: Value) -> None:
+    def _product(self, position: Value, slot: Value, weights: Value, rows: int) -> None:
         b, kernel, width = self.b, self.kernel, self.width
         inputs = self._slot(position, slot, i64(0))
 
@@ -311,7 +307,7 @@ class _Writer:
             line = b.gep(weights, F32, b.mul(k, i64(self.panel)))
             return b.load(vector(F32, width), b.gep(line, F32, u * self.panel + j * width), 64)
 
-        shape = (kernel.tile.rows, kernel.tile.vectors)
+        shape = (rows, kernel.tile.vectors)
         depth = self._static(kernel.depth.extent)
         operands = Operands(scalar, lane, along if self.lane_fma else None)
         sums = register_tile(b, width, shape, depth, operands, every=self._fetch_ahead)
