@@ -18,65 +18,24 @@ from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import Function, accesses_of, frame_of, open_function, strips
 from whet.codegen.register_tile import Operands, register_tile
-from whet.index import Axis, Poly, as_poly, ceil_div, product, var
+from whet.codegen.winograd_scratch import Scratch, block_of, grid_of, tiles_of
+from whet.index import Poly, as_poly, ceil_div, var
 from whet.kernel.expr import Within
 from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import ACCUMULATOR, Winograd
-from whet.kernel.winograd import FILTERINGS, Filtering, Matrix
+from whet.kernel.winograd import FILTERINGS, Filtering
 from whet.target import Target
 
 
 def winograd_chunks(kernel: Winograd, lanes: int) -> Poly:
     """Return the number of chunks of a Winograd convolution."""
     panels = ceil_div(kernel.col.extent, kernel.tile.vectors * lanes)
-    return ceil_div(_tiles(kernel), _block(kernel)) * ceil_div(panels, kernel.tile.panels)
+    return ceil_div(tiles_of(kernel), block_of(kernel)) * ceil_div(panels, kernel.tile.panels)
 
 
 def winograd_scratch(kernel: Winograd, lanes: int) -> int:
     """Return bytes of scratch of one thread: tiles, a panel of products, and partial results."""
-    block, panel = _block(kernel), kernel.tile.vectors * lanes
-    positions = FILTERINGS[kernel.size].together * FILTERINGS[kernel.size].span
-    inputs = _stride(block * _padded(kernel.depth, lanes), lanes)
-    partial = kernel.size**2 * _stride(block * kernel.tile.panels * panel, lanes)
-    return 4 * (positions * (inputs + _stride(block * panel, lanes)) + partial)
-
-
-def _stride(elements: int, lanes: int) -> int:
-    """Return the distance of two positions: an odd number of vectors.
-
-    A transform writes one vector to each position; at a power of two apart they would all fall
-    into one set of the cache.
-    """
-    vectors = elements // lanes
-    return (vectors + 1 - vectors % 2) * lanes
-
-
-def _block(kernel: Winograd) -> int:
-    """Return the tiles of a block; blocks are of equal size, so that little is done in vain."""
-    most, total = kernel.tile.rows * kernel.tile.row_items, _tiles(kernel).constant
-    return most if total is None else -(-total // -(-total // most))
-
-
-def _heights(kernel: Winograd) -> list[tuple[int, int]]:
-    """Return the heights of a block's register tiles, and how many there are of each."""
-    count = -(-_block(kernel) // kernel.tile.rows)
-    small, larger = divmod(_block(kernel), count)
-    found = [(small + 1, larger), (small, count - larger)]
-    return [(height, tiles) for height, tiles in found if tiles]
-
-
-def _tiles(kernel: Winograd) -> Poly:
-    return product((kernel.image.extent, *_grid(kernel)))
-
-
-def _grid(kernel: Winograd) -> tuple[Poly, Poly]:
-    return ceil_div(kernel.rows.extent, kernel.size), ceil_div(kernel.cols.extent, kernel.size)
-
-
-def _padded(axis: Axis, lanes: int) -> int:
-    extent = axis.extent.constant
-    assert extent is not None, "channels are static in Winograd kernels"
-    return -(-extent // lanes) * lanes
+    return Scratch(kernel, lanes).size_bytes
 
 
 def write_winograd(
@@ -87,7 +46,8 @@ def write_winograd(
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
     cursor = fn.b.alloca(PTR)
     filtering = FILTERINGS[kernel.size]
-    writer = _Writer(kernel, fn, target.lanes, filtering, cursor, target.lane_fma)
+    scratch = Scratch(kernel, target.lanes)
+    writer = _Writer(kernel, fn, scratch, filtering, cursor, target.lane_fma)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
@@ -105,7 +65,7 @@ class _Place:
 class _Writer:
     kernel: Winograd
     fn: Function
-    width: int
+    scratch: Scratch
     filtering: Filtering
     cursor: Value
     lane_fma: bool
@@ -115,26 +75,17 @@ class _Writer:
         return self.fn.b
 
     @property
-    def depth(self) -> int:
-        return _padded(self.kernel.depth, self.width)
-
-    @property
-    def panel(self) -> int:
-        return self.kernel.tile.vectors * self.width
-
-    @property
-    def _together(self) -> int:
-        """Positions of a group."""
-        return self.filtering.together * self.filtering.span
+    def width(self) -> int:
+        return self.scratch.lanes
 
     def chunk(self, frame: Frame, chunk: Value) -> None:
         """Write one chunk: a block of tiles and a block of panels."""
         b, kernel = self.b, self.kernel
-        total = frame.scalar_index(_tiles(kernel))
-        panels = frame.scalar_index(ceil_div(kernel.col.extent, self.panel))
-        blocks = frame.scalar_index(ceil_div(_tiles(kernel), _block(kernel)))
-        first = b.mul(b.binary("urem", chunk, blocks), i64(_block(kernel)))
-        last = b.min(b.add(first, i64(_block(kernel))), total)
+        block, tiles = self.scratch.block, tiles_of(kernel)
+        panels = frame.scalar_index(ceil_div(kernel.col.extent, self.scratch.panel))
+        blocks = frame.scalar_index(ceil_div(tiles, block))
+        first = b.mul(b.binary("urem", chunk, blocks), i64(block))
+        last = b.min(b.add(first, i64(block)), frame.scalar_index(tiles))
         panel_first = b.mul(b.binary("udiv", chunk, blocks), i64(kernel.tile.panels))
         panel_last = b.min(b.add(panel_first, i64(kernel.tile.panels)), panels)
         place = _Place((first, last), (panel_first, panel_last))
@@ -170,7 +121,7 @@ class _Writer:
     def _place(self, tile: Value) -> tuple[Value, Value, Value]:
         """Return image, tile row and tile column of a flat tile number."""
         b = self.b
-        down, across = (self._static(p) for p in _grid(self.kernel))
+        down, across = (self._static(p) for p in grid_of(self.kernel))
         column = b.binary("urem", tile, i64(across))
         line = b.binary("udiv", tile, i64(across))
         return b.binary("udiv", line, i64(down)), b.binary("urem", line, i64(down)), column
@@ -186,8 +137,8 @@ class _Writer:
         bound = frame.bind(kernel.image, image)
         bound = bound.bind(kernel.rows, b.mul(row, i64(kernel.size)))
         bound = bound.bind(kernel.cols, b.mul(column, i64(kernel.size)))
-        low = b.mul(panel, i64(self.panel))
-        high = b.min(b.add(low, i64(self.panel)), frame.scalar_index(kernel.col.extent))
+        low = b.mul(panel, i64(self.scratch.panel))
+        high = b.min(b.add(low, i64(self.scratch.panel)), frame.scalar_index(kernel.col.extent))
         return bound, low, high
 
     # -- input -------------------------------------------------------------------------------
@@ -216,31 +167,27 @@ class _Writer:
         b.start(done)
 
     def _channels(self, frame: Frame, slot: Value, lines: range, guarded: bool) -> None:
-        span, inputs = self.filtering.span, self.filtering.inputs
-        needed = [i for i in range(span) if any(inputs[k][i] for k in lines)]
+        b, span, matrix = self.b, self.filtering.span, self.filtering.inputs
+        needed = [i for i in range(span) if any(matrix[k][i] for k in lines)]
+        factors = [[matrix[k][i] for i in needed] for k in lines]
 
         def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
-            columns = []
-            for j in range(span):
-                pixels = [self._pixel(inner, mask, i, j, guarded) for i in needed]
-                columns.append(
-                    [
-                        combined(
-                            self.b, [(inputs[k][i], v) for i, v in zip(needed, pixels, strict=True)]
-                        )
-                        for k in lines
-                    ]
-                )
-            rows = [transformed(self.b, inputs, row) for row in zip(*columns, strict=True)]
+            columns = [
+                transformed(b, factors, [self._pixel(inner, mask, (i, j), guarded) for i in needed])
+                for j in range(span)
+            ]
+            rows = [transformed(b, matrix, row) for row in zip(*columns, strict=True)]
+            at = (slot, inner.env[self.kernel.depth])
             for position, value in enumerate(v for row in rows for v in row):
-                self.b.store(value, self._slot(position, slot, inner.env[self.kernel.depth]), 64)
+                b.store(value, self.scratch.input(b, self.fn.scratch, position, at), 64)
 
         strips(frame, self.kernel.depth, self.width, strip)
 
-    def _pixel(self, frame: Frame, mask: Value | None, i: int, j: int, guarded: bool) -> Value:
+    def _pixel(self, frame: Frame, mask: Value | None, at: tuple[int, int], guarded: bool) -> Value:
         """Return a vector of channels of one pixel, zero outside the image."""
         kernel = self.kernel
-        point = Point(frame, kernel.depth, self.width, mask, {kernel.y: i, kernel.x: j})
+        shift = {kernel.y: at[0], kernel.x: at[1]}
+        point = Point(frame, kernel.depth, self.width, mask, shift)
         if not guarded:
             return point.value(kernel.a)
         keep = point.holds(
@@ -248,29 +195,21 @@ class _Writer:
         )
         return point.guarded(kernel.a, keep)
 
-    def _slot(self, position: int | Value, slot: Value, channel: Value) -> Value:
-        """Return where a transformed input lies, [positions, tiles, channels]."""
-        b = self.b
-        at = i64(position) if isinstance(position, int) else position
-        start = b.mul(at, i64(_stride(_block(self.kernel) * self.depth, self.width)))
-        offset = b.add(b.mul(slot, i64(self.depth)), channel)
-        return b.gep(self.fn.scratch, F32, b.add(start, offset))
-
     # -- products ----------------------------------------------------------------------------
 
     def _products(self, number: Value, panel: Value, place: _Place) -> None:
         """Multiply a group of positions by a panel of transformed weights, one after the other."""
-        b, kernel = self.b, self.kernel
-        together = self._together
+        b = self.b
+        together, panel_elements = self.scratch.positions, self._panel_elements
         first = b.mul(number, i64(together))
         following = self._following(number, panel, place)
         with b.loop(i64(0), i64(together), hint="position") as position:
             weights = self._weights(panel, b.add(first, position))
             ends = b.icmp("eq", position, i64(together - 1))
-            size = self._static(kernel.depth.extent) * self.panel
-            b.store(b.select(ends, following, b.gep(weights, F32, size)), self.cursor, 8)
+            behind = b.gep(weights, F32, panel_elements)
+            b.store(b.select(ends, following, behind), self.cursor, 8)
             start = 0
-            for rows, count in _heights(kernel):
+            for rows, count in self.scratch.heights:
                 with b.loop(i64(start), i64(start + rows * count), rows, hint="rows") as slot:
                     self._product(position, slot, weights, rows)
                 start += rows * count
@@ -279,13 +218,18 @@ class _Writer:
         """Return where the weights of a position begin in a panel."""
         b = self.b
         number = b.add(b.mul(panel, i64(self.filtering.span**2)), position)
-        size = self._static(self.kernel.depth.extent) * self.panel
-        return b.gep(self.fn.params[self.kernel.weights], F32, b.mul(number, i64(size)))
+        start = b.mul(number, i64(self._panel_elements))
+        return b.gep(self.fn.params[self.kernel.weights], F32, start)
+
+    @property
+    def _panel_elements(self) -> int:
+        """Weights of one position in a panel."""
+        return self._static(self.kernel.depth.extent) * self.scratch.panel
 
     def _following(self, number: Value, panel: Value, place: _Place) -> Value:
         """Return the weights that follow a group's: of the next panel, or of the next group."""
         b = self.b
-        together = self._together
+        together = self.scratch.positions
         this = b.mul(number, i64(together))
         behind = b.add(panel, i64(1))
         ends = b.icmp("eq", behind, place.panels[1])
@@ -294,25 +238,27 @@ class _Writer:
 
     def _product(self, position: Value, slot: Value, weights: Value, rows: int) -> None:
         b, kernel, width = self.b, self.kernel, self.width
-        inputs = self._slot(position, slot, i64(0))
+        apart, panel = self.scratch.depth, self.scratch.panel
+        inputs = self.scratch.input(b, self.fn.scratch, position, (slot, i64(0)))
 
         def scalar(i: int, k: Value, u: int) -> Value:
-            return b.load(F32, b.gep(b.gep(inputs, F32, k), F32, i * self.depth + u))
+            return b.load(F32, b.gep(b.gep(inputs, F32, k), F32, i * apart + u))
 
         def along(i: int, k: Value, u: int) -> Value:
-            place = b.gep(b.gep(inputs, F32, k), F32, i * self.depth + u)
+            place = b.gep(b.gep(inputs, F32, k), F32, i * apart + u)
             return b.load(vector(F32, width), place)
 
         def lane(j: int, k: Value, u: int) -> Value:
-            line = b.gep(weights, F32, b.mul(k, i64(self.panel)))
-            return b.load(vector(F32, width), b.gep(line, F32, u * self.panel + j * width), 64)
+            line = b.gep(weights, F32, b.mul(k, i64(panel)))
+            return b.load(vector(F32, width), b.gep(line, F32, u * panel + j * width), 64)
 
         shape = (rows, kernel.tile.vectors)
         depth = self._static(kernel.depth.extent)
         operands = Operands(scalar, lane, along if self.lane_fma else None)
         sums = register_tile(b, width, shape, depth, operands, every=self._fetch_ahead)
         for i, line in enumerate(sums):
-            start = self._result(position, b.add(slot, i64(i)), i64(0))
+            at = (b.add(slot, i64(i)), i64(0))
+            start = self.scratch.product(b, self.fn.scratch, position, at)
             for j, value in enumerate(line):
                 b.store(value, b.gep(start, F32, j * width), 64)
 
@@ -323,16 +269,6 @@ class _Writer:
             b.prefetch(b.gep(at, "i8", LINE_BYTES * line))
         b.store(b.gep(at, "i8", LINE_BYTES * lines), self.cursor, 8)
 
-    def _result(self, position: int | Value, slot: Value, column: Value) -> Value:
-        """Return where a product lies, behind the inputs, [positions, tiles, panel]."""
-        b = self.b
-        at = i64(position) if isinstance(position, int) else position
-        block = _block(self.kernel)
-        start = b.mul(at, i64(_stride(block * self.panel, self.width)))
-        offset = b.add(b.mul(slot, i64(self.panel)), column)
-        inputs = self._together * _stride(block * self.depth, self.width)
-        return b.gep(b.gep(self.fn.scratch, F32, inputs), F32, b.add(start, offset))
-
     # -- output ------------------------------------------------------------------------------
 
     def _transform_out(
@@ -342,48 +278,65 @@ class _Writer:
 
         ``tile`` is its number and its place in the block, ``panel`` its number and the first one's.
         """
-        b, kernel = self.b, self.kernel
+        b, kernel, matrix = self.b, self.kernel, self.filtering.outputs
         bound, low, high = self._output(frame, tile[0], panel[0])
-        outputs, slot = self.filtering.outputs, tile[1]
-        skipped = b.mul(b.binary("sub", panel[0], panel[1]), i64(self.panel))
+        later, _, _ = self._output(frame, self._next(frame, tile[0]), panel[0])
+        skipped = b.mul(b.binary("sub", panel[0], panel[1]), i64(self.scratch.panel))
 
         def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
             at = b.binary("sub", inner.env[kernel.col], low)
-            rows = [transformed(b, outputs, self._loaded(k, slot, at)) for k in range(len(lines))]
-            for i, factors in enumerate(outputs):
+            following = later.bind(kernel.col, inner.env[kernel.col])
+            rows = [
+                transformed(b, matrix, self._loaded(k, (tile[1], at))) for k in range(len(lines))
+            ]
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            for i, factors in enumerate(matrix):
                 used = [k for k, factor in enumerate(factors) if factor]
-                for j in range(kernel.size):
-                    terms = [(factors[k], row[j]) for k, row in zip(lines, rows, strict=True)]
-                    if not any(factor for factor, _ in terms):
+                for j, column in enumerate(columns):
+                    if not set(used) & set(lines):
                         continue
-                    place = self._partial((i, j), slot, b.add(skipped, at))
+                    place = self._partial((i, j), (tile[1], b.add(skipped, at)))
+                    terms = [(factors[k], v) for k, v in zip(lines, column, strict=True)]
                     if used[0] < lines.start:
                         terms.append((1, b.load(vector(F32, self.width), place, 64)))
                     value = combined(b, terms)
-                    if used[-1] in lines:
-                        self._pixel_out(inner, mask, (i, j), value)
-                    else:
+                    if used[-1] not in lines:
                         b.store(value, place, 64)
+                        continue
+                    self._fetch_pixel(following, (i, j))
+                    self._pixel_out(inner, mask, (i, j), value)
 
         strips(bound, kernel.col, self.width, strip, span=(low, high))
 
-    def _loaded(self, line: int, slot: Value, column: Value) -> list[Value]:
-        """Return a line of products of a tile."""
-        span = self.filtering.span
-        places = (self._result(line * span + j, slot, column) for j in range(span))
-        return [self.b.load(vector(F32, self.width), place, 64) for place in places]
+    def _next(self, frame: Frame, tile: Value) -> Value:
+        """Return the number of the tile after one, or of the last."""
+        b = self.b
+        last = frame.scalar_index(tiles_of(self.kernel) - 1)
+        return b.min(b.add(tile, i64(1)), last)
 
-    def _partial(self, pixel: tuple[int, int], slot: Value, column: Value) -> Value:
-        """Return where a partial result lies, behind the products, [pixels, tiles, columns]."""
-        b, kernel = self.b, self.kernel
-        block, columns = _block(kernel), kernel.tile.panels * self.panel
-        number = pixel[0] * kernel.size + pixel[1]
-        before = self._together * (
-            _stride(block * self.depth, self.width) + _stride(block * self.panel, self.width)
-        )
-        start = before + number * _stride(block * columns, self.width)
-        offset = b.add(b.mul(slot, i64(columns)), column)
-        return b.gep(b.gep(self.fn.scratch, F32, start), F32, offset)
+    def _loaded(self, line: int, at: tuple[Value, Value]) -> list[Value]:
+        """Return a line of products of a tile."""
+        b, span = self.b, self.filtering.span
+        numbers = range(line * span, (line + 1) * span)
+        places = (self.scratch.product(b, self.fn.scratch, n, at) for n in numbers)
+        return [b.load(vector(F32, self.width), place, 64) for place in places]
+
+    def _partial(self, pixel: tuple[int, int], at: tuple[Value, Value]) -> Value:
+        """Return where the partial result of a pixel lies."""
+        number = pixel[0] * self.kernel.size + pixel[1]
+        return self.scratch.partial(self.b, self.fn.scratch, number, at)
+
+    def _fetch_pixel(self, frame: Frame, at: tuple[int, int]) -> None:
+        """Bring where a pixel of the next tile will be written into the cache.
+
+        Results come from the third cache or memory, and a transform alone is too short to wait.
+        """
+        kernel = self.kernel
+        shift = {kernel.rows: at[0], kernel.cols: at[1]}
+        point = Point(frame, kernel.col, self.width, shift=shift)
+        for store in kernel.stores:
+            if store.address.coefficient(kernel.col) == 1:
+                self.b.prefetch(point.place(store), level=1, writes=True)
 
     def _pixel_out(
         self, frame: Frame, mask: Value | None, at: tuple[int, int], value: Value
@@ -408,7 +361,9 @@ class _Writer:
                 point.store(store)
 
 
-def transformed(b: Builder, matrix: Matrix, values: Sequence[Value]) -> list[Value]:
+def transformed(
+    b: Builder, matrix: Sequence[Sequence[float]], values: Sequence[Value]
+) -> list[Value]:
     """Return a matrix times a vector of registers."""
     return [combined(b, list(zip(line, values, strict=True))) for line in matrix]
 
