@@ -22,6 +22,7 @@ from whet.lower.equations import Equations
 from whet.lower.fetch_ahead import fetch_ahead
 from whet.lower.fold import FoldBudget, fold_equations
 from whet.lower.fuse import fuse
+from whet.lower.in_place import update_in_place
 from whet.lower.join_parts import join_parts
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
@@ -43,6 +44,7 @@ MERGE_LEVEL = 3
 FETCH_LEVEL = 2
 JOIN_LEVEL = 2
 INLINE_LEVEL = 2
+IN_PLACE_LEVEL = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,18 @@ def lower_equations(
     if level >= INLINE_LEVEL:
         compute_in_copies(equations)
     saturate_steps(equations)
-    selection = Selection(layout, target, schedules, level)
+    calls = _kernel_calls(equations, Selection(layout, target, schedules, level))
+    storages = layout.storages
+    return Lowered(
+        tuple(calls),
+        tuple((t, _input_root(t, layout)) for t in equations.inputs),
+        tuple((name, t, storages[id(t)].root) for name, t in equations.outputs),
+    )
+
+
+def _kernel_calls(equations: Equations, selection: Selection) -> list[KernelCall]:
+    """Return the kernels of all equations, and what they gain from standing beside each other."""
+    schedules, level, target = selection.schedules, selection.level, selection.target
     calls: list[KernelCall] = []
     for tensor in equations.tensors:
         calls.extend(selection.calls(tensor))
@@ -172,15 +185,10 @@ def lower_equations(
         calls = join_parts(calls)
     if level >= FETCH_LEVEL:
         calls = fetch_ahead(calls, target, schedules.threads)
-    storages = layout.storages
+    kept = [selection.layout.storages[id(t)].root for _, t in equations.outputs]
     if schedules.chained != 0:
-        kept = [storages[id(t)].root for _, t in equations.outputs]
         calls = chain_products(calls, kept, Chaining(target, schedules.threads, schedules.chained))
-    return Lowered(
-        tuple(calls),
-        tuple((t, _input_root(t, layout)) for t in equations.inputs),
-        tuple((name, t, storages[id(t)].root) for name, t in equations.outputs),
-    )
+    return update_in_place(calls, kept) if level >= IN_PLACE_LEVEL else calls
 
 
 def _input_root(tensor: Tensor, layout: Layout) -> Root:
