@@ -82,7 +82,7 @@ def test_the_input_is_quantised_by_the_copy(size: tuple[int, int]) -> None:
         helper.make_node("Cast", ["sum"], ["y"], to=TensorProto.FLOAT),
     ]
     scale, zero = np.array(0.02, np.float32), np.array(117, np.uint8)
-    constants = {"s": scale, "z": zero, "w": weights}
+    constants: dict[str, Array] = {"s": scale, "z": zero, "w": weights}
     model = model_of(nodes, x, ("float32", (1, 20, *size)), **constants)
     in_front = [n for n in nests_of(model) if not n.steps and n.params[0].dtype == "uint8"]
     assert len(in_front) == 1, "the quantised image is stored once, with its padding"
@@ -104,7 +104,7 @@ def test_what_others_read_too_is_stored() -> None:
         helper.make_node("Cast", ["sum"], ["wide"], to=TensorProto.FLOAT),
         helper.make_node("Add", ["wide", "total"], ["y"]),
     ]
-    constants = {
+    constants: dict[str, Array] = {
         "s": np.array(0.02, np.float32), "z": np.array(117, np.uint8),
         "w": drawn("int8", (8, 3, 3, 3)),
     }  # fmt: skip
