@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from whet.codegen.builder import Builder, Value, const, i64, vector
+from whet.codegen.conversions import from_storage, register_type, storage_type
 from whet.codegen.dot_product import DotProduct, dot_product
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import Function
-from whet.codegen.operations import apply, from_storage, register_type, storage_type
+from whet.codegen.operations import apply
 from whet.index import Axis
 from whet.kernel.spec import QUAD, Contraction, Quad
 from whet.target import Target

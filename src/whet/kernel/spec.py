@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from whet.index import Axis, Poly
 from whet.kernel.blocks import BlockProduct, RowQuantization
 from whet.kernel.chain import Chain
+from whet.kernel.dequantized import DequantizedProduct
 from whet.kernel.expr import Expr, Read, Within
 from whet.kernel.filter import Filter
+from whet.kernel.integer_attention import IntegerAttention
 from whet.kernel.paged import PagedAttention
+from whet.kernel.pooled import Pooled
 from whet.kernel.recurrence import Recurrence
 from whet.kernel.scan import Scan
 from whet.kernel.scatter import Scatter
@@ -247,6 +250,8 @@ class Attention:
         keys: keys of a block.
         zero_nan: whether rows whose softmax is not a number give 0.
         zero_empty: whether rows whose scores are all minus infinity give 0.
+        integers: if both products are of 8-bit integers, what else that takes; all keys are then
+            one block, and stores may also read ``Var("mass")``.
     """
 
     params: tuple[Param, ...]
@@ -267,6 +272,7 @@ class Attention:
     keys: int
     zero_nan: bool = False
     zero_empty: bool = False
+    integers: IntegerAttention | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +320,7 @@ Kernel = (
     Nest
     | Contraction
     | Chain
+    | Pooled
     | Attention
     | Winograd
     | Recurrence
@@ -325,4 +332,5 @@ Kernel = (
     | PagedAttention
     | RowQuantization
     | BlockProduct
+    | DequantizedProduct
 )

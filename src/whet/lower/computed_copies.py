@@ -13,16 +13,18 @@ from whet.index import product
 from whet.kernel.expr import Expr, Load
 from whet.kernel.tensor import Tensor
 from whet.lower.equations import Equations
+from whet.lower.rewrites import Rewrites
 from whet.lower.storage import magnitude
 from whet.lower.uses import inline_at, loads, rewrite_definition
 from whet.ops.movement import concat_parts
 
+NAME = "compute_in_copies"
 COPY = ("Copy",)
 MOST_GROWTH = 1.5
 """How much larger than its source a copy is at most; windows side by side are far larger."""
 
 
-def compute_in_copies(equations: Equations) -> int:
+def compute_in_copies(equations: Equations, rewrites: Rewrites) -> int:
     """Inline pointwise tensors into the copies that alone read them; return how many."""
     readers = Counter(
         id(load.source)
@@ -34,7 +36,9 @@ def compute_in_copies(equations: Equations) -> int:
     gone: set[int] = set()
     for tensor in equations.tensors:
         source = _source(tensor)
-        if source is not None and readers[id(source)] == 1 and _is_pointwise(source):
+        if source is None or readers[id(source)] != 1 or not _is_pointwise(source):
+            continue
+        if rewrites.take(NAME):
             _inline(tensor, source)
             gone.add(id(source))
     equations.tensors[:] = [t for t in equations.tensors if id(t) not in gone]

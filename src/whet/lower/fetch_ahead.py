@@ -15,6 +15,7 @@ from whet.codegen.contraction import contraction_chunks, row_items
 from whet.index import product
 from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import Ahead, Contraction, Param
+from whet.lower.rewrites import Rewrites
 from whet.lower.select import KernelCall
 from whet.target import Target
 
@@ -27,8 +28,12 @@ LEAST_BYTES = 32 << 10
 PART_OF_CACHE = 3
 """Weights of this part of the second cache are fetched; rows and results need the rest."""
 
+NAME = "fetch_ahead"
 
-def fetch_ahead(calls: Sequence[KernelCall], target: Target, threads: int) -> list[KernelCall]:
+
+def fetch_ahead(
+    calls: Sequence[KernelCall], target: Target, threads: int, rewrites: Rewrites
+) -> list[KernelCall]:
     """Return calls of which products of 8-bit integers fetch the weights of a later product.
 
     Products that fetch their own panels one ahead wait for little.
@@ -40,7 +45,9 @@ def fetch_ahead(calls: Sequence[KernelCall], target: Target, threads: int) -> li
             continue
         total = _weights(call)
         if free is not None and total is not None and not call.kernel.tile.prefetch:
-            result[free] = _fetching(result[free], call, total, target, threads)
+            fetching = _fetching(result[free], call, total, target, threads)
+            if fetching is not None and rewrites.take(NAME):
+                result[free] = fetching
             free = None
         if _has_room(call.kernel, target):
             free = place
@@ -56,19 +63,19 @@ def _has_room(kernel: Contraction, target: Target) -> bool:
 
 def _fetching(
     call: KernelCall, later: KernelCall, total: int, target: Target, threads: int
-) -> KernelCall:
-    """Return a call that fetches the weights of a later one, if it has the time."""
+) -> KernelCall | None:
+    """Return a call that fetches the weights of a later one, ``None`` if it has no time for it."""
     kernel, other = call.kernel, later.kernel
     assert isinstance(kernel, Contraction) and isinstance(other, Contraction)
     chunks = contraction_chunks(kernel, target.lanes).constant
     if chunks is None or chunks < threads or total < LEAST_BYTES:
-        return call
+        return None
     apart = 0 if other.tile.by_rows else total // threads // LINE_BYTES * LINE_BYTES
     wanted = min(total if other.tile.by_rows else apart, target.l2_bytes // PART_OF_CACHE)
     steps = _steps(kernel, target) // threads
     lines = -(-wanted // (LINE_BYTES * max(steps, 1)))
     if lines > MOST_LINES:
-        return call
+        return None
     root = later.roots[other.b.param]
     ahead = Ahead(len(kernel.params), wanted, apart, -(-chunks // threads), lines)
     params = (*kernel.params, Param(root.dtype, written=False))

@@ -12,17 +12,24 @@ from dataclasses import replace
 
 from whet.kernel.expr import Expr, Read, rewrite_leaves, walk
 from whet.kernel.spec import Contraction, Store
+from whet.lower.rewrites import Rewrites
 from whet.lower.select import KernelCall
 from whet.lower.storage import Root
 from whet.program.records import BufferKind
 
 
-def update_in_place(calls: Sequence[KernelCall], kept: Iterable[Root]) -> list[KernelCall]:
+NAME = "update_in_place"
+
+
+def update_in_place(
+    calls: Sequence[KernelCall], kept: Iterable[Root], rewrites: Rewrites
+) -> list[KernelCall]:
     """Return calls of which products write their results over an operand of their epilogue.
 
     Args:
         calls: kernels in order.
         kept: memory that is read after all of them.
+        rewrites: how many products may do so.
     """
     first: dict[int, int] = {}
     last: dict[int, int] = {}
@@ -37,7 +44,9 @@ def update_in_place(calls: Sequence[KernelCall], kept: Iterable[Root]) -> list[K
         for written, read in _candidates(call):
             output, operand = call.roots[written], call.roots[read]
             begins, ends = first[id(output)] == place, last[id(operand)] == place
-            if begins and ends and last[id(output)] < len(calls):
+            if not begins or not ends or last[id(output)] == len(calls):
+                continue
+            if rewrites.take(NAME):
                 moved[id(output)] = moved.get(id(operand), operand)
                 call = _redirected(call, written, read)
                 break

@@ -12,16 +12,19 @@ from dataclasses import replace
 from whet.index import Atom, IndexLike, var
 from whet.kernel.expr import Expr, Read, rewrite_leaves
 from whet.kernel.spec import Nest, Param, Store
+from whet.lower.rewrites import Rewrites
 from whet.lower.select import KernelCall
 from whet.lower.storage import Root
 
+NAME = "join_parts"
 
-def join_parts(calls: Sequence[KernelCall]) -> list[KernelCall]:
+
+def join_parts(calls: Sequence[KernelCall], rewrites: Rewrites) -> list[KernelCall]:
     """Return calls of which maps that follow each other and write parts of a tensor are one."""
     result: list[KernelCall] = []
     for call in calls:
         joined = _joined(result[-1], call) if result else None
-        if joined is None:
+        if joined is None or not rewrites.take(NAME):
             result.append(call)
         else:
             result[-1] = joined
