@@ -17,7 +17,6 @@ from whet.lower.select import KernelCall
 from whet.lower.storage import Root
 from whet.program.records import BufferKind
 
-
 NAME = "update_in_place"
 
 
