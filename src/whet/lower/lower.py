@@ -22,6 +22,7 @@ from whet.lower.equations import Equations
 from whet.lower.fetch_ahead import fetch_ahead
 from whet.lower.fold import FoldBudget, fold_equations
 from whet.lower.fuse import fuse
+from whet.lower.in_place import update_in_place
 from whet.lower.inlined_parts import inline_parts
 from whet.lower.join_parts import join_parts
 from whet.lower.join_writes import join_writes
@@ -176,6 +177,7 @@ def lower_equations(
     calls = fetch_ahead(calls, target, schedules.threads, rewrites)
     calls = pool_products(calls, kept, Pooling(target, schedules.threads, rewrites))
     calls = chain_products(calls, kept, Chaining(target, schedules.threads, rewrites))
+    calls = update_in_place(calls, kept, rewrites)
     return Lowered(
         tuple(calls),
         tuple((t, _input_root(t, layout)) for t in equations.inputs),

@@ -117,6 +117,7 @@ LOWERING = MappingProxyType(
         "fetch_ahead": 2,
         "pool_products": 2,
         "chain_products": 2,
+        "update_in_place": 2,
     }
 )
 """Rewrites of kernels instead of graphs, which lowering makes, and their levels."""
