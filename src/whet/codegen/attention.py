@@ -30,9 +30,9 @@ from whet.codegen.kernel_function import (
     bind_flat,
     lane_mask,
 )
-from whet.codegen.nest import horizontal
 from whet.codegen.operations import apply
 from whet.codegen.register_tile import Operands, register_tile
+from whet.codegen.row_reduction import horizontal
 from whet.index import ceil_div
 from whet.kernel.spec import ACCUMULATOR, Attention
 

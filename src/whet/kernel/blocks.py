@@ -20,7 +20,7 @@ from whet.kernel.block_formats import GROUP, SUPER, BlockFormat
 from whet.kernel.expr import Expr
 
 if TYPE_CHECKING:
-    from whet.kernel.spec import Param, Store
+    from whet.kernel.spec import Param, Step, Store
 
 PANEL = 32
 """Columns of a panel of weights."""
@@ -77,6 +77,7 @@ class QuantizedRows:
         zero: what weights subtract from their codes; sums begin at ``-zero`` times those of the
             codes. At 0 the word is a float instead, the sum of the values, for minimums.
         spans: parts of a group that are summed apart.
+        steps: reductions of a row that come first, as of a norm; ``x`` may use their names.
     """
 
     x: Expr
@@ -84,14 +85,16 @@ class QuantizedRows:
     depth: Axis
     zero: int
     spans: int
+    steps: tuple[Step, ...] = ()
 
     def expressions(self) -> list[Expr]:
         """Return the roots of all expressions."""
-        return [self.x]
+        return [self.x, *(step.body for step in self.steps)]
 
     def rewritten(self, rewrite: Callable[[Expr], Expr]) -> QuantizedRows:
         """Return the rows with every expression rewritten."""
-        return replace(self, x=rewrite(self.x))
+        steps = tuple(replace(s, body=rewrite(s.body)) for s in self.steps)
+        return replace(self, x=rewrite(self.x), steps=steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,7 @@ class RowQuantization:
         zero: see ``QuantizedRows``.
         spans: see ``QuantizedRows``.
         groups: groups in a chunk.
+        steps: reductions of a row that come first; each is over one axis.
     """
 
     params: tuple[Param, ...]
@@ -148,6 +152,7 @@ class RowQuantization:
     zero: int
     spans: int
     groups: int
+    steps: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

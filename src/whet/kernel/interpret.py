@@ -21,6 +21,7 @@ from whet.kernel.interpret_paged import paged_attention
 from whet.kernel.interpret_recurrence import run_recurrence
 from whet.kernel.interpret_selection import run_filter, run_scan, run_sort, run_updates
 from whet.kernel.paged import PagedAttend
+from whet.kernel.pooled import Pooled
 from whet.kernel.recurrence import Recur
 from whet.kernel.scan import Prefix
 from whet.kernel.scatter import Updates
@@ -133,8 +134,12 @@ class _Evaluation:
 
     def _rows(self, anchor: QuantizedRows) -> Array:
         """Return rows in blocks."""
-        grid = Grid((anchor.row, anchor.depth), self.dims, self._load, precise=self.precise)
-        x = np.broadcast_to(grid.value(anchor.x), grid.shape)
+        axes = (anchor.row, anchor.depth)
+        along = (a for step in anchor.steps for a in step.axes)
+        every = tuple(dict.fromkeys((*axes, *along)))
+        grid = Grid(every, self.dims, self._load, precise=self.precise).run_steps(anchor.steps)
+        rows, values = grid.without(axes, grid.value(anchor.x))
+        x = np.broadcast_to(values, rows.shape)
         return quantized_rows(x, anchor.zero, anchor.spans)
 
     def _blocks(self, anchor: BlockSum) -> Array:
@@ -292,6 +297,21 @@ def run_chain(
     ]
     for part in kernel.parts:
         run_contraction(part, [*buffers, *inner], lanes, dims, precise=precise)
+
+
+def run_pooled(
+    kernel: Pooled,
+    buffers: Sequence[Array],
+    lanes: int,
+    dims: Mapping[str, int] | None = None,
+    *,
+    precise: bool = False,
+) -> None:
+    """Run a product and the windows over it on flat buffers, one per parameter."""
+    dtype = np.float64 if precise else numpy_dtype(kernel.dtype)
+    result = np.zeros(kernel.result_elements.evaluate(dims or {}), dtype)
+    run_contraction(kernel.product, [*buffers, result], lanes, dims, precise=precise)
+    run_nest(kernel.window, [*buffers, result], dims, precise=precise)
 
 
 def run_attention(

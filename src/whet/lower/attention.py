@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from whet.index import Atom, Axis, IndexLike, product, var
+from whet.kernel.attention_schedule import Heads, choose_attention
 from whet.kernel.expr import Call, Const, Expr, Load, Read, Var, rewrite_leaves, walk
-from whet.kernel.schedule import Heads, choose_attention
 from whet.kernel.spec import Attention, Step, Store
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
 from whet.lower.loops import by_stride

@@ -8,6 +8,8 @@ their 16-bit factors in front of every 8 groups.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from whet.index import as_poly
@@ -75,6 +77,7 @@ def build_row_quantization(
     params = Params()
     output = params.write(storage.root)
     x = to_reads(anchor.x, storages, params)
+    steps = tuple(replace(s, body=to_reads(s.body, storages, params)) for s in anchor.steps)
     kernel = RowQuantization(
         params.records(),
         anchor.row,
@@ -83,9 +86,17 @@ def build_row_quantization(
         output,
         anchor.zero,
         anchor.spans,
-        CHUNK_GROUPS,
+        _groups(anchor) if steps else CHUNK_GROUPS,
+        steps,
     )
     return kernel, params
+
+
+def _groups(anchor: QuantizedRows) -> int:
+    """Return the groups of a row; one that is reduced first is a chunk's."""
+    depth = anchor.depth.extent.constant
+    assert depth is not None, "rows in blocks have a known length"
+    return depth // GROUP
 
 
 def build_block_product(

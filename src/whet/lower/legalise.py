@@ -14,6 +14,7 @@ from whet.lower.contractions import MIN_EDGE_DEPTH, Operand, operand_of, tiled_r
 from whet.lower.equations import Equations
 from whet.lower.layout import Layout
 from whet.lower.narrow_depths import is_narrow, joined_depth
+from whet.lower.pieces import pieces_of
 from whet.lower.quads import needs_quads, quad_product, whole_depth
 from whet.lower.storage import address_of
 
@@ -326,8 +327,10 @@ def _legal_attention(
 def _legal_queries(
     tensor: Tensor, definition: Definition, anchor: PagedAttend, layout: Layout
 ) -> list[Tensor]:
-    """Copy queries that are not affine, or not contiguous along the depth."""
+    """Copy queries that are neither computed in parts nor affine and contiguous along the depth."""
     axes = (*anchor.axes[:2], anchor.depth)
+    if not isinstance(anchor.q, Load) and pieces_of(anchor.depth, anchor.q) is not None:
+        return []
     if _is_line(anchor.q, axes, layout):
         return []
     q, copy = _gathered(tensor, "q", axes, anchor.q)

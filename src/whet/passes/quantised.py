@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx_ir as ir
 
-from whet.graph.edit import Names, add_initializer, constant, constant_array, make_node, rank
+from whet.graph.edit import Names, add_initializer, constant, make_node, rank
 from whet.graph.match import Miss
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -147,8 +147,3 @@ class Maker:
             inputs.append(self.constant(zero.astype(kind), f"{output.name}_zero"))
         extra = {"axis": axis} if scale.ndim else {}
         return self.node("DequantizeLinear", list(inputs), output, **extra)
-
-
-def array_of(value: ir.Value) -> Array:
-    """Return a constant's elements."""
-    return constant_array(value)

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import whet
 from whet.codegen.targets import resolve_target
-from whet.kernel.schedule import MOST_KEYS
+from whet.kernel.attention_schedule import MOST_KEYS
 
 Array = np.ndarray[Any, Any]
 
