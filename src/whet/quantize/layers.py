@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from whet.graph.edit import constant_tensor, ints, rank, single_user, static_shape
 from whet.graph.match import Miss
+from whet.kernel.attention_schedule import MOST_KEYS
 from whet.kernel.integer_attention import QUAD_WORDS
-from whet.kernel.schedule import MOST_KEYS
 from whet.quantize.config import QuantizeConfig
 
 MOVERS = frozenset({
