@@ -40,11 +40,13 @@ from whet.lower.lower import Lowered, LoweredScript, lower_outlines
 from whet.lower.outline import Outline
 from whet.ops.table import op_table
 from whet.options import Options
-from whet.passes.pipeline import LOWERING, lowering_limit, run_passes
+from whet.passes.pipeline import lowering_limits, run_passes
 from whet.program.aipp_block import METADATA, BlockUse
 from whet.program.container import digest
 from whet.program.placement import Place, script_placements
-from whet.runtime.model import CompiledModel, Parts, from_memory
+from whet.runtime.load import from_memory
+from whet.runtime.model import CompiledModel
+from whet.runtime.parts import Parts
 from whet.settings import Settings, read_settings
 from whet.target import Target
 
@@ -170,8 +172,8 @@ def ask_schedules(
 
 def _schedules(options: Options) -> Schedules:
     known = read_tuning(Path(options.tuning)).answers() if options.tuning else {}
-    limits = {name: lowering_limit(name, options.opt_level, options.passes) for name in LOWERING}
-    return Schedules(options.thread_count, known, limits.pop("chain_products"), limits)
+    rewrites = lowering_limits(options.opt_level, options.passes)
+    return Schedules(options.thread_count, known, rewrites)
 
 
 def _load(

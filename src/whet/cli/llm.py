@@ -12,6 +12,7 @@ from whet.cli import output
 from whet.cli.llm_ablate import ablate
 from whet.cli.llm_against import Sizes, beside
 from whet.cli.llm_options import (
+    NamedFolder,
     load_model,
     model_argument,
     model_options,
@@ -223,14 +224,25 @@ def bench(
     show_default=True,
     help="When interrupted, let answers end for so long.",
 )
+@click.option("--embeddings", is_flag=True, help="Make vectors with a decoder, not texts.")
+@click.option(
+    "--lora",
+    "loras",
+    type=NamedFolder(),
+    multiple=True,
+    help="NAME=FOLDER: a LoRA beside the weights, a model of its own to callers; may be repeated.",
+)
 @model_options
 def serve(model: Path, host: str, port: int, **options: Any) -> None:
     """Serve MODEL over the OpenAI API, until interrupted; a page to chat on is at /.
 
-    An encoder, such as BERT, answers /v1/embeddings and /v1/rerank instead, a Whisper
-    /v1/audio/transcriptions and /v1/audio/translations, a Marian or a T5 /v1/completions.
+    An encoder, such as BERT, answers /v1/embeddings and /v1/rerank instead, a decoder whose folder
+    says how to pool, or with --embeddings, /v1/embeddings, a Whisper /v1/audio/transcriptions and
+    /v1/audio/translations, a Marian or a T5 /v1/completions.
 
     Example: whet llm serve folder --port 8000 --api-key secret
+
+    Example: whet llm serve folder --lora polite=adapter-folder
     """
     try:
         import uvicorn

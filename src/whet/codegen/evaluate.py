@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from whet.codegen.builder import I1, PTR, Builder, Value, const, i64, lanes, vector
+from whet.codegen.conversions import from_storage, literal, storage_type, to_storage
 from whet.codegen.frame import Frame
 from whet.codegen.index_value import index_value
-from whet.codegen.operations import apply, from_storage, literal, storage_type, to_storage
+from whet.codegen.operations import apply
 from whet.codegen.transpose import every_other
 from whet.index import Atom, Axis, Dim, Opaque, Poly
 from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Read, Var, Within, all_atoms

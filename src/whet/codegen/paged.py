@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from whet.codegen.attention_keys import static_extent
 from whet.codegen.builder import F32, I1, I32, PTR, Builder, Module, Value, const, i64, vector
+from whet.codegen.conversions import from_storage, storage_type
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import (
@@ -23,13 +25,13 @@ from whet.codegen.kernel_function import (
     open_function,
     strips,
 )
-from whet.codegen.operations import apply, from_storage, storage_type
+from whet.codegen.operations import apply
 from whet.codegen.paged_tiles import Tile, clamped, integer_at, read_tile
 from whet.codegen.register_tile import Operands, register_tile
 from whet.codegen.row_reduction import horizontal
 from whet.codegen.transpose import interleaved
 from whet.dtypes import DTYPES
-from whet.index import Axis, Poly
+from whet.index import Poly
 from whet.kernel.paged import PAGE, PagedAttention, QueryPart
 from whet.kernel.spec import ACCUMULATOR
 from whet.target import Target
@@ -52,7 +54,7 @@ def paged_chunks(kernel: PagedAttention, lanes: int) -> Poly:
 def paged_scratch(kernel: PagedAttention, lanes: int) -> int:
     """Return the bytes of scratch that one thread needs."""
     states = TOGETHER * kernel.rows * _state_size(kernel, lanes)
-    queries = 0 if kernel.in_place else TOGETHER * kernel.rows * _static(kernel.depth)
+    queries = 0 if kernel.in_place else TOGETHER * kernel.rows * static_extent(kernel.depth)
     return 4 * (kernel.rows * PAGE + states + queries)
 
 
@@ -150,7 +152,7 @@ class _Writer:
     ) -> None:
         """Write a loop over register tiles of rows, each with its own place for its states."""
         b, count = self.b, self.kernel.rows
-        size, depth = _state_size(self.kernel, self.width), _static(self.kernel.depth)
+        size, depth = _state_size(self.kernel, self.width), static_extent(self.kernel.depth)
         with b.loop(start, stop, count, hint="tile") as number:
             rows = [self._row(tile, b.add(number, i64(i))) for i in range(count)]
             inside = b.binary("sub nsw", number, start)
@@ -183,7 +185,7 @@ class _Writer:
 
     def _query_line(self, row: int) -> Value:
         """Return where the query of a row lies, if it is computed."""
-        return self.b.gep(self.queries, F32, row * _static(self.kernel.depth))
+        return self.b.gep(self.queries, F32, row * static_extent(self.kernel.depth))
 
     def begin(self, rows: list[_Row]) -> None:
         """Write the states of rows that have seen nothing, and their queries."""
@@ -221,7 +223,7 @@ class _Writer:
     def _scores(self, rows: list[_Row], place: Value, start: Value) -> None:
         """Multiply queries by the keys of a page, and weigh and mask the products."""
         b, kernel, width = self.b, self.kernel, self.width
-        depth = _static(kernel.depth)
+        depth = static_extent(kernel.depth)
         base = self._pool(kernel.pages.keys, b.mul(place, i64(depth * PAGE)))
 
         part = kernel.queries[0]
@@ -366,7 +368,7 @@ class _Writer:
     def finish(self, rows: list[_Row]) -> None:
         """Divide results by their sums and store them."""
         b, kernel, width = self.b, self.kernel, self.width
-        columns = _static(kernel.col)
+        columns = static_extent(kernel.col)
         for i, row in enumerate(rows):
             lanes = b.load(self.type, self._sum(i), 4)
             total = b.splat(horizontal(b, "sum", lanes, "float32"), width)
@@ -385,9 +387,3 @@ class _Writer:
 def _state_size(kernel: PagedAttention, lanes: int) -> int:
     """Return the floats of a row that wait between pages."""
     return kernel.pages.padded + 2 * lanes
-
-
-def _static(axis: Axis) -> int:
-    extent = axis.extent.constant
-    assert extent is not None, f"{axis.name} is static in attention"
-    return extent

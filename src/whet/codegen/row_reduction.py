@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from whet.codegen.builder import Builder, Value, const, element, lanes, vector
+from whet.codegen.conversions import register_type
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.invariant import computed_before
 from whet.codegen.kernel_function import strips
-from whet.codegen.operations import combine, register_type
+from whet.codegen.operations import combine
 from whet.index import Axis
 from whet.kernel.expr import Call
 from whet.kernel.semantics import identity_of

@@ -1,6 +1,7 @@
 """Products with weights in blocks of few bits: rows become integers, sums are taken in integers.
 
-Two anchors, two kernels. *Rows in blocks*: every 32 values of a row become 8-bit integers and a
+Where rows stay floats, ``dequantized.py`` says what happens. Here are two anchors and two kernels.
+*Rows in blocks*: every 32 values of a row become 8-bit integers and a
 scale, laid out ``[tile, group, row in its tile, word]`` so that a register tile reads one stretch
 of memory: 8 words with 32 signed codes, a word with the scale, and ``spans`` words with what sums
 begin from; what lies behind the last row is not written. *Block products* multiply these rows by
@@ -45,8 +46,7 @@ def row_words(spans: int) -> int:
 
 def record_bytes(kind: BlockFormat) -> int:
     """Return the bytes of a group of a panel: scales, minimums, codes."""
-    head = PANEL * kind.spans * (1 if kind.nested else 2)
-    head += PANEL * (1 if kind.nested else 2) * kind.minimums
+    head = PANEL * kind.scale_bytes * (kind.spans + kind.minimums)
     return head + PANEL * GROUP * kind.bits // 8
 
 

@@ -12,15 +12,9 @@ from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 
 from whet.errors import OptionError
-from whet.kernel.schedule import (
-    MAX_VECTORS,
-    Convolution,
-    Work,
-    choose_tile,
-    choose_winograd,
-    most_rows,
-)
+from whet.kernel.schedule import MAX_VECTORS, Work, choose_tile, most_rows
 from whet.kernel.spec import Tile
+from whet.kernel.winograd_schedule import Convolution, choose_winograd
 from whet.target import Target
 
 MOST_UNROLL = 16
@@ -74,17 +68,15 @@ class Schedules:
     Attributes:
         threads: threads that chunks are cut for.
         known: what the tuner found, by key.
-        chained: how many products may join others in one kernel, ``None`` for all that gain.
-        limits: how often other rewrites of kernels may be made, by name; all that are not there,
-            or are ``None``, as often as they apply.
+        rewrites: how many rewrites of kernels lowering may make, by their names; ``None`` for all
+            that gain, and none of those that are not named.
         asked: filled in while kernels are chosen: questions by the nodes that they are about, and
             the answers that they got.
     """
 
     threads: int
     known: Mapping[str, Answer] = field(default_factory=lambda: MappingProxyType({}))
-    chained: int | None = 0
-    limits: Mapping[str, int | None] = field(default_factory=lambda: MappingProxyType({}))
+    rewrites: Mapping[str, int | None] = field(default_factory=lambda: MappingProxyType({}))
     asked: dict[tuple[str, ...], dict[Question, Answer]] = field(default_factory=dict)
 
 

@@ -28,7 +28,8 @@ from whet import __version__
 from whet.codegen.targets import resolve_target
 from whet.errors import ArtifactError, TargetError
 from whet.options import Options
-from whet.runtime.model import CompiledModel, load
+from whet.runtime.load import load
+from whet.runtime.model import CompiledModel
 from whet.settings import read_settings
 
 VARIANTS = 4

@@ -11,20 +11,19 @@ class Rewrites:
     """Counts the rewrites of kernels, by the name that switches them.
 
     Attributes:
-        left: how many may still be made; a name that is not there has no limit.
+        left: how many may still be made, by name; ``None`` is any number, a missing name none.
     """
 
-    left: dict[str, int] = field(default_factory=dict)
+    left: dict[str, int | None] = field(default_factory=dict)
 
     def take(self, name: str) -> bool:
         """Tell whether one more rewrite may be made, and count it."""
-        left = self.left.get(name)
-        if left is None:
-            return True
-        self.left[name] = max(left - 1, 0)
-        return left > 0
+        left = self.left.get(name, 0)
+        if left:
+            self.left[name] = left - 1
+        return left is None or left > 0
 
 
 def rewrites_within(limits: Mapping[str, int | None]) -> Rewrites:
-    """Return a count within limits; ``None`` is no limit."""
-    return Rewrites({name: most for name, most in limits.items() if most is not None})
+    """Return a count that begins at limits, one for each name."""
+    return Rewrites(dict(limits))

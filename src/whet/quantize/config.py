@@ -13,8 +13,6 @@ from whet.quantize.ranges import CALIBRATORS
 Choice = Literal["int8", "finer", "float"]
 """What becomes of a layer: 8 bits, 8 bits with a grid for each channel, or left alone."""
 
-CHOICES: tuple[Choice, ...] = ("int8", "finer", "float")
-
 
 class QuantizeConfig(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False
