@@ -32,6 +32,7 @@ from whet.lower.merged_groups import merge_groups
 from whet.lower.outline import Item, Outline
 from whet.lower.pool_products import Pooling, pool_products
 from whet.lower.quantised_norms import fuse_quantised_norms
+from whet.lower.quantised_products import fuse_quantised_products
 from whet.lower.reads import check_reads
 from whet.lower.rewrites import rewrites_within
 from whet.lower.saturation import saturate_steps
@@ -155,7 +156,9 @@ def lower_equations(
         merge_groups(equations, target.lanes)
     _embed_scalars(equations)
     equations, rewrites = fuse(equations, level=level), rewrites_within(schedules.rewrites)
-    equations = inline_parts(fuse_quantised_norms(equations, rewrites), rewrites)
+    equations = fuse_quantised_norms(equations, rewrites)
+    equations = fuse_quantised_products(equations, rewrites, target)
+    equations = inline_parts(equations, rewrites)
     _separate_outputs(equations)
     _expose(equations, expose)
     layout = choose_layout(equations, share=level >= 1)

@@ -110,6 +110,7 @@ REWRITES = (
 LOWERING = MappingProxyType(
     {
         "fuse_quantised_norms": 2,
+        "fuse_quantised_products": 2,
         "fuse_query_rotation": 2,
         "fuse_cache_writes": 2,
         "compute_in_copies": 2,
