@@ -40,7 +40,7 @@ from whet.lower.lower import Lowered, LoweredScript, lower_outlines
 from whet.lower.outline import Outline
 from whet.ops.table import op_table
 from whet.options import Options
-from whet.passes.pipeline import lowering_limit, run_passes
+from whet.passes.pipeline import lowering_limits, run_passes
 from whet.program.aipp_block import METADATA, BlockUse
 from whet.program.container import digest
 from whet.program.placement import Place, script_placements
@@ -172,8 +172,8 @@ def ask_schedules(
 
 def _schedules(options: Options) -> Schedules:
     known = read_tuning(Path(options.tuning)).answers() if options.tuning else {}
-    chained = lowering_limit("chain_products", options.opt_level, options.passes)
-    return Schedules(options.thread_count, known, chained)
+    rewrites = lowering_limits(options.opt_level, options.passes)
+    return Schedules(options.thread_count, known, rewrites)
 
 
 def _load(

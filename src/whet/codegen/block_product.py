@@ -26,9 +26,9 @@ from whet.codegen.kernel_function import (
     Function,
     accesses_of,
     frame_of,
-    lane_mask,
     open_function,
 )
+from whet.codegen.panel_stores import PanelStores, rows_of_block
 from whet.index import Poly, ceil_div
 from whet.kernel.block_formats import GROUP
 from whet.kernel.blocks import (
@@ -41,7 +41,6 @@ from whet.kernel.blocks import (
     super_bytes,
 )
 from whet.kernel.expr import Read, walk
-from whet.kernel.spec import ACCUMULATOR
 from whet.target import Target
 
 AHEAD = 2304
@@ -104,6 +103,12 @@ class _Writer:
         """Columns in a vector."""
         return self.group.width
 
+    @property
+    def stores(self) -> PanelStores:
+        """What ends the sums."""
+        kernel = self.kernel
+        return PanelStores(kernel.row, kernel.col, kernel.stores, self.width)
+
     # -- loops over tiles ----------------------------------------------------------------------
 
     def chunk(self, frame: Frame, number: Value) -> None:
@@ -111,7 +116,7 @@ class _Writer:
         b, kernel = self.b, self.kernel
         panels = frame.scalar_index(kernel.panel_count)
         block, panel = b.binary("udiv", number, panels), b.binary("urem", number, panels)
-        start, stop = self._block(frame, block)
+        start, stop = rows_of_block(frame, kernel.row, kernel.block, block)
         frame = frame.bind(kernel.col, b.mul(panel, i64(PANEL)))
         size = panel_bytes(kernel.kind, kernel.depth)
         base = b.gep(self.fn.params[kernel.panels], "i8", b.mul(panel, i64(size)))
@@ -144,7 +149,7 @@ class _Writer:
                     ]
                     for i in range(TILE_ROWS)
                 ]
-                self._store(frame.bind(kernel.row, row), cells, 0)
+                self.stores.write(frame.bind(kernel.row, row), cells, 0)
         return end
 
     def _fetch(self, frame: Frame) -> None:
@@ -157,20 +162,6 @@ class _Writer:
                 for column in range(0, PANEL, self.width):
                     shift = {kernel.row: i, kernel.col: column}
                     Point(frame, kernel.col, self.width, shift=shift).fetch(read)
-
-    def _block(self, frame: Frame, number: Value) -> tuple[Value, Value]:
-        """Return the first row of a block, and the one behind its last.
-
-        All blocks but the last have as many rows, in whole tiles, so that threads end together.
-        """
-        b, block = self.b, self.kernel.block
-        rows = frame.scalar_index(self.kernel.row.extent)
-        blocks = b.divide(b.add(rows, i64(block - 1)), block)[0]
-        share = b.binary("udiv", b.add(rows, b.add(blocks, i64(-1))), blocks)
-        tiles = b.divide(b.add(share, i64(ROW_TILE - 1)), ROW_TILE)[0]
-        size = b.mul(tiles, i64(ROW_TILE))
-        start = b.min(b.mul(number, size), rows)
-        return start, b.min(b.add(start, size), rows)
 
     def _words(self, row: Value) -> Value:
         """Return the words of a row in its first group."""
@@ -187,38 +178,7 @@ class _Writer:
             self._sums(replace(tile, column=column))
             vectors = range(self.kernel.vectors)
             cells = [[self._cell(i, v) for v in vectors] for i in range(tile.height)]
-            self._store(frame, cells, column)
-
-    def _store(self, frame: Frame, cells: list[list[Value]], column: int) -> None:
-        """Write the stores, for whole vectors or for those of the last panel that exist."""
-        b, kernel = self.b, self.kernel
-        extent = kernel.col.extent.constant
-        if extent is not None and extent % PANEL == 0:
-            self._stores(frame, cells, column, None)
-            return
-        left = b.binary("sub nsw", frame.scalar_index(kernel.col.extent), frame.env[kernel.col])
-        whole = b.icmp("sge", left, i64(PANEL))
-        b.either(
-            whole,
-            lambda: self._stores(frame, cells, column, None),
-            lambda: self._stores(frame, cells, column, left),
-        )
-
-    def _stores(
-        self, frame: Frame, cells: list[list[Value]], column: int, left: Value | None
-    ) -> None:
-        b, kernel = self.b, self.kernel
-        for i, line in enumerate(cells):
-            for v, cell in enumerate(line):
-                at = column + v * self.width
-                mask = None
-                if left is not None:
-                    mask = lane_mask(b, b.binary("sub nsw", left, i64(at)), self.width)
-                names = {ACCUMULATOR: b.load(vector(F32, self.width), cell, 4)}
-                shift = {kernel.row: i, kernel.col: at}
-                point = Point(frame, kernel.col, self.width, mask, shift, names)
-                for store in kernel.stores:
-                    point.store(store)
+            self.stores.write(frame, cells, column)
 
     def _cell(self, row: int, v: int) -> Value:
         """Return where the float sum of a row and a vector waits."""

@@ -10,6 +10,7 @@ from whet.codegen.conversions import from_storage, literal, storage_type, to_sto
 from whet.codegen.frame import Frame
 from whet.codegen.index_value import index_value
 from whet.codegen.operations import apply
+from whet.codegen.transpose import every_other
 from whet.index import Atom, Axis, Dim, Opaque, Poly
 from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Read, Var, Within, all_atoms
 from whet.kernel.spec import Store
@@ -116,7 +117,9 @@ class Point:
         b = self.b
         kind = storage_type(read.dtype)
         pointer, offset = self._locate(read.param, read.address)
-        if isinstance(offset, Value):
+        if self.mask is None and offset == b.iota(self.width, 2):
+            loaded = every_other(b, vector(kind, self.width), pointer)
+        elif isinstance(offset, Value):
             mask = self.mask or const(vector(I1, self.width), 1)
             blank = const(vector(kind, self.width), 0)
             places = self._pointers(pointer, offset, read.dtype)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from whet.codegen.attention import write_attention
+from whet.codegen.attention_function import write_attention
 from whet.codegen.attention_keys import attention_chunks, attention_scratch
 from whet.codegen.block_product import (
     block_product_chunks,
@@ -21,9 +21,15 @@ from whet.codegen.contraction import (
     contraction_scratch,
     write_contraction,
 )
+from whet.codegen.dequantized_product import (
+    dequantized_chunks,
+    dequantized_scratch,
+    write_dequantized,
+)
 from whet.codegen.filter import filter_chunks, write_filter
 from whet.codegen.nest import nest_chunks, write_nest
 from whet.codegen.paged import paged_chunks, paged_scratch, write_paged
+from whet.codegen.pooled import pooled_chunks, pooled_scratch, write_pooled
 from whet.codegen.radix_sort import radix_sort_chunks, write_radix_sort
 from whet.codegen.recurrence import recurrence_chunks, write_recurrence
 from whet.codegen.row_quantization import row_quantization_chunks, write_row_quantization
@@ -34,8 +40,10 @@ from whet.codegen.winograd import winograd_chunks, winograd_scratch, write_winog
 from whet.index import Poly
 from whet.kernel.blocks import BlockProduct, RowQuantization
 from whet.kernel.chain import Chain
+from whet.kernel.dequantized import DequantizedProduct
 from whet.kernel.filter import Filter
 from whet.kernel.paged import PagedAttention
+from whet.kernel.pooled import Pooled
 from whet.kernel.recurrence import Recurrence
 from whet.kernel.scan import Scan
 from whet.kernel.scatter import Scatter
@@ -68,6 +76,7 @@ KINDS: Mapping[type, KernelKind] = MappingProxyType(
         Nest: KernelKind(write_nest, nest_chunks, _no_scratch),
         Contraction: KernelKind(write_contraction, contraction_chunks, contraction_scratch),
         Chain: KernelKind(write_chain, chain_chunks, chain_scratch),
+        Pooled: KernelKind(write_pooled, pooled_chunks, pooled_scratch),
         Attention: KernelKind(write_attention, attention_chunks, attention_scratch),
         Recurrence: KernelKind(write_recurrence, recurrence_chunks, _no_scratch),
         Winograd: KernelKind(write_winograd, winograd_chunks, winograd_scratch),
@@ -79,6 +88,7 @@ KINDS: Mapping[type, KernelKind] = MappingProxyType(
         PagedAttention: KernelKind(write_paged, paged_chunks, paged_scratch),
         RowQuantization: KernelKind(write_row_quantization, row_quantization_chunks, _no_scratch),
         BlockProduct: KernelKind(write_block_product, block_product_chunks, block_product_scratch),
+        DequantizedProduct: KernelKind(write_dequantized, dequantized_chunks, dequantized_scratch),
     }
 )
 

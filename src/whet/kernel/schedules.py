@@ -68,14 +68,15 @@ class Schedules:
     Attributes:
         threads: threads that chunks are cut for.
         known: what the tuner found, by key.
-        chained: how many products may join others in one kernel, ``None`` for all that gain.
+        rewrites: how many rewrites of kernels lowering may make, by their names; ``None`` for all
+            that gain, and none of those that are not named.
         asked: filled in while kernels are chosen: questions by the nodes that they are about, and
             the answers that they got.
     """
 
     threads: int
     known: Mapping[str, Answer] = field(default_factory=lambda: MappingProxyType({}))
-    chained: int | None = 0
+    rewrites: Mapping[str, int | None] = field(default_factory=lambda: MappingProxyType({}))
     asked: dict[tuple[str, ...], dict[Question, Answer]] = field(default_factory=dict)
 
 

@@ -77,7 +77,7 @@ def winograd_of_size(work: Convolution, target: Target, threads: int, size: int)
     blocks = min(rounds * sharing, tiles)
     share = -(-tiles // blocks)
     rows, vectors = register_tile(
-        Work(1, share, work.filters, work.depth, work.depth, False), target
+        Work(1, share, work.filters, work.depth, work.depth, False), target, 1
     )
     items = -(-share // rows)
     panels = -(-work.filters // (vectors * target.lanes))

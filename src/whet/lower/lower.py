@@ -17,16 +17,22 @@ from whet.limits import Budget
 from whet.lower.build import build_equations, plain_equations
 from whet.lower.chains import Chaining, chain_products
 from whet.lower.choose import choose_by_shape
+from whet.lower.computed_copies import compute_in_copies
 from whet.lower.equations import Equations
 from whet.lower.fetch_ahead import fetch_ahead
 from whet.lower.fold import FoldBudget, fold_equations
 from whet.lower.fuse import fuse
+from whet.lower.inlined_parts import inline_parts
 from whet.lower.join_parts import join_parts
+from whet.lower.join_writes import join_writes
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
 from whet.lower.merged_groups import merge_groups
 from whet.lower.outline import Item, Outline
+from whet.lower.pool_products import Pooling, pool_products
+from whet.lower.quantised_norms import fuse_quantised_norms
 from whet.lower.reads import check_reads
+from whet.lower.rewrites import rewrites_within
 from whet.lower.saturation import saturate_steps
 from whet.lower.scope import OpTable
 from whet.lower.segments import Cut, cut_outline
@@ -39,8 +45,6 @@ from whet.target import Target
 MAX_LAYOUTS = 4
 STREAM_LEVEL = 2
 MERGE_LEVEL = 3
-FETCH_LEVEL = 2
-JOIN_LEVEL = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,8 @@ def lower_equations(
     if level >= MERGE_LEVEL:
         merge_groups(equations, target.lanes)
     _embed_scalars(equations)
-    equations = fuse(equations, level=level)
+    equations, rewrites = fuse(equations, level=level), rewrites_within(schedules.rewrites)
+    equations = inline_parts(fuse_quantised_norms(equations, rewrites), rewrites)
     _separate_outputs(equations)
     _expose(equations, expose)
     layout = choose_layout(equations, share=level >= 1)
@@ -159,19 +164,18 @@ def lower_equations(
         layout = choose_layout(equations, share=level >= 1)
     else:
         raise CompileError("operands stay illegal after copying them")
+    compute_in_copies(equations, rewrites)
     saturate_steps(equations)
     selection = Selection(layout, target, schedules, level)
     calls: list[KernelCall] = []
     for tensor in equations.tensors:
         calls.extend(selection.calls(tensor))
-    if level >= JOIN_LEVEL:
-        calls = join_parts(calls)
-    if level >= FETCH_LEVEL:
-        calls = fetch_ahead(calls, target, schedules.threads)
     storages = layout.storages
-    if schedules.chained != 0:
-        kept = [storages[id(t)].root for _, t in equations.outputs]
-        calls = chain_products(calls, kept, Chaining(target, schedules.threads, schedules.chained))
+    kept = [storages[id(t)].root for _, t in equations.outputs]
+    calls = join_writes(join_parts(calls, rewrites), rewrites)
+    calls = fetch_ahead(calls, target, schedules.threads, rewrites)
+    calls = pool_products(calls, kept, Pooling(target, schedules.threads, rewrites))
+    calls = chain_products(calls, kept, Chaining(target, schedules.threads, rewrites))
     return Lowered(
         tuple(calls),
         tuple((t, _input_root(t, layout)) for t in equations.inputs),

@@ -107,7 +107,18 @@ REWRITES = (
 """Run once, in this order."""
 
 
-LOWERING = MappingProxyType({"chain_products": 2})
+LOWERING = MappingProxyType(
+    {
+        "fuse_quantised_norms": 2,
+        "fuse_query_rotation": 2,
+        "fuse_cache_writes": 2,
+        "compute_in_copies": 2,
+        "join_parts": 2,
+        "fetch_ahead": 2,
+        "pool_products": 2,
+        "chain_products": 2,
+    }
+)
 """Rewrites of kernels instead of graphs, which lowering makes, and their levels."""
 
 
@@ -117,9 +128,13 @@ def pass_names() -> tuple[str, ...]:
     return (*dict.fromkeys(entry.name for entry in entries), *LOWERING)
 
 
-def lowering_limit(name: str, opt_level: int, switches: Mapping[str, bool | int]) -> int | None:
-    """Return how many rewrites of a kind lowering may make, ``None`` for any number."""
-    switch = switches.get(name, opt_level >= LOWERING[name])
+def lowering_limits(opt_level: int, switches: Mapping[str, bool | int]) -> dict[str, int | None]:
+    """Return how many rewrites of each kind lowering may make, ``None`` for any number."""
+    chosen = {name: switches.get(name, opt_level >= level) for name, level in LOWERING.items()}
+    return {name: _limit(switch) for name, switch in chosen.items()}
+
+
+def _limit(switch: bool | int) -> int | None:
     if isinstance(switch, bool):
         return None if switch else 0
     return switch

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,14 @@ from whet.dtypes import numpy_dtype
 from whet.frontend.load import load_model
 from whet.index import Dim, as_poly, product, var
 from whet.kernel.chain import Chain
-from whet.kernel.interpret import run_attention, run_chain, run_contraction, run_nest
+from whet.kernel.interpret import (
+    run_attention,
+    run_chain,
+    run_contraction,
+    run_nest,
+    run_pooled,
+)
+from whet.kernel.pooled import Pooled
 from whet.kernel.schedules import Schedules
 from whet.kernel.spec import Attention, Contraction, Nest
 from whet.kernel.tensor import Tensor
@@ -33,7 +42,7 @@ from whet.runtime.parts import Parts
 from whet.target import Target
 
 Array = np.ndarray[Any, np.dtype[Any]]
-INTERPRETED = (Nest, Contraction, Chain, Attention)
+INTERPRETED = (Nest, Contraction, Chain, Pooled, Attention)
 FILL = 77
 EVERY_TENTH = 10
 
@@ -60,6 +69,8 @@ class Trial:
             return self._count((*kernel.taps, kernel.depth))
         if isinstance(kernel, Chain):
             return max(self._count((*part.taps, part.depth)) for part in kernel.parts)
+        if isinstance(kernel, Pooled):
+            return self._count((*kernel.product.taps, kernel.product.depth))
         if isinstance(kernel, Attention):
             return max(self._count((kernel.depth,)), self._count((kernel.key,)))
         assert isinstance(kernel, Nest)
@@ -74,14 +85,14 @@ def kernels_of(
     *,
     level: int = 3,
     target: str | Target = "host",
-    chained: int | None = 0,
+    rewrites: Mapping[str, int | None] = MappingProxyType({}),
 ) -> tuple[list[KernelCall], Target]:
     """Return the kernels of a model that the interpreter knows."""
     loaded = load_model(model)
     run_passes(loaded, opt_level=level, switches={})
     chosen = resolve_target(target) if isinstance(target, str) else target
     lowered = lower(
-        loaded, op_table(), chosen, level=level, schedules=Schedules(2, chained=chained)
+        loaded, op_table(), chosen, level=level, schedules=Schedules(2, rewrites=rewrites)
     )
     return [c for c in lowered.calls if isinstance(c.kernel, INTERPRETED)], chosen
 
@@ -130,6 +141,8 @@ def interpret(trial: Trial, *, precise: bool) -> list[Array]:
         run_attention(kernel, buffers, trial.dims, precise=precise)
     elif isinstance(kernel, Chain):
         run_chain(kernel, buffers, trial.target.lanes, trial.dims, precise=precise)
+    elif isinstance(kernel, Pooled):
+        run_pooled(kernel, buffers, trial.target.lanes, trial.dims, precise=precise)
     else:
         assert isinstance(call.kernel, Contraction)
         run_contraction(call.kernel, buffers, trial.target.lanes, trial.dims, precise=precise)

@@ -35,9 +35,12 @@ def chain(rows: int | str, widths: tuple[int, ...], rng: np.random.Generator) ->
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)])
 
 
-def products(model: onnx.ModelProto, threads: int = 2) -> list[tuple[Contraction, list[str]]]:
+def products(
+    model: onnx.ModelProto, passes: dict[str, bool | int] | None = None
+) -> list[tuple[Contraction, list[str]]]:
     """Return the products of a model with the names of their parameters' buffers."""
-    assembled = plan(model, options=whet.Options(threads=threads, target=CASCADELAKE))
+    options = whet.Options(threads=2, target=CASCADELAKE, passes=passes or {})
+    assembled = plan(model, options=options)
     names = [b.name for b in assembled.program.buffers]
     pairs = [(assembled.kernels[c.kernel], c) for c in assembled.program.launches]
     return [(k, [names[a] for a in c.args]) for k, c in pairs if isinstance(k, Contraction)]
@@ -49,6 +52,13 @@ def test_a_product_fetches_the_weights_of_the_next() -> None:
     assert first[1][first[0].ahead.param] == second[1][second[0].b.param]
     assert first[0].ahead.bytes == 256 * 1024
     assert last[0].ahead is None
+
+
+@pytest.mark.parametrize(("switch", "fetching"), [(True, 2), (2, 2), (1, 1), (0, 0), (False, 0)])
+def test_the_switch_counts_those_that_fetch(switch: bool | int, fetching: int) -> None:
+    model = chain(784, (256, 256, 1024, 256, 256), np.random.default_rng(1))
+    found = products(model, passes={"fetch_ahead": switch})
+    assert sum(kernel.ahead is not None for kernel, _ in found) == fetching
 
 
 def test_reports_tell_fetched_weights_from_operands() -> None:

@@ -156,7 +156,7 @@ def test_the_same_bits_as_apart_on_any_threads(cache: Path) -> None:
 @pytest.mark.parametrize("target", [AVX2, "host"])
 def test_agrees_with_the_interpreter(target: str, cache: Path) -> None:
     rng = np.random.default_rng()
-    calls, chosen = kernels_of(three_layers(rng), target=target, chained=None)
+    calls, chosen = kernels_of(three_layers(rng), target=target, rewrites={"chain_products": None})
     (call,) = [c for c in calls if isinstance(c.kernel, Chain)]
     trial = trial_of(call, chosen, {}, rng, odd=False)
     (found,) = execute(trial, cache, threads=2)

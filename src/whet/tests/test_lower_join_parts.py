@@ -70,6 +70,15 @@ def test_halves_of_a_rotation_are_one_kernel(
     assert (joined.stats.launches, apart.stats.launches) == (launches, launches + 1)
 
 
+def test_the_switch_leaves_halves_apart() -> None:
+    model = rotation(64, 64, interleaved=False)
+    launches = [
+        whet.compile(model, options=whet.Options(passes={"join_parts": switch})).stats.launches
+        for switch in (True, 1, 0, False)
+    ]
+    assert launches == [2, 2, 3, 3]
+
+
 def concatenation(text: str) -> ModelProto:
     """Return a model from lines ``output = Op(inputs)`` that end in a concatenation."""
     nodes = []

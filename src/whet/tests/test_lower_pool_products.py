@@ -1,0 +1,155 @@
+"""Products and the windows over them as one kernel: same bits as apart, and what stays apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import whet
+from whet.codegen.targets import resolve_target
+from whet.driver import plan
+from whet.kernel.pooled import Lines, Pooled, choose_bands
+from whet.tests.kernel_runner import execute, interpret, kernels_of, trial_of
+from whet.tests.tolerance import assert_close
+
+AVX2 = "x86_64-unknown-linux-gnu:haswell"
+Array = np.ndarray[Any, np.dtype[Any]]
+Pool = tuple[str, dict[str, Any]]
+
+CEILING: Pool = ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]})
+PLAIN: Pool = ("MaxPool", {"kernel_shape": [2, 2], "strides": [2, 2]})
+TALL: Pool = ("AveragePool", {"kernel_shape": [5, 2], "strides": [3, 1], "pads": [2, 0, 1, 1]})
+SPREAD: Pool = ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2], "dilations": [2, 2]})
+
+
+def network(
+    rng: np.random.Generator, pool: Pool, batch: int | str, sizes: tuple[int, int, int]
+) -> onnx.ModelProto:
+    """Return a convolution of three channels with a stride, a Relu, and windows over it."""
+    filters, height, width = sizes
+    weights = rng.standard_normal((filters, 3, 5, 3)).astype(np.float32) / 6
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], strides=[2, 1], pads=[2, 1, 2, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node(pool[0], ["r"], ["y"], **pool[1]),
+    ]
+    held: dict[str, Array] = {"w": weights, "b": rng.standard_normal(filters).astype(np.float32)}
+    return model_of(nodes, held, (batch, 3, height, width))
+
+
+def model_of(
+    nodes: Sequence[onnx.NodeProto],
+    held: dict[str, Array],
+    shape: Sequence[int | str],
+    outputs: Sequence[str] = ("y",),
+) -> onnx.ModelProto:
+    given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
+    made = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs]
+    constants = [numpy_helper.from_array(w, n) for n, w in held.items()]
+    graph = helper.make_graph(list(nodes), "pooled", given, made, constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def pooled_of(model: onnx.ModelProto, threads: int = 2, **passes: bool | int) -> list[Pooled]:
+    assembled = plan(model, options=whet.Options(threads=threads, passes=passes))
+    return [k for k in assembled.kernels.values() if isinstance(k, Pooled)]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kernel cache that the tests share."""
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.mark.parametrize(
+    ("pool", "batch", "sizes"),
+    [
+        (CEILING, 1, (64, 190, 61)),
+        (PLAIN, 3, (21, 241, 67)),
+        (TALL, 1, (32, 250, 83)),
+        (SPREAD, 1, (40, 233, 83)),
+        (CEILING, "n", (24, 203, 150)),
+    ],
+)
+def test_same_bits_as_apart_on_any_threads(
+    pool: Pool, batch: int | str, sizes: tuple[int, int, int], cache: Path
+) -> None:
+    rng = np.random.default_rng()
+    model = network(rng, pool, batch, sizes)
+    (kernel,) = pooled_of(model)
+    assert kernel.rows > kernel.height, "several bands in a chunk"
+    count = batch if isinstance(batch, int) else 2
+    x = rng.standard_normal((count, 3, *sizes[1:])).astype(np.float32)
+    results = []
+    for threads, pooled in ((2, False), (1, True), (2, True), (3, True)):
+        passes: dict[str, bool | int] = {"pool_products": pooled}
+        options = whet.Options(threads=threads, passes=passes, cache_dir=cache)
+        results.append(whet.compile(model, options=options)({"x": x})["y"])
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+
+
+@pytest.mark.parametrize("target", [AVX2, "host"])
+def test_agrees_with_the_interpreter(target: str, cache: Path) -> None:
+    rng = np.random.default_rng()
+    small = replace(resolve_target(target), l2_bytes=64 << 10)
+    model = network(rng, CEILING, 1, (19, 190, 63))
+    calls, chosen = kernels_of(model, target=small, rewrites={"pool_products": None})
+    (call,) = [c for c in calls if isinstance(c.kernel, Pooled)]
+    trial = trial_of(call, chosen, {}, rng, odd=False)
+    (found,) = execute(trial, cache, threads=2)
+    (expected,) = interpret(trial, precise=True)
+    assert_close(found, expected, "product", length=trial.length)
+
+
+def test_the_image_between_takes_no_memory(cache: Path) -> None:
+    model = network(np.random.default_rng(), CEILING, 1, (64, 190, 61))
+    stats = [
+        whet.compile(
+            model, options=whet.Options(threads=2, passes={"pool_products": k}, cache_dir=cache)
+        ).stats
+        for k in (0, 1)
+    ]
+    assert stats[0].launches == stats[1].launches + 1
+    assert stats[0].arena_bytes - stats[1].arena_bytes >= 95 * 61 * 64 * 4
+
+
+def others() -> dict[str, onnx.ModelProto]:
+    """Return networks whose windows are better, or only possible, apart."""
+    rng = np.random.default_rng(0)
+    conv = helper.make_node("Conv", ["x", "w"], ["c"], strides=[2, 1], pads=[2, 1, 2, 1])
+    pool = helper.make_node(CEILING[0], ["c"], ["y"], **CEILING[1])
+    more = helper.make_node("Relu", ["c"], ["z"])
+    sparse = helper.make_node("MaxPool", ["c"], ["y"], kernel_shape=[2, 2], strides=[3, 2])
+    whole = helper.make_node("GlobalAveragePool", ["c"], ["y"])
+    held = {"w": rng.standard_normal((64, 3, 5, 3)).astype(np.float32)}
+    shape = (1, 3, 190, 61)
+    return {
+        "a small image": network(rng, CEILING, 1, (16, 64, 61)),
+        "another reader": model_of([conv, pool, more], held, shape, ("y", "z")),
+        "an output": model_of([conv, pool], held, shape, ("y", "c")),
+        "rows that no window reads": model_of([conv, sparse], held, shape),
+        "a mean of all": model_of([conv, whole], held, shape),
+    }
+
+
+@pytest.mark.parametrize("name", list(others()))
+def test_others_stay_apart(name: str) -> None:
+    assert not pooled_of(others()[name])
+
+
+def test_bands_stay_in_the_cache_and_repeat_little() -> None:
+    target = replace(resolve_target(AVX2), l2_bytes=1 << 20)
+    lines = Lines(2, 1, 3)
+    assert choose_bands((1, 112, 56), 28672, lines, target, 2) == (4, 14)
+    assert choose_bands((1, 112, 56), 28672, lines, target, 1) == (4, 56)
+    assert choose_bands((4, 112, 56), 28672, lines, target, 2) == (4, 56)
+    assert choose_bands((1, 112, 56), 28672, lines, target, 16) is None, "too much is repeated"
+    assert choose_bands((1, 112, 56), 1 << 18, lines, target, 2) is None, "lines are too long"
