@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from whet.codegen.builder import Builder, Value, i64, lanes
+from whet.codegen.conversions import storage_type, to_storage
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import Function
-from whet.codegen.conversions import storage_type, to_storage
 from whet.index import Axis
 from whet.kernel.expr import Guard, Read, Within, walk
 from whet.kernel.spec import Nest

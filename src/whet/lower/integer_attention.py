@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from whet.index import Atom, Axis, IndexLike, var
+from whet.kernel.attention_schedule import MOST_KEYS
 from whet.kernel.expr import Call, Const, Expr, Load, Var, rewrite_leaves, walk
 from whet.kernel.integer_attention import MASS, QUAD_WORDS, SHARE, IntegerAttention
-from whet.kernel.attention_schedule import MOST_KEYS
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
 from whet.lower.attention import (
     Single,
