@@ -12,6 +12,7 @@ from whet.codegen.conversions import register_type
 from whet.codegen.edges import conditions_of, extremes, is_neutral, moves_one_tap
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
+from whet.codegen.interleave import InterleaveWriter
 from whet.codegen.invariant import computed_before
 from whet.codegen.kernel_function import (
     Function,
@@ -22,6 +23,7 @@ from whet.codegen.kernel_function import (
     strips,
     tap_range,
 )
+from whet.codegen.nest_lanes import nest_lanes
 from whet.codegen.row_reduction import accumulated, reduce_row
 from whet.codegen.squares import SquareWriter, square_rows
 from whet.index import Axis, Poly, ceil_div, product
@@ -47,7 +49,7 @@ def nest_chunks(nest: Nest, lanes: int) -> Poly:
 def _outer(nest: Nest) -> tuple[Axis, ...]:
     if nest.vector_rows:
         return nest.axes
-    return nest.axes[:-2] if nest.tile else nest.axes[:-1]
+    return nest.axes[:-2] if nest.tile or nest.interleaved else nest.axes[:-1]
 
 
 def write_nest(
@@ -56,7 +58,7 @@ def write_nest(
     """Write the function of a nest."""
     fn = open_function(module, name, nest.params, dims, exclusive=True)
     frame = frame_of(fn, nest.params, accesses_of([s.body for s in nest.steps], nest.stores))
-    writer = NestWriter(nest, fn, target.lanes)
+    writer = NestWriter(nest, fn, nest_lanes(nest, target))
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
@@ -124,6 +126,9 @@ class NestWriter:
     def pixels(self, frame: Frame, low: Value | None, high: Value | None) -> None:
         """Write the loop over the axis next to the lanes, several of its points together."""
         tile = self.nest.tile
+        if self.nest.interleaved:
+            InterleaveWriter(self.nest, self.fn, self.width).line(frame)
+            return
         if not tile:
             self.point(frame, low, high)
             return

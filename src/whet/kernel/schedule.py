@@ -76,7 +76,7 @@ class Work:
 
 def choose_tile(work: Work, target: Target, threads: int) -> Tile:
     """Return the register tile and chunks with the least estimated time."""
-    return tile_of_shape(work, target, threads, register_tile(work, target))
+    return tile_of_shape(work, target, threads, register_tile(work, target, threads))
 
 
 def tile_of_shape(work: Work, target: Target, threads: int, shape: tuple[int, int]) -> Tile:
@@ -142,7 +142,7 @@ def _prefetch(work: Work, target: Target, row_items: int, vectors: int, unroll: 
     return lines
 
 
-def register_tile(work: Work, target: Target) -> tuple[int, int]:
+def register_tile(work: Work, target: Target, threads: int) -> tuple[int, int]:
     """Return rows and vectors of the tile with the least estimated time."""
     best: tuple[float, int, int] | None = None
     most = min(MAX_VECTORS, -(-work.cols // target.lanes))
@@ -152,12 +152,25 @@ def register_tile(work: Work, target: Target) -> tuple[int, int]:
             tallest = min(tallest, MOST_EDGE_ROWS)
         for rows in range(1, min(tallest, work.rows) + 1):
             cost = cycles(work, target, rows, vectors)
+            cost *= _longest_share(work, target, threads, (rows, vectors))
             if target.lane_fma:
                 cost *= 1 + LOAD_COST * (1 / target.lanes / vectors + 1 / rows)
             if best is None or cost < best[0] * 0.999:
                 best = cost, rows, vectors
     assert best is not None
     return best[1], best[2]
+
+
+def _longest_share(work: Work, target: Target, threads: int, tile: tuple[int, int]) -> float:
+    """Return what the largest share is of an even one, where threads share out panels alone.
+
+    A classifier of 1000 columns has nine panels of 7 vectors, or eight of 8.
+    """
+    rows, vectors = tile
+    if work.open or work.outer * -(-work.rows // rows) > 1:
+        return 1.0
+    panels = -(-work.cols // (vectors * target.lanes))
+    return -(-panels // threads) * threads / panels
 
 
 def most_rows(target: Target, vectors: int) -> int:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from whet.codegen.contraction import contraction_chunks
-from whet.index import Poly, product
+from whet.codegen.contraction import contraction_chunks, row_items
+from whet.index import product
 from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import Ahead, Contraction, Param
 from whet.lower.rewrites import Rewrites
@@ -94,12 +94,10 @@ def _weights(call: KernelCall) -> int | None:
 
 def _steps(kernel: Contraction, target: Target) -> int:
     """Return how often a launch does an unrolled depth step, in all of its register tiles."""
-    tile = kernel.tile
-    tiles: Poly = product(a.extent for a in kernel.outer)
-    rows, cols = kernel.row.extent.constant, kernel.col.extent.constant
+    tile, cols = kernel.tile, kernel.col.extent.constant
     depth = kernel.depth.extent.constant
-    count = (tiles * product(t.extent for t in kernel.taps)).constant
-    if rows is None or cols is None or depth is None or count is None:
+    count = (row_items(kernel) * product(t.extent for t in kernel.taps)).constant
+    if cols is None or depth is None or count is None:
         return 0
     panels = -(-cols // (tile.vectors * target.lanes))
-    return count * -(-rows // tile.rows) * panels * (depth // tile.unroll)
+    return count * panels * (depth // tile.unroll)

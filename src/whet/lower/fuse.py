@@ -13,6 +13,7 @@ from dataclasses import replace
 from whet.dtypes import DTYPES
 from whet.index import ZERO, Atom, IndexLike, as_poly, product
 from whet.kernel.blocks import BlockSum, QuantizedRows
+from whet.kernel.dequantized import DequantizedSum
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Var, depth, rewrite_leaves, walk
 from whet.kernel.filter import Kept
 from whet.kernel.paged import PagedAttend
@@ -21,6 +22,7 @@ from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Product, Steps, Tensor, Whole
 from whet.lower.attention import fuse_attention
 from whet.lower.equations import Equations
+from whet.lower.integer_attention import fuse_integer_attention
 from whet.lower.readers import Readers, count_readers, merge_origins, needed_equations
 from whet.lower.storage import magnitude, row_major
 from whet.lower.uses import inline_at, loads, rewrite_definition, sources
@@ -88,7 +90,8 @@ def fuse(equations: Equations, *, level: int) -> Equations:
         equations = needed_equations(equations)
         readers = count_readers(equations)
         for tensor in equations.tensors:
-            fuse_attention(tensor, readers.single)
+            if not fuse_attention(tensor, readers.single):
+                fuse_integer_attention(tensor, readers.single, readers.count)
         equations = needed_equations(equations)
     return equations
 
@@ -236,6 +239,8 @@ def _is_repeated(source: Tensor, reader: Definition) -> bool:
         operands = (anchor.clash,)
     elif isinstance(anchor, PagedAttend):
         operands = (anchor.q,)
+    elif isinstance(anchor, DequantizedSum):
+        operands = (anchor.x,)
     found = (e for o in operands if o is not None for e in walk(o))
     return any(isinstance(e, Load) and e.source is source for e in found)
 
@@ -270,7 +275,7 @@ def _would_be_absorbed(tensor: Tensor, readers: Readers) -> bool:
     assert definition is not None
     return any(
         s.definition is not None
-        and isinstance(s.definition.anchor, Product | BlockSum)
+        and isinstance(s.definition.anchor, Product | BlockSum | DequantizedSum)
         and readers.single(s)
         and s.shape == tensor.shape
         for s in sources(definition)

@@ -57,7 +57,7 @@ def _joined(first: KernelCall, second: KernelCall) -> KernelCall | None:
 def _alike(own: Nest, other: Nest) -> bool:
     """Whether two maps go through the same points in the same way."""
     extents = [[a.extent for a in nest.axes] for nest in (own, other)]
-    if extents[0] != extents[1] or own.steps or own.row or own.squares:
+    if extents[0] != extents[1] or own.steps or own.row or own.squares or own.interleaved:
         return False
     if len(own.stores) != 1 or len(other.stores) != 1:
         return False

@@ -21,6 +21,10 @@ class Readers:
         """Tell whether one tensor alone reads a tensor, and no caller."""
         return self.tensors[id(tensor)] == 1 and id(tensor) not in self.outputs
 
+    def count(self, tensor: Tensor) -> int:
+        """Return how many tensors and callers read a tensor."""
+        return self.tensors[id(tensor)] + (id(tensor) in self.outputs)
+
 
 def count_readers(equations: Equations) -> Readers:
     """Return who is read how often."""

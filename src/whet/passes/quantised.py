@@ -6,8 +6,9 @@ zero)``, with one scale for the tensor or one for each place along an axis.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +17,8 @@ from whet.graph.edit import Names, add_initializer, constant, make_node, rank
 from whet.graph.match import Miss
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+Found = TypeVar("Found")
 
 BYTES = (ir.DataType.UINT8, ir.DataType.INT8)
 
@@ -84,6 +87,22 @@ def _parameters(node: ir.Node) -> Linear8 | Miss:
     if scale.ndim and dims is None:
         return Miss(f"the rank of {source.name} is unknown")
     return Linear8(node, source, scale, zero.astype(np.int64), axis % dims if dims else 0)
+
+
+def rewrite_all(
+    model: ir.Model,
+    find: Callable[[ir.Node], Found | Miss],
+    rewrite: Callable[[Found, Names], None],
+) -> int:
+    """Rewrite every node of the main graph in which something is found; return how many."""
+    names = Names(model)
+    count = 0
+    for node in list(model.graph):
+        found = find(node)
+        if not isinstance(found, Miss):
+            rewrite(found, names)
+            count += 1
+    return count
 
 
 def typed(value: ir.Value, name: str, dtype: ir.DataType) -> ir.Value:
