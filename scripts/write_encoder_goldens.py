@@ -18,10 +18,12 @@ import transformers
 from whet.tests.golden_models import Golden, facts_of, write_golden, write_goldens
 from whet.tests.tiny_models import ENCODERS, VOCABULARY
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 LENGTHS, SEED = (5, 23, 1, 12), 3
 
 
-def write(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def write(name: str) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return the facts and arrays of one model."""
     kind, values = ENCODERS[name]
     classes = transformers.AutoModelForSequenceClassification
@@ -40,13 +42,19 @@ def write(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             for t, k in zip(texts, kinds, strict=True)
         ]
         found = [model(torch.tensor([t]), output_hidden_states=True) for t in texts]
-    arrays = {
+    arrays: dict[str, Array] = {
         f"{name}.mean": np.stack([f.hidden_states[-1][0].mean(0) for f in found]),
         f"{name}.cls": np.stack([f.hidden_states[-1][0, 0] for f in found]),
         f"{name}.scores": np.stack([f.logits[0] for f in found]),
         f"{name}.pairs": np.stack([f.logits[0] for f in pairs]),
     }
-    facts = {"config": config, "seed": SEED, "shapes": shapes, "texts": texts, "kinds": kinds}
+    facts = {
+        "config": config,
+        "seed": SEED,
+        "shapes": shapes,
+        "texts": texts,
+        "kinds": kinds,
+    }
     return facts, {k: v.astype(np.float32) for k, v in arrays.items()}
 
 

@@ -29,6 +29,8 @@ from whet.tests.golden_models import (
 )
 from whet.tests.tiny_models import MODELS, VOCABULARY
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 CLEAR, DISTINCT = 1e-3, 8
 
 
@@ -61,7 +63,7 @@ def greedy(model: Any, start: list[int]) -> tuple[list[int], np.ndarray]:
     return tokens, torch.cat(rows).numpy()
 
 
-def write(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def write(name: str) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return the facts and arrays of one model."""
     kind, values = MODELS[name]
     made = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**values))
@@ -77,8 +79,12 @@ def write(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     else:
         raise SystemExit(f"{name}: no seed is clear")
     print(name, "seed", seed, "distinct", len(set(tokens[len(start) :])), flush=True)
-    facts = {"config": config, "seed": seed, "shapes": {n: list(s) for n, s in shapes.items()}}
-    arrays = {
+    facts = {
+        "config": config,
+        "seed": seed,
+        "shapes": {n: list(s) for n, s in shapes.items()},
+    }
+    arrays: dict[str, Array] = {
         f"{name}.tokens": np.array(tokens, np.int16),
         f"{name}.logits": logits[list(PLACES)].astype(np.float32),
     }

@@ -19,6 +19,8 @@ import transformers
 from whet.tests.golden_models import Golden, facts_of, write_golden, write_goldens
 from whet.tests.tiny_models import SEQ2SEQ, VOCABULARY
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 NEW, CLEAR, SECONDS = 30, 1e-3, 0.55
 
 
@@ -55,7 +57,7 @@ def greedy(model: Any, source: dict[str, Any], start: int) -> tuple[list[int], n
     return tokens[1:], rows[-1].numpy(), clear
 
 
-def write(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def write(name: str) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return the facts and arrays of one model."""
     kind, values = SEQ2SEQ[name]
     make, settings = classes(name), getattr(transformers, kind)(**values)
@@ -79,7 +81,7 @@ def write(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise SystemExit(f"{name}: no seed is clear")
     print(name, "seed", seed, "distinct", varied, flush=True)
     facts = {"config": config, "seed": seed, "shapes": shapes, "sources": sources}
-    arrays = {
+    arrays: dict[str, Array] = {
         f"{name}.tokens": np.array([tokens for tokens, _, _ in found], np.int16),
         f"{name}.logits": np.array([rows for _, rows, _ in found], np.float32),
     }

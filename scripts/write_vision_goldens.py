@@ -31,6 +31,7 @@ from whet.tests.vision_models import (
     write_vision_golden,
 )
 
+Array = np.ndarray[Any, np.dtype[Any]]
 CLEAR, DISTINCT = 1e-3, 6
 _QWEN = ("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl", "Qwen2VLImageProcessorPil")
 _PROCESSORS = {
@@ -63,7 +64,7 @@ def greedy(model: Any, start: list[int], seen: dict[str, Any]) -> tuple[list[int
     return tokens[len(start) :], logits.numpy()
 
 
-def write(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def write(name: str) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return the facts and arrays of one model."""
     family, values, _ = VISION[name]
     settings = getattr(transformers, f"{family}Config")(**values)
@@ -96,8 +97,13 @@ def write(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise SystemExit(f"{name}: no seed is clear")
     print(name, "seed", seed, "distinct", len(set(tokens)), flush=True)
     listed = {n: list(s) for n, s in shapes.items()}
-    facts = {"config": config, "processor": VISION[name][2], "seed": seed, "shapes": listed}
-    arrays = {
+    facts = {
+        "config": config,
+        "processor": VISION[name][2],
+        "seed": seed,
+        "shapes": listed,
+    }
+    arrays: dict[str, Array] = {
         f"{name}.pixels": pixels.astype(np.float32),
         f"{name}.tokens": np.array(tokens, np.int16),
         f"{name}.logits": logits[list(PLACES)].astype(np.float32),

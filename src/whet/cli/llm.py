@@ -12,10 +12,10 @@ from whet.cli import output
 from whet.cli.llm_ablate import ablate
 from whet.cli.llm_against import Sizes, beside
 from whet.cli.llm_options import (
-    NamedFolder,
     load_model,
     model_argument,
     model_options,
+    named_folders,
     sampling_options,
     sampling_params,
 )
@@ -228,9 +228,10 @@ def bench(
 @click.option(
     "--lora",
     "loras",
-    type=NamedFolder(),
+    metavar="NAME=FOLDER",
+    callback=named_folders,
     multiple=True,
-    help="NAME=FOLDER: a LoRA beside the weights, a model of its own to callers; may be repeated.",
+    help="A LoRA beside the weights, a model of its own to callers; may be repeated.",
 )
 @model_options
 def serve(model: Path, host: str, port: int, **options: Any) -> None:

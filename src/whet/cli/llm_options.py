@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,17 +22,18 @@ threads_option = click.option(
 )
 
 
-class NamedFolder(click.ParamType):
-    """A folder with a name: ``NAME=FOLDER``."""
-
-    name = "NAME=FOLDER"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Path]:
-        """Return name and folder."""
-        name, found, folder = str(value).partition("=")
-        if not (name and found and folder):
-            self.fail(f"{value!r} is no NAME=FOLDER, such as polite=adapter-folder", param, ctx)
-        return name, Path(folder)
+def named_folders(
+    context: click.Context, option: click.Parameter, values: Sequence[str]
+) -> list[tuple[str, Path]]:
+    """Return names and folders of ``NAME=FOLDER``, as a callback of an option."""
+    found = []
+    for value in values:
+        name, _, folder = value.partition("=")
+        if not name or not folder:
+            example = "such as polite=adapter-folder"
+            raise click.BadParameter(f"{value!r} is no NAME=FOLDER, {example}", context, option)
+        found.append((name, Path(folder)))
+    return found
 
 
 def max_tokens_option(default: int) -> Callable[[Decorated], Decorated]:

@@ -28,7 +28,8 @@ from whet.codegen.kernel_function import (
     frame_of,
     open_function,
 )
-from whet.codegen.panel_stores import PanelStores, rows_of_block
+from whet.codegen.panel_stores import PanelRows, PanelStores, rows_of_block
+from whet.codegen.row_group import RowGroup
 from whet.index import Poly, ceil_div
 from whet.kernel.block_formats import GROUP
 from whet.kernel.blocks import (
@@ -40,7 +41,7 @@ from whet.kernel.blocks import (
     record_bytes,
     super_bytes,
 )
-from whet.kernel.expr import Read, walk
+from whet.kernel.expr import Expr, Read, walk
 from whet.target import Target
 
 AHEAD = 2304
@@ -62,7 +63,7 @@ def write_block_product(
 ) -> None:
     """Write the function of a product with weights in blocks."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
-    frame = frame_of(fn, kernel.params, accesses_of([], kernel.stores))
+    frame = frame_of(fn, kernel.params, accesses_of(_results(kernel), kernel.stores))
     dot = dot_product(target, signed_scalars=True)
     group = BlockGroup(fn.b, kernel.kind, dot, target.lanes, kernel.vectors)
     writer = _Writer(kernel, fn, group)
@@ -104,9 +105,12 @@ class _Writer:
         return self.group.width
 
     @property
-    def stores(self) -> PanelStores:
+    def stores(self) -> PanelStores | PanelRows:
         """What ends the sums."""
-        kernel = self.kernel
+        kernel, end = self.kernel, self.kernel.rows_out
+        if end is not None:
+            group = RowGroup(self.b, self.width, end.zero, end.spans)
+            return PanelRows(kernel.row, kernel.col, end, group, self.fn.params[end.output])
         return PanelStores(kernel.row, kernel.col, kernel.stores, self.width)
 
     # -- loops over tiles ----------------------------------------------------------------------
@@ -155,7 +159,7 @@ class _Writer:
     def _fetch(self, frame: Frame) -> None:
         """Fetch what stores read beside sums: one line a row at a stride that nothing foresees."""
         kernel = self.kernel
-        found = (e for s in kernel.stores for e in walk(s.value) if isinstance(e, Read))
+        found = (e for value in _results(kernel) for e in walk(value) if isinstance(e, Read))
         reads = dict.fromkeys(found)
         for read in (r for r in reads if r.address.is_affine_in(kernel.col)):
             for i in range(TILE_ROWS):
@@ -244,3 +248,9 @@ class _Writer:
             sums = group.sums(tile.height, rows, span, group.quads(codes, span))
             scales = group.scales(record, tile.column, factors)
             group.add(rows, (scales, span), sums, cells)
+
+
+def _results(kernel: BlockProduct) -> list[Expr]:
+    """Return what is made of a sum."""
+    end = kernel.rows_out
+    return [*(s.value for s in kernel.stores), *([] if end is None else [end.value])]

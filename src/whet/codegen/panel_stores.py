@@ -8,8 +8,9 @@ from whet.codegen.builder import F32, Value, i64, vector
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import lane_mask
+from whet.codegen.row_group import RowGroup
 from whet.index import Axis
-from whet.kernel.blocks import PANEL, ROW_TILE
+from whet.kernel.blocks import PANEL, ROW_TILE, RowsOut
 from whet.kernel.spec import ACCUMULATOR, Store
 
 
@@ -26,6 +27,40 @@ def rows_of_block(frame: Frame, row: Axis, block: int, number: Value) -> tuple[V
     size = b.mul(tiles, i64(ROW_TILE))
     start = b.min(b.mul(number, size), rows)
     return start, b.min(b.add(start, size), rows)
+
+
+@dataclass(frozen=True, slots=True)
+class PanelRows:
+    """Brings results of sums that wait in memory into rows in blocks.
+
+    Attributes:
+        row: rows.
+        col: columns.
+        end: what becomes of a sum, and where it goes.
+        group: writes a group: the columns of a panel.
+        output: the rows in blocks.
+    """
+
+    row: Axis
+    col: Axis
+    end: RowsOut
+    group: RowGroup
+    output: Value
+
+    def write(self, frame: Frame, cells: list[list[Value]], column: int) -> None:
+        """Write the groups of some rows; see ``PanelStores``."""
+        b, width = frame.b, self.group.width
+        panel = b.divide(frame.env[self.col], PANEL)[0]
+        groups = (self.col.extent.constant or 0) // PANEL
+        for i, line in enumerate(cells):
+            values = []
+            for v, cell in enumerate(line):
+                names = {ACCUMULATOR: b.load(vector(F32, width), cell, 4)}
+                shift = {self.row: i, self.col: v * width}
+                point = Point(frame, self.col, width, None, shift, names)
+                values.append(point.value(self.end.value))
+            row = b.add(frame.env[self.row], i64(i))
+            self.group.write(values, self.group.place(self.output, row, (panel, groups)))
 
 
 @dataclass(frozen=True, slots=True)

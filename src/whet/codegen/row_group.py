@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whet.codegen.builder import F32, I32, Builder, Value, const, lanes, vector
+from whet.codegen.builder import F32, I32, Builder, Value, const, i64, lanes, vector
 from whet.kernel.block_formats import GROUP
-from whet.kernel.blocks import LEVELS, SCALE_WORD, START_WORD
+from whet.kernel.blocks import LEVELS, ROW_TILE, SCALE_WORD, START_WORD, row_words
 
 MAGNITUDE = 0x7FFFFFFF
 ROUNDING = 12582912.0
@@ -35,6 +35,13 @@ class RowGroup:
     def width(self) -> int:
         """Values in each vector of a group."""
         return min(self.most, GROUP // self.spans)
+
+    def place(self, output: Value, row: Value, at: tuple[Value, int]) -> Value:
+        """Return where a group of a row lies, given its number and how many a row has."""
+        b, (group, groups) = self.b, at
+        tile, inside = b.divide(row, ROW_TILE)
+        number = b.add(b.mul(b.add(b.mul(tile, i64(groups)), group), i64(ROW_TILE)), inside)
+        return b.gep(output, I32, b.mul(number, i64(row_words(self.spans))))
 
     def write(self, values: list[Value], output: Value) -> None:
         """Write the words of a group, given its values in vectors."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whet.codegen.builder import I32, Builder, Module, Value, i64
+from whet.codegen.builder import Builder, Module, Value, i64
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.invariant import computed_before
@@ -13,7 +13,7 @@ from whet.codegen.row_group import RowGroup
 from whet.codegen.row_reduction import reduce_row
 from whet.index import Poly
 from whet.kernel.block_formats import GROUP
-from whet.kernel.blocks import ROW_TILE, RowQuantization, row_words
+from whet.kernel.blocks import RowQuantization
 from whet.target import Target
 
 
@@ -65,14 +65,11 @@ class _Writer:
         row, part = b.divide(number, _parts(kernel))
         first = b.mul(part, i64(kernel.groups))
         last = b.min(b.add(first, i64(kernel.groups)), i64(_groups(kernel)))
-        tile, inside = b.divide(row, ROW_TILE)
         frame = frame.bind(kernel.row, row)
         before = self._reduced_row(frame)
-        base = b.mul(tile, i64(_groups(kernel)))
         with b.loop(first, last, hint="group") as group:
-            number = b.add(b.mul(b.add(base, group), i64(ROW_TILE)), inside)
-            place = b.mul(number, i64(row_words(kernel.spans)))
-            output = b.gep(self.fn.params[kernel.output], I32, place)
+            whole = self.fn.params[kernel.output]
+            output = self.group.place(whole, row, (group, _groups(kernel)))
             self._group(frame.bind(kernel.depth, b.mul(group, i64(GROUP))), before, output)
 
     def _reduced_row(self, frame: Frame) -> Point:

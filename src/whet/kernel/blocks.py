@@ -78,6 +78,8 @@ class QuantizedRows:
             codes. At 0 the word is a float instead, the sum of the values, for minimums.
         spans: parts of a group that are summed apart.
         steps: reductions of a row that come first, as of a norm; ``x`` may use their names.
+        product: a product that comes first, of the same rows and with a column for each value;
+            ``x`` then reads it as ``Var("acc")``.
     """
 
     x: Expr
@@ -86,15 +88,18 @@ class QuantizedRows:
     zero: int
     spans: int
     steps: tuple[Step, ...] = ()
+    product: BlockSum | None = None
 
     def expressions(self) -> list[Expr]:
         """Return the roots of all expressions."""
-        return [self.x, *(step.body for step in self.steps)]
+        product = self.product.expressions() if self.product is not None else []
+        return [self.x, *(step.body for step in self.steps), *product]
 
     def rewritten(self, rewrite: Callable[[Expr], Expr]) -> QuantizedRows:
         """Return the rows with every expression rewritten."""
         steps = tuple(replace(s, body=rewrite(s.body)) for s in self.steps)
-        return replace(self, x=rewrite(self.x), steps=steps)
+        product = self.product.rewritten(rewrite) if self.product is not None else None
+        return replace(self, x=rewrite(self.x), steps=steps, product=product)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +161,23 @@ class RowQuantization:
 
 
 @dataclass(frozen=True, slots=True)
+class RowsOut:
+    """The end of a product whose results become rows in blocks: a panel's columns are a group.
+
+    Attributes:
+        value: a result; reads the sum as ``Var("acc")``.
+        output: parameter of the rows in blocks.
+        zero: see ``QuantizedRows``.
+        spans: see ``QuantizedRows``.
+    """
+
+    value: Expr
+    output: int
+    zero: int
+    spans: int
+
+
+@dataclass(frozen=True, slots=True)
 class BlockProduct:
     """The kernel of a product with weights in blocks; a chunk is a panel and a block of rows.
 
@@ -172,6 +194,7 @@ class BlockProduct:
         block: rows of a chunk.
         vectors: vectors of columns of a register tile.
         stretch: groups that are unpacked at once for the many rows of a chunk; 0 for none.
+        rows_out: what is done with results instead of stores, if they become rows in blocks.
     """
 
     params: tuple[Param, ...]
@@ -186,6 +209,7 @@ class BlockProduct:
     block: int
     vectors: int
     stretch: int
+    rows_out: RowsOut | None = None
 
     @property
     def panel_count(self) -> Poly:

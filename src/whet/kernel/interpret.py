@@ -138,6 +138,8 @@ class _Evaluation:
         along = (a for step in anchor.steps for a in step.axes)
         every = tuple(dict.fromkeys((*axes, *along)))
         grid = Grid(every, self.dims, self._load, precise=self.precise).run_steps(anchor.steps)
+        if anchor.product is not None:
+            grid = replace(grid, names={ACCUMULATOR: self._blocks(anchor.product)})
         rows, values = grid.without(axes, grid.value(anchor.x))
         x = np.broadcast_to(values, rows.shape)
         return quantized_rows(x, anchor.zero, anchor.spans)

@@ -21,12 +21,15 @@ class Filtering:
         inputs: ``B'``, applied to the inputs.
         filters: ``G``, applied to the taps.
         outputs: ``A'``, applied to the products.
+        together: lines of a transformed tile that are computed from the same lines of pixels, more
+            or less; it divides their number.
     """
 
     size: int
     inputs: Matrix
     filters: Matrix
     outputs: Matrix
+    together: int
 
     @property
     def span(self) -> int:
@@ -39,6 +42,7 @@ TWO = Filtering(
     inputs=((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
     filters=((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
     outputs=((1, 1, 1, 0), (0, 1, -1, -1)),
+    together=1,
 )
 
 FOUR = Filtering(
@@ -65,6 +69,7 @@ FOUR = Filtering(
         (0, 1, 1, 4, 4, 0),
         (0, 1, -1, 8, -8, 1),
     ),
+    together=2,
 )
 
 FILTERINGS = {f.size: f for f in (TWO, FOUR)}

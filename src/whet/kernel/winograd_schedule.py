@@ -13,6 +13,7 @@ from whet.kernel.schedule import (
     register_tile,
 )
 from whet.kernel.spec import Tile
+from whet.kernel.winograd import FILTERINGS
 from whet.target import Target
 
 BYTES_PER_CYCLE = 4
@@ -89,11 +90,14 @@ def winograd_of_size(work: Convolution, target: Target, threads: int, size: int)
 def _shares_columns(work: Convolution, target: Target, size: int) -> bool:
     """Whether halves of the filters are shared out, so that no thread reads all weights.
 
-    Each thread then transforms all tiles, which have to stay in the second cache. Two threads of a
-    Cascade Lake took 520 us instead of 600 for 14 x 14 x 256; where tiles fill that cache, as
-    those of 28 x 28 x 128 do, 390 instead of 375 (decision 24).
+    Each thread then transforms all tiles, which have to stay in the second cache with the products
+    of a panel and partial results. Two threads of a Cascade Lake took 520 us instead of 600 for
+    14 x 14 x 256 (decision 24), and 355 instead of 368 for 28 x 28 x 128 (decision 25).
     """
-    span = (size + 2) ** 2
-    tiles = 4 * span * work.depth * _winograd_tiles(work, size)
-    weights = 4 * span * work.depth * work.filters
-    return weights > 2 * target.l2_bytes and tiles <= target.l2_bytes * 13 // 16
+    filtering = FILTERINGS[size]
+    panel = PANEL_VECTORS * target.lanes
+    group = filtering.together * filtering.span * (work.depth + panel)
+    tile_bytes = 4 * (group + size**2 * -(-work.filters // 2))
+    weights = 4 * filtering.span**2 * work.depth * work.filters
+    near = tile_bytes * _winograd_tiles(work, size) <= target.l2_bytes * 13 // 16
+    return weights > 2 * target.l2_bytes and near

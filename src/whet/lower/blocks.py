@@ -21,6 +21,7 @@ from whet.kernel.blocks import (
     BlockSum,
     QuantizedRows,
     RowQuantization,
+    RowsOut,
     panel_bytes,
     period,
     row_words,
@@ -70,10 +71,15 @@ STRETCH = 16
 
 def build_row_quantization(
     definition: Definition, storage: Storage, storages: Storages, target: Target, threads: int
-) -> tuple[RowQuantization, Params]:
-    """Return the kernel that brings rows into blocks, and its parameters."""
+) -> tuple[RowQuantization | BlockProduct, Params]:
+    """Return the kernel that brings rows into blocks, and its parameters.
+
+    Rows that a product makes are brought into blocks by that product.
+    """
     anchor = definition.anchor
     assert isinstance(anchor, QuantizedRows) and not definition.index
+    if anchor.product is not None:
+        return _build_rows_out(anchor, anchor.product, storage, storages, target)
     params = Params()
     output = params.write(storage.root)
     x = to_reads(anchor.x, storages, params)
@@ -112,11 +118,31 @@ def build_block_product(
         address_of(definition.position, storage),
         to_reads(definition.body, storages, params),
     )
+    return _block_product(anchor, (store,), params, storages, target), params
+
+
+def _build_rows_out(
+    anchor: QuantizedRows,
+    product: BlockSum,
+    storage: Storage,
+    storages: Storages,
+    target: Target,
+) -> tuple[BlockProduct, Params]:
+    """Return the kernel of a product that brings its results into blocks, and its parameters."""
+    params = Params()
+    output = params.write(storage.root)
+    end = RowsOut(to_reads(anchor.x, storages, params), output, anchor.zero, anchor.spans)
+    kernel = _block_product(product, (), params, storages, target)
+    return replace(kernel, rows_out=end), params
+
+
+def _block_product(
+    anchor: BlockSum, stores: tuple[Store, ...], params: Params, storages: Storages, target: Target
+) -> BlockProduct:
     rows = params.number(storages[id(_source(anchor.rows))].root)
     panels = params.number(_packed([_source(w) for w in anchor.weights], anchor))
     wide = target.registers >= WIDE_REGISTERS and target.lanes * VECTORS >= PANEL
-    heights = HEIGHTS if wide else LOW_HEIGHTS
-    kernel = BlockProduct(
+    return BlockProduct(
         params=params.records(),
         row=anchor.row,
         col=anchor.col,
@@ -124,13 +150,12 @@ def build_block_product(
         panels=panels,
         depth=anchor.depth,
         kind=anchor.kind,
-        stores=(store,),
-        heights=heights,
+        stores=stores,
+        heights=HEIGHTS if wide else LOW_HEIGHTS,
         block=_rows_of_chunk(anchor, target),
         vectors=min(VECTORS, PANEL // target.lanes),
         stretch=STRETCH if wide and target.dot == "vnni" else 0,
     )
-    return kernel, params
 
 
 def build_dequantized_product(

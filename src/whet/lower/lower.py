@@ -22,6 +22,7 @@ from whet.lower.equations import Equations
 from whet.lower.fetch_ahead import fetch_ahead
 from whet.lower.fold import FoldBudget, fold_equations
 from whet.lower.fuse import fuse
+from whet.lower.in_place import update_in_place
 from whet.lower.inlined_parts import inline_parts
 from whet.lower.join_parts import join_parts
 from whet.lower.join_writes import join_writes
@@ -31,6 +32,7 @@ from whet.lower.merged_groups import merge_groups
 from whet.lower.outline import Item, Outline
 from whet.lower.pool_products import Pooling, pool_products
 from whet.lower.quantised_norms import fuse_quantised_norms
+from whet.lower.quantised_products import fuse_quantised_products
 from whet.lower.reads import check_reads
 from whet.lower.rewrites import rewrites_within
 from whet.lower.saturation import saturate_steps
@@ -154,7 +156,9 @@ def lower_equations(
         merge_groups(equations, target.lanes)
     _embed_scalars(equations)
     equations, rewrites = fuse(equations, level=level), rewrites_within(schedules.rewrites)
-    equations = inline_parts(fuse_quantised_norms(equations, rewrites), rewrites)
+    equations = fuse_quantised_norms(equations, rewrites)
+    equations = fuse_quantised_products(equations, rewrites, target)
+    equations = inline_parts(equations, rewrites)
     _separate_outputs(equations)
     _expose(equations, expose)
     layout = choose_layout(equations, share=level >= 1)
@@ -176,6 +180,7 @@ def lower_equations(
     calls = fetch_ahead(calls, target, schedules.threads, rewrites)
     calls = pool_products(calls, kept, Pooling(target, schedules.threads, rewrites))
     calls = chain_products(calls, kept, Chaining(target, schedules.threads, rewrites))
+    calls = update_in_place(calls, kept, rewrites)
     return Lowered(
         tuple(calls),
         tuple((t, _input_root(t, layout)) for t in equations.inputs),

@@ -146,6 +146,8 @@ def flops_of(definition: Definition) -> Poly:
     if isinstance(anchor, Attend):
         rows = product(a.extent for a in anchor.rows) * anchor.key.extent * 2
         return rows * (anchor.depth.extent + anchor.col.extent)
+    if isinstance(anchor, QuantizedRows):
+        return _flops_of_rows(anchor)
     if isinstance(anchor, BlockSum | DequantizedSum):
         return points * anchor.depth * 2
     if isinstance(anchor, Recur):
@@ -155,6 +157,14 @@ def flops_of(definition: Definition) -> Poly:
         kept = product(a.extent for a in definition.axes if step.body.depends_on(a))
         total = total + kept * product(a.extent for a in step.axes) * (work(step.body) + 1)
     return total
+
+
+def _flops_of_rows(anchor: QuantizedRows) -> Poly:
+    """Return the operations that make the values of rows in blocks."""
+    each = work(anchor.x) + sum(work(step.body) + 1 for step in anchor.steps)
+    if anchor.product is not None:
+        each += 2 * anchor.product.depth
+    return anchor.row.extent * anchor.depth.extent * each
 
 
 def kernel_kind(kernel: Kernel) -> str:

@@ -1,11 +1,13 @@
-"""The examples in the help of commands, run as they stand beside a small network for pictures."""
+"""Command lines in the help and the guides, run as they stand beside a small network."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import click
@@ -29,6 +31,16 @@ SHORTER = {
     "tune": "--seconds 0",
 }
 """Options put behind an example, so that a test does not measure for as long as a user would."""
+
+DOCS = Path(__file__).parents[3] / "docs"
+GUIDES = ("accuracy", "optimize", "profiling", "quantize", "targets", "tuning")
+LINE = re.compile(r"^    whet ([^#\n]+)", re.MULTILINE)
+LINES = [
+    line.strip()
+    for guide in GUIDES
+    for line in LINE.findall((DOCS / f"{guide}.md").read_text())
+    if "--measured" not in line  # says no where the machine is too busy to tell
+]
 
 CLASSES = 4
 
@@ -96,15 +108,30 @@ def example_of(name: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     return shlex.split(found[1])
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_example_works(
-    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("HOME", str(folder))
+@pytest.fixture
+def at_home(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder of one's own with the files that examples name."""
+    shutil.copytree(folder, tmp_path, copy_function=os.link, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WHET_JOBS", "1")
+
+
+def run_shorter(words: list[str]) -> int:
+    """Run a command line, with fewer rounds or seconds."""
+    return run_command([*words, *shlex.split(SHORTER.get(words[0], ""))])
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_works(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = example_of(name, capsys)
     if "openvino" in " ".join(words) and importlib.util.find_spec("openvino") is None:
         pytest.skip("the example compares with OpenVINO")
-    code = run_command([*words, *shlex.split(SHORTER.get(name, ""))])
-    assert code in (exits.OK, exits.NEGATIVE), capsys.readouterr().err
+    assert run_shorter(words) in (exits.OK, exits.NEGATIVE), capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize("line", LINES)
+def test_lines_of_guides_work(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_shorter(shlex.split(line)) in (exits.OK, exits.NEGATIVE), capsys.readouterr().err

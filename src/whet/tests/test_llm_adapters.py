@@ -11,7 +11,7 @@ import pytest
 from whet.errors import InputError, UnsupportedError
 from whet.llm import LLM, SamplingParams
 from whet.llm.program import Span
-from whet.llm.source import Source
+from whet.llm.source import Source, Weights
 from whet.options import Options
 from whet.tests.test_llm_lora import CHANGED, write_adapter
 from whet.tests.tiny_models import CONTEXT, VOCABULARY, write_checkpoint
@@ -29,16 +29,23 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def loaded(folders: dict[str, Path], adapter: str | None = None) -> LLM:
+def loaded(
+    folders: dict[str, Path], adapter: str | None = None, weights: Weights = "stored"
+) -> LLM:
     """Return the Llama: with one adapter in its weights, or both beside them."""
     beside = {name: folders[name] for name in NAMES[1:]} if adapter is None else {}
-    source = Source(folders[""], adapter=folders[adapter] if adapter else None, adapters=beside)
+    inside = folders[adapter] if adapter else None
+    source = Source(folders[""], weights, adapter=inside, adapters=beside)
     return LLM(source, options=Options(threads=2), cache_bytes=1 << 20, context=CONTEXT)
 
 
-def test_each_sequence_has_its_own(folders: dict[str, Path]) -> None:
+@pytest.fixture(scope="module")
+def llm(folders: dict[str, Path]) -> LLM:
+    return loaded(folders)
+
+
+def test_each_sequence_has_its_own(llm: LLM, folders: dict[str, Path]) -> None:
     """Logits are those of weights that hold the adapter; no bit depends on who runs beside."""
-    llm = loaded(folders)
     rng = np.random.default_rng()
     prompts = [rng.integers(0, VOCABULARY, n).tolist() for n in (20, 33, 9)]
     spans = [
@@ -53,8 +60,7 @@ def test_each_sequence_has_its_own(folders: dict[str, Path]) -> None:
         assert k == 0 or np.abs(found - llm.program.run([plain])).max() > 1e-3
 
 
-def test_requests_choose_and_share_no_pages(folders: dict[str, Path]) -> None:
-    llm = loaded(folders)
+def test_requests_choose_and_share_no_pages(llm: LLM) -> None:
     prompt = np.random.default_rng(3).integers(0, VOCABULARY, 70).tolist()
     params = {name: SamplingParams(max_tokens=12, adapter=name) for name in NAMES}
     first = {name: llm.generate(prompt, params[name])[0] for name in NAMES}
@@ -76,17 +82,21 @@ def test_what_all_tokens_share_is_not_adapted(folders: dict[str, Path], tmp_path
         LLM(source, options=Options(threads=2))
 
 
-def test_over_http(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_over_http(folders: dict[str, Path]) -> None:
+    """Weights are in blocks here, adapters beside them in floats."""
     pytest.importorskip("httpx", reason="it asks the server")
     testclient = pytest.importorskip("starlette.testclient", reason="it asks the server")
     from whet.serve.app import application
     from whet.serve.front import Settings
 
-    llm = loaded(folders)
+    pytest.importorskip("gguf", reason="it brings weights into blocks")
+    llm = loaded(folders, weights="int8")
+    assert any("BlockMatMul" in group.ops for group in llm.program.model.stats.groups)
     prompt = [5, 9, 2, 77]
     wanted: dict[str, Any] = {
         name: llm.generate(prompt, SamplingParams(max_tokens=6, adapter=name))[0] for name in NAMES
     }
+    assert len({found.tokens for found in wanted.values()}) == 3
     app = application(llm, Settings("llama", adapters=("first", "second")))
     with testclient.TestClient(app) as client:
         names = [line["id"] for line in client.get("/v1/models").json()["data"]]

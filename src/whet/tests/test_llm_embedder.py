@@ -82,3 +82,25 @@ def test_bad_texts_and_poolings(tmp_path: Path) -> None:
     described(folder, "pooling_mode_max_tokens", normalised=True)
     with pytest.raises(UnsupportedError, match="'max'"):
         loaded(folder)
+
+
+def test_a_decoder_is_served_as_one_that_embeds(tmp_path: Path) -> None:
+    pytest.importorskip("httpx", reason="it asks the server")
+    testclient = pytest.importorskip("starlette.testclient", reason="it asks the server")
+    from whet.cli.llm_serve import served
+
+    folder = write_checkpoint(tmp_path)
+    given = {"name": "", "api_key": "", "max_requests": 4, "threads": 2, "context": 0, "loras": []}
+    given |= {"weights": "stored", "cache_type": "float32", "adapter": None, "keep": False}
+    options: dict[str, Any] = {**given, "embeddings": True}
+    tokens = texts(5, 40)
+    with testclient.TestClient(served(folder, options)) as client:
+        answer = client.post("/v1/embeddings", json={"input": tokens}).json()
+        assert answer["usage"]["prompt_tokens"] == 45
+        vectors = np.array([line["embedding"] for line in answer["data"]])
+        assert np.abs(vectors - loaded(folder).embed(tokens)).max() < 1e-6
+        refused = client.post("/v1/rerank", json={"query": "a", "documents": ["b"]})
+        assert refused.status_code == 400 and "ranks" in refused.json()["error"]["message"]
+        assert client.post("/v1/chat/completions", json={}).status_code == 404
+    with pytest.raises(UnsupportedError, match="--lora"):
+        served(folder, {**options, "loras": [("a", folder)]})

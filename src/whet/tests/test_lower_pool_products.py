@@ -26,7 +26,7 @@ Pool = tuple[str, dict[str, Any]]
 CEILING: Pool = ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]})
 PLAIN: Pool = ("MaxPool", {"kernel_shape": [2, 2], "strides": [2, 2]})
 TALL: Pool = ("AveragePool", {"kernel_shape": [5, 2], "strides": [3, 1], "pads": [2, 0, 1, 1]})
-SPREAD: Pool = ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2], "dilations": [2, 2]})
+SPREAD: Pool = ("MaxPool", {"kernel_shape": [3, 3], "strides": [3, 2], "dilations": [2, 2]})
 
 
 def network(
@@ -73,8 +73,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (CEILING, 1, (64, 190, 61)),
         (PLAIN, 3, (21, 241, 67)),
-        (TALL, 1, (32, 250, 83)),
-        (SPREAD, 1, (40, 233, 83)),
+        (TALL, 1, (32, 400, 43)),
+        (SPREAD, 1, (40, 400, 43)),
         (CEILING, "n", (24, 203, 150)),
     ],
 )
@@ -118,7 +118,8 @@ def test_the_image_between_takes_no_memory(cache: Path) -> None:
         for k in (0, 1)
     ]
     assert stats[0].launches == stats[1].launches + 1
-    assert stats[0].arena_bytes - stats[1].arena_bytes >= 95 * 61 * 64 * 4
+    image = 95 * 61 * 64 * 4
+    assert stats[1].arena_bytes < image <= stats[0].arena_bytes
 
 
 def others() -> dict[str, onnx.ModelProto]:

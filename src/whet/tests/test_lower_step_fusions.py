@@ -10,8 +10,10 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import whet
+from whet.codegen.targets import resolve_target
 from whet.dtypes import numpy_dtype
 from whet.kernel.block_formats import FORMATS
+from whet.kernel.blocks import PANEL
 from whet.kernel.interpret_blocks import block_product, quantized_rows
 from whet.kernel.interpret_paged import paged_attention
 from whet.kernel.paged import PAGE, Weighing
@@ -236,3 +238,68 @@ def test_one_token_has_the_bits_of_many() -> None:
         alone |= {n: step[n][k : k + 1] for n in ("v", "slots")}
         alone["tiles"] = np.array([(0, 0, 1, k)], np.int32)
         assert np.array_equal(model(alone)["y"][0], together[k])
+
+
+# -- products --------------------------------------------------------------------------------------
+
+
+def gated_network(name: str, depth: int, inner: int, *, seen: bool = False) -> ModelProto:
+    """Return a feed-forward network with a gate; ``seen`` lets the caller have its inner rows."""
+    rng, kind = np.random.default_rng(4), FORMATS[name]
+    sizes = {"gate": (inner, depth), "up": (inner, depth), "down": (40, inner)}
+    weights = {
+        k: random_rows(name, columns, deep // kind.block, rng)
+        for k, (columns, deep) in sizes.items()
+    }
+
+    def block_op(op: str, inputs: list[str], output: str) -> Any:
+        return helper.make_node(op, inputs, [output], domain="whet", format=name)
+
+    nodes = [
+        block_op("QuantizeRows", ["x"], "rows"),
+        block_op("BlockMatMul", ["rows", "gate"], "g"),
+        block_op("BlockMatMul", ["rows", "up"], "u"),
+        helper.make_node("Swish", ["g"], ["opened"]),
+        helper.make_node("Mul", ["opened", "u"], ["h"]),
+        block_op("QuantizeRows", ["h"], "inner"),
+        block_op("BlockMatMul", ["inner", "down"], "y"),
+    ]
+    shapes = {"y": 40, "h": inner} if seen else {"y": 40}
+    graph = helper.make_graph(
+        nodes,
+        "gated",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", depth])],
+        [
+            helper.make_tensor_value_info(k, TensorProto.FLOAT, ["rows", n])
+            for k, n in shapes.items()
+        ],
+        [numpy_helper.from_array(value, k) for k, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=OPSETS)
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "inner"), [("Q4_0", 544, 96), ("Q4_K", 256, 256), ("Q6_K", 256, 512)]
+)
+def test_a_product_ends_with_rows_of_the_next(name: str, depth: int, inner: int) -> None:
+    model = gated_network(name, depth, inner)
+    fused, apart = compiled(model), compiled(model, {"fuse_quantised_products": False})
+    rng = np.random.default_rng(inner)
+    together = rng.standard_normal((61, depth), np.float32)
+    together[3], together[5, 7] = 0.0, np.nan
+    everything = fused({"x": together})["y"]
+    for rows in (0, 1, 2, 7, 13, 29, 61):  # from 24 on, stretch by stretch
+        x = together[:rows]
+        result, wanted = fused({"x": x})["y"], apart({"x": x})["y"]
+        assert np.array_equal(result, wanted, equal_nan=True)
+        assert np.array_equal(result, everything[:rows], equal_nan=True)
+    wide = resolve_target("host").lanes == PANEL // 2
+    assert apart.stats.launches - fused.stats.launches == (1 if wide else 0)
+
+
+def test_inner_rows_that_others_read_stay() -> None:
+    model = compiled(gated_network("Q4_0", 64, 64, seen=True))
+    x = np.random.default_rng(8).standard_normal((5, 64), np.float32)
+    result, other = model({"x": x}), compiled(gated_network("Q4_0", 64, 64))({"x": x})
+    assert np.array_equal(result["y"], other["y"])
+    assert result["h"].shape == (5, 64)
