@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import onnxruntime as ort
 
 import whet
+from whet.measure.interleave import Plan, measure_interleaved
+from whet.measure.runner import Inputs, Outputs, Runner
+from whet.measure.statistics import compare, summarise
 from whet.tests.test_contrib_bits import weights
 
-ROUNDS = {1: 200, 8: 40, 128: 8}
-"""Calls of each side, by the number of rows."""
+PLAN = Plan(rounds=12, lead_in_s=0.02)
 
 
-Run = Callable[[dict[str, Any]], Any]
+class _Side:
+    """A runtime with a model of one accuracy level."""
+
+    def __init__(self, name: str, call: Callable[[Inputs], Outputs]) -> None:
+        self.name, self.run = name, call
+
+    def prepare(self) -> None:
+        """Do nothing: the model is loaded."""
 
 
-def timed(sides: Mapping[str, Run], feeds: dict[str, Any], rounds: int) -> dict[str, list[float]]:
-    """Return the times of each side in milliseconds; they take turns."""
-    found: dict[str, list[float]] = {name: [] for name in sides}
-    for name, run in (pair for _ in range(rounds + 1) for pair in sides.items()):
-        start = time.perf_counter()
-        run(feeds)
-        found[name].append(1e3 * (time.perf_counter() - start))
-    return {name: times[1:] for name, times in found.items()}
+def sides(size: int, block: int, threads: int) -> list[Runner]:
+    """Return both runtimes with models of both levels."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    found: list[Runner] = []
+    for level in (4, 0):
+        model = weights(size, size, block=block, level=level).model
+        session = ort.InferenceSession(model.SerializeToString(), options)
+        compiled = whet.compile(model, options=whet.Options(threads=threads))
+        found.append(_Side(f"Whet, level {level}", compiled))
+
+        def run(inputs: Inputs, session: ort.InferenceSession = session) -> Outputs:
+            return {"y": session.run(None, dict(inputs))[0]}
+
+        found.append(_Side(f"ONNX Runtime, level {level}", run))
+    return found
 
 
 def main() -> None:
@@ -35,28 +50,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--blocks", default="32,128")
+    parser.add_argument("--rows", default="1,8,128")
     given = parser.parse_args()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = given.threads
-    print("| block | rows | side | best ms | median ms | time / Whet, level 4 |")
+    print("| block | rows | side | best ms | median ms | time / Whet, same level |")
     print("|---:|---:|---|---:|---:|---:|")
-    for block in (32, 128):
-        runs: dict[str, Run] = {}
-        for level in (4, 0):
-            model = weights(given.size, given.size, block=block, level=level).model
-            session = ort.InferenceSession(model.SerializeToString(), options)
-            runs[f"Whet, level {level}"] = whet.compile(
-                model, options=whet.Options(threads=given.threads)
-            )
-            runs[f"ONNX Runtime, level {level}"] = lambda feeds, s=session: s.run(None, feeds)
-        for rows, rounds in ROUNDS.items():
-            feeds = {"x": np.random.default_rng(0).standard_normal((rows, given.size), np.float32)}
-            times = timed(runs, feeds, rounds)
-            base = np.array(times["Whet, level 4"])
-            for name, found in times.items():
-                ratio = np.median(np.array(found) / base)
-                print(f"| {block} | {rows} | {name} | {min(found):.2f} | {np.median(found):.2f} "
-                      f"| {ratio:.2f} |", flush=True)  # fmt: skip
+    for block in map(int, given.blocks.split(",")):
+        runners = sides(given.size, block, given.threads)
+        for rows in map(int, given.rows.split(",")):
+            x = np.random.default_rng(0).standard_normal((rows, given.size), np.float32)
+            samples = measure_interleaved(runners, [{"x": x}], PLAN)
+            for runner in runners:
+                times = summarise(samples.seconds[runner.name])
+                same = f"Whet, level {runner.name[-1]}"
+                ratio = 1 / compare(samples, runner.name, same).ratio
+                print(f"| {block} | {rows} | {runner.name} | {times.best_ms:.2f} "
+                      f"| {times.median_ms:.2f} | {ratio:.2f} |", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

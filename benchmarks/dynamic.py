@@ -30,6 +30,7 @@ from whet.cli.opening import ReadyRunner
 from whet.measure.interleave import Plan, measure_interleaved
 from whet.measure.machine import describe_machine
 from whet.measure.statistics import compare, summarise
+from whet.runtime.model import CompiledModel
 
 Shape = tuple[int, ...]
 SHAPES_OF_LIFE = 1000
@@ -115,15 +116,13 @@ def open_path(name: str, threads: int, cache: Path) -> Path:
     return cache / f"{name}.open.{threads}.whet"
 
 
-def fixed(name: str, threads: int, source: Path, sizes: Shape) -> whet.CompiledModel:
+def fixed(name: str, threads: int, source: Path, sizes: Shape) -> CompiledModel:
     """Return a model compiled for one shape."""
     shapes = {n: a.shape for n, a in OPEN[name].feed(sizes).items()}
     return whet.compile(source, shapes=shapes, options=whet.Options(threads=threads))
 
 
-def ratios(
-    name: str, anyone: whet.CompiledModel, source: Path, plan: Plan
-) -> Callable[[Shape], str]:
+def ratios(name: str, anyone: CompiledModel, source: Path, plan: Plan) -> Callable[[Shape], str]:
     """Return what measures one shape and gives its line of the table."""
 
     def line(sizes: Shape) -> str:
@@ -162,7 +161,7 @@ def _new_shapes(model: Open, count: int) -> list[Shape]:
     return [s for s in found if s not in model.grid][:: max(len(found) // count // 3, 1)][:count]
 
 
-def _timed(model: whet.CompiledModel, feed: dict[str, Array]) -> float:
+def _timed(model: CompiledModel, feed: dict[str, Array]) -> float:
     begin = time.perf_counter()
     model(feed)
     return time.perf_counter() - begin

@@ -19,7 +19,7 @@ import fnmatch
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -116,7 +116,7 @@ def _agreement(runners: list[Runner], path: Path, inputs: Inputs) -> Agreement |
     return agreement_of(ours[0].run(inputs), reference.run(inputs), TOLERANCES["convolutional"])
 
 
-def least_launch_ms(layer: Layer, folder: Path, feeds: list[Inputs], rounds: int) -> float:
+def least_launch_ms(layer: Layer, folder: Path, feeds: Sequence[Inputs], rounds: int) -> float:
     """Return the least time of the launch that computes the layer, as it is between others."""
     path = folder / "between.onnx"
     onnx.save(layer_model(layer, images_last=True), path)

@@ -254,8 +254,8 @@ def main() -> None:
         tally.wrong.append(f"memory grew by {more:.1%}")
     for kind, count in sorted(tally.kinds.items()):
         print(f"{count:8} {kind}")
-    sizes = [rss >> 20 for _, rss in tally.memory]
-    print(f"memory {sizes[0]} to {max(sizes)} MiB, last third {more:+.1%}; exit {ended}")
+    used = [rss >> 20 for _, rss in tally.memory]
+    print(f"memory {used[0]} to {max(used)} MiB, last third {more:+.1%}; exit {ended}")
     for text, count in Counter(tally.wrong).most_common(20):
         print(f"WRONG {count} times: {text}")
     raise SystemExit(bool(tally.wrong))

@@ -16,17 +16,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
 import whet
 from whet.cli.opening import renewable
-from whet.codegen import spmd
+from whet.codegen.sync import sync_text
 from whet.measure.feeds import random_inputs
 from whet.measure.profile.launches import dims_of, summarise_runs
 from whet.measure.ranks import Estimate
 from whet.measure.runner import Inputs
 from whet.measure.versus import Ends, Rounds, block_estimate, compare_runners
+from whet.program.context import ContextLayout
 from whet.runtime.model import CompiledModel
 
 CACHE = Path(__file__).parent / ".cache"
@@ -41,20 +43,16 @@ END = "call void @whet.record("
 @contextmanager
 def no_stamps() -> Iterator[None]:
     """Let drivers be written without time stamps."""
-    whole = spmd.sync_text
 
-    def bare(layout: object, architecture: str) -> str:
-        text = whole(layout, architecture)  # type: ignore[arg-type]
+    def bare(layout: ContextLayout, architecture: str) -> str:
+        text = sync_text(layout, architecture)
         if text.count(BEGIN) != 2:
             raise RuntimeError("the driver's text has changed: see BEGIN and END")
         lines = text.replace(BEGIN, "%since = add i64 0, 0").splitlines(keepends=True)
         return "".join(line for line in lines if END not in line)
 
-    spmd.sync_text = bare  # type: ignore[assignment]
-    try:
+    with patch("whet.codegen.spmd.sync_text", bare):
         yield
-    finally:
-        spmd.sync_text = whole
 
 
 def open_model(name: str, threads: int) -> CompiledModel:

@@ -21,7 +21,8 @@ from whet.graph.opset import canonical_opset
 from whet.lower.build import STEPS
 from whet.ops.table import op_table
 from whet.program.script import HOST_FUNCTIONS
-from whet.tests.backend_suite import FIXED, FOLDED, OPEN, all_cases, read_failures, read_passes
+from whet.tests.backend_cases import FIXED, FOLDED, OPEN, all_cases
+from whet.tests.backend_suite import read_failures, read_passes
 
 PAGE = Path(__file__).parents[1] / "docs" / "operators.md"
 HEAD = """# Operators

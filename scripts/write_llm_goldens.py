@@ -9,7 +9,6 @@ everywhere. They have to be of 8 tokens or more, as a model that repeats one pro
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -19,23 +18,20 @@ import numpy as np
 import torch
 import transformers
 
-from whet.llm.checkpoint import TensorFolder
-from whet.tests.golden_models import DATA, NEW, PLACES, Golden, prompt, write_golden
+from whet.tests.golden_models import (
+    NEW,
+    PLACES,
+    Golden,
+    facts_of,
+    prompt,
+    write_golden,
+    write_goldens,
+)
 from whet.tests.tiny_models import MODELS, VOCABULARY
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 CLEAR, DISTINCT = 1e-3, 8
-
-
-def untrained(name: str) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """Return configuration and shapes of a model, as a checkpoint has them."""
-    kind, values = MODELS[name]
-    config = getattr(transformers, kind)(**values)
-    with tempfile.TemporaryDirectory() as folder:
-        transformers.AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
-        found = TensorFolder(folder)
-        facts = {k: v for k, v in found.config.values.items() if v is not None}
-        facts.pop("transformers_version", None)
-        return facts, {n: found.shape(n) for n in sorted(found.names)}
 
 
 def loaded(found: Golden) -> Any:
@@ -67,9 +63,11 @@ def greedy(model: Any, start: list[int]) -> tuple[list[int], np.ndarray]:
     return tokens, torch.cat(rows).numpy()
 
 
-def write(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def write(name: str) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return the facts and arrays of one model."""
-    config, shapes = untrained(name)
+    kind, values = MODELS[name]
+    made = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**values))
+    config, shapes = facts_of(made)
     for seed in range(1, 100):
         model = loaded(Golden(config, shapes, seed, np.zeros(0), np.zeros(0)))
         start = prompt(seed, VOCABULARY)
@@ -81,27 +79,17 @@ def write(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     else:
         raise SystemExit(f"{name}: no seed is clear")
     print(name, "seed", seed, "distinct", len(set(tokens[len(start) :])), flush=True)
-    facts = {"config": config, "seed": seed, "shapes": {n: list(s) for n, s in shapes.items()}}
-    arrays = {
+    facts = {
+        "config": config,
+        "seed": seed,
+        "shapes": {n: list(s) for n, s in shapes.items()},
+    }
+    arrays: dict[str, Array] = {
         f"{name}.tokens": np.array(tokens, np.int16),
         f"{name}.logits": logits[list(PLACES)].astype(np.float32),
     }
     return facts, arrays
 
 
-def main() -> None:
-    """Write the models that are named, or all."""
-    names = sys.argv[1:] or sorted(MODELS)
-    texts, numbers = DATA / "llm_goldens.json", DATA / "llm_goldens.npz"
-    facts = json.loads(texts.read_text()) if texts.exists() else {}
-    arrays = dict(np.load(numbers)) if numbers.exists() else {}
-    for name in names:
-        facts[name], more = write(name)
-        arrays |= more
-    lines = ",\n".join(f"{json.dumps(n)}: {json.dumps(facts[n])}" for n in sorted(facts))
-    texts.write_text("{\n" + lines + "\n}\n")
-    np.savez_compressed(numbers, **{k: arrays[k] for k in sorted(arrays)})
-
-
 if __name__ == "__main__":
-    main()
+    write_goldens("llm", sys.argv[1:] or sorted(MODELS), write)

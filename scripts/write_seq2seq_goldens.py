@@ -7,7 +7,6 @@ Needs ``torch`` and ``transformers``.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -17,9 +16,10 @@ import numpy as np
 import torch
 import transformers
 
-from whet.llm.checkpoint import TensorFolder
-from whet.tests.golden_models import DATA, Golden, write_golden
+from whet.tests.golden_models import Golden, facts_of, write_golden, write_goldens
 from whet.tests.tiny_models import SEQ2SEQ, VOCABULARY
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 NEW, CLEAR, SECONDS = 30, 1e-3, 0.55
 
@@ -28,20 +28,6 @@ def classes(name: str) -> Any:
     """Return the class of a model."""
     whisper = transformers.WhisperForConditionalGeneration
     return whisper if name == "whisper" else transformers.AutoModelForSeq2SeqLM
-
-
-def untrained(name: str) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """Return configuration and shapes of a model, as a checkpoint has them."""
-    kind, values = SEQ2SEQ[name]
-    config = getattr(transformers, kind)(**values)
-    with tempfile.TemporaryDirectory() as folder:
-        make = classes(name)
-        made = make(config) if name == "whisper" else make.from_config(config)
-        made.float().save_pretrained(folder)
-        found = TensorFolder(folder)
-        facts = {k: v for k, v in found.config.values.items() if v is not None}
-        facts.pop("transformers_version", None)
-        return facts, {n: found.shape(n) for n in sorted(found.names)}
 
 
 def loaded(name: str, found: Golden) -> Any:
@@ -71,9 +57,12 @@ def greedy(model: Any, source: dict[str, Any], start: int) -> tuple[list[int], n
     return tokens[1:], rows[-1].numpy(), clear
 
 
-def write(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def write(name: str) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return the facts and arrays of one model."""
-    config, shapes = untrained(name)
+    kind, values = SEQ2SEQ[name]
+    make, settings = classes(name), getattr(transformers, kind)(**values)
+    made = make(settings) if name == "whisper" else make.from_config(settings)
+    config, shapes = facts_of(made)
     rng = np.random.RandomState(6)
     sources = [rng.randint(3, VOCABULARY, n).tolist() for n in (7, 25, 1)]
     given: list[dict[str, Any]] = [{"input_ids": torch.tensor([s])} for s in sources]
@@ -92,7 +81,7 @@ def write(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise SystemExit(f"{name}: no seed is clear")
     print(name, "seed", seed, "distinct", varied, flush=True)
     facts = {"config": config, "seed": seed, "shapes": shapes, "sources": sources}
-    arrays = {
+    arrays: dict[str, Array] = {
         f"{name}.tokens": np.array([tokens for tokens, _, _ in found], np.int16),
         f"{name}.logits": np.array([rows for _, rows, _ in found], np.float32),
     }
@@ -101,18 +90,6 @@ def write(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return facts, arrays
 
 
-def main() -> None:
-    """Write the models that are named, or all."""
-    texts, numbers = DATA / "seq2seq_goldens.json", DATA / "seq2seq_goldens.npz"
-    facts = json.loads(texts.read_text()) if texts.exists() else {}
-    arrays = dict(np.load(numbers)) if numbers.exists() else {}
-    arrays["sound"] = sound().astype(np.float32)
-    for name in sys.argv[1:] or sorted(SEQ2SEQ):
-        facts[name], more = write(name)
-        arrays |= more
-        texts.write_text(json.dumps(facts) + "\n")
-        np.savez_compressed(numbers, **arrays)
-
-
 if __name__ == "__main__":
-    main()
+    heard = {"sound": sound().astype(np.float32)}
+    write_goldens("seq2seq", sys.argv[1:] or sorted(SEQ2SEQ), write, heard)

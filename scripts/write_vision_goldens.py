@@ -8,7 +8,6 @@ choices are all clear, so that rounding cannot decide one.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from importlib import import_module
@@ -20,8 +19,7 @@ import torch
 import transformers
 from PIL import Image
 
-from whet.llm.checkpoint import TensorFolder
-from whet.tests.golden_models import DATA
+from whet.tests.golden_models import facts_of, write_goldens
 from whet.tests.vision_models import (
     MARKER,
     NEW,
@@ -33,6 +31,7 @@ from whet.tests.vision_models import (
     write_vision_golden,
 )
 
+Array = np.ndarray[Any, np.dtype[Any]]
 CLEAR, DISTINCT = 1e-3, 6
 _QWEN = ("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl", "Qwen2VLImageProcessorPil")
 _PROCESSORS = {
@@ -40,19 +39,6 @@ _PROCESSORS = {
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
 }
-
-
-def untrained(name: str) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """Return configuration and shapes of a model, as a checkpoint has them."""
-    kind, values, _ = VISION[name]
-    config = getattr(transformers, f"{kind}Config")(**values)
-    with tempfile.TemporaryDirectory() as folder:
-        model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
-        model.float().save_pretrained(folder)
-        found = TensorFolder(folder)
-        facts = {k: v for k, v in found.config.values.items() if v is not None}
-        facts.pop("transformers_version", None)
-        return facts, {n: found.shape(n) for n in sorted(found.names)}
 
 
 def loaded(name: str, found: VisionGolden) -> Any:
@@ -78,9 +64,12 @@ def greedy(model: Any, start: list[int], seen: dict[str, Any]) -> tuple[list[int
     return tokens[len(start) :], logits.numpy()
 
 
-def write(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def write(name: str) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return the facts and arrays of one model."""
-    config, shapes = untrained(name)
+    family, values, _ = VISION[name]
+    settings = getattr(transformers, f"{family}Config")(**values)
+    made = getattr(transformers, f"{family}ForConditionalGeneration")(settings)
+    config, shapes = facts_of(made)
     module, kind = _PROCESSORS[name]
     processor = getattr(import_module(module), kind)(**VISION[name][2])
     none = np.zeros(0)
@@ -108,8 +97,13 @@ def write(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise SystemExit(f"{name}: no seed is clear")
     print(name, "seed", seed, "distinct", len(set(tokens)), flush=True)
     listed = {n: list(s) for n, s in shapes.items()}
-    facts = {"config": config, "processor": VISION[name][2], "seed": seed, "shapes": listed}
-    arrays = {
+    facts = {
+        "config": config,
+        "processor": VISION[name][2],
+        "seed": seed,
+        "shapes": listed,
+    }
+    arrays: dict[str, Array] = {
         f"{name}.pixels": pixels.astype(np.float32),
         f"{name}.tokens": np.array(tokens, np.int16),
         f"{name}.logits": logits[list(PLACES)].astype(np.float32),
@@ -117,18 +111,5 @@ def write(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return facts, arrays
 
 
-def main() -> None:
-    """Write the models that are named, or all."""
-    texts, numbers = DATA / "vision_goldens.json", DATA / "vision_goldens.npz"
-    facts = json.loads(texts.read_text()) if texts.exists() else {}
-    arrays = dict(np.load(numbers)) if numbers.exists() else {}
-    for name in sys.argv[1:] or sorted(VISION):
-        facts[name], more = write(name)
-        arrays |= more
-    lines = ",\n".join(f"{json.dumps(n)}: {json.dumps(facts[n])}" for n in sorted(facts))
-    texts.write_text("{\n" + lines + "\n}\n")
-    np.savez_compressed(numbers, **{k: arrays[k] for k in sorted(arrays)})
-
-
 if __name__ == "__main__":
-    main()
+    write_goldens("vision", sys.argv[1:] or sorted(VISION), write)

@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import get_args
 
 from whet import Options
 from whet.llm import LLM, SamplingParams, Source
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("--weights", default="float32", help="of the large model: float32, int8 …")
     given = parser.parse_args()
     options, weights = Options(threads=2), given.weights
-    assert weights in Weights.__args__
+    assert weights in get_args(Weights)
     llm = LLM(Source(given.folder / "model", weights, keep_from=0), options=options, context=1024)
     small = LLM(Source(given.folder / "draft", keep_from=0), options=options, context=1024)
     tokens = llm.encode((given.folder / "unseen.txt").read_text())

@@ -27,7 +27,7 @@ def main() -> None:
     """Train, quantise the weights to few bits, train on, and print top-1 of each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bits", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=3, help="of training on")
+    parser.add_argument("--epochs", type=int, default=8, help="of training on")
     given = parser.parse_args()
     images, labels = networks.digits()
     a, b = networks.TRAIN, networks.TRAIN + networks.CALIBRATE
@@ -42,7 +42,7 @@ def main() -> None:
         config = {"weights": f"int{given.bits}"}
         plain = whet.quantize(model, images[a:b], config=config).model
         fake = prepare_qat(net, QatConfig(weight_bits=given.bits, learned=True))
-        networks.train(fake, images[:a], labels[:a], given.epochs, rate=1e-3)
+        networks.train(fake, images[:a], labels[:a], given.epochs, rate=4e-3)
         trained = export_qat(fake, torch.tensor(images[:2]))
         found = [accuracy(m, images[b:], labels[b:]) for m in (plain, trained)]
         print(f"| {name} | {whole:.3f} | {found[0]:.3f} | {found[1]:.3f} |", flush=True)

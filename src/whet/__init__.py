@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from whet.options import Options
     from whet.program.records import FusedGroup, Stats, TensorSpec
     from whet.quantize.api import quantize
-    from whet.runtime.model import load
+    from whet.runtime.load import load
 
 __version__ = "0.1.0"
 
@@ -71,7 +71,7 @@ _HOME = {
     "TensorSpec": "whet.program.records",
     "aipp_block": "whet.frontend.preprocess.block",
     "compile": "whet.driver",
-    "load": "whet.runtime.model",
+    "load": "whet.runtime.load",
     "quantize": "whet.quantize.api",
 }
 

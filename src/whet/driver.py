@@ -44,7 +44,9 @@ from whet.passes.pipeline import lowering_limits, run_passes
 from whet.program.aipp_block import METADATA, BlockUse
 from whet.program.container import digest
 from whet.program.placement import Place, script_placements
-from whet.runtime.model import CompiledModel, Parts, from_memory
+from whet.runtime.load import from_memory
+from whet.runtime.model import CompiledModel
+from whet.runtime.parts import Parts
 from whet.settings import Settings, read_settings
 from whet.target import Target
 

@@ -16,6 +16,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 
 _SIGSET_BYTES = 128
 _SA_SIGINFO = 4
@@ -36,6 +37,10 @@ class _Action(ctypes.Structure):
         ("flags", ctypes.c_int),
         ("restorer", ctypes.c_void_p),
     )
+
+
+LARGE_FROM_BYTES = 64 << 20
+"""Size from which on a mapping asks for large pages; smaller ones may be touched in few places."""
 
 
 class MappedFile:
@@ -63,6 +68,16 @@ class MappedFile:
         self.begin = _address_of(self.mapping)
         self.end = self.begin + -(-(size + skip) // mmap.PAGESIZE) * mmap.PAGESIZE
         _guard().add(self)
+
+    def prefer_large_pages(self) -> None:
+        """Ask for large pages where the file is not in memory yet, and is worth it.
+
+        What the kernel then reads lies in pieces of 2 MiB, each with one entry in the page table.
+        Where the system has no such pages for files nothing changes.
+        """
+        if self.end - self.begin >= LARGE_FROM_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):
+                self.mapping.madvise(mmap.MADV_HUGEPAGE)
 
     def changed(self) -> bool:
         """Tell whether the file was written or cut since it was mapped, or since ``accept``."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+import whet
 from whet.cli import arrays
-from whet.cli.opening import Array
+from whet.cli.opening import Array, is_compiled
 from whet.cli.parameters import compiler_options, dim_option, parse_dims, read_options
+from whet.program.records import TensorSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -67,8 +69,14 @@ class Case:
     limits: Limits | None
 
 
-def read_case(path: Path, values: Mapping[str, Any]) -> Case:
+def read_case(path: Path, values: Mapping[str, Any], subject: Path | None = None) -> Case:
     """Read a model and what the options of ``accuracy_options`` name.
+
+    Args:
+        path: the model.
+        values: the options.
+        subject: what is compared with the model; dimensions that the model leaves open are those
+            that a compiled file was made for.
 
     Raises:
         WhetError: a file cannot be read, or an option is not valid.
@@ -81,6 +89,8 @@ def read_case(path: Path, values: Mapping[str, Any]) -> Case:
     limits = parse_limits(values["thresholds"])
     model = read_proto(path)
     specs = input_specs(model, shapes)
+    if subject is not None and is_compiled(subject):
+        specs = _closed(specs, whet.load(subject, foreign=True).inputs)
     feeds = arrays.read_inputs(values["sources"], specs, parse_dims(values["dims"]))
     golden = None
     if values["golden"] is not None:
@@ -95,6 +105,20 @@ def read_case(path: Path, values: Mapping[str, Any]) -> Case:
         golden=golden,
         limits=limits,
     )
+
+
+def _closed(specs: Sequence[TensorSpec], made: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Return inputs with the numbers of another program's where they are open."""
+    known = {spec.name: spec.shape for spec in made}
+    closed = []
+    for spec in specs:
+        shape = known.get(spec.name, spec.shape)
+        if len(shape) == len(spec.shape):
+            pairs = zip(spec.shape, shape, strict=True)
+            numbers = tuple(theirs if isinstance(ours, str) else ours for ours, theirs in pairs)
+            spec = TensorSpec(spec.name, spec.dtype, numbers)
+        closed.append(spec)
+    return tuple(closed)
 
 
 def golden_of(case: Case) -> Golden:

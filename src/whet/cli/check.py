@@ -30,7 +30,7 @@ def command(model: Path, assume: int, as_json: bool, **compiler: Any) -> int:
 
     Exit codes: 0 all native, 1 native with caveats, 2 not supported.
 
-    Example: whet check m.onnx --shape input:8,3,224,224
+    Example: whet check m.onnx --shape x:1,3,224,224
     """
     with with_pictures(model, compiler) as (file, given):
         shapes, options = read_options(given)

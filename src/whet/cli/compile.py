@@ -43,7 +43,7 @@ from whet.errors import OptionError
 def command(model: Path, target_file: Path | None, as_json: bool, **compiler: Any) -> None:
     """Compile the ONNX file MODEL to native code.
 
-    Example: whet compile m.onnx -o m.whet --shape input:1,3,224,224 --threads 2
+    Example: whet compile m.onnx -o m.whet --shape x:1,3,224,224 --threads 2
     """
     given, options = read_options(compiler)
     shapes = _bucketed(model, given, compiler)

@@ -10,11 +10,12 @@ import click
 
 from whet.cli import output
 from whet.cli.llm_ablate import ablate
-from whet.cli.llm_against import beside
+from whet.cli.llm_against import Sizes, beside
 from whet.cli.llm_options import (
     load_model,
     model_argument,
     model_options,
+    named_folders,
     sampling_options,
     sampling_params,
 )
@@ -153,6 +154,13 @@ def _asked() -> str:
     help="Of each prompt; may be repeated.  [default: 128]",
 )
 @click.option("--new-tokens", type=click.IntRange(2), default=32, show_default=True)
+@click.option(
+    "--behind",
+    "contexts",
+    type=click.IntRange(1),
+    multiple=True,
+    help="Decode behind so many positions; may be repeated.  [default: a quarter of a prompt]",
+)
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="May be repeated.")
 @click.option("--against", type=click.Choice(["llama.cpp"]), help="Take turns with it, on a GGUF.")
 @model_options
@@ -160,7 +168,6 @@ def _asked() -> str:
 def bench(
     model: Path,
     lengths: tuple[int, ...],
-    new_tokens: int,
     batches: tuple[int, ...],
     against: str | None,
     as_json: bool,
@@ -168,20 +175,24 @@ def bench(
 ) -> None:
     """Measure prefill and decode of MODEL: tokens a second, time to the first token and between.
 
-    With --against, steps of both take turns; the ratio is the other's time over Whet's.
+    Every prompt length is measured with every batch. With --against, steps of both take turns;
+    the ratio is the other's time over Whet's.
 
     Example: whet llm bench folder --prompt-tokens 256 --new-tokens 32 --batch 1 --batch 8
     """
     from whet.llm.bench import measure
 
-    if against is not None and len(lengths) > 1:
-        raise click.BadParameter("give one with --against", param_hint="'--prompt-tokens'")
+    new_tokens, contexts = int(options.pop("new_tokens")), tuple(options.pop("contexts"))
+    if against is None and contexts:
+        raise click.BadParameter(
+            "goes with --against; without it repeat --prompt-tokens", param_hint="'--behind'"
+        )
     lengths, batches = lengths or (128,), batches or (1,)
     llm = load_model(model, options)
     if against is not None:
-        tokens, threads = (lengths[0], new_tokens), Options(threads=options["threads"])
-        peer = (model, against, threads.thread_count)
-        beside(llm, peer, tokens, batches, as_json=as_json)
+        peer = (model, against, Options(threads=options["threads"]).thread_count)
+        contexts = contexts or (lengths[0] // 4 + 1,)
+        beside(llm, peer, Sizes(lengths, contexts, batches, new_tokens), as_json=as_json)
         return
     pairs = [(batch, length) for length in lengths for batch in batches]
     rows = [measure(llm, batch, length, new_tokens) for batch, length in pairs]
@@ -213,14 +224,26 @@ def bench(
     show_default=True,
     help="When interrupted, let answers end for so long.",
 )
+@click.option("--embeddings", is_flag=True, help="Make vectors with a decoder, not texts.")
+@click.option(
+    "--lora",
+    "loras",
+    metavar="NAME=FOLDER",
+    callback=named_folders,
+    multiple=True,
+    help="A LoRA beside the weights, a model of its own to callers; may be repeated.",
+)
 @model_options
 def serve(model: Path, host: str, port: int, **options: Any) -> None:
     """Serve MODEL over the OpenAI API, until interrupted; a page to chat on is at /.
 
-    An encoder, such as BERT, answers /v1/embeddings and /v1/rerank instead, a Whisper
-    /v1/audio/transcriptions and /v1/audio/translations, a Marian or a T5 /v1/completions.
+    An encoder, such as BERT, answers /v1/embeddings and /v1/rerank instead, a decoder whose folder
+    says how to pool, or with --embeddings, /v1/embeddings, a Whisper /v1/audio/transcriptions and
+    /v1/audio/translations, a Marian or a T5 /v1/completions.
 
     Example: whet llm serve folder --port 8000 --api-key secret
+
+    Example: whet llm serve folder --lora polite=adapter-folder
     """
     try:
         import uvicorn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +12,7 @@ from whet.options import Options
 
 if TYPE_CHECKING:
     from whet.llm import LLM, SamplingParams
+    from whet.llm.source import Source
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -19,6 +20,20 @@ model_argument = click.argument("model", type=click.Path(path_type=Path))
 threads_option = click.option(
     "--threads", type=click.IntRange(0, 1024), default=0, help="0 for all CPUs."
 )
+
+
+def named_folders(
+    context: click.Context, option: click.Parameter, values: Sequence[str]
+) -> list[tuple[str, Path]]:
+    """Return names and folders of ``NAME=FOLDER``, as a callback of an option."""
+    found = []
+    for value in values:
+        name, _, folder = value.partition("=")
+        if not name or not folder:
+            example = "such as polite=adapter-folder"
+            raise click.BadParameter(f"{value!r} is no NAME=FOLDER, {example}", context, option)
+        found.append((name, Path(folder)))
+    return found
 
 
 def max_tokens_option(default: int) -> Callable[[Decorated], Decorated]:
@@ -79,20 +94,26 @@ def sampling_options(command: Decorated) -> Decorated:
     return command
 
 
-def load_model(model: Path, options: Mapping[str, Any]) -> LLM:
-    """Return a model, loaded as the values of ``model_options`` say."""
-    from whet.llm import LLM, Source
-    from whet.llm.source import KEEP_FROM
+def model_source(model: Path, options: Mapping[str, Any]) -> Source:
+    """Return where a model comes from, as the values of ``model_options`` say."""
+    from whet.llm.source import KEEP_FROM, Source
 
-    source = Source(
+    return Source(
         model,
         weights=options["weights"],
         cache=options["cache_type"],
         adapter=options["adapter"],
+        adapters=dict(options.get("loras", ())),
         keep_from=KEEP_FROM if options["keep"] else None,
     )
+
+
+def load_model(model: Path, options: Mapping[str, Any]) -> LLM:
+    """Return a model, loaded as the values of ``model_options`` say."""
+    from whet.llm import LLM
+
     llm = LLM(
-        source,
+        model_source(model, options),
         options=Options(threads=options["threads"]),
         context=options["context"],
         cache_bytes=options["cache_mib"] << 20,

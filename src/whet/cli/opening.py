@@ -13,6 +13,7 @@ import whet
 from whet.cli.parameters import Shapes
 from whet.cli.progress import ProgressBar
 from whet.options import Options
+from whet.program.container import MAGIC
 from whet.program.records import Program, Stats, TensorSpec
 
 COMPILED_SUFFIX = ".whet"
@@ -53,8 +54,14 @@ class CompiledModel(Protocol):
 
 
 def is_compiled(path: Path) -> bool:
-    """Tell whether a path names a compiled file."""
-    return path.suffix == COMPILED_SUFFIX
+    """Tell whether a path names a compiled file: by its suffix, or by how the file begins."""
+    if path.suffix == COMPILED_SUFFIX:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
 
 
 def compile_file(

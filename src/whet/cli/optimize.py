@@ -77,7 +77,7 @@ def command(as_json: bool, report_file: Path | None, **values: Any) -> None:
     trials: tuple[Trial, ...] = ()
     if values["keep_if_faster"]:
         request, trials = _keep_faster(request, parse_dims(values["dims"]))
-    from whet.cli.graph_file import save_graph
+    from whet.graph.save import save_graph
     from whet.optimize.optimize import optimize_graph
 
     made = optimize_graph(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from whet import whole_files
 from whet.errors import ArtifactError
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -90,31 +90,13 @@ def check_writable(path: Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file under a temporary name and rename it, so that no half of it is ever seen.
+    """Write a file, whole or not at all.
 
     Raises:
         ArtifactError: the file cannot be written.
     """
     check_writable(path)
-    temporary = ""
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".whet-", delete=False) as file:
-            temporary = file.name
-            os.fchmod(file.fileno(), 0o644)
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        _forget(temporary)
-        raise ArtifactError(
-            f"cannot write: {error.strerror or error}",
-            where=str(path),
-            hint="check space and permissions",
-        ) from error
-    except BaseException:
-        _forget(temporary)
-        raise
+    whole_files.write_whole(path, write)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -140,9 +122,3 @@ def make_folder(path: Path) -> None:
             where=str(path),
             hint="choose another place",
         ) from error
-
-
-def _forget(path: str) -> None:
-    """Remove a temporary file that may exist."""
-    if path:
-        Path(path).unlink(missing_ok=True)

@@ -82,6 +82,12 @@ def parse_limits(texts: Sequence[str]) -> dict[str, int]:
     return limits
 
 
+def choice_option(name: str, choices: Sequence[str], says: str) -> Callable[[Decorated], Decorated]:
+    """Return an option that takes one of some words, the first by default."""
+    kind = click.Choice(choices)
+    return click.option(name, type=kind, default=choices[0], show_default=True, help=says)
+
+
 _COMPILER_OPTIONS = (
     click.option("--shape", "shapes", multiple=True, metavar="NAME:DIMS",
                  help="Fix an input's shape, such as input:1,3,224,224; may be repeated."),

@@ -46,7 +46,7 @@ def with_pictures(model: Path, values: Mapping[str, Any]) -> Iterator[tuple[Path
             where=str(model),
             hint="name the ONNX file",
         )
-    from whet.cli.graph_file import save_graph
+    from whet.graph.save import save_graph
     from whet.optimize.pictures import with_preprocess
 
     made = with_preprocess(model, steps, parse_shapes(values["shapes"]))

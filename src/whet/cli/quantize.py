@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 
 from whet.cli import output
-from whet.cli.parameters import json_option, parse_shapes
+from whet.cli.parameters import choice_option, json_option, parse_shapes
 from whet.cli.progress import ProgressBar
 from whet.cli.quantize_modes import check_modes
 from whet.errors import OptionError
@@ -31,26 +31,16 @@ _CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy", "sca
 
 @click.command("quantize")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--mode", type=click.Choice(("static", "weights", "float16", "bfloat16")),
-              default="static", show_default=True,
-              help="Activations and weights, weights alone, or 16-bit floats.")  # fmt: skip
-@click.option("--bits", type=click.Choice(("4", "8")), default="4", show_default=True,
-              help="Of weights, with --mode weights.")  # fmt: skip
+@choice_option("--mode", ("static", "weights", "float16", "bfloat16"),
+               "Activations and weights, weights alone, or 16-bit floats.")  # fmt: skip
+@choice_option("--bits", ("4", "8"), "Of weights, with --mode weights.")
 @click.option("--block", type=int, default=32, show_default=True,
               help="Weights that share a scale, with --mode weights.")  # fmt: skip
-@click.option(
-    "--method",
-    type=click.Choice(("nearest", "gptq", "awq")),
-    default="nearest",
-    show_default=True,
-    help="How weights are rounded, with --mode weights.",
+@choice_option(
+    "--method", ("nearest", "gptq", "awq"), "How weights are rounded, with --mode weights."
 )
-@click.option(
-    "--form",
-    type=click.Choice(("dequantize", "matmulnbits")),
-    default="dequantize",
-    show_default=True,
-    help="How they are written, with --mode weights.",
+@choice_option(
+    "--form", ("dequantize", "matmulnbits"), "How they are written, with --mode weights."
 )
 @click.option("--integer-rows", is_flag=True,
               help="With --form matmulnbits: let rows become 8-bit integers.")  # fmt: skip
@@ -89,12 +79,8 @@ _CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy", "sca
               help="What the metric is measured on; the calibration data by default.")  # fmt: skip
 @click.option("--measured", is_flag=True,
               help="Keep a layer in 8 bits only if it is faster here.")  # fmt: skip
-@click.option(
-    "--goal",
-    type=click.Choice(("speed", "balance", "accuracy")),
-    default="speed",
-    show_default=True,
-    help="Which mixture is wanted, with --measured.",
+@choice_option(
+    "--goal", ("speed", "balance", "accuracy"), "Which mixture is wanted, with --measured."
 )
 @click.option("--samples", type=click.IntRange(0), help="Most samples that are calibrated with.")
 @click.option("--batch", type=click.IntRange(1), help="Samples at a time, where that is open.")

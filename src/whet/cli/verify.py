@@ -47,7 +47,7 @@ def command(ctx: click.Context, /, model: Path, subject: Path | None, **values: 
     Example: whet verify m.onnx m.whet --per-layer --threshold cosine=0.999
     """
     with with_pictures(model, values) as (file, given):
-        case = read_case(file, given)
+        case = read_case(file, given, subject)
         if values["per_layer"]:
             _verify_layers(ctx, case, subject, named=model, as_json=values["as_json"])
             return

@@ -21,46 +21,37 @@ from whet.codegen.attention_keys import (
     key_fetcher,
     static_extent,
 )
-from whet.codegen.builder import F32, Builder, Module, Value, const, i64, vector
+from whet.codegen.builder import F32, Builder, Value, const, i64, vector
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
-from whet.codegen.in_turn import apply_in_turn, chains_together, turns
+from whet.codegen.in_turn import apply_in_turn, turns
 from whet.codegen.kernel_function import (
     Function,
-    accesses_of,
     bind_flat,
-    frame_of,
     lane_mask,
-    open_function,
 )
-from whet.codegen.nest import horizontal
 from whet.codegen.operations import apply
 from whet.codegen.register_tile import Operands, register_tile
+from whet.codegen.row_reduction import horizontal
 from whet.index import ceil_div
 from whet.kernel.spec import ACCUMULATOR, Attention
-from whet.target import Target
-
-
-def write_attention(
-    module: Module, name: str, kernel: Attention, dims: tuple[str, ...], target: Target
-) -> None:
-    """Write the function of an attention."""
-    fn = open_function(module, name, kernel.params, dims, exclusive=True)
-    accesses = accesses_of([kernel.q, kernel.k, kernel.v, kernel.score], kernel.stores)
-    frame = frame_of(fn, kernel.params, accesses)
-    together = chains_together(target)
-    writer = _Writer(kernel, fn, Layout(kernel, target.lanes), target.lane_fma, together)
-    with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
-        writer.chunk(frame, chunk)
-    fn.b.finish()
-
 
 Body = Callable[[Frame, int, Value], None]
 """``body(frame, rows, slot)``: some rows, the first one bound, and where their results wait."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Writer:
+class AttentionWriter:
+    """Writes attention on floats.
+
+    Attributes:
+        kernel: the attention.
+        fn: the function being written.
+        layout: where things lie in scratch.
+        lane_fma: whether a multiply-add takes a lane.
+        together: vectors whose exponentials take turns.
+    """
+
     kernel: Attention
     fn: Function
     layout: Layout
@@ -69,14 +60,17 @@ class _Writer:
 
     @property
     def b(self) -> Builder:
+        """Where instructions go."""
         return self.fn.b
 
     @property
     def width(self) -> int:
+        """Lanes of a vector."""
         return self.layout.lanes
 
     @property
     def type(self) -> str:
+        """A vector of floats."""
         return vector(F32, self.width)
 
     # -- loops over blocks of keys and tiles of rows -------------------------------------------
@@ -90,7 +84,7 @@ class _Writer:
         first = b.mul(b.binary("urem", number, chunks), i64(kernel.tiles))
         last = b.min(b.add(first, i64(kernel.tiles)), frame.scalar_index(tiles))
         keys = frame.scalar_index(kernel.key.extent)
-        packer = KeyPacker(kernel, self.fn, self.layout)
+        packer = self._packer()
 
         def run(block: Block, following: KeyFetcher) -> None:
             packer.pack(outer, block)
@@ -111,6 +105,9 @@ class _Writer:
             block = Block(start, b.min(i64(kernel.keys), left))
             run(block, key_fetcher(kernel, frame, chunk, following))
         self._tiles(outer, (first, last), self._finish)
+
+    def _packer(self) -> KeyPacker:
+        return KeyPacker(self.kernel, self.fn, self.layout)
 
     def _tiles(
         self,
@@ -333,14 +330,21 @@ class _Writer:
         self, frame: Frame, at: tuple[int, int], mask: Value | None, parts: tuple[Value, Value]
     ) -> None:
         """Write the epilogue of one vector: a weighted sum and 1 / the sum of its weights."""
-        b, kernel, width = self.b, self.kernel, self.width
+        b, kernel = self.b, self.kernel
         total, inverse = parts
         scaled = b.binary("fmul", total, inverse)
         if kernel.zero_nan:
             number = b.fcmp("ord", inverse, inverse)
             scaled = b.select(number, scaled, const(scaled.type, 0.0))
+        self._write_stores(frame, at, mask, {ACCUMULATOR: scaled})
+
+    def _write_stores(
+        self, frame: Frame, at: tuple[int, int], mask: Value | None, names: dict[str, Value]
+    ) -> None:
+        """Write the stores of one vector of a row."""
+        kernel, width = self.kernel, self.width
         shift = {kernel.row: at[0], kernel.col: at[1] * width}
-        point = Point(frame, kernel.col, width, mask, shift, {ACCUMULATOR: scaled})
+        point = Point(frame, kernel.col, width, mask, shift, names)
         for store in kernel.stores:
             point.store(store)
 

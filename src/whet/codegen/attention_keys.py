@@ -12,6 +12,7 @@ from whet.codegen.kernel_function import Function, bind_flat, lane_mask, strips
 from whet.codegen.transpose import transpose
 from whet.dtypes import DTYPES
 from whet.index import Axis, Poly, ceil_div, product
+from whet.kernel.integer_attention import QUAD_WORDS
 from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import Attention
 
@@ -25,7 +26,7 @@ def static_extent(axis: Axis) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where things lie in scratch, counted in floats."""
+    """Where things lie in scratch, counted in words of 32 bits."""
 
     kernel: Attention
     lanes: int
@@ -36,6 +37,15 @@ class Layout:
         return self.kernel.key_vectors * self.lanes
 
     @property
+    def words(self) -> int:
+        """Words of a key: floats, or quads of integers."""
+        return -(-static_extent(self.kernel.depth) // self._together)
+
+    @property
+    def _together(self) -> int:
+        return 1 if self.kernel.integers is None else QUAD_WORDS
+
+    @property
     def line(self) -> int:
         """Scores of a row: a block of keys in whole panels."""
         return -(-self.kernel.keys // self.panel) * self.panel
@@ -43,12 +53,12 @@ class Layout:
     @property
     def values(self) -> int:
         """Where packed values begin, behind the packed keys."""
-        return self.line * static_extent(self.kernel.depth)
+        return self.line * self.words
 
     @property
     def lines(self) -> int:
         """Where scores begin, behind the packed values."""
-        return self.values + self.line * self.cols
+        return self.values + self.line * self.cols // self._together
 
     @property
     def slots(self) -> int:
@@ -160,7 +170,13 @@ def key_fetcher(kernel: Attention, frame: Frame, chunk: Value, start: Value) -> 
 
 @dataclass(frozen=True, slots=True)
 class KeyPacker:
-    """Copies keys to scratch as [panel, depth, keys of the panel], and values beside them."""
+    """Copies keys to scratch as [panel, depth, keys of the panel], and values beside them.
+
+    Attributes:
+        kernel: the attention.
+        fn: the function being written.
+        layout: where things lie in scratch.
+    """
 
     kernel: Attention
     fn: Function
@@ -216,7 +232,7 @@ class KeyPacker:
         b, kernel = self.b, self.kernel
         vectors = i64(kernel.key_vectors)
         panel, lane = b.binary("udiv", part, vectors), b.binary("urem", part, vectors)
-        row = b.add(b.mul(panel, i64(static_extent(kernel.depth))), depth)
+        row = b.add(b.mul(panel, i64(self.layout.words)), depth)
         offset = b.add(b.mul(row, i64(self.layout.panel)), b.mul(lane, i64(self.width)))
         return b.gep(self.fn.scratch, F32, offset)
 
@@ -233,7 +249,7 @@ class KeyPacker:
     def _transposed(self, frame: Frame, block: Block, part: Value, left: Value | None) -> None:
         """Pack keys by transposing squares in registers."""
         b, kernel, width = self.b, self.kernel, self.width
-        depth = static_extent(kernel.depth)
+        depth = self.layout.words
         first = b.add(block.start, b.mul(part, i64(width)))
         frames = [frame.bind(kernel.key, first)] * width
         if left is not None:
@@ -246,13 +262,19 @@ class KeyPacker:
             self._square(frames, part, i64(depth // width * width), depth % width)
 
     def _square(self, frames: list[Frame], part: Value, start: Value, deep: int) -> None:
-        b, kernel, width = self.b, self.kernel, self.width
+        b, width = self.b, self.width
         mask = None if deep == width else lane_mask(b, i64(deep), width)
         together = all(f is frames[0] for f in frames)
-        lines = []
-        for key, frame in enumerate(frames):
-            shift = {kernel.key: key if together else 0}
-            bound = frame.bind(kernel.depth, start)
-            lines.append(Point(bound, kernel.depth, width, mask, shift).value(kernel.k))
+        lines = [
+            self._line(frame, key if together else 0, start, mask)
+            for key, frame in enumerate(frames)
+        ]
         for d, line in enumerate(transpose(b, lines)[:deep]):
             b.store(line, self._place(part, b.add(start, i64(d))), 64)
+
+    def _line(self, frame: Frame, key: int, start: Value, mask: Value | None) -> Value:
+        """Return the words of a key, ``key`` behind the one of the frame, from one of them on."""
+        kernel = self.kernel
+        bound = frame.bind(kernel.depth, start)
+        shift = {kernel.key: key}
+        return Point(bound, kernel.depth, self.width, mask, shift).value(kernel.k)

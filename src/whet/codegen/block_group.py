@@ -10,10 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from whet.codegen.builder import F32, I32, Builder, Value, const, vector
+from whet.codegen.builder import F32, I32, Builder, Value, const, i64, vector
 from whet.codegen.dot_product import DotProduct, Factors
 from whet.kernel.block_formats import GROUP, BlockFormat
-from whet.kernel.blocks import PANEL, SCALE_WORD, START_WORD, record_bytes, row_words
+from whet.kernel.blocks import (
+    PANEL,
+    SCALE_WORD,
+    START_WORD,
+    period,
+    record_bytes,
+    row_words,
+    super_bytes,
+)
 from whet.kernel.schedule import LINE_BYTES
 
 QUAD_BYTES = 4 * PANEL
@@ -65,6 +73,15 @@ class BlockGroup:
         for line in range(-(-record_bytes(self.kind) // LINE_BYTES)):
             self.b.prefetch(self.b.gep(there, "i8", LINE_BYTES * line), level=level)
 
+    def record(self, panel: Value, number: Value) -> tuple[Value, Value]:
+        """Return where the factors of a group's scales are, and its record."""
+        b, kind, every = self.b, self.kind, period(self.kind)
+        block, inside = b.divide(number, every) if every > 1 else (number, i64(0))
+        size = every * record_bytes(kind) + super_bytes(kind)
+        head = b.gep(panel, "i8", b.mul(block, i64(size)))
+        record = b.gep(head, "i8", b.mul(inside, i64(record_bytes(kind))))
+        return head, b.gep(record, "i8", super_bytes(kind))
+
     # -- scales --------------------------------------------------------------------------------
 
     def factors(self, head: Value, column: int) -> list[list[Value]]:
@@ -79,10 +96,11 @@ class BlockGroup:
     def scales(self, record: Value, column: int, factors: list[list[Value]]) -> Scales:
         """Return the scales of each span and the minimums of a group."""
         b, kind, vectors = self.b, self.kind, range(self.vectors)
-        size = PANEL * (1 if kind.nested else 2)
+        size = PANEL * kind.scale_bytes
         places = [b.gep(record, "i8", size * k) for k in range(kind.spans + kind.minimums)]
         if not kind.nested:
-            found = [[self._half(place, column, v) for v in vectors] for place in places]
+            read = self._whole if kind.wide else self._half
+            found = [[read(place, column, v) for v in vectors] for place in places]
         else:
             opcode = "zext" if kind.minimums else "sext"
             found = [
@@ -98,6 +116,10 @@ class BlockGroup:
         """Return scales, and minimums behind them, for what they are."""
         spans = self.kind.spans
         return Scales(found[:spans], found[spans] if self.kind.minimums else None)
+
+    def _whole(self, place: Value, column: int, v: int) -> Value:
+        at = self.b.gep(place, F32, column + v * self.width)
+        return self.b.load(vector(F32, self.width), at, 4)
 
     def _half(self, place: Value, column: int, v: int) -> Value:
         b, width = self.b, self.width

@@ -26,9 +26,10 @@ from whet.codegen.kernel_function import (
     Function,
     accesses_of,
     frame_of,
-    lane_mask,
     open_function,
 )
+from whet.codegen.panel_stores import PanelRows, PanelStores, rows_of_block
+from whet.codegen.row_group import RowGroup
 from whet.index import Poly, ceil_div
 from whet.kernel.block_formats import GROUP
 from whet.kernel.blocks import (
@@ -40,8 +41,7 @@ from whet.kernel.blocks import (
     record_bytes,
     super_bytes,
 )
-from whet.kernel.expr import Read, walk
-from whet.kernel.spec import ACCUMULATOR
+from whet.kernel.expr import Expr, Read, walk
 from whet.target import Target
 
 AHEAD = 2304
@@ -63,7 +63,7 @@ def write_block_product(
 ) -> None:
     """Write the function of a product with weights in blocks."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
-    frame = frame_of(fn, kernel.params, accesses_of([], kernel.stores))
+    frame = frame_of(fn, kernel.params, accesses_of(_results(kernel), kernel.stores))
     dot = dot_product(target, signed_scalars=True)
     group = BlockGroup(fn.b, kernel.kind, dot, target.lanes, kernel.vectors)
     writer = _Writer(kernel, fn, group)
@@ -104,6 +104,15 @@ class _Writer:
         """Columns in a vector."""
         return self.group.width
 
+    @property
+    def stores(self) -> PanelStores | PanelRows:
+        """What ends the sums."""
+        kernel, end = self.kernel, self.kernel.rows_out
+        if end is not None:
+            group = RowGroup(self.b, self.width, end.zero, end.spans)
+            return PanelRows(kernel.row, kernel.col, end, group, self.fn.params[end.output])
+        return PanelStores(kernel.row, kernel.col, kernel.stores, self.width)
+
     # -- loops over tiles ----------------------------------------------------------------------
 
     def chunk(self, frame: Frame, number: Value) -> None:
@@ -111,7 +120,7 @@ class _Writer:
         b, kernel = self.b, self.kernel
         panels = frame.scalar_index(kernel.panel_count)
         block, panel = b.binary("udiv", number, panels), b.binary("urem", number, panels)
-        start, stop = self._block(frame, block)
+        start, stop = rows_of_block(frame, kernel.row, kernel.block, block)
         frame = frame.bind(kernel.col, b.mul(panel, i64(PANEL)))
         size = panel_bytes(kernel.kind, kernel.depth)
         base = b.gep(self.fn.params[kernel.panels], "i8", b.mul(panel, i64(size)))
@@ -144,33 +153,19 @@ class _Writer:
                     ]
                     for i in range(TILE_ROWS)
                 ]
-                self._store(frame.bind(kernel.row, row), cells, 0)
+                self.stores.write(frame.bind(kernel.row, row), cells, 0)
         return end
 
     def _fetch(self, frame: Frame) -> None:
         """Fetch what stores read beside sums: one line a row at a stride that nothing foresees."""
         kernel = self.kernel
-        found = (e for s in kernel.stores for e in walk(s.value) if isinstance(e, Read))
+        found = (e for value in _results(kernel) for e in walk(value) if isinstance(e, Read))
         reads = dict.fromkeys(found)
         for read in (r for r in reads if r.address.is_affine_in(kernel.col)):
             for i in range(TILE_ROWS):
                 for column in range(0, PANEL, self.width):
                     shift = {kernel.row: i, kernel.col: column}
                     Point(frame, kernel.col, self.width, shift=shift).fetch(read)
-
-    def _block(self, frame: Frame, number: Value) -> tuple[Value, Value]:
-        """Return the first row of a block, and the one behind its last.
-
-        All blocks but the last have as many rows, in whole tiles, so that threads end together.
-        """
-        b, block = self.b, self.kernel.block
-        rows = frame.scalar_index(self.kernel.row.extent)
-        blocks = b.divide(b.add(rows, i64(block - 1)), block)[0]
-        share = b.binary("udiv", b.add(rows, b.add(blocks, i64(-1))), blocks)
-        tiles = b.divide(b.add(share, i64(ROW_TILE - 1)), ROW_TILE)[0]
-        size = b.mul(tiles, i64(ROW_TILE))
-        start = b.min(b.mul(number, size), rows)
-        return start, b.min(b.add(start, size), rows)
 
     def _words(self, row: Value) -> Value:
         """Return the words of a row in its first group."""
@@ -187,38 +182,7 @@ class _Writer:
             self._sums(replace(tile, column=column))
             vectors = range(self.kernel.vectors)
             cells = [[self._cell(i, v) for v in vectors] for i in range(tile.height)]
-            self._store(frame, cells, column)
-
-    def _store(self, frame: Frame, cells: list[list[Value]], column: int) -> None:
-        """Write the stores, for whole vectors or for those of the last panel that exist."""
-        b, kernel = self.b, self.kernel
-        extent = kernel.col.extent.constant
-        if extent is not None and extent % PANEL == 0:
-            self._stores(frame, cells, column, None)
-            return
-        left = b.binary("sub nsw", frame.scalar_index(kernel.col.extent), frame.env[kernel.col])
-        whole = b.icmp("sge", left, i64(PANEL))
-        b.either(
-            whole,
-            lambda: self._stores(frame, cells, column, None),
-            lambda: self._stores(frame, cells, column, left),
-        )
-
-    def _stores(
-        self, frame: Frame, cells: list[list[Value]], column: int, left: Value | None
-    ) -> None:
-        b, kernel = self.b, self.kernel
-        for i, line in enumerate(cells):
-            for v, cell in enumerate(line):
-                at = column + v * self.width
-                mask = None
-                if left is not None:
-                    mask = lane_mask(b, b.binary("sub nsw", left, i64(at)), self.width)
-                names = {ACCUMULATOR: b.load(vector(F32, self.width), cell, 4)}
-                shift = {kernel.row: i, kernel.col: at}
-                point = Point(frame, kernel.col, self.width, mask, shift, names)
-                for store in kernel.stores:
-                    point.store(store)
+            self.stores.write(frame, cells, column)
 
     def _cell(self, row: int, v: int) -> Value:
         """Return where the float sum of a row and a vector waits."""
@@ -284,3 +248,9 @@ class _Writer:
             sums = group.sums(tile.height, rows, span, group.quads(codes, span))
             scales = group.scales(record, tile.column, factors)
             group.add(rows, (scales, span), sums, cells)
+
+
+def _results(kernel: BlockProduct) -> list[Expr]:
+    """Return what is made of a sum."""
+    end = kernel.rows_out
+    return [*(s.value for s in kernel.stores), *([] if end is None else [end.value])]

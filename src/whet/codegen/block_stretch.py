@@ -17,9 +17,7 @@ from whet.kernel.blocks import (
     PANEL,
     ROW_TILE,
     BlockProduct,
-    period,
     record_bytes,
-    super_bytes,
 )
 
 TILE_ROWS = 6
@@ -112,7 +110,7 @@ class Stretches:
         """Write scales, and codes that are no bytes yet, of a stretch into scratch."""
         b, group, kind = self.b, self.group, self.kernel.kind
         with b.loop(first, last, hint="unpack") as number:
-            head, record = self._record(panel, number)
+            head, record = group.record(panel, number)
             group.fetch(record, self.kernel.stretch * record_bytes(kind), level=2)
             scales = group.scales(record, 0, group.factors(head, 0))
             to = self._unpacked(number, first)
@@ -122,15 +120,6 @@ class Stretches:
             if kind.bits == 4:
                 codes = b.gep(record, "i8", record_bytes(kind) - group.code_bytes)
                 self._widen(codes, b.gep(to, "i8", _head_bytes(kind)))
-
-    def _record(self, panel: Value, number: Value) -> tuple[Value, Value]:
-        """Return where the factors of a group's scales are, and its record."""
-        b, kind, every = self.b, self.kernel.kind, period(self.kernel.kind)
-        block, inside = b.divide(number, every)
-        size = every * record_bytes(kind) + super_bytes(kind)
-        head = b.gep(panel, "i8", b.mul(block, i64(size)))
-        record = b.gep(head, "i8", b.mul(inside, i64(record_bytes(kind))))
-        return head, b.gep(record, "i8", super_bytes(kind))
 
     def _unpacked(self, number: Value, first: Value) -> Value:
         """Return where a group of the stretch that begins with ``first`` is unpacked."""
@@ -178,7 +167,7 @@ class Stretches:
         head = self._unpacked(*at)
         codes = b.gep(head, "i8", _head_bytes(kind))
         if kind.bits != 4:
-            _, record = self._record(panel, at[0])
+            _, record = group.record(panel, at[0])
             codes = b.gep(record, "i8", record_bytes(kind) - group.code_bytes)
         type_ = vector(F32, group.width)
         for span in range(kind.spans):

@@ -5,10 +5,11 @@ Text is quick to write, easy to read in a dump, and the same for every llvmlite 
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
+
+from whet.codegen.number_text import number_text
 
 I1, I32, I64, PTR, F32, F64 = "i1", "i32", "i64", "ptr", "float", "double"
 
@@ -49,29 +50,6 @@ def _suffix(type_: str) -> str:
     return (f"v{count}" if count > 1 else "") + names.get(inner, inner)
 
 
-def _literal(number: float | int | bool, type_: str) -> str:
-    if type_ == I1:
-        return "true" if number else "false"
-    if type_ == F32:
-        rounded = struct.unpack("<d", struct.pack("<d", _round_f32(float(number))))[0]
-        return f"0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X}"
-    if type_ == F64:
-        return f"0x{struct.unpack('<Q', struct.pack('<d', float(number)))[0]:016X}"
-    if type_ == "half":
-        return f"0xH{struct.unpack('<H', struct.pack('<e', number))[0]:04X}"
-    if type_ == "bfloat":
-        bits = struct.unpack("<I", struct.pack("<f", _round_f32(float(number))))[0]
-        return f"0xR{bits >> 16:04X}"
-    return str(int(number))
-
-
-def _round_f32(number: float) -> float:
-    try:
-        return float(struct.unpack("<f", struct.pack("<f", number))[0])
-    except OverflowError:
-        return float("inf") if number > 0 else float("-inf")
-
-
 def _first_alone(mask: Value) -> bool:
     """Whether a mask is known to have its first bit set and no other."""
     bits = mask.text.strip("<>").split(", ")
@@ -81,7 +59,7 @@ def _first_alone(mask: Value) -> bool:
 def const(type_: str, number: float | int | bool) -> Value:
     """Return a constant of a scalar type, or a splat of a vector type."""
     inner = element(type_)
-    text = _literal(number, inner)
+    text = number_text(number, inner)
     return Value(text if inner == type_ else f"splat ({inner} {text})", type_)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from whet.codegen.builder import I64, PTR, Builder, Module, Value, i64
 from whet.codegen.contraction_tile import Place, TileWriter
@@ -26,7 +27,7 @@ from whet.target import Target
 
 def contraction_chunks(kernel: Contraction, lanes: int) -> Poly:
     """Return the number of chunks of a contraction."""
-    return _column_blocks(kernel, lanes) * ceil_div(_row_items(kernel), kernel.tile.row_items)
+    return _column_blocks(kernel, lanes) * ceil_div(row_items(kernel), kernel.tile.row_items)
 
 
 def _panels(kernel: Contraction, lanes: int) -> Poly:
@@ -37,7 +38,11 @@ def _column_blocks(kernel: Contraction, lanes: int) -> Poly:
     return ceil_div(_panels(kernel, lanes), kernel.tile.panels)
 
 
-def _row_items(kernel: Contraction) -> Poly:
+def row_items(kernel: Contraction) -> Poly:
+    """Return the number of register tiles of a column panel."""
+    if kernel.lines is not None:
+        groups = ceil_div(kernel.outer[-1].extent, kernel.lines)
+        return product(a.extent for a in kernel.outer[:-1]) * groups
     tiles = ceil_div(kernel.row.extent, kernel.tile.rows)
     return product(a.extent for a in kernel.outer) * tiles
 
@@ -135,7 +140,7 @@ class ContractionWriter:
     def all_rows(self, frame: Frame) -> None:
         """Write the loops over all row tiles, as many together as a chunk has, and all panels."""
         b, together = self.b, self.kernel.tile.row_items
-        items = frame.scalar_index(_row_items(self.kernel))
+        items = frame.scalar_index(row_items(self.kernel))
         panels = frame.scalar_index(_panels(self.kernel, self.width))
         with b.loop(i64(0), items, together, hint="group") as first:
             last = b.min(b.add(first, i64(together)), items)
@@ -146,8 +151,8 @@ class ContractionWriter:
         b, tile = self.b, self.kernel.tile
         if self.kernel.ahead is not None:
             self.tiles.fetching.begin_chunk(chunk, self.fn.params[self.kernel.ahead.param])
-        items = frame.scalar_index(_row_items(self.kernel))
-        row_blocks = frame.scalar_index(ceil_div(_row_items(self.kernel), tile.row_items))
+        items = frame.scalar_index(row_items(self.kernel))
+        row_blocks = frame.scalar_index(ceil_div(row_items(self.kernel), tile.row_items))
         panels = frame.scalar_index(_panels(self.kernel, self.width))
         if tile.by_rows:
             column_blocks = frame.scalar_index(_column_blocks(self.kernel, self.width))
@@ -233,7 +238,9 @@ class ContractionWriter:
         tiles = ceil_div(kernel.row.extent, kernel.tile.rows)
         with b.loop(*chunk.items, hint="item") as item:
             place = Place(panel, columns, chunk.block, self._sums(panel, item, chunk))
-            if tiles == 1:
+            if kernel.lines is not None:
+                self._lines(frame, item, place)
+            elif tiles == 1:
                 self._tile(bind_flat(frame, kernel.outer, item), i64(0), place)
             elif not kernel.outer:
                 self._tile(frame, item, place)
@@ -241,6 +248,23 @@ class ContractionWriter:
                 count = frame.scalar_index(tiles)
                 inner = bind_flat(frame, kernel.outer, b.binary("udiv", item, count))
                 self._tile(inner, b.binary("urem", item, count), place)
+
+    def _lines(self, frame: Frame, item: Value, place: Place) -> None:
+        """Write one tile of several whole lines, or of the lines that are left at the end."""
+        b, kernel = self.b, self.kernel
+        total, length = kernel.outer[-1].extent.constant, kernel.row.extent.constant
+        assert kernel.lines and total is not None and length is not None, "lines are known"
+        whole, left = divmod(total, kernel.lines)
+        rest, group = b.divide(item, whole + (left > 0))
+        inner = bind_flat(frame, kernel.outer[:-1], rest)
+        inner = inner.bind(kernel.outer[-1], b.mul(group, i64(kernel.lines)))
+        inner = inner.bind(kernel.row, i64(0))
+        all_lines = partial(self.tiles.write, inner, kernel.lines * length, place)
+        if not left:
+            all_lines()
+            return
+        few = partial(self.tiles.write, inner, left * length, place)
+        b.either(b.icmp("slt", group, i64(whole)), all_lines, few)
 
     def _sums(self, panel: Value, item: Value, chunk: _Chunk) -> Value | None:
         """Return where the partial sums of a register tile wait in scratch."""

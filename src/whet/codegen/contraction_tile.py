@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from whet.codegen.builder import Builder, Value, i64, vector
+from whet.codegen.conversions import storage_type
 from whet.codegen.depth_blocks import Block, keep_sums, resume_sums
 from whet.codegen.depth_steps import Cells, Columns, DepthSteps, Run, advanced
 from whet.codegen.evaluate import Point
 from whet.codegen.fetching import Fetching
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import Function, tap_range
-from whet.codegen.operations import storage_type
 from whet.codegen.tile_epilogue import TileEpilogue
 from whet.index import Poly
 from whet.kernel.spec import Contraction

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from whet.codegen.builder import Builder, Value, const, i64, vector
+from whet.codegen.conversions import from_storage, register_type, storage_type
 from whet.codegen.dot_product import DotProduct, dot_product
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import Function
-from whet.codegen.operations import apply, from_storage, register_type, storage_type
+from whet.codegen.operations import apply
+from whet.index import Axis
 from whet.kernel.spec import QUAD, Contraction, Quad
 from whet.target import Target
 
@@ -76,6 +78,16 @@ def advanced(frame: Frame, kernel: Contraction, pointer: Value, k: Value) -> Val
     kind = storage_type(kernel.params[kernel.b.param].dtype)
     step = frame.b.mul(k, frame.scalar_index(kernel.b.depth_stride))
     return frame.b.gep(pointer, kind, step)
+
+
+def row_shift(kernel: Contraction, row: int) -> dict[Axis, int]:
+    """Return how far a row of a register tile is from its first one, along the axes it has."""
+    if kernel.lines is None:
+        return {kernel.row: row}
+    length = kernel.row.extent.constant
+    assert length is not None, "whole lines are of known length"
+    line, place = divmod(row, length)
+    return {kernel.outer[-1]: line, kernel.row: place}
 
 
 def _add_up(b: Builder, cells: Cells) -> list[list[Value]]:
@@ -226,7 +238,7 @@ class _IntegerSteps:
     def _load_a(self, frame: Frame, row: int, u: int, values: int) -> Value:
         """Return depth values as one 32-bit integer, the first in the lowest byte."""
         b, kernel = self.b, self.kernel
-        shift = {kernel.row: row, kernel.depth: u}
+        shift = {**row_shift(kernel, row), kernel.depth: u}
         place = Point(frame, shift=shift).pointer(kernel.a)
         loaded = b.cast("zext", b.load(f"i{BITS * values}", place), "i32")
         signs = SIGN_BITS & ((1 << BITS * values) - 1)

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from whet.codegen.builder import I1, PTR, Builder, Value, const, i64, lanes, vector
+from whet.codegen.conversions import from_storage, literal, storage_type, to_storage
 from whet.codegen.frame import Frame
 from whet.codegen.index_value import index_value
-from whet.codegen.operations import apply, from_storage, literal, storage_type, to_storage
+from whet.codegen.operations import apply
+from whet.codegen.transpose import every_other
 from whet.index import Atom, Axis, Dim, Opaque, Poly
 from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Read, Var, Within, all_atoms
 from whet.kernel.spec import Store
@@ -115,7 +117,9 @@ class Point:
         b = self.b
         kind = storage_type(read.dtype)
         pointer, offset = self._locate(read.param, read.address)
-        if isinstance(offset, Value):
+        if self.mask is None and offset == b.iota(self.width, 2):
+            loaded = every_other(b, vector(kind, self.width), pointer)
+        elif isinstance(offset, Value):
             mask = self.mask or const(vector(I1, self.width), 1)
             blank = const(vector(kind, self.width), 0)
             places = self._pointers(pointer, offset, read.dtype)

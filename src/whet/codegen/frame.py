@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from whet.codegen.builder import Builder, Value
+from whet.codegen.conversions import storage_type
 from whet.codegen.index_value import index_value
-from whet.codegen.operations import storage_type
 from whet.index import Atom, Axis, Dim, Div, Mod, Opaque, Poly, var
 
 Access = tuple[int, Poly]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from whet.codegen.attention import write_attention
+from whet.codegen.attention_function import write_attention
 from whet.codegen.attention_keys import attention_chunks, attention_scratch
 from whet.codegen.block_product import (
     block_product_chunks,
@@ -20,6 +20,11 @@ from whet.codegen.contraction import (
     contraction_chunks,
     contraction_scratch,
     write_contraction,
+)
+from whet.codegen.dequantized_product import (
+    dequantized_chunks,
+    dequantized_scratch,
+    write_dequantized,
 )
 from whet.codegen.filter import filter_chunks, write_filter
 from whet.codegen.nest import nest_chunks, write_nest
@@ -35,6 +40,7 @@ from whet.codegen.winograd import winograd_chunks, winograd_scratch, write_winog
 from whet.index import Poly
 from whet.kernel.blocks import BlockProduct, RowQuantization
 from whet.kernel.chain import Chain
+from whet.kernel.dequantized import DequantizedProduct
 from whet.kernel.filter import Filter
 from whet.kernel.paged import PagedAttention
 from whet.kernel.pooled import Pooled
@@ -82,6 +88,7 @@ KINDS: Mapping[type, KernelKind] = MappingProxyType(
         PagedAttention: KernelKind(write_paged, paged_chunks, paged_scratch),
         RowQuantization: KernelKind(write_row_quantization, row_quantization_chunks, _no_scratch),
         BlockProduct: KernelKind(write_block_product, block_product_chunks, block_product_scratch),
+        DequantizedProduct: KernelKind(write_dequantized, dequantized_chunks, dequantized_scratch),
     }
 )
 

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 
-from whet.codegen.builder import Builder, Module, Value, const, element, i64, lanes, vector
+from whet.codegen.builder import Builder, Module, Value, const, i64, vector
+from whet.codegen.conversions import register_type
+from whet.codegen.edges import conditions_of, extremes, is_neutral, moves_one_tap
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
+from whet.codegen.interleave import InterleaveWriter
 from whet.codegen.invariant import computed_before
 from whet.codegen.kernel_function import (
     Function,
@@ -20,16 +23,16 @@ from whet.codegen.kernel_function import (
     strips,
     tap_range,
 )
-from whet.codegen.operations import combine, register_type
+from whet.codegen.nest_lanes import nest_lanes
+from whet.codegen.row_reduction import accumulated, reduce_row
 from whet.codegen.squares import SquareWriter, square_rows
-from whet.index import Axis, Opaque, Poly, ceil_div, product
-from whet.kernel.expr import Call, Const, Expr, Guard, Var, Within, all_atoms, walk
+from whet.index import Axis, Poly, ceil_div, product
+from whet.kernel.expr import Expr, Guard, Var, Within, walk
 from whet.kernel.semantics import identity_of
 from whet.kernel.spec import Nest, Step
 from whet.target import Target
 
 MAX_UNROLLED_TAPS = 32
-ROW_UNROLL = 4
 
 
 def nest_chunks(nest: Nest, lanes: int) -> Poly:
@@ -46,7 +49,7 @@ def nest_chunks(nest: Nest, lanes: int) -> Poly:
 def _outer(nest: Nest) -> tuple[Axis, ...]:
     if nest.vector_rows:
         return nest.axes
-    return nest.axes[:-2] if nest.tile else nest.axes[:-1]
+    return nest.axes[:-2] if nest.tile or nest.interleaved else nest.axes[:-1]
 
 
 def write_nest(
@@ -55,7 +58,7 @@ def write_nest(
     """Write the function of a nest."""
     fn = open_function(module, name, nest.params, dims, exclusive=True)
     frame = frame_of(fn, nest.params, accesses_of([s.body for s in nest.steps], nest.stores))
-    writer = NestWriter(nest, fn, target.lanes)
+    writer = NestWriter(nest, fn, nest_lanes(nest, target))
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
@@ -123,6 +126,9 @@ class NestWriter:
     def pixels(self, frame: Frame, low: Value | None, high: Value | None) -> None:
         """Write the loop over the axis next to the lanes, several of its points together."""
         tile = self.nest.tile
+        if self.nest.interleaved:
+            InterleaveWriter(self.nest, self.fn, self.width).line(frame)
+            return
         if not tile:
             self.point(frame, low, high)
             return
@@ -183,11 +189,11 @@ class NestWriter:
         conditions = {c for e in self._expressions() for c in e.conditions}
         if nest.vector_rows or not all(is_neutral(step) for step in nest.steps):
             return _Mode()
-        if any(_conditions_of(s.body) != conditions for s in nest.steps):
+        if any(conditions_of(s.body) != conditions for s in nest.steps):
             return _Mode()
         if any(isinstance(e, Guard) for s in nest.stores for e in walk(s.value)):
             return _Mode()
-        if not all(_moves_one_tap(c, set(taps), set(frame.env)) for c in conditions):
+        if not all(moves_one_tap(c, set(taps), set(frame.env)) for c in conditions):
             return _Mode()
         ranges = {tap: tap_range(frame, tap, sorted(conditions, key=repr)) for tap in taps}
         return _Mode(safe=True, ranges=ranges)
@@ -200,10 +206,10 @@ class NestWriter:
         outer = set(self.nest.axes if self.nest.vector_rows else self.nest.axes[:-1])
         found: dict[Within, None] = {}
         for condition in guards:
-            extremes = _extremes(condition, outer)
-            if extremes is None:
+            reached = extremes(condition, outer)
+            if reached is None:
                 return None
-            found |= dict.fromkeys(extremes)
+            found |= dict.fromkeys(reached)
         return tuple(found)
 
     def _expressions(self) -> list[Guard]:
@@ -251,7 +257,7 @@ class NestWriter:
             shared: dict[Expr, Value] = {}
             for point, total in zip(points, totals, strict=True):
                 here = replace(point, frame=frame, memo=dict(shared))
-                b.store(_accumulate(here, step, b.load(type_, total, 64)), total, 64)
+                b.store(accumulated(here, step, b.load(type_, total, 64)), total, 64)
                 if len(points) > 1 and not shared:
                     shared = _shared(here.memo, self.nest.axes[-2], step)
 
@@ -287,7 +293,8 @@ class NestWriter:
     def _rows(self, frame: Frame, safe: bool) -> None:
         names: dict[str, Value] = {}
         for step in self.nest.steps:
-            names[step.name] = self._row_step(frame, step, names, safe)
+            outside = Point(frame, names=names, safe=safe)
+            names[step.name] = reduce_row(outside, step, self.width, self._loops)
         row, alone = self.nest.row, Point(frame, names=names, safe=safe)
         if not row:
             self._stores(alone, frame)
@@ -303,114 +310,8 @@ class NestWriter:
 
         self._loops(frame, row[:-1], lambda f: strips(f, row[-1], self.width, strip, unroll=2))
 
-    def _row_step(self, frame: Frame, step: Step, names: dict[str, Value], safe: bool) -> Value:
-        """Reduce along lanes, with several accumulators, to one scalar."""
-        b, width = self.b, self.width
-        outside = Point(frame, names=names, safe=safe)
-        if not step.axes:
-            alone = const(register_type(step.dtype), identity_of(step.op, step.dtype))
-            return _accumulate(outside, step, alone)
-        known = computed_before(outside, [step.body])
-        type_ = vector(register_type(step.dtype), width)
-        neutral = const(type_, identity_of(step.op, step.dtype))
-        totals = [b.alloca(type_) for _ in range(ROW_UNROLL)]
-        for total in totals:
-            b.store(neutral, total, 64)
-
-        def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
-            for k in range(vectors):
-                shift, memo = {step.axes[-1]: k * width}, dict(known)
-                here = Point(inner, step.axes[-1], width, mask, shift, names, safe, memo=memo)
-                before = b.load(type_, totals[k], 64)
-                after = _accumulate(here, step, before)
-                if mask is not None:
-                    after = b.select(mask, after, before)
-                b.store(after, totals[k], 64)
-
-        self._loops(
-            frame,
-            step.axes[:-1],
-            lambda f: strips(f, step.axes[-1], width, strip, unroll=ROW_UNROLL),
-        )
-        values = [b.load(type_, total, 64) for total in totals]
-        while len(values) > 1:
-            values = [
-                combine(b, step.op, x, y, step.dtype)
-                for x, y in zip(values[::2], values[1::2], strict=True)
-            ]
-        return horizontal(b, step.op, values[0], step.dtype)
-
 
 def _shared(memo: dict[Expr, Value], axis: Axis, step: Step) -> dict[Expr, Value]:
     """Return the values that are the same all along an axis."""
     names = any(isinstance(e, Var) for e in walk(step.body))
     return {} if names else {e: v for e, v in memo.items() if not e.depends_on(axis)}
-
-
-def is_neutral(step: Step) -> bool:
-    """Whether every element that a guard leaves out changes nothing in a reduction."""
-    body = step.body
-    guards = [e for e in walk(body) if isinstance(e, Guard)]
-    if step.op == "sum":
-        factors = body.args if isinstance(body, Call) and body.op == "mul" else (body,)
-        return all(g in factors and g.otherwise == Const(0, g.dtype) for g in guards)
-    neutral = identity_of(step.op, step.dtype)
-    return all(g == body and g.otherwise == Const(neutral, g.dtype) for g in guards)
-
-
-def _conditions_of(expr: Expr) -> set[Within]:
-    return {c for e in walk(expr) if isinstance(e, Guard) for c in e.conditions}
-
-
-def _moves_one_tap(condition: Within, taps: set[Axis], fixed: set[Axis]) -> bool:
-    """Whether a condition depends on one tap, which moves forwards, and otherwise on fixed axes."""
-    found = [t for t in taps if t in condition.index.atoms]
-    others = all_atoms(condition.index) - taps - fixed
-    if any(isinstance(a, Axis | Opaque) for a in others):
-        return False
-    if len(found) != 1 or not condition.index.is_affine_in(found[0]):
-        return False
-    slope = condition.index.coefficient(found[0]).constant
-    return slope is not None and slope > 0
-
-
-def _accumulate(point: Point, step: Step, total: Value) -> Value:
-    """Add one more element; a sum of products is one fused multiply-add."""
-    b, body = point.b, step.body
-    is_product = isinstance(body, Call) and body.op == "mul" and step.op == "sum"
-    if is_product and element(total.type) in ("float", "double"):
-        assert isinstance(body, Call)
-        return b.fma(point.value(body.args[0]), point.value(body.args[1]), total)
-    return combine(b, step.op, total, point.value(body), step.dtype)
-
-
-def horizontal(b: Builder, op: str, value: Value, dtype: str) -> Value:
-    """Combine all lanes by halves; the order is the same for every run."""
-    count = lanes(value.type)
-    while count > 1:
-        half = count // 2
-        low = b.shuffle(value, list(range(half)))
-        high = b.shuffle(value, list(range(half, count)))
-        if half == 1:
-            low, high = b.extract(value, 0), b.extract(value, 1)
-        value = combine(b, op, low, high, dtype)
-        count = half
-    return value
-
-
-def _extremes(condition: Within, outer: set[Axis]) -> tuple[Within, ...] | None:
-    """Return the condition at the least and greatest index that the inner axes reach."""
-    low = high = condition.index
-    if any(isinstance(a, Axis) for a in all_atoms(condition.extent)):
-        return None
-    for atom in all_atoms(condition.index):
-        if not isinstance(atom, Axis) or atom in outer:
-            continue
-        slope = condition.index.coefficient(atom).constant
-        if slope is None or not condition.index.is_affine_in(atom):
-            return None
-        top = atom.extent - 1
-        low = low.substitute({atom: 0 if slope > 0 else top})
-        high = high.substitute({atom: top if slope > 0 else 0})
-    pair = (Within(low, condition.extent), Within(high, condition.extent))
-    return pair if low != high else pair[:1]

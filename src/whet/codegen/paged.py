@@ -10,17 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
-from whet.codegen.builder import F32, I1, I32, I64, Builder, Module, Value, const, i64, vector
+from whet.codegen.attention_keys import static_extent
+from whet.codegen.builder import F32, I1, I32, PTR, Builder, Module, Value, const, i64, vector
+from whet.codegen.conversions import from_storage, storage_type
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
-from whet.codegen.kernel_function import Function, accesses_of, frame_of, lane_mask, open_function
-from whet.codegen.nest import horizontal
-from whet.codegen.operations import apply, from_storage, storage_type
+from whet.codegen.kernel_function import (
+    Function,
+    accesses_of,
+    frame_of,
+    lane_mask,
+    open_function,
+    strips,
+)
+from whet.codegen.operations import apply
+from whet.codegen.paged_tiles import Tile, clamped, integer_at, read_tile
 from whet.codegen.register_tile import Operands, register_tile
+from whet.codegen.row_reduction import horizontal
+from whet.codegen.transpose import interleaved
 from whet.dtypes import DTYPES
-from whet.index import Axis, Poly
-from whet.kernel.paged import PAGE, PagedAttention
+from whet.index import Poly
+from whet.kernel.paged import PAGE, PagedAttention, QueryPart
 from whet.kernel.spec import ACCUMULATOR
 from whet.target import Target
 
@@ -30,6 +42,9 @@ VECTORS = 2
 TOGETHER = 4
 """Register tiles of rows that read a page in turn."""
 
+INTERLEAVED = 2
+"""Values of a part that are brought into turns in registers."""
+
 
 def paged_chunks(kernel: PagedAttention, lanes: int) -> Poly:
     """Return the number of chunks."""
@@ -38,8 +53,9 @@ def paged_chunks(kernel: PagedAttention, lanes: int) -> Poly:
 
 def paged_scratch(kernel: PagedAttention, lanes: int) -> int:
     """Return the bytes of scratch that one thread needs."""
-    states = TOGETHER * kernel.rows * (kernel.pages.padded + 2 * lanes)
-    return 4 * (kernel.rows * PAGE + states)
+    states = TOGETHER * kernel.rows * _state_size(kernel, lanes)
+    queries = 0 if kernel.in_place else TOGETHER * kernel.rows * static_extent(kernel.depth)
+    return 4 * (kernel.rows * PAGE + states + queries)
 
 
 def write_paged(
@@ -47,9 +63,12 @@ def write_paged(
 ) -> None:
     """Write the function of an attention over pages."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
-    frame = frame_of(fn, kernel.params, accesses_of([kernel.q], (kernel.store,)))
+    roots = [value for part in kernel.queries for value in part.values]
+    frame = frame_of(fn, kernel.params, accesses_of(roots, (kernel.store,)))
     states = fn.b.gep(fn.scratch, F32, kernel.rows * PAGE)
-    writer = _Writer(kernel, fn, frame, target.lanes, states)
+    behind = TOGETHER * kernel.rows * _state_size(kernel, target.lanes)
+    queries = fn.b.gep(states, F32, behind)
+    writer = _Writer(kernel, fn, frame, target.lanes, states, queries)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(chunk)
     fn.b.finish()
@@ -65,25 +84,19 @@ class _Row:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tile:
-    """A tile as the kernel trusts it."""
-
-    table: Value
-    first: Value
-    rows: Value
-    position: Value
-    head: Value
-
-
-@dataclass(frozen=True, slots=True)
 class _Writer:
-    """Writes the function; ``states`` is where maximum, sum and result of its rows wait."""
+    """Writes the function.
+
+    ``states`` is where maximum, sum and result of its rows wait, ``queries`` where what they are
+    multiplied by does, if it is computed.
+    """
 
     kernel: PagedAttention
     fn: Function
     frame: Frame
     width: int
     states: Value
+    queries: Value
 
     @property
     def b(self) -> Builder:
@@ -97,33 +110,13 @@ class _Writer:
         """Write one tile and one head: its rows, some at a time."""
         b, kernel = self.b, self.kernel
         heads = i64(kernel.pages.heads)
-        tile = self._tile(b.binary("udiv", number, heads), b.binary("urem", number, heads))
+        head = b.binary("urem", number, heads)
+        tile = read_tile(self.fn, self.frame, kernel, b.binary("udiv", number, heads), head)
         with b.loop(i64(0), tile.rows, TOGETHER * kernel.rows, hint="rows") as start:
             stop = b.min(b.add(start, i64(TOGETHER * kernel.rows)), tile.rows)
             self._rows(tile, start, stop)
 
-    def _tile(self, number: Value, head: Value) -> _Tile:
-        b, pages = self.b, self.kernel.pages
-        line = b.gep(self.fn.params[pages.tiles], I32, b.mul(number, i64(4)))
-        sequence, first, count, position = (self._integer(line, i64(k)) for k in range(4))
-        width = self.frame.scalar_index(pages.width)
-        tokens = self.frame.scalar_index(self.kernel.token.extent)
-        sequence = self._clamped(sequence, self.frame.scalar_index(pages.sequences))
-        first = self._clamped(first, b.add(tokens, i64(1)))
-        room = b.binary("sub nsw", tokens, first)
-        held = b.mul(width, i64(PAGE))
-        count = b.max(b.min(b.min(count, room), held), i64(0))
-        position = self._clamped(position, b.add(b.binary("sub nsw", held, count), i64(1)))
-        table = b.gep(self.fn.params[pages.tables], I32, b.mul(sequence, width))
-        return _Tile(table, first, b.mul(count, i64(self.kernel.group)), position, head)
-
-    def _integer(self, base: Value, index: Value) -> Value:
-        return self.b.cast("sext", self.b.load(I32, self.b.gep(base, I32, index), 4), I64)
-
-    def _clamped(self, value: Value, extent: Value) -> Value:
-        return self.b.max(self.b.min(value, self.b.add(extent, i64(-1))), i64(0))
-
-    def _row(self, tile: _Tile, number: Value) -> _Row:
+    def _row(self, tile: Tile, number: Value) -> _Row:
         """Bind one row; behind the last one, the last one is computed again."""
         b, kernel = self.b, self.kernel
         last = b.add(tile.rows, i64(-1))
@@ -136,17 +129,16 @@ class _Writer:
             low = b.max(b.add(limit, i64(-kernel.weighing.window)), i64(0))
         return _Row(frame, limit, low)
 
-    def _rows(self, tile: _Tile, start: Value, stop: Value) -> None:
+    def _rows(self, tile: Tile, start: Value, stop: Value) -> None:
         """Write the loop over the pages that any of some rows sees."""
         b = self.b
         low, end = self._row(tile, start).low, self._row(tile, b.add(stop, i64(-1))).limit
-        self._tiles(tile, start, stop, lambda part, rows: part.reset())
+        self._tiles(tile, start, stop, lambda part, rows: part.begin(rows))
         first = b.binary("udiv", low, i64(PAGE))
         last = b.binary("udiv", b.add(end, i64(PAGE - 1)), i64(PAGE))
         with b.loop(first, last, hint="page") as number:
-            page = self._clamped(
-                self._integer(tile.table, number), self.frame.scalar_index(self.kernel.pages.pool)
-            )
+            pool = self.frame.scalar_index(self.kernel.pages.pool)
+            page = clamped(b, integer_at(b, tile.table, number), pool)
             place = b.add(b.mul(page, i64(self.kernel.pages.heads)), tile.head)
             position = b.mul(number, i64(PAGE))
             count = b.min(b.binary("sub nsw", end, position), i64(PAGE))
@@ -156,15 +148,17 @@ class _Writer:
         self._tiles(tile, start, stop, lambda part, rows: part.finish(rows))
 
     def _tiles(
-        self, tile: _Tile, start: Value, stop: Value, body: Callable[[_Writer, list[_Row]], None]
+        self, tile: Tile, start: Value, stop: Value, body: Callable[[_Writer, list[_Row]], None]
     ) -> None:
         """Write a loop over register tiles of rows, each with its own place for its states."""
         b, count = self.b, self.kernel.rows
-        size = self.kernel.pages.padded + 2 * self.width
+        size, depth = _state_size(self.kernel, self.width), static_extent(self.kernel.depth)
         with b.loop(start, stop, count, hint="tile") as number:
             rows = [self._row(tile, b.add(number, i64(i))) for i in range(count)]
-            inside = b.mul(b.binary("sub nsw", number, start), i64(size))
-            body(replace(self, states=b.gep(self.states, F32, inside)), rows)
+            inside = b.binary("sub nsw", number, start)
+            states = b.gep(self.states, F32, b.mul(inside, i64(size)))
+            queries = b.gep(self.queries, F32, b.mul(inside, i64(depth)))
+            body(replace(self, states=states, queries=queries), rows)
 
     def page(self, rows: list[_Row], at: tuple[Value, Value, Value]) -> None:
         """Write what a page adds to some rows: its place, first position, and positions seen."""
@@ -181,8 +175,7 @@ class _Writer:
 
     def _state(self, row: int) -> Value:
         """Return where a row waits: its maximum in every lane, its sum by lanes, its result."""
-        size = self.kernel.pages.padded + 2 * self.width
-        return self.b.gep(self.states, F32, row * size)
+        return self.b.gep(self.states, F32, row * _state_size(self.kernel, self.width))
 
     def _sum(self, row: int) -> Value:
         return self.b.gep(self._state(row), F32, self.width)
@@ -190,26 +183,56 @@ class _Writer:
     def _result(self, row: int) -> Value:
         return self.b.gep(self._state(row), F32, 2 * self.width)
 
-    def reset(self) -> None:
-        """Write the states of rows that have seen nothing."""
+    def _query_line(self, row: int) -> Value:
+        """Return where the query of a row lies, if it is computed."""
+        return self.b.gep(self.queries, F32, row * static_extent(self.kernel.depth))
+
+    def begin(self, rows: list[_Row]) -> None:
+        """Write the states of rows that have seen nothing, and their queries."""
         b = self.b
+        for i, row in enumerate(rows if not self.kernel.in_place else ()):
+            for part in self.kernel.queries:
+                line = b.gep(self._query_line(i), F32, part.first)
+                strips(row.frame, part.axis, self.width, partial(self._computed, part, line))
         for i in range(self.kernel.rows):
             b.store(const(self.type, float("-inf")), self._state(i), 4)
             b.store(const(self.type, 0.0), self._sum(i), 4)
             for at in range(0, self.kernel.pages.padded, self.width):
                 b.store(const(self.type, 0.0), b.gep(self._result(i), F32, at), 4)
 
+    def _computed(
+        self, part: QueryPart, line: Value, frame: Frame, mask: Value | None, vectors: int
+    ) -> None:
+        """Write a vector of a query to scratch."""
+        b, step = self.b, len(part.values)
+        point = Point(frame, part.axis, self.width, mask)
+        values = [point.value(value) for value in part.values]
+        place = b.gep(line, F32, b.mul(frame.env[part.axis], i64(step)))
+        if mask is None and step <= INTERLEAVED:
+            for at, value in enumerate(interleaved(b, values)):
+                b.store(value, b.gep(place, F32, at * self.width), 4)
+            return
+        for turn, value in enumerate(values):
+            offsets = b.iota(self.width, step)
+            start = b.gep(place, F32, turn)
+            to = b.op(f"getelementptr float, ptr {start.text}, {offsets}", vector(PTR, self.width))
+            b.scatter(value, to, mask or const(vector(I1, self.width), 1))
+
     # -- one page ------------------------------------------------------------------------------
 
     def _scores(self, rows: list[_Row], place: Value, start: Value) -> None:
         """Multiply queries by the keys of a page, and weigh and mask the products."""
         b, kernel, width = self.b, self.kernel, self.width
-        depth = _static(kernel.depth)
+        depth = static_extent(kernel.depth)
         base = self._pool(kernel.pages.keys, b.mul(place, i64(depth * PAGE)))
 
+        part = kernel.queries[0]
+
         def query(i: int, k: Value, u: int) -> Value:
-            return Point(rows[i].frame.bind(kernel.depth, k), shift={kernel.depth: u}).scalar(
-                kernel.q
+            if not kernel.in_place:
+                return b.load(F32, b.gep(b.gep(self._query_line(i), F32, k), F32, u), 4)
+            return Point(rows[i].frame.bind(part.axis, k), shift={part.axis: u}).scalar(
+                part.values[0]
             )
 
         for panel in range(0, PAGE, VECTORS * width):
@@ -345,7 +368,7 @@ class _Writer:
     def finish(self, rows: list[_Row]) -> None:
         """Divide results by their sums and store them."""
         b, kernel, width = self.b, self.kernel, self.width
-        columns = _static(kernel.col)
+        columns = static_extent(kernel.col)
         for i, row in enumerate(rows):
             lanes = b.load(self.type, self._sum(i), 4)
             total = b.splat(horizontal(b, "sum", lanes, "float32"), width)
@@ -361,7 +384,6 @@ class _Writer:
                 )
 
 
-def _static(axis: Axis) -> int:
-    extent = axis.extent.constant
-    assert extent is not None, f"{axis.name} is static in attention"
-    return extent
+def _state_size(kernel: PagedAttention, lanes: int) -> int:
+    """Return the floats of a row that wait between pages."""
+    return kernel.pages.padded + 2 * lanes

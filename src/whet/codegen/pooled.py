@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 from whet.codegen.builder import Builder, Module, Value, i64, vector
 from whet.codegen.contraction import ContractionWriter, contraction_writer
+from whet.codegen.conversions import storage_type
 from whet.codegen.frame import Access, Frame, root_frame
 from whet.codegen.kernel_function import Function, accesses_of, bind_flat, open_function
 from whet.codegen.nest import NestWriter
-from whet.codegen.operations import storage_type
 from whet.dtypes import DTYPES
 from whet.index import Atom, IndexLike, Poly, ceil_div, product
 from whet.kernel.pooled import Pooled

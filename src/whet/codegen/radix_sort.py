@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from whet.codegen.builder import I1, I64, Builder, Module, Value, const, i64
 from whet.codegen.control import Variable, variable
+from whet.codegen.conversions import storage_type
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import (
@@ -21,7 +22,6 @@ from whet.codegen.kernel_function import (
     frame_of,
     open_function,
 )
-from whet.codegen.operations import storage_type
 from whet.codegen.ordinal import ordinal
 from whet.codegen.rows import Positions, fill_of
 from whet.dtypes import DTYPES

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from whet.codegen.builder import Builder, Module, Value, const, i64, vector
+from whet.codegen.conversions import from_storage, register_type, storage_type
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import Function, accesses_of, frame_of, lane_mask, open_function
-from whet.codegen.operations import apply, from_storage, register_type, storage_type
+from whet.codegen.operations import apply
 from whet.index import Poly, ceil_div
 from whet.kernel.expr import Expr, Var, walk
 from whet.kernel.recurrence import Pass, Recurrence, gate_name

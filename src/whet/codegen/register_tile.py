@@ -64,15 +64,15 @@ def register_tile(
             for value, cell in zip(line, targets, strict=True):
                 b.store(value, cell, 64)
 
-    _loops(b, depth, steps, every)
+    unrolled(b, depth, steps, every)
     return [[b.load(type_, cell, 64) for cell in line] for line in cells]
 
 
-def _loops(
+def unrolled(
     b: Builder,
     depth: int | Value,
     steps: Callable[[Value, int], None],
-    every: Callable[[], None] | None,
+    every: Callable[[], None] | None = None,
 ) -> None:
     """Write the loop over unrolled blocks of steps, and the steps that are left."""
     length = i64(depth) if isinstance(depth, int) else depth

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from whet.codegen.builder import Builder, Module, Value, const, i64, vector
+from whet.codegen.conversions import register_type
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import (
@@ -15,7 +16,7 @@ from whet.codegen.kernel_function import (
     open_function,
     strips,
 )
-from whet.codegen.operations import combine, register_type
+from whet.codegen.operations import combine
 from whet.index import Poly, ceil_div, product
 from whet.kernel.scan import Scan
 from whet.kernel.semantics import identity_of

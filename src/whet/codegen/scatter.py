@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from whet.codegen.builder import Builder, Module, Value, i64
 from whet.codegen.evaluate import Point
@@ -19,6 +20,7 @@ from whet.codegen.kernel_function import (
 from whet.index import Axis, Poly, ceil_div, product, proved
 from whet.kernel.expr import IndexValue
 from whet.kernel.scatter import Scatter
+from whet.kernel.spec import Store
 from whet.target import Target
 
 
@@ -33,7 +35,8 @@ def write_scatter(
     """Write the function of a scatter."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     places = [IndexValue(c.index, "int64") for c in kernel.inside]
-    frame = frame_of(fn, kernel.params, accesses_of(places, (kernel.start, kernel.update)))
+    stores = (kernel.start, *(s for u in kernel.updates for s in u.stores))
+    frame = frame_of(fn, kernel.params, accesses_of(places, stores))
     writer = _Writer(kernel, fn, target.lanes)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
@@ -60,11 +63,8 @@ class _Writer:
         with b.loop(first, last, hint="row") as row:
             inner = bind_flat(frame, rows, row)
             if not kernel.in_place:
-                self._loops(inner, kernel.fill, kernel.wide_fill, self._fill)
+                self._loops(inner, kernel.fill, kernel.wide_fill, partial(_store, (kernel.start,)))
             self._updates(inner)
-
-    def _fill(self, point: Point) -> None:
-        point.store(self.kernel.start)
 
     def _updates(self, frame: Frame) -> None:
         """Write all updates of a row, which has none if the updates have fewer rows."""
@@ -82,21 +82,11 @@ class _Writer:
             self._apply(frame)
 
     def _apply(self, frame: Frame) -> None:
-        kernel = self.kernel
-        if not kernel.wide:
-            self._loops(frame, kernel.axes, False, self._update)
-            return
+        self._loops(frame, self.kernel.axes, False, lambda p: self._inside(p, self._change))
 
-        def row(inner: Frame) -> None:
-            strips(inner, kernel.axes[-1], self.width, self._strip(kernel.axes[-1], self._store))
-
-        self._loops(frame, kernel.axes[:-1], False, lambda p: self._inside(p, row))
-
-    def _store(self, point: Point) -> None:
-        point.store(self.kernel.update)
-
-    def _update(self, point: Point) -> None:
-        self._inside(point, lambda _: self._store(point))
+    def _change(self, frame: Frame) -> None:
+        for update in self.kernel.updates:
+            self._loops(frame, update.axes, update.wide, partial(_store, update.stores))
 
     def _inside(self, point: Point, body: Callable[[Frame], None]) -> None:
         """Write a body that runs only if the update's place exists."""
@@ -125,3 +115,8 @@ class _Writer:
             body(Point(frame, axis, self.width, mask))
 
         return strip
+
+
+def _store(stores: tuple[Store, ...], point: Point) -> None:
+    for store in stores:
+        point.store(store)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from whet.codegen.builder import Value, const
-from whet.codegen.depth_steps import Cells
+from whet.codegen.depth_steps import Cells, row_shift
 from whet.codegen.evaluate import Point
 from whet.codegen.frame import Frame
 from whet.codegen.kernel_function import Function
@@ -112,7 +112,7 @@ class TileEpilogue:
         self, frame: Frame, cells: Cells, spot: Spot, names: dict[str, Value] | None = None
     ) -> Point:
         row, vector = spot
-        shift = {self.kernel.row: row, self.kernel.col: vector * self.target.lanes}
+        shift = {**row_shift(self.kernel, row), self.kernel.col: vector * self.target.lanes}
         mask = cells.columns.masks[vector]
         return Point(frame, self.kernel.col, self.target.lanes, mask, shift, names or {})
 

@@ -1,8 +1,8 @@
-"""Transposing a square of vectors in registers."""
+"""Transposing squares of vectors in registers, and bringing two into turns and out of them."""
 
 from __future__ import annotations
 
-from whet.codegen.builder import Builder, Value, lanes
+from whet.codegen.builder import Builder, Value, element, lanes
 
 
 def transpose(b: Builder, lines: list[Value]) -> list[Value]:
@@ -24,3 +24,22 @@ def transpose(b: Builder, lines: list[Value]) -> list[Value]:
             result[i], result[i + step] = b.blend(x, y, first), b.blend(x, y, second)
         step *= 2
     return result
+
+
+def interleaved(b: Builder, values: list[Value]) -> list[Value]:
+    """Return one vector as it is, or the lanes of two in turns."""
+    if len(values) == 1:
+        return values
+    x, y = values
+    count = lanes(x.type)
+    order = [k // 2 + count * (k % 2) for k in range(2 * count)]
+    return [b.blend(x, y, order[:count]), b.blend(x, y, order[count:])]
+
+
+def every_other(b: Builder, type_: str, pointer: Value) -> Value:
+    """Load every other element from a pointer on, and nothing behind the last of them."""
+    count = lanes(type_)
+    first = b.load(type_, pointer)
+    second = b.load(type_, b.gep(pointer, element(type_), count - 1))
+    half = range(0, count, 2)
+    return b.blend(first, second, [*half, *(count + 1 + k for k in half)])

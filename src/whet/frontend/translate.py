@@ -16,7 +16,7 @@ from whet.frontend.contrib.table import CONTRIB_DOMAIN, CONTRIB_OPS, MISPLACED_O
 from whet.frontend.ml.table import ML_DOMAIN, ML_OPS
 from whet.frontend.translation import Foreign, Translation, infer_node
 from whet.graph.edit import Names
-from whet.graph.infer import infer_shapes
+from whet.graph.infer import infer_leniently
 from whet.graph.opset import WHET_DOMAIN
 
 Key = tuple[str, str]
@@ -49,7 +49,7 @@ def translate_model(model: ir.Model) -> int:
     table = foreign_operators()
     if not any(_key(node) in table for node in model.graph.all_nodes()):
         return 0
-    _infer_what_is_standard(model)
+    infer_leniently(model)
     walk = _Walk(model, table)
     walk.graph(model.graph)
     if walk.problems:
@@ -63,14 +63,6 @@ def translate_model(model: ir.Model) -> int:
 
 def _key(node: ir.Node) -> Key:
     return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
-
-
-def _infer_what_is_standard(model: ir.Model) -> None:
-    """Infer what does not depend on foreign nodes; contradictions are reported later."""
-    try:
-        infer_shapes(model)
-    except ShapeError:
-        return
 
 
 def _infer_if_unknown(node: ir.Node) -> None:
@@ -107,7 +99,7 @@ class _Walk:
                 if attribute.type == ir.AttributeType.GRAPH:
                     self.graph(attribute.as_graph())
             if self.count > before and not self.problems:
-                _infer_what_is_standard(self.model)
+                infer_leniently(self.model)
             _infer_if_unknown(node)
 
     def translate(self, node: ir.Node, operator: Foreign) -> None:

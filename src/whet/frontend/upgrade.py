@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from whet.errors import ModelError, ShapeError
+from whet.errors import ModelError
 from whet.frontend.adapters_axes import AXES_ADAPTERS
 from whet.frontend.adapters_first import FIRST_ADAPTERS
 from whet.frontend.adapters_forms import FORM_ADAPTERS
@@ -19,7 +19,7 @@ from whet.frontend.adapters_legacy import LEGACY_ADAPTERS
 from whet.frontend.adapters_resize import RESIZE_ADAPTERS
 from whet.frontend.adapting import INFERRED_FROM, Adapter, Rewriter
 from whet.graph.edit import Names
-from whet.graph.infer import infer_node, infer_shapes
+from whet.graph.infer import infer_leniently, infer_node
 from whet.graph.opset import ONNX_DOMAINS, canonical_opset
 
 _NEEDS_RANKS_BELOW = 21
@@ -50,7 +50,7 @@ def upgrade_model(model: ir.Model) -> int:
     bodies = [(model.graph, model.opset_imports)]
     bodies += [(f.graph, f.opset_imports) for f in model.functions.values()]
     if any(_needs_ranks(graph, v.get("", canonical_opset()), table) for graph, v in bodies):
-        _infer_leniently(model)
+        infer_leniently(model)
     names = Names(model)
     count = 0
     for graph, imports in bodies:
@@ -69,14 +69,6 @@ def _needs_ranks(graph: ir.Graph, version: int, table: dict[str, tuple[Adapter, 
         for node in graph.all_nodes()
         for adapter in table.get(node.op_type, ())
     )
-
-
-def _infer_leniently(model: ir.Model) -> None:
-    """Infer ranks at the old opset; contradictions are reported later, at the canonical one."""
-    try:
-        infer_shapes(model)
-    except ShapeError:
-        return
 
 
 def _spell_domain(model: ir.Model) -> None:

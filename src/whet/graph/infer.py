@@ -53,6 +53,14 @@ def infer_shapes(model: ir.Model) -> int:
     return _merge(model.graph, inferred.graph)
 
 
+def infer_leniently(model: ir.Model) -> None:
+    """Infer what can be known by now; contradictions are reported by whoever infers all of it."""
+    try:
+        infer_shapes(model)
+    except ShapeError:
+        return
+
+
 def infer_node(node: ir.Node) -> None:
     """Describe the outputs of a node of the canonical opset, where they follow from its inputs.
 

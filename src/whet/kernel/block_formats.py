@@ -29,7 +29,7 @@ class BlockFormat:
     """How weights lie in blocks.
 
     Attributes:
-        name: what GGUF calls it.
+        name: what GGUF calls it, or a name of our own.
         group_bytes: bytes of a block in a row of the file.
         block: values of a block.
         bits: bits of a code where kernels read it, 4 or 8.
@@ -37,6 +37,7 @@ class BlockFormat:
         spans: scales in a group.
         minimums: whether groups have minimums.
         nested: whether scales and minimums are small integers times a factor for 8 groups.
+        wide: whether scales and minimums are float32, not float16.
     """
 
     name: str
@@ -47,6 +48,12 @@ class BlockFormat:
     spans: int = 1
     minimums: bool = False
     nested: bool = False
+    wide: bool = False
+
+    @property
+    def scale_bytes(self) -> int:
+        """Bytes of a scale or minimum where kernels read it."""
+        return 1 if self.nested else 4 if self.wide else 2
 
     def row_bytes(self, depth: int) -> int:
         """Return the bytes of a row."""
@@ -59,7 +66,7 @@ class Blocks:
 
     Attributes:
         codes: unsigned codes [row, group, 32].
-        scales: [row, group * spans]; float16, or small integers where they are nested.
+        scales: [row, group * spans]; floats, or small integers where they are nested.
         minimums: what is added, of the same kind; ``None`` for nothing.
         factors: float16 factors of nested scales [row, 8 groups].
         minimum_factors: those of nested minimums.
@@ -104,11 +111,26 @@ FORMATS: Mapping[str, BlockFormat] = MappingProxyType(
     }
 )
 
+"""The formats of GGUF files."""
+
+WIDE_FORMATS: Mapping[str, BlockFormat] = MappingProxyType(
+    {
+        f.name: f
+        for f in (
+            BlockFormat("W4_0", 20, 32, 4, 8, wide=True),
+            BlockFormat("W4_1", 24, 32, 4, 0, minimums=True, wide=True),
+            BlockFormat("W8_0", 36, 32, 8, 128, wide=True),
+            BlockFormat("W8_1", 40, 32, 8, 0, minimums=True, wide=True),
+        )
+    }
+)
+"""Formats that keep every bit of scales in float32, as MatMulNBits has them."""
+
 
 def read_blocks(kind: BlockFormat, data: Array) -> Blocks:
     """Take rows of bytes [row, bytes] apart; scales and codes keep every bit that the file has."""
     rows = np.ascontiguousarray(data, np.uint8).reshape(len(data), -1, kind.group_bytes)
-    return _READERS[kind.name](rows)
+    return _wide_blocks(kind, rows) if kind.wide else _READERS[kind.name](rows)
 
 
 def dequantized(kind: BlockFormat, data: Array) -> Array:
@@ -126,7 +148,7 @@ def dequantized(kind: BlockFormat, data: Array) -> Array:
 
 
 def written_blocks(kind: BlockFormat, codes: Array, scales: Array, minimums: Array | None) -> Array:
-    """Return rows of bytes, as a GGUF file holds them: Q8_0, Q4_0 or Q4_1.
+    """Return rows of bytes, as a GGUF file holds them: Q8_0, Q4_0, Q4_1, or a wide format.
 
     Args:
         kind: the format.
@@ -136,7 +158,8 @@ def written_blocks(kind: BlockFormat, codes: Array, scales: Array, minimums: Arr
     """
     groups = codes.astype(np.uint8).reshape(len(codes), -1, GROUP)
     heads = [scales] if minimums is None else [scales, minimums]
-    parts = [np.ascontiguousarray(h.astype(np.float16)[..., None]).view(np.uint8) for h in heads]
+    type_ = np.float32 if kind.wide else np.float16
+    parts = [np.ascontiguousarray(h.astype(type_)[..., None]).view(np.uint8) for h in heads]
     if kind.bits == 4:
         parts.append(groups[..., : GROUP // 2] | groups[..., GROUP // 2 :] << np.uint8(4))
     else:
@@ -179,6 +202,13 @@ def _q5_0(rows: Array) -> Blocks:
 def _q5_1(rows: Array) -> Blocks:
     codes = _nibbles(rows[..., 8:]) | _fifth_bits(rows[..., 4:8])
     return Blocks(codes, _half(rows[..., :2]), _half(rows[..., 2:4]))
+
+
+def _wide_blocks(kind: BlockFormat, rows: Array) -> Blocks:
+    head = kind.scale_bytes * (1 + kind.minimums)
+    heads = np.ascontiguousarray(rows[..., :head]).view(np.float32)
+    codes = _nibbles(rows[..., head:]) if kind.bits == 4 else rows[..., head:] ^ np.uint8(kind.zero)
+    return Blocks(codes, heads[..., 0], heads[..., 1] if kind.minimums else None)
 
 
 def _nested(rows: Array, codes: Array) -> Blocks:

@@ -1,6 +1,7 @@
 """Products with weights in blocks of few bits: rows become integers, sums are taken in integers.
 
-Two anchors, two kernels. *Rows in blocks*: every 32 values of a row become 8-bit integers and a
+Where rows stay floats, ``dequantized.py`` says what happens. Here are two anchors and two kernels.
+*Rows in blocks*: every 32 values of a row become 8-bit integers and a
 scale, laid out ``[tile, group, row in its tile, word]`` so that a register tile reads one stretch
 of memory: 8 words with 32 signed codes, a word with the scale, and ``spans`` words with what sums
 begin from; what lies behind the last row is not written. *Block products* multiply these rows by
@@ -19,7 +20,7 @@ from whet.kernel.block_formats import GROUP, SUPER, BlockFormat
 from whet.kernel.expr import Expr
 
 if TYPE_CHECKING:
-    from whet.kernel.spec import Param, Store
+    from whet.kernel.spec import Param, Step, Store
 
 PANEL = 32
 """Columns of a panel of weights."""
@@ -45,8 +46,7 @@ def row_words(spans: int) -> int:
 
 def record_bytes(kind: BlockFormat) -> int:
     """Return the bytes of a group of a panel: scales, minimums, codes."""
-    head = PANEL * kind.spans * (1 if kind.nested else 2)
-    head += PANEL * (1 if kind.nested else 2) * kind.minimums
+    head = PANEL * kind.scale_bytes * (kind.spans + kind.minimums)
     return head + PANEL * GROUP * kind.bits // 8
 
 
@@ -77,6 +77,9 @@ class QuantizedRows:
         zero: what weights subtract from their codes; sums begin at ``-zero`` times those of the
             codes. At 0 the word is a float instead, the sum of the values, for minimums.
         spans: parts of a group that are summed apart.
+        steps: reductions of a row that come first, as of a norm; ``x`` may use their names.
+        product: a product that comes first, of the same rows and with a column for each value;
+            ``x`` then reads it as ``Var("acc")``.
     """
 
     x: Expr
@@ -84,14 +87,19 @@ class QuantizedRows:
     depth: Axis
     zero: int
     spans: int
+    steps: tuple[Step, ...] = ()
+    product: BlockSum | None = None
 
     def expressions(self) -> list[Expr]:
         """Return the roots of all expressions."""
-        return [self.x]
+        product = self.product.expressions() if self.product is not None else []
+        return [self.x, *(step.body for step in self.steps), *product]
 
     def rewritten(self, rewrite: Callable[[Expr], Expr]) -> QuantizedRows:
         """Return the rows with every expression rewritten."""
-        return replace(self, x=rewrite(self.x))
+        steps = tuple(replace(s, body=rewrite(s.body)) for s in self.steps)
+        product = self.product.rewritten(rewrite) if self.product is not None else None
+        return replace(self, x=rewrite(self.x), steps=steps, product=product)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +146,7 @@ class RowQuantization:
         zero: see ``QuantizedRows``.
         spans: see ``QuantizedRows``.
         groups: groups in a chunk.
+        steps: reductions of a row that come first; each is over one axis.
     """
 
     params: tuple[Param, ...]
@@ -148,6 +157,24 @@ class RowQuantization:
     zero: int
     spans: int
     groups: int
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RowsOut:
+    """The end of a product whose results become rows in blocks: a panel's columns are a group.
+
+    Attributes:
+        value: a result; reads the sum as ``Var("acc")``.
+        output: parameter of the rows in blocks.
+        zero: see ``QuantizedRows``.
+        spans: see ``QuantizedRows``.
+    """
+
+    value: Expr
+    output: int
+    zero: int
+    spans: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +194,7 @@ class BlockProduct:
         block: rows of a chunk.
         vectors: vectors of columns of a register tile.
         stretch: groups that are unpacked at once for the many rows of a chunk; 0 for none.
+        rows_out: what is done with results instead of stores, if they become rows in blocks.
     """
 
     params: tuple[Param, ...]
@@ -181,6 +209,7 @@ class BlockProduct:
     block: int
     vectors: int
     stretch: int
+    rows_out: RowsOut | None = None
 
     @property
     def panel_count(self) -> Poly:

@@ -13,6 +13,7 @@ import numpy as np
 
 from whet.index import Atom, Axis, Dim, Div, Mod, Poly
 from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Load, Read, Var, Within
+from whet.kernel.integer_attention import MASS, SHARE, IntegerAttention
 from whet.kernel.semantics import (
     REDUCTIONS,
     SEMANTICS,
@@ -175,10 +176,26 @@ class Grid:
         with np.errstate(all="ignore"):
             return self.reduce("sum", axes, widened(self.value(a)) * widened(self.value(b)))
 
-    def attend(self, scores: Scores, key: Axis, v: Expr) -> Array:
-        """Return the sum over ``key`` of ``softmax over key (score) * v``."""
-        inner = self.product(scores.q, scores.k, (scores.depth,))
+    def attend(self, scores: Scores, key: Axis, v: Expr) -> dict[str, Array]:
+        """Return what the body reads: the sum over ``key`` of ``softmax over key (score) * v``."""
+        integers = scores.integers
+        q, k, values = (self.value(e) for e in (scores.q, scores.k, v))
+        if integers is not None:
+            flipped = zip((q, k, values), integers.flips, ("uint8", "int8", "int8"), strict=True)
+            q, k, values = (_flipped(x, flips).view(kind) for x, flips, kind in flipped)
+        with np.errstate(all="ignore"):
+            inner = self.reduce("sum", (scores.depth,), widened(q) * widened(k))
         score = replace(self, names={ACCUMULATOR: inner}).value(scores.score)
+        share = self._shares(scores, key, score)
+        names = {}
+        if integers is not None:
+            share = widened(replace(self, names={SHARE: share}).value(integers.share))
+            names[MASS] = self.reduce("sum", (key,), share)
+        with np.errstate(all="ignore"):
+            return {ACCUMULATOR: self.reduce("sum", (key,), share * widened(values)), **names}
+
+    def _shares(self, scores: Scores, key: Axis, score: Array) -> Array:
+        """Return the softmax over ``key`` of scores."""
         top = self.reduce("max", (key,), score)
         with np.errstate(all="ignore"):
             raised = np.exp(score - top)
@@ -187,8 +204,7 @@ class Grid:
             share = np.where(np.isnan(share), np.zeros_like(share), share)
         if scores.zero_empty:
             share = np.where(np.isneginf(top), np.zeros_like(share), share)
-        with np.errstate(all="ignore"):
-            return self.reduce("sum", (key,), share * self.value(v))
+        return np.asarray(share)
 
     def without(self, axes: tuple[Axis, ...], values: Array) -> tuple[Grid, Array]:
         """Return the grid of the first axes only, and values that are constant along the others."""
@@ -203,6 +219,11 @@ def widened(values: Array) -> Array:
     return values.astype(np.int32) if narrow else values
 
 
+def _flipped(values: Array, flips: bool) -> Array:
+    """Return bytes with their highest bit flipped, if that is wanted."""
+    return np.asarray(values.view(np.uint8) ^ np.uint8(128)) if flips else values
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """What a softmax of attention is taken of: an expression of ``sum over depth of q * k``."""
@@ -213,3 +234,4 @@ class Scores:
     score: Expr
     zero_nan: bool
     zero_empty: bool
+    integers: IntegerAttention | None = None

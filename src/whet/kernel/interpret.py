@@ -9,8 +9,10 @@ import numpy as np
 
 from whet.dtypes import DTYPES, numpy_dtype
 from whet.index import Axis, Dim, product, var
+from whet.kernel.block_formats import dequantized
 from whet.kernel.blocks import BlockSum, QuantizedRows
 from whet.kernel.chain import Chain
+from whet.kernel.dequantized import DequantizedSum
 from whet.kernel.expr import Expr, Load, Read, Within, walk
 from whet.kernel.filter import Kept
 from whet.kernel.grid import Grid, Leaf, Scores, widened
@@ -106,6 +108,8 @@ class _Evaluation:
             return self._stored(_run_whole(grid, tensor, definition), tensor.dtype)
         if isinstance(definition.anchor, BlockSum):
             grid = replace(grid, names={ACCUMULATOR: self._blocks(definition.anchor)})
+        elif isinstance(definition.anchor, DequantizedSum):
+            grid = replace(grid, names={ACCUMULATOR: self._dequantized(definition.anchor)})
         else:
             grid = _run_anchor(grid, definition)
         outer, values = grid.without(definition.axes, grid.value(definition.body))
@@ -130,8 +134,14 @@ class _Evaluation:
 
     def _rows(self, anchor: QuantizedRows) -> Array:
         """Return rows in blocks."""
-        grid = Grid((anchor.row, anchor.depth), self.dims, self._load, precise=self.precise)
-        x = np.broadcast_to(grid.value(anchor.x), grid.shape)
+        axes = (anchor.row, anchor.depth)
+        along = (a for step in anchor.steps for a in step.axes)
+        every = tuple(dict.fromkeys((*axes, *along)))
+        grid = Grid(every, self.dims, self._load, precise=self.precise).run_steps(anchor.steps)
+        if anchor.product is not None:
+            grid = replace(grid, names={ACCUMULATOR: self._blocks(anchor.product)})
+        rows, values = grid.without(axes, grid.value(anchor.x))
+        x = np.broadcast_to(values, rows.shape)
         return quantized_rows(x, anchor.zero, anchor.spans)
 
     def _blocks(self, anchor: BlockSum) -> Array:
@@ -139,6 +149,14 @@ class _Evaluation:
         found = [self.tensor(e.source) for e in anchor.expressions() if isinstance(e, Load)]
         weights = np.concatenate(found[1:])
         return block_product(found[0], weights, anchor.kind)[: self._extent(anchor.row)]
+
+    def _dequantized(self, anchor: DequantizedSum) -> Array:
+        """Return the sums of a product of float rows and weights in blocks [row, column]."""
+        grid = Grid((anchor.row, anchor.inner), self.dims, self._load, precise=self.precise)
+        x = np.broadcast_to(grid.value(anchor.x), grid.shape)
+        weights = [self.tensor(w.source) for w in anchor.weights if isinstance(w, Load)]
+        whole = dequantized(anchor.kind, np.concatenate(weights))
+        return np.asarray(x.astype(np.float64) @ whole.astype(np.float64).T)
 
     def _extent(self, axis: Axis) -> int:
         return Grid((axis,), self.dims, self._load).extent(axis.extent)
@@ -210,12 +228,12 @@ def _run_anchor(grid: Grid, definition: Definition) -> Grid:
     else:
         assert isinstance(anchor, Attend), f"{type(anchor).__name__} has no meaning"
         scores = _scores(anchor)
-        total = grid.attend(scores, anchor.key, anchor.v)
+        return replace(grid, names=grid.attend(scores, anchor.key, anchor.v))
     return replace(grid, names={ACCUMULATOR: total})
 
 
 def _scores(of: Attend | Attention) -> Scores:
-    return Scores(of.q, of.k, of.depth, of.score, of.zero_nan, of.zero_empty)
+    return Scores(of.q, of.k, of.depth, of.score, of.zero_nan, of.zero_empty, of.integers)
 
 
 # -- kernels ---------------------------------------------------------------------------------------
@@ -311,7 +329,7 @@ def run_attention(
     read = _reader(buffers, [p.dtype for p in kernel.params])
     grid = Grid(axes, dims or {}, read, precise=precise)
     scores = _scores(kernel)
-    grid = replace(grid, names={ACCUMULATOR: grid.attend(scores, kernel.key, kernel.v)})
+    grid = replace(grid, names=grid.attend(scores, kernel.key, kernel.v))
     _run_stores(grid, outer_axes, kernel.stores, buffers)
 
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from whet.index import Axis, Poly
-from whet.kernel.expr import Expr
+from whet.kernel.expr import Expr, Read
 
 if TYPE_CHECKING:
-    from whet.kernel.expr import Read
     from whet.kernel.spec import Param, Store
 
 PAGE = 32
@@ -112,6 +111,21 @@ class Pages:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryPart:
+    """Some neighbouring elements of every query, computed when a tile begins.
+
+    Attributes:
+        first: where they begin in a query.
+        axis: the elements, in lanes; with several values, so many elements each.
+        values: the elements at (token, head, axis), which take turns.
+    """
+
+    first: int
+    axis: Axis
+    values: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PagedAttention:
     """The kernel: a chunk is one tile and one head of keys, with all heads of queries that use it.
 
@@ -124,7 +138,8 @@ class PagedAttention:
         head: heads of queries.
         depth: what queries and keys are multiplied along.
         col: columns of the result, in lanes.
-        q: queries, affine in token, head and depth, contiguous in depth.
+        queries: parts of the queries. A single one that is a ``Read``, affine in token and head and
+            contiguous, is read where it lies; else all wait in scratch while a tile is computed.
         pages: tables and pools.
         weighing: how scores become weights.
         store: writes ``Var("acc")`` at (token, head, col).
@@ -137,9 +152,15 @@ class PagedAttention:
     head: Axis
     depth: Axis
     col: Axis
-    q: Read
+    queries: tuple[QueryPart, ...]
     pages: Pages
     weighing: Weighing
     store: Store
     group: int
     rows: int
+
+    @property
+    def in_place(self) -> bool:
+        """Whether queries are read where they lie."""
+        values = [v for part in self.queries for v in part.values]
+        return len(values) == 1 and isinstance(values[0], Read)

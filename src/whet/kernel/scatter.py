@@ -47,6 +47,21 @@ class Updates:
 
 
 @dataclass(frozen=True, slots=True)
+class Update:
+    """What changes where an update is applied.
+
+    Attributes:
+        axes: loops around the stores, in order; lanes run along the last if ``wide``.
+        stores: the changes.
+        wide: whether it runs in lanes: they change different elements.
+    """
+
+    axes: tuple[Axis, ...]
+    stores: tuple[Store, ...]
+    wide: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Scatter:
     """The kernel of a scatter. A chunk fills part of the result, then applies the updates to it.
 
@@ -57,12 +72,11 @@ class Scatter:
         fill: the other axes of the result, outermost first; lanes run along the last if
             ``wide_fill``.
         start: what the result holds before the updates, at a point of shared and fill axes.
-        axes: the other axes of the updates, in the order in which they are applied; lanes run
-            along the last if ``wide``.
-        inside: conditions under which an update is applied.
-        update: the update, at a point of the updates' axes.
+        axes: the other axes of the updates, in the order in which they are applied, but for those
+            of each update itself.
+        inside: conditions under which updates are applied, at a point of shared axes and ``axes``.
+        updates: what is changed there. Several are made in place, of different elements.
         wide_fill: whether the fill runs in lanes.
-        wide: whether updates run in lanes: they change neighbouring elements.
         grain: points of the shared axes in one chunk.
         in_place: whether the result holds its elements before the updates already.
     """
@@ -73,8 +87,7 @@ class Scatter:
     start: Store
     axes: tuple[Axis, ...]
     inside: tuple[Within, ...]
-    update: Store
+    updates: tuple[Update, ...]
     wide_fill: bool
-    wide: bool
     grain: int = 1
     in_place: bool = False

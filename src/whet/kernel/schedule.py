@@ -1,4 +1,4 @@
-"""Default schedules: register tiles and chunk sizes from a cost model.
+"""Default schedules of products: register tiles and chunk sizes from a cost model.
 
 The tuner may replace any of these; nothing here depends on what a kernel computes.
 """
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import product as pairs
 
 from whet.kernel.spec import Tile
-from whet.kernel.winograd import FILTERINGS
 from whet.target import Target
 
 FMA_PER_CYCLE = 2
@@ -77,7 +76,7 @@ class Work:
 
 def choose_tile(work: Work, target: Target, threads: int) -> Tile:
     """Return the register tile and chunks with the least estimated time."""
-    return tile_of_shape(work, target, threads, _register_tile(work, target))
+    return tile_of_shape(work, target, threads, register_tile(work, target, threads))
 
 
 def tile_of_shape(work: Work, target: Target, threads: int, shape: tuple[int, int]) -> Tile:
@@ -143,7 +142,8 @@ def _prefetch(work: Work, target: Target, row_items: int, vectors: int, unroll: 
     return lines
 
 
-def _register_tile(work: Work, target: Target) -> tuple[int, int]:
+def register_tile(work: Work, target: Target, threads: int) -> tuple[int, int]:
+    """Return rows and vectors of the tile with the least estimated time."""
     best: tuple[float, int, int] | None = None
     most = min(MAX_VECTORS, -(-work.cols // target.lanes))
     for vectors in range(1, most + 1):
@@ -152,12 +152,25 @@ def _register_tile(work: Work, target: Target) -> tuple[int, int]:
             tallest = min(tallest, MOST_EDGE_ROWS)
         for rows in range(1, min(tallest, work.rows) + 1):
             cost = cycles(work, target, rows, vectors)
+            cost *= _longest_share(work, target, threads, (rows, vectors))
             if target.lane_fma:
                 cost *= 1 + LOAD_COST * (1 / target.lanes / vectors + 1 / rows)
             if best is None or cost < best[0] * 0.999:
                 best = cost, rows, vectors
     assert best is not None
     return best[1], best[2]
+
+
+def _longest_share(work: Work, target: Target, threads: int, tile: tuple[int, int]) -> float:
+    """Return what the largest share is of an even one, where threads share out panels alone.
+
+    A classifier of 1000 columns has nine panels of 7 vectors, or eight of 8.
+    """
+    rows, vectors = tile
+    if work.open or work.outer * -(-work.rows // rows) > 1:
+        return 1.0
+    panels = -(-work.cols // (vectors * target.lanes))
+    return -(-panels // threads) * threads / panels
 
 
 def most_rows(target: Target, vectors: int) -> int:
@@ -233,7 +246,7 @@ def _chunks(
             row_items = -(-row_items // 2)
     if row_items == 1 and threads > 1 and not work.open:
         columns = _shorter(_count(items, 1), panels, columns, cycles, 2 * wanted)
-    return _even(items, row_items), _even(panels, columns)
+    return even(items, row_items), even(panels, columns)
 
 
 def _is_deep(work: Work, target: Target, vectors: int, block: int) -> bool:
@@ -260,146 +273,6 @@ def _count(total: int, size: int) -> int:
     return -(-total // size)
 
 
-def _even(total: int, size: int) -> int:
+def even(total: int, size: int) -> int:
     """Shrink a block size so that blocks are of nearly equal size."""
     return -(-total // _count(total, size))
-
-
-@dataclass(frozen=True, slots=True)
-class Heads:
-    """The size of an attention.
-
-    Attributes:
-        points: batch times heads.
-        rows: queries.
-        keys: keys.
-        depth: what queries and keys are multiplied along.
-        cols: columns of the values.
-        fixed: whether the number of keys is known before the run.
-    """
-
-    points: int
-    rows: int
-    keys: int
-    depth: int
-    cols: int
-    fixed: bool
-
-
-def choose_attention(work: Heads, target: Target, threads: int) -> tuple[int, int, int, int, int]:
-    """Return rows, key vectors and column vectors of the tiles, row tiles and keys of a block."""
-    limit = target.registers - 1
-    best: tuple[float, int, int, int] | None = None
-    for height in range(1, min(work.rows, limit - 1) + 1):
-        most = max((limit - height) // height, 0) if height > 1 else MAX_VECTORS
-        for wide, across in pairs(range(1, min(most, MAX_VECTORS) + 1), repeat=2):
-            if height > most_rows(target, max(wide, across)):
-                continue
-            scores = Work(1, work.rows, work.keys, work.depth, work.depth, False)
-            values = Work(1, work.rows, work.cols, work.keys, work.keys, False)
-            cost = cycles(scores, target, height, wide) + cycles(values, target, height, across)
-            if best is None or cost < best[0] * 0.999:
-                best = cost, height, wide, across
-    assert best is not None
-    _, rows, wide, across = best
-    tiles = -(-work.rows // rows)
-    chunks = min(tiles, max(1, -(-4 * threads // work.points))) if threads > 1 else 1
-    together = _even(tiles, -(-tiles // chunks))
-    if work.fixed and work.keys <= MOST_KEYS:
-        return rows, wide, across, together, work.keys
-    panel = wide * target.lanes
-    keys = _even(work.keys, KEY_BLOCK) if work.fixed else KEY_BLOCK
-    block = -(-keys // panel) * panel
-    waiting = 4 * rows * (work.cols + 2 * target.lanes)
-    room = max(1, target.l2_bytes // waiting)
-    return rows, wide, across, min(together, room), block
-
-
-@dataclass(frozen=True, slots=True)
-class Convolution:
-    """The size of a 3x3 convolution of stride 1: output pixels, input and output channels."""
-
-    images: int
-    rows: int
-    cols: int
-    depth: int
-    filters: int
-
-
-MOST_KEYS = 512
-"""Keys that are done in one block if their number is known."""
-KEY_BLOCK = 384
-BYTES_PER_CYCLE = 4
-TRANSFORM_CYCLES = 5
-WINOGRAD_GAIN = 0.9
-PANEL_VECTORS = 2
-"""Vectors of filters that are done at a time, mostly."""
-
-
-def choose_winograd(work: Convolution, target: Target, threads: int) -> tuple[int, Tile] | None:
-    """Return tile size and schedule of a Winograd convolution, or ``None`` if direct is faster.
-
-    Weighs the multiplications saved against the transforms and against reading larger weights.
-    """
-    pixels = work.images * work.rows * work.cols
-    macs = work.depth * work.filters / target.lanes / FMA_PER_CYCLE
-    direct = max(pixels * 9 * macs / threads, 9 * work.depth * work.filters * 4 / BYTES_PER_CYCLE)
-    best: tuple[float, int, Tile] | None = None
-    for size in (2, 4):
-        tiles = _winograd_tiles(work, size)
-        span = (size + 2) ** 2
-        tile = winograd_of_size(work, target, threads, size)
-        padded = -(-tiles // tile.rows) * tile.rows
-        transforms = tiles * (work.depth + work.filters) / target.lanes * span * TRANSFORM_CYCLES
-        memory = span * work.depth * work.filters * 4 / BYTES_PER_CYCLE
-        cost = max((padded * span * macs + transforms) / threads, memory)
-        if best is None or cost < best[0]:
-            best = cost, size, tile
-    assert best is not None
-    return best[1:] if best[0] < WINOGRAD_GAIN * direct else None
-
-
-def _winograd_tiles(work: Convolution, size: int) -> int:
-    return work.images * -(-work.rows // size) * -(-work.cols // size)
-
-
-def winograd_of_size(work: Convolution, target: Target, threads: int, size: int) -> Tile:
-    """Return a schedule whose transformed tiles of a size, or else the weights, stay near.
-
-    Weights that the level-2 cache does not hold come from afar for every block of tiles: then few
-    blocks are better than transformed tiles that stay in that cache.
-    """
-    tiles, span = _winograd_tiles(work, size), (size + 2) ** 2
-    weights = 4 * span * work.depth * work.filters
-    columns = 2 if threads % 2 == 0 and _shares_columns(work, target, size) else 1
-    near = 2 * target.l2_bytes if weights > target.l2_bytes else target.l2_bytes // 2
-    room = near // (4 * span * (work.depth + PANEL_VECTORS * target.lanes))
-    most = tiles if columns > 1 else max(1, min(tiles, room))
-    sharing = threads // columns
-    rounds = -(-tiles // (most * sharing))
-    blocks = min(rounds * sharing, tiles)
-    share = -(-tiles // blocks)
-    rows, vectors = _register_tile(
-        Work(1, share, work.filters, work.depth, work.depth, False), target
-    )
-    items = -(-share // rows)
-    panels = -(-work.filters // (vectors * target.lanes))
-    steps = items * work.depth // UNROLL
-    lines = -(-work.depth * vectors * target.vector_bytes // (LINE_BYTES * max(steps, 1)))
-    return Tile(rows, vectors, UNROLL, items, -(-panels // columns), min(lines, MOST_PREFETCHES))
-
-
-def _shares_columns(work: Convolution, target: Target, size: int) -> bool:
-    """Whether halves of the filters are shared out, so that no thread reads all weights.
-
-    Each thread then transforms all tiles, which have to stay in the second cache with the products
-    of a panel and partial results. Two threads of a Cascade Lake took 520 us instead of 600 for
-    14 x 14 x 256 (decision 24), and 355 instead of 368 for 28 x 28 x 128 (decision 25).
-    """
-    filtering = FILTERINGS[size]
-    panel = PANEL_VECTORS * target.lanes
-    group = filtering.together * filtering.span * (work.depth + panel)
-    tile_bytes = 4 * (group + size**2 * -(-work.filters // 2))
-    weights = 4 * filtering.span**2 * work.depth * work.filters
-    near = tile_bytes * _winograd_tiles(work, size) <= target.l2_bytes * 13 // 16
-    return weights > 2 * target.l2_bytes and near

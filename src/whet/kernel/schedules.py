@@ -12,15 +12,9 @@ from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 
 from whet.errors import OptionError
-from whet.kernel.schedule import (
-    MAX_VECTORS,
-    Convolution,
-    Work,
-    choose_tile,
-    choose_winograd,
-    most_rows,
-)
+from whet.kernel.schedule import MAX_VECTORS, Work, choose_tile, most_rows
 from whet.kernel.spec import Tile
+from whet.kernel.winograd_schedule import Convolution, choose_winograd
 from whet.target import Target
 
 MOST_UNROLL = 16

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from whet.index import Axis, Poly
 from whet.kernel.blocks import BlockProduct, RowQuantization
 from whet.kernel.chain import Chain
+from whet.kernel.dequantized import DequantizedProduct
 from whet.kernel.expr import Expr, Read, Within
 from whet.kernel.filter import Filter
+from whet.kernel.integer_attention import IntegerAttention
 from whet.kernel.paged import PagedAttention
 from whet.kernel.pooled import Pooled
 from whet.kernel.recurrence import Recurrence
@@ -75,6 +77,8 @@ class Nest:
             read; 0 where that axis is none of a point's own loops.
         squares: whether it is a copy from a source that is contiguous along the axis next to the
             lanes, so that squares of both are transposed; the grain then counts rows of squares.
+        interleaved: whether the few points of the axis next to the lanes lie side by side in the
+            result, between those of neighbouring lanes, so that vectors of all are interleaved.
     """
 
     params: tuple[Param, ...]
@@ -87,6 +91,7 @@ class Nest:
     block: int = 0
     tile: int = 0
     squares: bool = False
+    interleaved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +202,8 @@ class Contraction:
         quad: for 8-bit integers, which depth values go together: ``a`` is unsigned, ``b`` signed,
             and the sum a 32-bit integer that wraps.
         ahead: what is fetched for the next launch; changes no result.
+        lines: points of the last outer axis that a register tile takes together, each with all its
+            rows; ``None`` for one, or part of its rows.
     """
 
     params: tuple[Param, ...]
@@ -214,6 +221,7 @@ class Contraction:
     zeros: int = -1
     quad: Quad | None = None
     ahead: Ahead | None = None
+    lines: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +250,8 @@ class Attention:
         keys: keys of a block.
         zero_nan: whether rows whose softmax is not a number give 0.
         zero_empty: whether rows whose scores are all minus infinity give 0.
+        integers: if both products are of 8-bit integers, what else that takes; all keys are then
+            one block, and stores may also read ``Var("mass")``.
     """
 
     params: tuple[Param, ...]
@@ -262,6 +272,7 @@ class Attention:
     keys: int
     zero_nan: bool = False
     zero_empty: bool = False
+    integers: IntegerAttention | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,4 +332,5 @@ Kernel = (
     | PagedAttention
     | RowQuantization
     | BlockProduct
+    | DequantizedProduct
 )

@@ -9,8 +9,10 @@ import numpy as np
 
 from whet.index import Axis, Poly, as_poly, product, var
 from whet.kernel.blocks import BlockSum, QuantizedRows
+from whet.kernel.dequantized import DequantizedSum
 from whet.kernel.expr import Expr, Load
 from whet.kernel.filter import Kept
+from whet.kernel.integer_attention import IntegerAttention
 from whet.kernel.paged import PagedAttend
 from whet.kernel.recurrence import Recur
 from whet.kernel.scan import Prefix
@@ -87,6 +89,8 @@ class Attend:
         col: output axis of the values.
         zero_nan: whether rows whose softmax is not a number give 0.
         zero_empty: whether rows whose scores are all minus infinity give 0.
+        integers: if both products are of 8-bit integers, what else that takes; its expression reads
+            no tensor, and the body may also read ``Var("mass")``.
     """
 
     q: Expr
@@ -99,6 +103,7 @@ class Attend:
     col: Axis
     zero_nan: bool = False
     zero_empty: bool = False
+    integers: IntegerAttention | None = None
 
     def expressions(self) -> list[Expr]:
         """Return the roots of all expressions."""
@@ -113,7 +118,7 @@ class Attend:
 Whole = Recur | Updates | Sorted | Kept | PagedAttend | QuantizedRows
 """Anchors that work in the memory of their result, so that no epilogue can run on registers."""
 
-Anchor = Steps | Product | Attend | Prefix | BlockSum | Whole
+Anchor = Steps | Product | Attend | Prefix | BlockSum | DequantizedSum | Whole
 
 
 @dataclass(frozen=True, slots=True)

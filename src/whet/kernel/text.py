@@ -9,7 +9,9 @@ from typing import Any
 
 from whet.index import Atom, Axis, Dim, Div, Opaque, Poly
 from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Load, Read, Var, Within, walk
+from whet.kernel.paged import QueryPart
 from whet.kernel.recurrence import Pass
+from whet.kernel.scatter import Update
 from whet.kernel.spec import Ahead, Kernel, Panels, Quad, Step, Store
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "eq": "=="}
@@ -60,7 +62,11 @@ def _atom_text(atom: Atom) -> str:
 
 
 def _field_lines(label: str, value: Any, indent: str) -> Iterator[str]:
-    if isinstance(value, tuple) and value and isinstance(value[0], Store | Step | Pass):
+    if (
+        isinstance(value, tuple)
+        and value
+        and isinstance(value[0], Store | Step | Pass | Update | QueryPart)
+    ):
         for item in value:
             yield from _field_lines(label, item, indent)
     elif isinstance(value, Store):
@@ -70,7 +76,7 @@ def _field_lines(label: str, value: Any, indent: str) -> Iterator[str]:
     elif isinstance(value, Step):
         over = ", ".join(axis_text(a) for a in value.axes)
         yield from _with_names(value.body, f"{value.name} = {value.op} over {over} of ", indent)
-    elif isinstance(value, Pass):
+    elif isinstance(value, Pass | Update | QueryPart):
         yield f"{indent}{label}:"
         for field in fields(value):
             yield from _field_lines(field.name, getattr(value, field.name), indent + "  ")

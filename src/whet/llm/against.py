@@ -27,6 +27,7 @@ class Duel:
         what: ``prefill`` or ``decode``.
         batch: sequences.
         tokens: tokens of a step, of all sequences together.
+        context: positions of each sequence in front of the first step.
         rounds: turns of each.
         ours: Whet's best rate, tokens a second.
         theirs: the other's.
@@ -36,6 +37,7 @@ class Duel:
     what: str
     batch: int
     tokens: int
+    context: int
     rounds: int
     ours: float
     theirs: float
@@ -68,7 +70,7 @@ class Turns:
             spans = [Span(prompt, 0, _pages(0, tokens), 1)]
             _clear(self.theirs)
             times.append(self._pair(spans, number))
-        return _duel("prefill", 1, tokens, times[1:])
+        return _duel("prefill", (1, tokens, 0), times[1:])
 
     def decode(self, batch: int, start: int, rounds: int, seed: int = 0) -> Duel:
         """Measure steps of one more token for each sequence behind random prompts."""
@@ -87,7 +89,7 @@ class Turns:
                 Span([token], start + number, _pages(k, room), 1) for k, token in enumerate(drawn)
             ]
             times.append(self._pair(spans, number))
-        return _duel("decode", batch, batch, times[1:])
+        return _duel("decode", (batch, batch, start), times[1:])
 
     def _pair(self, spans: Sequence[Span], number: int) -> tuple[float, float]:
         """Run a step in both engines, in turn the one and the other first; return seconds."""
@@ -122,7 +124,9 @@ def _clear(engine: Runs) -> None:
         clear()
 
 
-def _duel(what: str, batch: int, tokens: int, times: list[tuple[float, float]]) -> Duel:
+def _duel(what: str, size: tuple[int, int, int], times: list[tuple[float, float]]) -> Duel:
+    """Return what times of both say of a step: its size is batch, tokens and context."""
+    batch, tokens, context = size
     ours, theirs = (min(column) for column in zip(*times, strict=True))
     ratio = median(theirs / ours for ours, theirs in times)
-    return Duel(what, batch, tokens, len(times), tokens / ours, tokens / theirs, ratio)
+    return Duel(what, batch, tokens, context, len(times), tokens / ours, tokens / theirs, ratio)

@@ -9,7 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from whet.errors import InputError
+
 Array = npt.NDArray[Any]
+
+DEFAULT_CONTEXT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +167,20 @@ class Architecture:
     embedding_scale: float = 1.0
     clip: float = 0.0
     pictures: bool = False
+
+    def checked_context(self, wanted: int) -> int:
+        """Return the tokens that a sequence may have: what is wanted, or by default at most 4096.
+
+        Raises:
+            InputError: more are wanted than the model was made for.
+        """
+        context = wanted or min(self.context, DEFAULT_CONTEXT)
+        if not 0 < context <= self.context:
+            raise InputError(
+                f"context is {wanted}, the model was made for {self.context}",
+                hint="give at most that",
+            )
+        return context
 
     @property
     def turned(self) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from whet.errors import OptionError
@@ -12,6 +12,8 @@ from whet.llm.sampling import MAX_LOGPROBS, SamplingParams
 
 if TYPE_CHECKING:
     from whet.llm.llm import LLM
+
+MOST_BEAMS = MAX_LOGPROBS // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,10 @@ class Beam:
         """Return the log probability divided by a power of the length."""
         return self.logprob / math.pow(max(len(self.tokens), 1), length_penalty)
 
+    def read(self, decode: Callable[[Sequence[int]], str]) -> Beam:
+        """Return the beam with its text."""
+        return replace(self, text=decode(self.tokens))
+
 
 def beam_search(
     llm: LLM,
@@ -52,23 +58,50 @@ def beam_search(
         OptionError: ``width`` or ``max_tokens`` means nothing.
         InputError: the prompt is empty, too long, or has unknown tokens.
     """
-    if not 1 <= width <= MAX_LOGPROBS // 2:
-        raise OptionError(f"width is {width}", hint=f"give 1 to {MAX_LOGPROBS // 2}")
+    search = BeamSearch(width, llm.tokenizer.ends if llm.tokenizer else frozenset())
     tokens = llm.encode(prompt)
-    params = SamplingParams(max_tokens=1, logprobs=2 * width)
-    ends = llm.tokenizer.ends if llm.tokenizer else frozenset[int]()
-    live, ended = [Beam((), 0.0, ended=False)], list[Beam]()
     for _ in range(min(max_tokens, llm.context - len(tokens))):
-        found = llm.generate([[*tokens, *beam.tokens] for beam in live], params)
-        lines = [c.logprobs[0] if c.logprobs else {} for c in found]
-        live, done = grown_beams(live, lines, ends, width)
-        ended += done
-        if len(ended) >= width or not live:
+        found = llm.generate([[*tokens, *beam.tokens] for beam in search.live], search.params)
+        search.grow([c.logprobs[0] if c.logprobs else {} for c in found])
+        if search.over:
             break
-    best = sorted([*ended, *live], key=lambda b: -b.score(length_penalty))[:width]
-    if llm.tokenizer is None:
-        return best
-    return [Beam(b.tokens, b.logprob, b.ended, llm.tokenizer.decode(b.tokens)) for b in best]
+    best = search.best(length_penalty)
+    return best if llm.tokenizer is None else [b.read(llm.tokenizer.decode) for b in best]
+
+
+class BeamSearch:
+    """A search in the making: whoever runs the model gives it the likeliest tokens of each step.
+
+    Args:
+        width: beams that are followed.
+        ends: tokens that end a completion.
+
+    Raises:
+        OptionError: ``width`` means nothing.
+    """
+
+    def __init__(self, width: int, ends: frozenset[int]) -> None:
+        if not 1 <= width <= MOST_BEAMS:
+            raise OptionError(f"width is {width}", hint=f"give 1 to {MOST_BEAMS}")
+        self._width, self._ends = width, ends
+        self.live, self._ended = [Beam((), 0.0, ended=False)], list[Beam]()
+        self.params = SamplingParams(max_tokens=1, logprobs=2 * width)
+
+    @property
+    def over(self) -> bool:
+        """Whether as many beams ended as are wanted, or none is left."""
+        return len(self._ended) >= self._width or not self.live
+
+    def grow(self, lines: Sequence[Mapping[int, float]]) -> None:
+        """Take the likeliest tokens behind each live beam, and their log probabilities."""
+        self.live, done = grown_beams(self.live, lines, self._ends, self._width)
+        self._ended += done
+
+    def best(self, length_penalty: float) -> list[Beam]:
+        """Return the best beams, those that did not end among them, the best first."""
+        return sorted([*self._ended, *self.live], key=lambda b: -b.score(length_penalty))[
+            : self._width
+        ]
 
 
 def grown_beams(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from whet.driver import compile as compile_model
+from whet.llm.adapters import Adapters
 from whet.llm.decoder import decoder_graph
 from whet.llm.source import Source
 from whet.llm.vision import Model, Vision
@@ -21,20 +22,28 @@ class Compiler:
         source: where it comes from, and how it is kept.
         context: tokens that a sequence may have.
         options: how to compile.
+        adapters: that tokens may have; ``None`` for none.
     """
 
     model: Model
     source: Source
     context: int
     options: Options | None
+    adapters: Adapters | None = None
 
     def decoder(self, *, states: bool = False) -> CompiledModel:
-        """Return a step of the decoder: logits, or the states in front of the head."""
+        """Return a step of the decoder: logits, or the states in front of the head.
+
+        Adapters are for logits only.
+        """
 
         def build() -> CompiledModel:
             checkpoint, cache = self.model.checkpoint, self.source.cache
             arch = self.model.architecture
-            graph = decoder_graph(arch, checkpoint, self.context, cache, states=states)
+            adapters = None if states else self.adapters
+            graph = decoder_graph(
+                arch, checkpoint, self.context, cache, states=states, adapters=adapters
+            )
             return compile_model(graph, options=self.options)
 
         part = {"part": "states" if states else "logits", "context": self.context}

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from whet.errors import UnsupportedError
 from whet.kernel.paged import COLUMNS, PAGE
+from whet.llm.adapters import AdapterLinear, Adapters
 from whet.llm.architecture import Architecture, Layer, Part, Parts, Rope
 from whet.llm.block_linear import BlockLinear
 from whet.llm.checkpoint import Checkpoint, wrong_shape
@@ -51,6 +52,7 @@ def decoder_graph(
     cache: Cache = "float32",
     *,
     states: bool = False,
+    adapters: Adapters | None = None,
 ) -> ir.Model:
     """Return the graph of a decoder's step.
 
@@ -60,6 +62,7 @@ def decoder_graph(
         context: positions that sequences may have.
         cache: type of keys and values.
         states: whether it gives the states in front of the head instead of logits.
+        adapters: that tokens may have; ``None`` for none.
 
     Raises:
         ModelError: a tensor is missing or has the wrong shape.
@@ -70,8 +73,8 @@ def decoder_graph(
             f"activation {arch.activation!r}", hint=f"known: {', '.join(ACTIVATIONS)}"
         )
     writer = GraphWriter()
-    blocks = BlockLinear(writer, checkpoint)
-    return _Decoder(arch, checkpoint, context, writer, blocks, cache).model(states=states)
+    linear = BlockLinear(writer, checkpoint), AdapterLinear.begun(writer, adapters)
+    return _Decoder(arch, checkpoint, context, writer, *linear, cache).model(states=states)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class _Decoder:
     context: int
     g: GraphWriter
     blocks: BlockLinear
+    loras: AdapterLinear
     cache: Cache
 
     def model(self, *, states: bool) -> ir.Model:
@@ -318,6 +322,14 @@ class _Decoder:
         return arch.head_size * (heads if arch.full_norms else 1)
 
     def _linear(
+        self, x: ir.Value, role: str, parts: Parts, shape: tuple[int, int], name: str
+    ) -> ir.Value:
+        def plain(name: str) -> ir.Value:
+            return self._plain_linear(x, role, parts, shape, name)
+
+        return self.loras.linear(x, parts[role], shape, name, plain)
+
+    def _plain_linear(
         self, x: ir.Value, role: str, parts: Parts, shape: tuple[int, int], name: str
     ) -> ir.Value:
         if self.blocks.kind(parts[role]) is not None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -18,31 +16,13 @@ from whet.driver import compile as compile_model
 from whet.errors import InputError, UnsupportedError
 from whet.llm.architecture import Array
 from whet.llm.checkpoint import TensorFolder, read_json
+from whet.llm.config import Config
 from whet.llm.encoder_graph import ENCODERS, encoder_graph, encoder_shape
+from whet.llm.pooling import Pooled, pool, pooled_of, unit
 from whet.llm.tokens import Tokenizer, open_tokenizer
 from whet.options import Options
 
-Pooling = Literal["mean", "cls", "max", "last"]
-
-_POOLINGS: tuple[tuple[str, Pooling], ...] = (
-    ("pooling_mode_cls_token", "cls"),
-    ("pooling_mode_max_tokens", "max"),
-    ("pooling_mode_lasttoken", "last"),
-    ("pooling_mode_mean_tokens", "mean"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Pooled:
-    """How the vectors of tokens become one: read from the checkpoint, where it says so.
-
-    Attributes:
-        how: mean or maximum over tokens, or the first or last one's.
-        normalised: whether vectors are scaled to length 1.
-    """
-
-    how: Pooling = "mean"
-    normalised: bool = False
+Pair = tuple[list[int], list[int]]
 
 
 class Encoder:
@@ -69,7 +49,8 @@ class Encoder:
         checkpoint = TensorFolder(folder)
         self.tokenizer = open_tokenizer(folder)
         self.shape = encoder_shape(checkpoint)
-        self.pooled = _pooled(folder)
+        self.pooled = pooled_of(folder, Pooled())
+        self.squashed = _is_squashed(checkpoint.config, self.shape.labels)
         self.batch_tokens = batch_tokens
         self._model = compile_model(encoder_graph(self.shape, checkpoint), options=options)
 
@@ -87,10 +68,8 @@ class Encoder:
         tokens = [self.tokens(text) for text in texts]
         found = np.zeros((len(tokens), self.shape.hidden), np.float32)
         for rows, states, mask in self._run(tokens, "states"):
-            found[rows] = _pool(states, mask, self.pooled.how)
-        if self.pooled.normalised:
-            found /= np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
-        return found
+            found[rows] = pool(states, mask, self.pooled.how)
+        return unit(found) if self.pooled.normalised else found
 
     def rerank(self, query: str, texts: Sequence[str]) -> Array:
         """Return a score for each text, greater where it answers the query better.
@@ -99,25 +78,37 @@ class Encoder:
             UnsupportedError: the checkpoint has no head for scores.
             InputError: query and text together have more tokens than the context.
         """
+        return self.scores([self.pair(query, text) for text in texts])
+
+    def scores(self, pairs: Sequence[Pair]) -> Array:
+        """Return the scores of pairs: between 0 and 1, unless the checkpoint has it otherwise.
+
+        Raises:
+            UnsupportedError: the checkpoint has no head for scores.
+        """
         if not self.shape.labels:
             raise UnsupportedError(
                 "the checkpoint has no classifier", hint="use one made for reranking"
             )
-        pairs = [self.pair(query, text) for text in texts]
         found = np.zeros((len(pairs), self.shape.labels), np.float32)
         for rows, scores, _ in self._run([t for t, _ in pairs], "scores", [k for _, k in pairs]):
             found[rows] = scores
-        return found[:, -1]
+        last = found[:, -1]
+        return np.asarray(1 / (1 + np.exp(-last)), np.float32) if self.squashed else last
 
     def tokens(self, text: str | Sequence[int]) -> list[int]:
         """Return the tokens of a text, checked."""
         found = self._text().encode(text) if isinstance(text, str) else [int(t) for t in text]
         return self._checked(found)
 
-    def pair(self, query: str, text: str) -> tuple[list[int], list[int]]:
-        """Return the tokens of a query and a text, and to which of the two each belongs."""
+    def pair(self, query: str, text: str) -> Pair:
+        """Return the tokens of a query and a text, and to which of the two each belongs.
+
+        A RoBERTa does not tell them apart: all are of the first, whatever its tokenizer says.
+        """
         coded = self._text().pair(query, text)
-        return self._checked(list(coded.ids)), list(coded.type_ids)
+        kinds = np.minimum(coded.type_ids, self.shape.kinds - 1)
+        return self._checked(list(coded.ids)), kinds.tolist()
 
     def _checked(self, tokens: list[int]) -> list[int]:
         if not 0 < len(tokens) <= self.context:
@@ -159,36 +150,11 @@ class Encoder:
         return found
 
 
-def _pool(states: Array, mask: Array, how: Pooling) -> Array:
-    if how == "cls":
-        return np.asarray(states[:, 0])
-    if how == "last":
-        return np.asarray(states[np.arange(len(states)), mask.sum(1) - 1])
-    if how == "max":
-        return np.asarray(np.where(mask[:, :, None], states, -np.inf).max(1))
-    weights = mask[:, :, None].astype(np.float32)
-    return np.asarray((states * weights).sum(1) / weights.sum(1))
-
-
-def _pooled(folder: Path) -> Pooled:
-    """Return what ``modules.json`` of sentence-transformers says, else the mean."""
-    path = folder / "1_Pooling" / "config.json"
-    how: Pooling = "mean"
-    if path.exists():
-        facts = read_json(path)
-        chosen = [name for key, name in _POOLINGS if facts.get(key)]
-        mode = facts.get("pooling_mode")
-        how = chosen[0] if chosen else _named(mode, path)
-    modules = folder / "modules.json"
-    text = modules.read_text(encoding="utf-8") if modules.exists() else ""
-    return Pooled(how, normalised="Normalize" in text)
-
-
-def _named(mode: object, path: Path) -> Pooling:
-    for _, name in _POOLINGS:
-        if mode == name or (mode in ("lasttoken", f"{name}_token") and name == "last"):
-            return name
-    raise UnsupportedError(f"pooling {mode!r}", where=str(path), hint="mean, cls, max and last")
+def _is_squashed(config: Config, labels: int) -> bool:
+    """Tell whether scores go through a sigmoid, as sentence-transformers does with a single one."""
+    old = config.text("sbert_ce_default_activation_function", "")
+    named = config.nested("sentence_transformers").text("activation_fn", old)
+    return named.endswith("Sigmoid") or (not named and labels == 1)
 
 
 def is_encoder(path: Path) -> bool:

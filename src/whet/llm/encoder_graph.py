@@ -37,6 +37,7 @@ class Shape:
         eps: added to variances.
         activation: of the feed-forward network.
         labels: scores of a text; 0 without a head for them.
+        kinds: of tokens that are told apart: those of a question and of a text, or 1.
     """
 
     family: str
@@ -51,6 +52,7 @@ class Shape:
     eps: float
     activation: str
     labels: int
+    kinds: int
 
 
 def encoder_shape(checkpoint: Checkpoint) -> Shape:
@@ -84,6 +86,7 @@ def encoder_shape(checkpoint: Checkpoint) -> Shape:
         eps=config.number("layer_norm_eps", 1e-12),
         activation=activation,
         labels=checkpoint.shape(head)[0] if head else 0,
+        kinds=checkpoint.shape(f"{prefix}embeddings.token_type_embeddings.weight")[0],
     )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Literal, Protocol
 
 import numpy as np
 
-from whet.errors import InputError, ModelError, ResourceError, WhetError
+from whet.errors import InputError, ModelError, ResourceError, WhetError, nearest
 from whet.llm.architecture import Array
 from whet.llm.image_prompt import Pictured
 from whet.llm.program import Span
@@ -70,6 +70,7 @@ class Engine:
         program: what runs a step.
         scheduler: what plans it.
         decode: text of tokens, needed where requests stop at texts.
+        adapters: names of those that the program was written with.
     """
 
     def __init__(
@@ -77,8 +78,10 @@ class Engine:
         program: Runs,
         scheduler: Scheduler,
         decode: Callable[[Sequence[int]], str] | None = None,
+        adapters: Collection[str] = (),
     ) -> None:
         self._program = program
+        self._adapters = adapters
         self._speculation: Speculation | None = None
         self._scheduler = scheduler
         self._decode = decode
@@ -131,12 +134,16 @@ class Engine:
             matcher: says which tokens may come, its own; ``None`` for all.
 
         Raises:
-            InputError: the prompt is empty or too long.
+            InputError: the prompt is empty or too long, or there is no such adapter.
             ResourceError: the cache could never hold it.
         """
+        if params.adapter and params.adapter not in self._adapters:
+            hint = nearest(params.adapter, self._adapters) if self._adapters else "there is none"
+            raise InputError(f"there is no adapter {params.adapter!r}", hint=hint)
         images = prompt.images if isinstance(prompt, Pictured) else None
         tokens = prompt.tokens if isinstance(prompt, Pictured) else prompt
-        number = self._scheduler.add(tokens, params.max_tokens, priority, images)
+        root = params.adapter.encode()
+        number = self._scheduler.add(tokens, params.max_tokens, priority, images, root)
         stops = frozenset(params.stop_tokens) | (frozenset() if params.ignore_eos else ends)
         sampler = Sampler(params, index, matcher)
         self.requests[number] = Request(tuple(tokens), params, stops, sampler)
@@ -186,9 +193,9 @@ class Engine:
         track = self._scheduler.find(share.number)
         tokens = track.tokens[share.start : share.start + share.count]
         guess = track.guess[: share.guessed]
-        return Span(
-            [*tokens, *guess], share.start, track.pages, int(share.last) + len(guess), track.images
-        )
+        adapter = self.requests[share.number].params.adapter
+        logits = int(share.last) + len(guess)
+        return Span([*tokens, *guess], share.start, track.pages, logits, track.images, adapter)
 
     def _advance(self, number: int, rows: Array, guess: Sequence[int]) -> None:
         """Choose a request's next token, and more as long as they were guessed."""

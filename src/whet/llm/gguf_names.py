@@ -28,9 +28,15 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "olmo": "olmo",
         "olmo2": "olmo2",
         "glm4": "glm4",
+        "chatglm": "glm",
+        "gpt2": "gpt2",
+        "gptneox": "gpt_neox",
     }
 )
-"""Families by the name that GGUF has for them; a Llama of several experts is a Mixtral."""
+"""Families by the name that GGUF has for them; a Llama of several experts is a Mixtral.
+
+A ChatGLM 2 or 3 is the GLM-4 of 2024 that it became, its queries, keys and values in one tensor.
+"""
 
 EXPERT = "*"
 """Stands in a name for the number of an expert; all of them are one tensor in the file."""
@@ -49,17 +55,53 @@ _KEYS = {
     "context_length": "max_position_embeddings",
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
+    "pooling_type": "pooling_type",
     "expert_count": "num_local_experts",
     "expert_used_count": "num_experts_per_tok",
     "expert_feed_forward_length": "moe_intermediate_size",
     "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
 }
 
+_OWN_KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "gpt2": {
+            "embedding_length": "n_embd",
+            "block_count": "n_layer",
+            "feed_forward_length": "n_inner",
+            "attention.head_count": "n_head",
+            "attention.layer_norm_epsilon": "layer_norm_epsilon",
+            "context_length": "n_positions",
+        },
+        "gptneox": {
+            "attention.layer_norm_epsilon": "layer_norm_eps",
+            "use_parallel_residual": "use_parallel_residual",
+        },
+    }
+)
+
+_LAYERS = {"gpt2": "transformer.h", "gptneox": "gpt_neox.layers"}
+"""What the names of layers begin with, where that is not ``model.layers``."""
+
 _MODEL_NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
 }
+_OWN_MODEL_NAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "gpt2": {
+            "token_embd": "transformer.wte",
+            "position_embd": "transformer.wpe",
+            "output_norm": "transformer.ln_f",
+            "output": "lm_head",
+        },
+        "gptneox": {
+            "token_embd": "gpt_neox.embed_in",
+            "output_norm": "gpt_neox.final_layer_norm",
+            "output": "embed_out",
+        },
+    }
+)
 
 _LAYER_NAMES = {
     "attn_norm": "input_layernorm",
@@ -95,10 +137,25 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "gemma3": _GEMMA,
         "olmo2": _GEMMA,
         "phi3": {"ffn_up": "mlp.gate_up_proj"},
+        "chatglm": {"ffn_up": "mlp.gate_up_proj"},
         "glm4": {
             "ffn_up": "mlp.gate_up_proj",
             "post_attention_norm": "post_self_attn_layernorm",
             "post_ffw_norm": "post_mlp_layernorm",
+        },
+        "gpt2": {
+            "attn_norm": "ln_1",
+            "attn_qkv": "attn.c_attn",
+            "attn_output": "attn.c_proj",
+            "ffn_norm": "ln_2",
+            "ffn_up": "mlp.c_fc",
+            "ffn_down": "mlp.c_proj",
+        },
+        "gptneox": {
+            "attn_qkv": "attention.query_key_value",
+            "attn_output": "attention.dense",
+            "ffn_up": "mlp.dense_h_to_4h",
+            "ffn_down": "mlp.dense_4h_to_h",
         },
     }
 )
@@ -127,14 +184,16 @@ _MOST_LAYERS = 10_000
 
 def tensor_name(name: str, family: str, *, mixed: bool = False) -> str:
     """Return what a safetensors folder calls a tensor; ``mixed`` says that there are experts."""
-    if name in _MODEL_NAMES:
-        return _MODEL_NAMES[name]
-    parts = name.split(".")
-    if len(parts) != 4 or parts[0] != "blk":
+    stem, _, ending = name.rpartition(".")
+    model = _OWN_MODEL_NAMES.get(family, _MODEL_NAMES)
+    if stem in model:
+        return f"{model[stem]}.{ending}"
+    parts = stem.split(".")
+    if len(parts) != 3 or parts[0] != "blk":
         return name
     own = _MIXTRAL if mixed and family == "llama" else _OWN_NAMES.get(family, {})
     stem = own.get(parts[2], _LAYER_NAMES.get(parts[2], parts[2]))
-    return f"model.layers.{parts[1]}.{stem}.{parts[3]}"
+    return f"{_LAYERS.get(family, 'model.layers')}.{parts[1]}.{stem}.{ending}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +208,14 @@ class GgufFacts:
         """Return the facts with the names that ``config.json`` has for them."""
         values = {
             ours: self._fact(theirs)
-            for theirs, ours in _KEYS.items()
+            for theirs, ours in {**_KEYS, **_OWN_KEYS.get(self.family, {})}.items()
             if self._fact(theirs) is not None
         }
         names = frozenset(self.tensors.names)
-        embedding = "model.embed_tokens.weight"
+        embedding, head = (
+            tensor_name(f"{stem}.weight", self.family) for stem in ("token_embd", "output")
+        )
+        attention = "model.layers.0.self_attn"
         mixed = self.family == "llama" and bool(values.get("num_local_experts"))
         return {
             **values,
@@ -161,11 +223,14 @@ class GgufFacts:
             **self._own(values, names),
             "model_type": "mixtral" if mixed else FAMILIES[self.family],
             "vocab_size": self.tensors.shape(embedding)[0] if embedding in names else 0,
-            "tie_word_embeddings": "lm_head.weight" not in names,
-            "attention_bias": "model.layers.0.self_attn.q_proj.bias" in names,
+            "tie_word_embeddings": head not in names,
+            "attention_bias": any(f"{attention}.{n}_proj.bias" in names for n in ("q", "qkv")),
+            "joined_attention": f"{attention}.qkv_proj.weight" in names,
             "mlp_bias": "model.layers.0.mlp.up_proj.bias" in names,
             "rope_interleaved": self.family in _PERMUTED,
             "norms_are_whole": True,
+            "transposed_weights": False,
+            "heads_together": False,
         }
 
     def _fact(self, name: str) -> Any:
@@ -195,7 +260,7 @@ class GgufFacts:
         """Return what is said of rotary positions; Phi-3's two lists of divisors are tensors."""
         found: dict[str, Any] = {}
         turned, size = _number(self._fact("rope.dimension_count")), _head_size(values)
-        if 0 < turned < size:
+        if 0 < turned < size or (turned and self.family == "gptneox"):  # it turns a quarter else
             found["partial_rotary_factor"] = turned / size
         kind = self._fact("rope.scaling.type") or "none"
         if kind != "none" or "rope_factors_long.weight" in names:

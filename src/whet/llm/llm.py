@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from whet.dtypes import DTYPES
-from whet.errors import InputError, ModelError, ResourceError, UnsupportedError, WhetError
+from whet.errors import ModelError, ResourceError, UnsupportedError, WhetError
 from whet.kernel.paged import COLUMNS, PAGE
+from whet.llm.adapters import open_adapters
 from whet.llm.architecture import Architecture, Array
 from whet.llm.batching import pieces
 from whet.llm.compiler import Compiler
-from whet.llm.embedding import LastStates
+from whet.llm.embedding import States
 from whet.llm.engine import Engine, Reason, Request
 from whet.llm.families.vision_table import model_of
 from whet.llm.image_encoder import ImageEncoder
@@ -31,7 +32,6 @@ from whet.options import Options
 Prompts = Prompt | Sequence[Prompt]
 
 CACHE_BYTES = 1 << 30
-DEFAULT_CONTEXT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +93,7 @@ class LLM:
         found, self.tokenizer = opened.open()
         model = model_of(found)
         self.architecture = arch = model.architecture
-        self.context = context or min(arch.context, DEFAULT_CONTEXT)
-        if not 0 < self.context <= arch.context:
-            raise InputError(
-                f"context is {context}, the model was made for {arch.context}",
-                hint="give at most that",
-            )
+        self.context = arch.checked_context(context)
         size = page_bytes(arch, opened.cache)
         pages = min(cache_bytes // size, sequences * -(-self.context // PAGE))
         if pages < 1:
@@ -106,17 +101,19 @@ class LLM:
                 f"a page of the cache takes {size} bytes, cache_bytes is {cache_bytes}",
                 hint="give more",
             )
-        self._compiler = Compiler(model, opened, self.context, options)
-        self.program = StepProgram(self._compiler.decoder(), arch, pages)
+        adapters = open_adapters(opened.adapters, model.checkpoint, arch)
+        self.adapters = tuple(opened.adapters)
+        self._compiler = Compiler(model, opened, self.context, options, adapters)
+        self.program = StepProgram(self._compiler.decoder(), arch, pages, adapters)
         scheduler = Scheduler(PagePool(pages), Limits(step_tokens, sequences, self.context))
         encoder = None
         if model.vision is not None:
             encoder = ImageEncoder(model.vision, self._compiler.tower(model.vision))
         self.prompts = PromptReader(self.tokenizer, arch.vocabulary, encoder)
         decode = self.tokenizer.decode if self.tokenizer else None
-        self.engine = Engine(self.program, scheduler, decode)
+        self.engine = Engine(self.program, scheduler, decode, self.adapters)
         self._grammars: Grammars | None = None
-        self._states: LastStates | None = None
+        self._states: States | None = None
 
     def generate(self, prompts: Prompts, params: SamplingParams | None = None) -> list[Completion]:
         """Complete prompts together; the completions come in the order of the prompts.
@@ -173,7 +170,7 @@ class LLM:
             arch, limits = self.architecture, self.engine.scheduler.limits
             pages = -(-max(limits.step_tokens, self.context) // PAGE) + limits.sequences
             program = StepProgram(self._compiler.decoder(states=True), arch, pages)
-            self._states = LastStates(program, pages, limits)
+            self._states = States(program, pages, limits)
         pending = [self.prompts.begin(text) for text in _listed(texts)]
         return self._states.embed([one.tokens for one in pending])
 
@@ -241,12 +238,17 @@ class LLM:
         """
         return self._completed([self.prompts.chat(messages)], params or SamplingParams())[0]
 
-    def chat_prompt(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> Ready:
+    def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] = (),
+        switches: Message | None = None,
+    ) -> Ready:
         """Return the prompt of a conversation, its images encoded; it may be called beside steps.
 
-        The template writes the special tokens.
+        The template writes the special tokens, and may have ``switches`` of its own.
         """
-        return self.prompts.chat(messages, tools).result()
+        return self.prompts.chat(messages, tools, switches).result()
 
     def token_text(self, token: int) -> str:
         """Return the text of one token; its number where the checkpoint has no tokenizer."""

@@ -24,13 +24,18 @@ _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
 @dataclass(frozen=True, slots=True)
-class _Change:
-    """What is added to one tensor: ``scale`` · ``b`` · ``a``, transposed where the tensor is."""
+class Change:
+    """What is added to one tensor: ``scale`` · ``b`` · ``a``, transposed where the tensor is.
+
+    Where ``heads`` is not 0, halves of heads turn together in the adapter and neighbours in the
+    tensor, as in GGUF files of Llamas: rows are put into that order.
+    """
 
     a: Stored
     b: Stored
     scale: float
     transposed: bool
+    heads: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -38,9 +43,26 @@ class _Change:
         shape = (self.b.shape[0], self.a.shape[1])
         return shape[::-1] if self.transposed else shape
 
+    @property
+    def rank(self) -> int:
+        """Rows of ``a``."""
+        return self.a.shape[0]
+
+    def first(self) -> Array:
+        """Return ``a`` [rank, in]."""
+        return np.asarray(self.a.read(), np.float32)
+
+    def second(self) -> Array:
+        """Return ``scale`` · ``b`` [out, rank], rows in the order of the tensor."""
+        found = np.float32(self.scale) * self.b.read()
+        if self.heads:
+            halves = found.reshape(self.heads, 2, -1, self.rank)
+            found = halves.swapaxes(1, 2).reshape(found.shape)
+        return np.asarray(found, np.float32)
+
     def added_to(self, tensor: Array) -> Array:
         """Return the tensor with the change."""
-        change = np.float32(self.scale) * (self.b.read() @ self.a.read())
+        change = self.second() @ self.first()
         return np.asarray(tensor + (change.T if self.transposed else change))
 
 
@@ -58,7 +80,7 @@ class Adapted(Layered):
 
     def __init__(self, base: Checkpoint, adapter: str | os.PathLike[str]) -> None:
         super().__init__(base)
-        self._changes = _changes(Path(adapter), base)
+        self._changes = adapter_changes(adapter, base)
 
     def tensor(self, name: str) -> Array:
         """Return a tensor in float32, with what the adapter adds."""
@@ -71,14 +93,21 @@ class Adapted(Layered):
         return None if name in self._changes else self._base.block_format(name)
 
 
-def _changes(folder: Path, base: Checkpoint) -> dict[str, _Change]:
+def adapter_changes(adapter: str | os.PathLike[str], base: Checkpoint) -> dict[str, Change]:
+    """Return what an adapter changes, by the names of the checkpoint's tensors.
+
+    Raises:
+        ModelError: a file is missing or damaged, or the adapter is for another model.
+        UnsupportedError: it is no plain LoRA.
+    """
+    folder = Path(adapter)
     facts = Config(read_json(folder / "adapter_config.json"), str(folder / "adapter_config.json"))
     _check_kind(facts)
     file = folder / "adapter_model.safetensors"
     if not file.is_file():
         raise ModelError("the file is missing", where=str(file), hint="save it as safetensors")
     tensors = read_safetensors(file)
-    found: dict[str, _Change] = {}
+    found: dict[str, Change] = {}
     for name, a in tensors.items():
         if name.endswith(_A):
             module = name.removesuffix(_A)
@@ -105,7 +134,7 @@ def _check_kind(facts: Config) -> None:
 
 def _checked(
     facts: Config, pair: tuple[Stored, Stored | None], target: str, base: Checkpoint, where: str
-) -> _Change:
+) -> Change:
     a, b = pair
     if target not in base.names:
         raise ModelError(
@@ -115,9 +144,10 @@ def _checked(
         )
     alpha, rank = facts.number("lora_alpha", 8.0), facts.integer("r")
     scale = alpha / (rank**0.5 if facts.flag("use_rslora") else rank)
-    if b is None or len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
+    if b is None or len(a.shape) != 2 or len(b.shape) != 2 or not a.shape[0] == b.shape[1] > 0:
         raise ModelError(f"A and B of {target!r} do not fit together", where=where)
-    change = _Change(a, b, scale, facts.flag("fan_in_fan_out"))
+    heads = _turned_heads(base.config, target)
+    change = Change(a, b, scale, facts.flag("fan_in_fan_out"), heads)
     if change.shape != base.shape(target):
         raise ModelError(
             f"{target!r} has shape {list(base.shape(target))}, the adapter {list(change.shape)}",
@@ -125,3 +155,12 @@ def _checked(
             hint="the adapter was made for another model",
         )
     return change
+
+
+def _turned_heads(config: Config, target: str) -> int:
+    """Return the heads of a tensor whose rows the file has in another order; 0 for as they are."""
+    role = target.removesuffix("_proj.weight").rpartition(".self_attn.")[2]
+    if role not in ("q", "k") or not config.flag("rope_interleaved"):
+        return 0
+    heads = config.integer("num_attention_heads")
+    return heads if role == "q" else config.integer("num_key_value_heads", heads)

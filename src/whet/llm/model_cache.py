@@ -28,7 +28,8 @@ from whet import __version__
 from whet.codegen.targets import resolve_target
 from whet.errors import ArtifactError, TargetError
 from whet.options import Options
-from whet.runtime.model import CompiledModel, load
+from whet.runtime.load import load
+from whet.runtime.model import CompiledModel
 from whet.settings import read_settings
 
 VARIANTS = 4
@@ -92,6 +93,7 @@ class ModelCache:
             _LOG.warning("the compiled model is not kept: %s", error)
             return made
         del made  # or the weights would be in memory twice
+        _leave_memory(entry)
         self._forget(entry)
         return _opened(entry, self.options) or build()
 
@@ -155,6 +157,15 @@ def _opened(entry: Path, options: Options) -> CompiledModel | None:
     with suppress(OSError):
         os.utime(entry.with_suffix(".lock"))  # when it was last used
     return found
+
+
+def _leave_memory(entry: Path) -> None:
+    """Drop what was just written from memory, so that it is read again in large pages.
+
+    Pages that writing leaves behind are mostly small: prompts of 512 tokens took 4 % longer.
+    """
+    with suppress(OSError), entry.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _used(entry: Path) -> float:

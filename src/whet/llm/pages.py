@@ -17,7 +17,7 @@ import numpy as np
 from whet.kernel.paged import PAGE
 
 ROOT = b""
-"""The key in front of a sequence's first page."""
+"""The key in front of the first page of a sequence without an adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +83,10 @@ class PagePool:
             self._pages[key] = page
             self._held[page] = _Held(key, tuple(tokens))
 
-    def find(self, tokens: Sequence[int]) -> list[int]:
+    def find(self, tokens: Sequence[int], root: bytes = ROOT) -> list[int]:
         """Return the pages that hold the longest known prefix, each with one more user."""
         found: list[int] = []
-        before = ROOT
+        before = root
         for start in range(0, len(tokens) - PAGE + 1, PAGE):
             part = tuple(tokens[start : start + PAGE])
             before = page_key(before, part)

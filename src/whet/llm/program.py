@@ -9,6 +9,7 @@ import numpy as np
 
 from whet.dtypes import numpy_dtype
 from whet.kernel.paged import PAGE
+from whet.llm.adapters import Adapters
 from whet.llm.architecture import Architecture, Array
 from whet.llm.image_prompt import PromptImages, feature_rows
 from whet.program.plan import find_liveness, part_liveness, plan_memory
@@ -30,6 +31,7 @@ class Span:
         pages: the sequence's pages, for all positions up to the last of the tokens.
         logits: how many of the last tokens need logits.
         images: of the sequence, ``None`` for none.
+        adapter: name of the sequence's adapter, "" for none.
     """
 
     tokens: Sequence[int]
@@ -37,6 +39,7 @@ class Span:
     pages: Sequence[int]
     logits: int
     images: PromptImages | None = None
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +69,18 @@ class StepProgram:
         model: the compiled graph of ``decoder_graph``.
         arch: what it is made of.
         pages: pages of the cache.
+        adapters: that the graph was written with; ``None`` for none.
     """
 
-    def __init__(self, model: CompiledModel, arch: Architecture, pages: int) -> None:
+    def __init__(
+        self,
+        model: CompiledModel,
+        arch: Architecture,
+        pages: int,
+        adapters: Adapters | None = None,
+    ) -> None:
         self._model = model
+        self._adapters = adapters
         self.vocabulary = arch.vocabulary
         self._arch = arch
         self._largest: dict[str, int] = {}
@@ -102,6 +113,9 @@ class StepProgram:
         result is not run.
         """
         inputs = step_inputs(spans) | self._image_inputs(spans)
+        if self._adapters is not None:
+            counts = [len(span.tokens) for span in spans]
+            inputs["adapters"] = self._adapters.mask(counts, [span.adapter for span in spans])
         count = len(inputs["rows"])
         if not count:
             inputs["rows"] = np.zeros(1, np.int64)

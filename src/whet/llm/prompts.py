@@ -121,7 +121,12 @@ class PromptReader:
             return Pending(self.tokens(prompt))
         return self._pending(self.tokens(prompt.prompt), prompt.images)
 
-    def chat(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> Pending:
+    def chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] = (),
+        switches: Message | None = None,
+    ) -> Pending:
         """Return the prompt of a conversation, whose images begin to be encoded.
 
         Raises:
@@ -131,7 +136,7 @@ class PromptReader:
         images: list[object] = []
         lists = self.encoder is not None
         plain = [_message(message, images, lists=lists) for message in messages]
-        tokens = self.text.encode(self.text.chat(plain, tools), special=False)
+        tokens = self.text.encode(self.text.chat(plain, tools, switches), special=False)
         return self._pending(tokens, images)
 
     def _pending(self, tokens: list[int], images: Sequence[object]) -> Pending:

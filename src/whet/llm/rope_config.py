@@ -25,6 +25,7 @@ def rope_of(config: Config, size: int, *, interleaved: bool = False, kind: str =
 
     Raises:
         UnsupportedError: positions are scaled in a way that is not known.
+        ModelError: a value means nothing.
     """
     given = config.nested("rope_parameters")
     if kind and kind in given.values:
@@ -32,6 +33,8 @@ def rope_of(config: Config, size: int, *, interleaved: bool = False, kind: str =
     scaling = config.nested("rope_scaling") if not given.values else given
     theta = given.number("rope_theta", config.number("rope_theta", 10000.0))
     partial = given.number("partial_rotary_factor", config.number("partial_rotary_factor", 1.0))
+    if not 0 < theta < math.inf or not 0 < partial <= 1:
+        raise config.error(f"rope_theta is {theta}, partial_rotary_factor {partial}")
     name = scaling.text("rope_type", scaling.text("type", "default"))
     divisors = tuple(float(d) for d in config.values.get("rope_divisors") or ())
     rope = Rope(theta, int(size * partial), interleaved, divisors=divisors)

@@ -43,6 +43,7 @@ class SamplingParams:
         ignore_eos: whether the model's end token is a token like any other.
         logprobs: how many of the likeliest tokens to report at every position; ``None`` for none.
         constraint: what the text has to look like; ``None`` for anything.
+        adapter: name of one of the adapters that the model was loaded with; "" for none.
     """
 
     max_tokens: int = 128
@@ -62,6 +63,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     constraint: Constraint | None = None
+    adapter: str = ""
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing.

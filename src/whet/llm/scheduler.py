@@ -32,6 +32,7 @@ class Track:
         cached: tokens that it found in the cache when it started.
         guess: tokens that may follow, to be checked by the next step.
         images: of the prompt, ``None`` for none.
+        root: key in front of its first page: sequences of different adapters share none.
     """
 
     number: int
@@ -44,6 +45,7 @@ class Track:
     cached: int = 0
     guess: list[int] = field(default_factory=list)
     images: PromptImages | None = None
+    root: bytes = ROOT
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -105,8 +107,11 @@ class Scheduler:
         new: int,
         priority: int = 0,
         images: PromptImages | None = None,
+        root: bytes = ROOT,
     ) -> int:
         """Queue a prompt that up to ``new`` tokens are to follow; return its number.
+
+        Prompts share pages only where their ``root`` is the same.
 
         Raises:
             InputError: the prompt is empty or longer than the context.
@@ -126,7 +131,8 @@ class Scheduler:
                 hint="load the model with a larger cache, or ask for fewer tokens",
             )
         number, self._next = self._next, self._next + 1
-        self.waiting[number] = Track(number, list(prompt), limit, priority, images=images)
+        found = Track(number, list(prompt), limit, priority, images=images, root=root)
+        self.waiting[number] = found
         return number
 
     def find(self, number: int) -> Track:
@@ -212,14 +218,14 @@ class Scheduler:
         At least one token is left to compute, as its logits are wanted. Returns whether there are
         pages to go on with.
         """
-        found = self.pool.find(sequence.tokens[: len(sequence.tokens) - 1])
+        found = self.pool.find(sequence.tokens[: len(sequence.tokens) - 1], sequence.root)
         needed = -(-len(sequence.tokens) // PAGE) - len(found)
         if self.running and needed > self.pool.free:
             self.pool.give_back(found)
             return False
         sequence.pages = found
         sequence.computed = sequence.cached = len(found) * PAGE
-        sequence.keys = _keys(sequence.tokens, len(found))
+        sequence.keys = _keys(sequence, len(found))
         del self.waiting[sequence.number]
         self.running[sequence.number] = sequence
         return True
@@ -247,13 +253,14 @@ class Scheduler:
         sequence.computed = count
         for k in range(len(sequence.keys), count // PAGE):
             part = sequence.tokens[k * PAGE : (k + 1) * PAGE]
-            key = page_key(sequence.keys[-1] if sequence.keys else ROOT, part)
+            key = page_key(sequence.keys[-1] if sequence.keys else sequence.root, part)
             sequence.keys.append(key)
             self.pool.publish(sequence.pages[k], key, part)
 
 
-def _keys(tokens: Sequence[int], pages: int) -> list[bytes]:
+def _keys(sequence: Track, pages: int) -> list[bytes]:
     keys: list[bytes] = []
     for k in range(pages):
-        keys.append(page_key(keys[-1] if keys else ROOT, tokens[k * PAGE : (k + 1) * PAGE]))
+        part = sequence.tokens[k * PAGE : (k + 1) * PAGE]
+        keys.append(page_key(keys[-1] if keys else sequence.root, part))
     return keys

@@ -82,6 +82,11 @@ class Seq2Seq:
         )
         self._grammars: Grammars | None = None
 
+    @property
+    def context(self) -> int:
+        """Tokens that a target may have."""
+        return self.shape.context
+
     def generate(
         self,
         sources: Sequence[str | Sequence[int]],
@@ -249,7 +254,12 @@ class Seq2Seq:
         """Return the text of one token; its number where the checkpoint has no tokenizer."""
         return self.tokenizer.token_text(token) if self.tokenizer else str(token)
 
-    def chat_prompt(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> Source:
+    def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] = (),
+        switches: Message | None = None,
+    ) -> Source:
         """Refuse a conversation.
 
         Raises:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, get_args
 
 from whet.errors import InputError, ModelError, nearest
@@ -37,6 +39,8 @@ class Source:
             blocks of 32 with a 16-bit scale, as Q8_0 and Q4_0 of GGUF.
         cache: type of keys and values; those of 8 bits have a scale for every token and head.
         adapter: a folder with a LoRA adapter as ``peft`` saves it, ``None`` for none.
+        adapters: folders with such adapters by name, of which each request may choose one; they
+            stay beside the weights.
         keep_from: checkpoints of so many bytes and more are kept compiled in the cache folder, and
             mapped from there the next time; ``None`` keeps none.
 
@@ -48,6 +52,9 @@ class Source:
     weights: Weights = "stored"
     cache: Cache = "float32"
     adapter: str | os.PathLike[str] | None = None
+    adapters: Mapping[str, str | os.PathLike[str]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
     keep_from: int | None = KEEP_FROM
 
     def __post_init__(self) -> None:
@@ -72,13 +79,14 @@ class Source:
     def kept(self, options: Options | None) -> ModelCache:
         """Return where compiled forms of the checkpoint are kept; it has to be one."""
         path, files = Path(self.path), []
-        for folder in [path] if self.adapter is None else [path, Path(self.adapter)]:
+        one = [] if self.adapter is None else [self.adapter]
+        for folder in [path, *map(Path, one), *map(Path, self.adapters.values())]:
             names = ("*.json", "*.safetensors")
             found = (
                 [f for name in names for f in folder.glob(name)] if folder.is_dir() else [folder]
             )
             files += [f for f in found if f.is_file()]
-        facts = {"weights": self.weights, "cache": self.cache}
+        facts = {"weights": self.weights, "cache": self.cache, "adapters": [*self.adapters]}
         return model_cache(files, facts, options, self.keep_from)
 
     def _opened(self, path: Path) -> tuple[Checkpoint, Tokenizer | None]:

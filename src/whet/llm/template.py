@@ -30,6 +30,7 @@ def render_chat(
     messages: Sequence[Mapping[str, Any]],
     names: Mapping[str, str],
     tools: Sequence[Mapping[str, Any]] = (),
+    switches: Mapping[str, Any] | None = None,
     *,
     seconds: float = SECONDS,
 ) -> str:
@@ -40,6 +41,7 @@ def render_chat(
         messages: what was said.
         names: names of special tokens.
         tools: functions that the model may call.
+        switches: of the template's own, such as ``enable_thinking``.
         seconds: when the template is stopped.
 
     Raises:
@@ -52,10 +54,13 @@ def render_chat(
         with _deadline(seconds):
             return _joined(
                 made.generate(
-                    messages=[dict(m) for m in messages],
-                    tools=[dict(t) for t in tools] or None,
-                    add_generation_prompt=True,
-                    **names,
+                    {
+                        **(switches or {}),
+                        **names,
+                        "messages": [dict(m) for m in messages],
+                        "tools": [dict(t) for t in tools] or None,
+                        "add_generation_prompt": True,
+                    }
                 )
             )
     except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError,

@@ -66,12 +66,18 @@ class Tokenizer:
         """Return the text of tokens, without special ones."""
         return self.codec.decode(list(tokens), skip_special_tokens=True)
 
-    def chat(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> str:
+    def chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] = (),
+        switches: Message | None = None,
+    ) -> str:
         """Return the prompt of a conversation, as the checkpoint's template writes it.
 
         Args:
             messages: what was said.
             tools: functions that the model may call, as the OpenAI API describes them.
+            switches: of the template's own, such as ``enable_thinking``.
 
         The template runs in a sandbox: it cannot reach outside its arguments.
 
@@ -83,7 +89,7 @@ class Tokenizer:
             raise UnsupportedError(
                 "the checkpoint has no chat template", hint="give a prompt instead of messages"
             )
-        return render_chat(self.template, messages, self.names, tools)
+        return render_chat(self.template, messages, self.names, tools, switches)
 
 
 def open_tokenizer(folder: Path) -> Tokenizer | None:

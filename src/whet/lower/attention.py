@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from whet.index import Atom, Axis, IndexLike, product, var
+from whet.kernel.attention_schedule import Heads, choose_attention
 from whet.kernel.expr import Call, Const, Expr, Load, Read, Var, rewrite_leaves, walk
-from whet.kernel.schedule import Heads, choose_attention
 from whet.kernel.spec import Attention, Step, Store
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
 from whet.lower.loops import by_stride
@@ -31,7 +31,7 @@ def fuse_attention(tensor: Tensor, single: Single) -> bool:
     if definition is None or not isinstance(definition.anchor, Product) or definition.anchor.taps:
         return False
     outer = definition.anchor
-    soft = _source_at(outer.a, (*outer.rows, outer.depth), single)
+    soft = source_at(outer.a, (*outer.rows, outer.depth), single)
     if soft is None or not isinstance(outer.b, Load):
         return False
     scored = _score(soft, single)
@@ -40,7 +40,7 @@ def fuse_attention(tensor: Tensor, single: Single) -> bool:
     scores, score, rows, key = scored
     body = None if soft.definition is None else soft.definition.body
     inner = scores.definition.anchor if scores.definition is not None else None
-    if not isinstance(inner, Product) or not _is_static(inner.depth, outer.col):
+    if not isinstance(inner, Product) or not is_static(inner.depth, outer.col):
         return False
     if not isinstance(inner.a, Load) or not isinstance(inner.b, Load):
         return False
@@ -66,19 +66,26 @@ def fuse_attention(tensor: Tensor, single: Single) -> bool:
         zero_nan=body is not None and _is_nan_free(body),
         zero_empty=body is not None and _is_empty_free(body),
     )
-    tensor.definition = Definition(definition.axes, definition.body, attend, definition.index)
+    whole = Definition(definition.axes, definition.body, attend, definition.index)
+    become_attention(tensor, whole, scores, soft)
+    return True
+
+
+def become_attention(tensor: Tensor, definition: Definition, scores: Tensor, soft: Tensor) -> None:
+    """Give a tensor the definition of an attention, and the nodes of what that takes in."""
+    tensor.definition = definition
     tensor.nodes = tuple(dict.fromkeys((*scores.nodes, *soft.nodes, *tensor.nodes)))
     tensor.ops = (*scores.ops, *soft.ops, *tensor.ops)
     if tensor.rank == 4:
         tensor.order = (0, 2, 1, 3)
-    return True
 
 
-def _is_static(*axes: Axis) -> bool:
+def is_static(*axes: Axis) -> bool:
+    """Whether extents are known when compiling."""
     return all(axis.extent.constant is not None for axis in axes)
 
 
-def _source_at(expr: Expr, axes: tuple[Axis, ...], single: Single) -> Tensor | None:
+def source_at(expr: Expr, axes: tuple[Axis, ...], single: Single) -> Tensor | None:
     """Return the tensor that an expression reads at exactly these axes, if it is read only here."""
     if not isinstance(expr, Load) or not single(expr.source) or len(expr.index) != len(axes):
         return None
@@ -92,7 +99,7 @@ def _source_at(expr: Expr, axes: tuple[Axis, ...], single: Single) -> Tensor | N
 def _score(soft: Tensor, single: Single) -> tuple[Tensor, Expr, tuple[Axis, ...], Axis] | None:
     """Take a softmax apart: the product it reads, the score expression, its rows and key axis."""
     definition = soft.definition
-    steps = _softmax_steps(definition)
+    steps = softmax_steps(definition)
     if definition is None or steps is None:
         return None
     top, total = steps
@@ -106,10 +113,10 @@ def _score(soft: Tensor, single: Single) -> tuple[Tensor, Expr, tuple[Axis, ...]
     )
     if not raised or not shared or here.dtype != "float32":
         return None
-    return _product_read(definition, here, (rows, key), single)
+    return product_read(definition, here, (rows, key), single)
 
 
-def _softmax_steps(definition: Definition | None) -> tuple[Step, Step] | None:
+def softmax_steps(definition: Definition | None) -> tuple[Step, Step] | None:
     """Return the maximum and the sum that a softmax takes along one axis."""
     if definition is None or definition.index or not isinstance(definition.anchor, Steps):
         return None
@@ -136,7 +143,7 @@ def _is_empty_free(body: Expr) -> bool:
     return isinstance(body, Call) and body.op == "select" and not _is_nan_free(body)
 
 
-def _product_read(
+def product_read(
     soft: Definition, here: Expr, point: tuple[tuple[Axis, ...], Axis], single: Single
 ) -> tuple[Tensor, Expr, tuple[Axis, ...], Axis] | None:
     """Find the one product that a score reads at its own point, and inline its epilogue."""
@@ -152,7 +159,7 @@ def _product_read(
         assert inner is not None and isinstance(inner.anchor, Product)
         if inner.index or inner.anchor.taps or len(inner.axes) != len(rows) + 1:
             continue
-        if any(_source_at(e, (*rows, key), single) is None for e in found):
+        if any(source_at(e, (*rows, key), single) is None for e in found):
             continue
         at: dict[Atom, IndexLike] = {
             a: var(b) for a, b in zip(inner.axes, (*rows, key), strict=True)
@@ -215,5 +222,6 @@ def build_attention(
         *tile,
         zero_nan=anchor.zero_nan,
         zero_empty=anchor.zero_empty,
+        integers=anchor.integers,
     )
     return kernel, params

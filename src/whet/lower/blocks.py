@@ -8,6 +8,8 @@ their 16-bit factors in front of every 8 groups.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from whet.index import as_poly
@@ -19,14 +21,25 @@ from whet.kernel.blocks import (
     BlockSum,
     QuantizedRows,
     RowQuantization,
+    RowsOut,
     panel_bytes,
     period,
     row_words,
 )
-from whet.kernel.expr import Expr, Load
+from whet.kernel.dequantized import DequantizedProduct, DequantizedSum
+from whet.kernel.expr import Expr, Load, Read
+from whet.kernel.schedule import most_rows
 from whet.kernel.spec import Store
 from whet.kernel.tensor import Definition, Tensor
-from whet.lower.storage import Params, Root, Storage, Storages, address_of, to_reads
+from whet.lower.storage import (
+    Params,
+    Root,
+    Storage,
+    Storages,
+    address_of,
+    magnitude,
+    to_reads,
+)
 from whet.program.records import BufferKind, Content
 from whet.target import Target
 
@@ -38,19 +51,39 @@ HEIGHTS = (ROW_TILE, 8, 4, 2, 1)
 LOW_HEIGHTS = (4, 2, 1)
 VECTORS = 2
 
+FLOAT_HEIGHTS = (6, 4, 2, 1)
+DIVISORS = (1, 2, 3, 4, 6, ROW_TILE)
+"""Heights of register tiles that divide a tile of rows."""
+
+FLOAT_ROWS = 12 * ROW_TILE
+MOST_PANELS = 16
+"""Rows and panels of a chunk of float rows: 380 KiB in the second cache.
+
+Many rows come from afar once for all panels of a chunk.
+"""
+
+SHARES = 4
+"""Chunks of columns that a thread has, if there are enough."""
+
 STRETCH = 16
 """Groups of a stretch: 18 KiB unpacked, which leaves room in the first cache for rows and sums."""
 
 
 def build_row_quantization(
     definition: Definition, storage: Storage, storages: Storages, target: Target, threads: int
-) -> tuple[RowQuantization, Params]:
-    """Return the kernel that brings rows into blocks, and its parameters."""
+) -> tuple[RowQuantization | BlockProduct, Params]:
+    """Return the kernel that brings rows into blocks, and its parameters.
+
+    Rows that a product makes are brought into blocks by that product.
+    """
     anchor = definition.anchor
     assert isinstance(anchor, QuantizedRows) and not definition.index
+    if anchor.product is not None:
+        return _build_rows_out(anchor, anchor.product, storage, storages, target)
     params = Params()
     output = params.write(storage.root)
     x = to_reads(anchor.x, storages, params)
+    steps = tuple(replace(s, body=to_reads(s.body, storages, params)) for s in anchor.steps)
     kernel = RowQuantization(
         params.records(),
         anchor.row,
@@ -59,9 +92,17 @@ def build_row_quantization(
         output,
         anchor.zero,
         anchor.spans,
-        CHUNK_GROUPS,
+        _groups(anchor) if steps else CHUNK_GROUPS,
+        steps,
     )
     return kernel, params
+
+
+def _groups(anchor: QuantizedRows) -> int:
+    """Return the groups of a row; one that is reduced first is a chunk's."""
+    depth = anchor.depth.extent.constant
+    assert depth is not None, "rows in blocks have a known length"
+    return depth // GROUP
 
 
 def build_block_product(
@@ -77,11 +118,31 @@ def build_block_product(
         address_of(definition.position, storage),
         to_reads(definition.body, storages, params),
     )
+    return _block_product(anchor, (store,), params, storages, target), params
+
+
+def _build_rows_out(
+    anchor: QuantizedRows,
+    product: BlockSum,
+    storage: Storage,
+    storages: Storages,
+    target: Target,
+) -> tuple[BlockProduct, Params]:
+    """Return the kernel of a product that brings its results into blocks, and its parameters."""
+    params = Params()
+    output = params.write(storage.root)
+    end = RowsOut(to_reads(anchor.x, storages, params), output, anchor.zero, anchor.spans)
+    kernel = _block_product(product, (), params, storages, target)
+    return replace(kernel, rows_out=end), params
+
+
+def _block_product(
+    anchor: BlockSum, stores: tuple[Store, ...], params: Params, storages: Storages, target: Target
+) -> BlockProduct:
     rows = params.number(storages[id(_source(anchor.rows))].root)
     panels = params.number(_packed([_source(w) for w in anchor.weights], anchor))
     wide = target.registers >= WIDE_REGISTERS and target.lanes * VECTORS >= PANEL
-    heights = HEIGHTS if wide else LOW_HEIGHTS
-    kernel = BlockProduct(
+    return BlockProduct(
         params=params.records(),
         row=anchor.row,
         col=anchor.col,
@@ -89,13 +150,54 @@ def build_block_product(
         panels=panels,
         depth=anchor.depth,
         kind=anchor.kind,
-        stores=(store,),
-        heights=heights,
+        stores=stores,
+        heights=HEIGHTS if wide else LOW_HEIGHTS,
         block=_rows_of_chunk(anchor, target),
         vectors=min(VECTORS, PANEL // target.lanes),
         stretch=STRETCH if wide and target.dot == "vnni" else 0,
     )
+
+
+def build_dequantized_product(
+    definition: Definition, storage: Storage, storages: Storages, target: Target, threads: int
+) -> tuple[DequantizedProduct, Params]:
+    """Return the kernel of float rows times weights in blocks, and its parameters."""
+    anchor = definition.anchor
+    assert isinstance(anchor, DequantizedSum)
+    params = Params()
+    output = params.write(storage.root)
+    store = Store(
+        output,
+        address_of(definition.position, storage),
+        to_reads(definition.body, storages, params),
+    )
+    x = to_reads(anchor.x, storages, params)
+    assert isinstance(x, Read), "rows are legal here"
+    panels = params.number(_packed([_source(w) for w in anchor.weights], anchor))
+    vectors = min(VECTORS, PANEL // target.lanes)
+    wide = target.registers >= WIDE_REGISTERS
+    kernel = DequantizedProduct(
+        params=params.records(),
+        row=anchor.row,
+        col=anchor.col,
+        depth=anchor.inner,
+        x=x,
+        panels=panels,
+        kind=anchor.kind,
+        stores=(store,),
+        heights=FLOAT_HEIGHTS if wide else LOW_HEIGHTS,
+        tile=max(n for n in DIVISORS if n <= most_rows(target, vectors)),
+        vectors=vectors,
+        block=FLOAT_ROWS,
+        together=_panels_of_chunk(anchor, threads),
+    )
     return kernel, params
+
+
+def _panels_of_chunk(anchor: DequantizedSum, threads: int) -> int:
+    """Return how many panels of columns go together, such that threads have even shares."""
+    panels = -(-magnitude(anchor.col.extent) // PANEL)
+    return min(max(panels // (SHARES * threads), 1), MOST_PANELS)
 
 
 def _rows_of_chunk(anchor: BlockSum, target: Target) -> int:
@@ -113,7 +215,7 @@ def _source(load: Expr) -> Tensor:
     return source
 
 
-def _packed(weights: list[Tensor], anchor: BlockSum) -> Root:
+def _packed(weights: list[Tensor], anchor: BlockSum | DequantizedSum) -> Root:
     """Return the panels of all columns; weights are put together when they are packed."""
     values = [w.value for w in weights if w.value is not None]
     assert len(values) == len(weights), "weights in blocks are constant"

@@ -16,11 +16,13 @@ from whet.kernel.chain_schedule import Link, choose_block
 from whet.kernel.expr import Expr, Read, rewrite_leaves, walk
 from whet.kernel.schedule import Work
 from whet.kernel.spec import Contraction, Param, Store
+from whet.lower.rewrites import Rewrites
 from whet.lower.select import KernelCall
 from whet.lower.storage import Root, magnitude
 from whet.program.records import BufferKind
 from whet.target import Target
 
+NAME = "chain_products"
 REACH = 4
 """Launches in between that a product is moved in front of."""
 
@@ -45,19 +47,19 @@ class Chaining:
     Attributes:
         target: processor.
         threads: threads that share out the blocks.
-        most: how many products may join others, ``None`` for all that gain.
+        rewrites: how many products may join others.
     """
 
     target: Target
     threads: int
-    most: int | None = None
+    rewrites: Rewrites
 
 
 def chain_products(
     calls: Sequence[KernelCall], outputs: Iterable[Root], chaining: Chaining
 ) -> list[KernelCall]:
     """Return the kernels of a program with products chained where that is faster."""
-    search = _Search(list(calls), {id(r) for r in outputs}, chaining, chaining.most)
+    search = _Search(list(calls), {id(r) for r in outputs}, chaining)
     search.run()
     return search.calls
 
@@ -67,7 +69,6 @@ class _Search:
     calls: list[KernelCall]
     outputs: set[int]
     chaining: Chaining
-    left: int | None
 
     def run(self) -> None:
         """Let products join the ones before, from the first to the last."""
@@ -82,15 +83,14 @@ class _Search:
         """Take products behind a position into a chain that begins there."""
         rows: int | None = None
         after = position + 1
-        while after < len(self.calls) and after <= position + REACH and self.left != 0:
+        while after < len(self.calls) and after <= position + REACH:
             grown = self._grown(parts, position, after)
             found = None if grown is None else self._block(grown)
-            if grown is None or found is None:
+            if grown is None or found is None or not self.chaining.rewrites.take(NAME):
                 after += 1
                 continue
             parts, rows = grown, found
             del self.calls[after]
-            self.left = None if self.left is None else self.left - 1
         if rows is not None:
             self.calls[position] = _chain(parts, self._inner(parts), rows)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -118,7 +117,9 @@ def build_contraction(
     conditions = tuple(c.substitute(substitution) for c in operand.conditions)
     edges = tuple(c for c in conditions if row in c.index.atoms)
     bounds = tuple(c for c in conditions if c not in edges)
-    tile = _tile(anchor, rows, row, bool(edges), target, choose)
+    free = not conditions and not _weight_axes(anchor, storages, substitution) & {*rows[-1:]}
+    shape = _Rows(rows, row, edges=bool(edges), whole=free and _sums_whole_lines(anchor, target))
+    tile, lines = _tile(anchor, shape, target, choose)
     if anchor.quad is not None and _rows_overlap(a, row, anchor.quad):
         tile = replace(tile, unroll=1, prefetch=-(-tile.prefetch // tile.unroll))
     zeros = params.number(_zeros(anchor.depth, a.dtype)) if edges else -1
@@ -138,6 +139,7 @@ def build_contraction(
         edges,
         zeros,
         anchor.quad,
+        lines=lines,
     )
     return kernel, params
 
@@ -213,30 +215,78 @@ def _b_address(anchor: Product, storages: Storages) -> Poly:
     return address_of(anchor.b.index, storages[id(anchor.b.source)])
 
 
-def _tile(
-    anchor: Product, outer: Sequence[Axis], row: Axis, edges: bool, target: Target, choose: Chooser
-) -> Tile:
-    depth = magnitude(anchor.depth.extent)
-    unknown = any(x.extent.constant is None for x in (*outer, row))
-    rows = max(magnitude(row.extent), 1)
-    work = Work(
-        outer=max(magnitude(product(x.extent for x in outer)), 1),
-        rows=max(rows, OPEN_ROWS) if row.extent.constant is None else rows,
+def _weight_axes(
+    anchor: Product, storages: Storages, substitution: dict[Atom, IndexLike]
+) -> set[Atom]:
+    """Return what the place of the weights depends on."""
+    return set(_b_address(anchor, storages).substitute(substitution).atoms)
+
+
+def _sums_whole_lines(anchor: Product, target: Target) -> bool:
+    """Whether a register tile may be as high as a whole line of an image."""
+    wide = target.vector_bytes == LINE_BYTES
+    return anchor.quad is not None and target.dot == "vnni" and wide
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a product.
+
+    Attributes:
+        outer: axes around the tiled one.
+        row: the axis that register tiles run along.
+        edges: whether rows may lie outside the operand.
+        whole: whether a register tile may take several points of the last outer axis.
+    """
+
+    outer: tuple[Axis, ...]
+    row: Axis
+    edges: bool
+    whole: bool
+
+    @property
+    def lines(self) -> int | None:
+        """How many lines of an image fill a register tile, ``None`` if that is no more than one."""
+        length = self.row.extent.constant
+        total = self.outer[-1].extent.constant if self.outer else None
+        if not self.whole or not length or total is None or WHOLE_LINE // length < 2:
+            return None
+        return min(WHOLE_LINE // length, total) if total > 1 else None
+
+
+def _work(anchor: Product, rows: _Rows, lines: int | None) -> Work:
+    """Return the size of a product of which a register tile takes so many lines."""
+    depth, together = magnitude(anchor.depth.extent), lines or 1
+    unknown = any(x.extent.constant is None for x in (*rows.outer, rows.row))
+    count = max(magnitude(rows.row.extent), 1)
+    if rows.row.extent.constant is None:
+        count = max(count, OPEN_ROWS)
+    return Work(
+        outer=-(-max(magnitude(product(x.extent for x in rows.outer)), 1) // together),
+        rows=count * together,
         cols=max(magnitude(anchor.col.extent), 1),
         reduction=max(depth * magnitude(product(t.extent for t in anchor.taps)), 1),
         depth=max(depth, 1),
-        edges=edges,
+        edges=rows.edges,
         open=unknown,
         blocks=anchor.quad is None and anchor.depth.extent.constant is not None,
     )
+
+
+def _tile(anchor: Product, rows: _Rows, target: Target, choose: Chooser) -> tuple[Tile, int | None]:
+    """Return the schedule of a product, and how many lines its register tiles take, if several."""
+    work, reduced = _work(anchor, rows, rows.lines), target
     if anchor.quad is not None:
         room = target.registers - SPARE_REGISTERS[target.dot]
-        if target.dot == "vnni" and target.vector_bytes == LINE_BYTES and rows == WHOLE_LINE:
+        if _sums_whole_lines(anchor, target) and work.rows == WHOLE_LINE:
             room += 1
-        target = replace(target, registers=room, lane_fma=False)
+        reduced = replace(target, registers=room, lane_fma=False)
         if SPARE_REGISTERS[target.dot]:
             work = replace(work, unroll=1)
-    return choose.tile(work, target)
+    tile = choose.tile(work, reduced)
+    if rows.lines is None or tile.rows == work.rows:
+        return tile, rows.lines
+    return _tile(anchor, replace(rows, whole=False), target, choose)
 
 
 def _panels(

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from whet.codegen.contraction import contraction_chunks
-from whet.index import Poly, product
+from whet.codegen.contraction import contraction_chunks, row_items
+from whet.index import product
 from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import Ahead, Contraction, Param
+from whet.lower.rewrites import Rewrites
 from whet.lower.select import KernelCall
 from whet.target import Target
 
@@ -27,28 +28,27 @@ LEAST_BYTES = 32 << 10
 PART_OF_CACHE = 3
 """Weights of this part of the second cache are fetched; rows and results need the rest."""
 
+NAME = "fetch_ahead"
+
 
 def fetch_ahead(
-    calls: Sequence[KernelCall], target: Target, threads: int, most: int | None
+    calls: Sequence[KernelCall], target: Target, threads: int, rewrites: Rewrites
 ) -> list[KernelCall]:
     """Return calls of which products of 8-bit integers fetch the weights of a later product.
 
-    Products that fetch their own panels one ahead wait for little. ``most`` is how many may fetch,
-    ``None`` for any number.
+    Products that fetch their own panels one ahead wait for little.
     """
     result = list(calls)
     free: int | None = None
-    made = 0
     for place, call in enumerate(calls):
-        if made == most:
-            break
         if not isinstance(call.kernel, Contraction):
             continue
         total = _weights(call)
         if free is not None and total is not None and not call.kernel.tile.prefetch:
             fetching = _fetching(result[free], call, total, target, threads)
-            made += fetching is not result[free]
-            result[free], free = fetching, None
+            if fetching is not None and rewrites.take(NAME):
+                result[free] = fetching
+            free = None
         if _has_room(call.kernel, target):
             free = place
     return result
@@ -63,19 +63,19 @@ def _has_room(kernel: Contraction, target: Target) -> bool:
 
 def _fetching(
     call: KernelCall, later: KernelCall, total: int, target: Target, threads: int
-) -> KernelCall:
-    """Return a call that fetches the weights of a later one, if it has the time."""
+) -> KernelCall | None:
+    """Return a call that fetches the weights of a later one, ``None`` if it has no time for it."""
     kernel, other = call.kernel, later.kernel
     assert isinstance(kernel, Contraction) and isinstance(other, Contraction)
     chunks = contraction_chunks(kernel, target.lanes).constant
     if chunks is None or chunks < threads or total < LEAST_BYTES:
-        return call
+        return None
     apart = 0 if other.tile.by_rows else total // threads // LINE_BYTES * LINE_BYTES
     wanted = min(total if other.tile.by_rows else apart, target.l2_bytes // PART_OF_CACHE)
     steps = _steps(kernel, target) // threads
     lines = -(-wanted // (LINE_BYTES * max(steps, 1)))
     if lines > MOST_LINES:
-        return call
+        return None
     root = later.roots[other.b.param]
     ahead = Ahead(len(kernel.params), wanted, apart, -(-chunks // threads), lines)
     params = (*kernel.params, Param(root.dtype, written=False))
@@ -94,12 +94,10 @@ def _weights(call: KernelCall) -> int | None:
 
 def _steps(kernel: Contraction, target: Target) -> int:
     """Return how often a launch does an unrolled depth step, in all of its register tiles."""
-    tile = kernel.tile
-    tiles: Poly = product(a.extent for a in kernel.outer)
-    rows, cols = kernel.row.extent.constant, kernel.col.extent.constant
+    tile, cols = kernel.tile, kernel.col.extent.constant
     depth = kernel.depth.extent.constant
-    count = (tiles * product(t.extent for t in kernel.taps)).constant
-    if rows is None or cols is None or depth is None or count is None:
+    count = (row_items(kernel) * product(t.extent for t in kernel.taps)).constant
+    if cols is None or depth is None or count is None:
         return 0
     panels = -(-cols // (tile.vectors * target.lanes))
-    return count * -(-rows // tile.rows) * panels * (depth // tile.unroll)
+    return count * panels * (depth // tile.unroll)

@@ -8,11 +8,12 @@ only reader of a product or reduction, element by element, is evaluated on its r
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from whet.dtypes import DTYPES
 from whet.index import ZERO, Atom, IndexLike, as_poly, product
 from whet.kernel.blocks import BlockSum, QuantizedRows
+from whet.kernel.dequantized import DequantizedSum
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Var, depth, rewrite_leaves, walk
 from whet.kernel.filter import Kept
 from whet.kernel.paged import PagedAttend
@@ -21,6 +22,8 @@ from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Product, Steps, Tensor, Whole
 from whet.lower.attention import fuse_attention
 from whet.lower.equations import Equations
+from whet.lower.integer_attention import fuse_integer_attention
+from whet.lower.readers import Readers, count_readers, merge_origins, needed_equations
 from whet.lower.storage import magnitude, row_major
 from whet.lower.uses import inline_at, loads, rewrite_definition, sources
 from whet.ops.movement import concat_parts
@@ -68,63 +71,35 @@ def work(expr: Expr) -> int:
     ) + 2 * sum(isinstance(e, Guard) for e in walk(expr))
 
 
-@dataclass(slots=True)
-class _Readers:
-    """How often each tensor is read, and by how many tensors."""
-
-    tensors: Counter[int]
-    outputs: set[int]
-
-    def single(self, tensor: Tensor) -> bool:
-        return self.tensors[id(tensor)] == 1 and id(tensor) not in self.outputs
-
-
 def fuse(equations: Equations, *, level: int) -> Equations:
     """Fuse in place and return the equations that are left.
 
     Below level 2 only views are inlined, so that every operator stays a kernel of its own.
     """
-    readers = _count(equations)
+    readers = count_readers(equations)
     for tensor in equations.tensors:
         if tensor.definition is not None:
             if level >= 3:
                 _pull_scales(tensor)
             _inline_into(tensor, readers, level)
-    equations = _live(equations)
+    equations = needed_equations(equations)
     if level >= 2:
-        readers = _count(equations)
+        readers = count_readers(equations)
         for tensor in equations.tensors:
             _absorb_anchor(tensor, readers)
-        equations = _live(equations)
-        readers = _count(equations)
+        equations = needed_equations(equations)
+        readers = count_readers(equations)
         for tensor in equations.tensors:
-            fuse_attention(tensor, readers.single)
-        equations = _live(equations)
+            if not fuse_attention(tensor, readers.single):
+                fuse_integer_attention(tensor, readers.single, readers.count)
+        equations = needed_equations(equations)
     return equations
-
-
-def _count(equations: Equations) -> _Readers:
-    tensors: Counter[int] = Counter()
-    for tensor in equations.tensors:
-        if tensor.definition is not None:
-            tensors.update(id(s) for s in sources(tensor.definition))
-    return _Readers(tensors, {id(t) for _, t in equations.outputs})
-
-
-def _live(equations: Equations) -> Equations:
-    """Drop tensors that nobody reads any more."""
-    needed = {id(t) for _, t in equations.outputs}
-    for tensor in reversed(equations.tensors):
-        if id(tensor) in needed and tensor.definition is not None:
-            needed |= {id(s) for s in sources(tensor.definition)}
-    kept = [t for t in equations.tensors if id(t) in needed]
-    return Equations(kept, equations.inputs, equations.outputs)
 
 
 # -- inlining --------------------------------------------------------------------------------------
 
 
-def _inline_into(tensor: Tensor, readers: _Readers, level: int) -> None:
+def _inline_into(tensor: Tensor, readers: Readers, level: int) -> None:
     """Inline what may be inlined into one tensor's definition, until nothing more may."""
     assert tensor.definition is not None
     if concat_parts(tensor) is not None:
@@ -140,8 +115,7 @@ def _inline_into(tensor: Tensor, readers: _Readers, level: int) -> None:
         if not chosen:
             break
         for source in chosen.values():
-            tensor.nodes = _merge(source.nodes, tensor.nodes)
-            tensor.ops = _merge_ops(source, tensor)
+            merge_origins(source, tensor)
 
         def rewrite(e: Expr, chosen: dict[int, Tensor] = chosen) -> Expr:
             return inline_at(e) if isinstance(e, Load) and id(e.source) in chosen else e
@@ -164,8 +138,7 @@ def _pull_scales(tensor: Tensor) -> None:
         if isinstance(load, Load) and found is not None:
             operands[name], scale = found
             factor *= scale
-            tensor.nodes = _merge(load.source.nodes, tensor.nodes)
-            tensor.ops = _merge_ops(load.source, tensor)
+            merge_origins(load.source, tensor)
     if not operands:
         return
     total = Var(ACCUMULATOR, tensor.dtype)
@@ -199,16 +172,8 @@ def _scaled_view(load: Load) -> tuple[Expr, float] | None:
     return moved, scale if body.op == "mul" else 1.0 / scale
 
 
-def _merge(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*first, *second)))
-
-
-def _merge_ops(source: Tensor, tensor: Tensor) -> tuple[str, ...]:
-    return (*source.ops, *tensor.ops)
-
-
 def _may_inline(
-    source: Tensor, reader: Definition, count: int, readers: _Readers, level: int
+    source: Tensor, reader: Definition, count: int, readers: Readers, level: int
 ) -> bool:
     inner = source.definition
     if inner is None or inner.anchor is not None or inner.index:
@@ -221,7 +186,7 @@ def _may_inline(
     return level >= 2 and not fixed and _pays(source, reader, count, readers)
 
 
-def _pays(source: Tensor, reader: Definition, count: int, readers: _Readers) -> bool:
+def _pays(source: Tensor, reader: Definition, count: int, readers: Readers) -> bool:
     """Whether repeating the work of a source costs less than storing it."""
     inner = source.definition
     assert inner is not None
@@ -274,11 +239,13 @@ def _is_repeated(source: Tensor, reader: Definition) -> bool:
         operands = (anchor.clash,)
     elif isinstance(anchor, PagedAttend):
         operands = (anchor.q,)
+    elif isinstance(anchor, DequantizedSum):
+        operands = (anchor.x,)
     found = (e for o in operands if o is not None for e in walk(o))
     return any(isinstance(e, Load) and e.source is source for e in found)
 
 
-def _cheap_in_steps(source: Tensor, reader: Definition, cost: int, readers: _Readers) -> bool:
+def _cheap_in_steps(source: Tensor, reader: Definition, cost: int, readers: Readers) -> bool:
     """Whether repeated evaluation inside reductions costs less than a pass over memory."""
     assert isinstance(reader.anchor, Steps)
     if not readers.single(source):
@@ -302,13 +269,13 @@ def _narrows(tensor: Tensor) -> bool:
     return bool(wide) and all(DTYPES[s.dtype].size > size for s in wide)
 
 
-def _would_be_absorbed(tensor: Tensor, readers: _Readers) -> bool:
+def _would_be_absorbed(tensor: Tensor, readers: Readers) -> bool:
     """Whether a product could take a tensor into its epilogue, which costs no pass at all."""
     definition = tensor.definition
     assert definition is not None
     return any(
         s.definition is not None
-        and isinstance(s.definition.anchor, Product | BlockSum)
+        and isinstance(s.definition.anchor, Product | BlockSum | DequantizedSum)
         and readers.single(s)
         and s.shape == tensor.shape
         for s in sources(definition)
@@ -330,7 +297,7 @@ def _is_window(definition: Definition) -> bool:
 # -- epilogues -------------------------------------------------------------------------------------
 
 
-def _absorb_anchor(tensor: Tensor, readers: _Readers) -> None:
+def _absorb_anchor(tensor: Tensor, readers: Readers) -> None:
     """Let a pointwise tensor run in the epilogue of the last product or reduction it reads."""
     definition = tensor.definition
     if definition is None or definition.anchor is not None or definition.index:
@@ -343,7 +310,7 @@ def _absorb_anchor(tensor: Tensor, readers: _Readers) -> None:
             return
 
 
-def _may_absorb(source: Tensor, tensor: Tensor, readers: _Readers) -> bool:
+def _may_absorb(source: Tensor, tensor: Tensor, readers: Readers) -> bool:
     inner, outer = source.definition, tensor.definition
     assert outer is not None
     if inner is None or inner.anchor is None or not readers.single(source):
@@ -389,5 +356,4 @@ def _absorb(source: Tensor, tensor: Tensor) -> None:
     kept = inner.index if source.shape == tensor.shape else index
     tensor.definition = Definition(inner.axes, result, inner.anchor, kept)
     tensor.order = source.order if source.rank == tensor.rank else ()
-    tensor.nodes = _merge(source.nodes, tensor.nodes)
-    tensor.ops = _merge_ops(source, tensor)
+    merge_origins(source, tensor)

@@ -12,20 +12,19 @@ from dataclasses import replace
 from whet.index import Atom, IndexLike, var
 from whet.kernel.expr import Expr, Read, rewrite_leaves
 from whet.kernel.spec import Nest, Param, Store
+from whet.lower.rewrites import Rewrites
 from whet.lower.select import KernelCall
 from whet.lower.storage import Root
 
+NAME = "join_parts"
 
-def join_parts(calls: Sequence[KernelCall], most: int | None) -> list[KernelCall]:
-    """Return calls of which maps that follow each other and write parts of a tensor are one.
 
-    ``most`` is how many may join the one before, ``None`` for any number.
-    """
+def join_parts(calls: Sequence[KernelCall], rewrites: Rewrites) -> list[KernelCall]:
+    """Return calls of which maps that follow each other and write parts of a tensor are one."""
     result: list[KernelCall] = []
-    for number, call in enumerate(calls):
-        made = number - len(result)
-        joined = _joined(result[-1], call) if result and made != most else None
-        if joined is None:
+    for call in calls:
+        joined = _joined(result[-1], call) if result else None
+        if joined is None or not rewrites.take(NAME):
             result.append(call)
         else:
             result[-1] = joined
@@ -58,7 +57,7 @@ def _joined(first: KernelCall, second: KernelCall) -> KernelCall | None:
 def _alike(own: Nest, other: Nest) -> bool:
     """Whether two maps go through the same points in the same way."""
     extents = [[a.extent for a in nest.axes] for nest in (own, other)]
-    if extents[0] != extents[1] or own.steps or own.row or own.squares:
+    if extents[0] != extents[1] or own.steps or own.row or own.squares or own.interleaved:
         return False
     if len(own.stores) != 1 or len(other.stores) != 1:
         return False

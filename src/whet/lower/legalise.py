@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from whet.index import Atom, Axis, IndexLike, Opaque, Poly, at_least, var
+from whet.kernel.dequantized import DequantizedSum
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Within, guard
 from whet.kernel.paged import PagedAttend
 from whet.kernel.recurrence import Phase, Recur
@@ -13,6 +14,7 @@ from whet.lower.contractions import MIN_EDGE_DEPTH, Operand, operand_of, tiled_r
 from whet.lower.equations import Equations
 from whet.lower.layout import Layout
 from whet.lower.narrow_depths import is_narrow, joined_depth
+from whet.lower.pieces import pieces_of
 from whet.lower.quads import needs_quads, quad_product, whole_depth
 from whet.lower.storage import address_of
 
@@ -48,6 +50,8 @@ def legalise(equations: Equations, layout: Layout) -> bool:
             result.extend(_legal_attention(tensor, definition, definition.anchor, layout))
         if definition is not None and isinstance(definition.anchor, PagedAttend):
             result.extend(_legal_queries(tensor, definition, definition.anchor, layout))
+        if definition is not None and isinstance(definition.anchor, DequantizedSum):
+            result.extend(_legal_rows(tensor, definition, definition.anchor, layout))
         if definition is not None and isinstance(definition.anchor, Recur):
             result.extend(_legal_recurrence(tensor, definition, definition.anchor, layout))
         result.append(tensor)
@@ -295,7 +299,10 @@ def _legal_b(tensor: Tensor, anchor: Product, layout: Layout) -> tuple[Expr, Ten
 def _legal_attention(
     tensor: Tensor, definition: Definition, anchor: Attend, layout: Layout
 ) -> list[Tensor]:
-    """Copy queries, keys or values that are not affine, and values not contiguous in columns."""
+    """Copy queries, keys or values that are not affine, and those not contiguous that have to be.
+
+    Values have to be along their columns, queries and keys of 8 bits along the depth.
+    """
     copies: list[Tensor] = []
     operands = {"q": anchor.q, "k": anchor.k, "v": anchor.v}
     for name, operand in operands.items():
@@ -304,7 +311,7 @@ def _legal_attention(
         batch = [r for r in anchor.rows[:-1] if operand.depends_on(r)]
         axes = (*batch, middle, last)
         legal = isinstance(operand, Load) and _is_affine(operand, axes, layout)
-        if legal and name == "v":
+        if legal and (name == "v" or anchor.integers is not None):
             assert isinstance(operand, Load)
             address = address_of(operand.index, layout.storages[id(operand.source)])
             legal = address.coefficient(last) == 1
@@ -320,15 +327,35 @@ def _legal_attention(
 def _legal_queries(
     tensor: Tensor, definition: Definition, anchor: PagedAttend, layout: Layout
 ) -> list[Tensor]:
-    """Copy queries that are not affine, or not contiguous along the depth."""
+    """Copy queries that are neither computed in parts nor affine and contiguous along the depth."""
     axes = (*anchor.axes[:2], anchor.depth)
-    if isinstance(anchor.q, Load) and _is_affine(anchor.q, axes, layout):
-        address = address_of(anchor.q.index, layout.storages[id(anchor.q.source)])
-        if address.coefficient(anchor.depth) == 1:
-            return []
+    if not isinstance(anchor.q, Load) and pieces_of(anchor.depth, anchor.q) is not None:
+        return []
+    if _is_line(anchor.q, axes, layout):
+        return []
     q, copy = _gathered(tensor, "q", axes, anchor.q)
     tensor.definition = replace(definition, anchor=replace(anchor, q=q))
     return [copy]
+
+
+def _legal_rows(
+    tensor: Tensor, definition: Definition, anchor: DequantizedSum, layout: Layout
+) -> list[Tensor]:
+    """Copy rows that are not affine, or not contiguous along the depth."""
+    axes = (anchor.row, anchor.inner)
+    if _is_line(anchor.x, axes, layout):
+        return []
+    x, copy = _gathered(tensor, "x", axes, anchor.x)
+    tensor.definition = replace(definition, anchor=replace(anchor, x=x))
+    return [copy]
+
+
+def _is_line(operand: Expr, axes: tuple[Axis, ...], layout: Layout) -> bool:
+    """Whether an operand can be read in place, contiguous along the last of its axes."""
+    if not isinstance(operand, Load) or not _is_affine(operand, axes, layout):
+        return False
+    address = address_of(operand.index, layout.storages[id(operand.source)])
+    return address.coefficient(axes[-1]) == 1
 
 
 def _legal_recurrence(

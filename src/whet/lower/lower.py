@@ -17,17 +17,24 @@ from whet.limits import Budget
 from whet.lower.build import build_equations, plain_equations
 from whet.lower.chains import Chaining, chain_products
 from whet.lower.choose import choose_by_shape
+from whet.lower.computed_copies import compute_in_copies
 from whet.lower.equations import Equations
 from whet.lower.fetch_ahead import fetch_ahead
 from whet.lower.fold import FoldBudget, fold_equations
 from whet.lower.fuse import fuse
+from whet.lower.in_place import update_in_place
+from whet.lower.inlined_parts import inline_parts
 from whet.lower.join_parts import join_parts
+from whet.lower.join_writes import join_writes
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
 from whet.lower.merged_groups import merge_groups
 from whet.lower.outline import Item, Outline
 from whet.lower.pool_products import Pooling, pool_products
+from whet.lower.quantised_norms import fuse_quantised_norms
+from whet.lower.quantised_products import fuse_quantised_products
 from whet.lower.reads import check_reads
+from whet.lower.rewrites import rewrites_within
 from whet.lower.saturation import saturate_steps
 from whet.lower.scope import OpTable
 from whet.lower.segments import Cut, cut_outline
@@ -40,8 +47,6 @@ from whet.target import Target
 MAX_LAYOUTS = 4
 STREAM_LEVEL = 2
 MERGE_LEVEL = 3
-REWRITES = ("join_parts", "fetch_ahead", "pool_products", "chain_products")
-"""Rewrites of kernels, each with a switch, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +155,10 @@ def lower_equations(
     if level >= MERGE_LEVEL:
         merge_groups(equations, target.lanes)
     _embed_scalars(equations)
-    equations = fuse(equations, level=level)
+    equations, rewrites = fuse(equations, level=level), rewrites_within(schedules.rewrites)
+    equations = fuse_quantised_norms(equations, rewrites)
+    equations = fuse_quantised_products(equations, rewrites, target)
+    equations = inline_parts(equations, rewrites)
     _separate_outputs(equations)
     _expose(equations, expose)
     layout = choose_layout(equations, share=level >= 1)
@@ -160,6 +168,7 @@ def lower_equations(
         layout = choose_layout(equations, share=level >= 1)
     else:
         raise CompileError("operands stay illegal after copying them")
+    compute_in_copies(equations, rewrites)
     saturate_steps(equations)
     selection = Selection(layout, target, schedules, level)
     calls: list[KernelCall] = []
@@ -167,24 +176,16 @@ def lower_equations(
         calls.extend(selection.calls(tensor))
     storages = layout.storages
     kept = [storages[id(t)].root for _, t in equations.outputs]
-    calls = _rewritten(calls, kept, target, schedules)
+    calls = join_writes(join_parts(calls, rewrites), rewrites)
+    calls = fetch_ahead(calls, target, schedules.threads, rewrites)
+    calls = pool_products(calls, kept, Pooling(target, schedules.threads, rewrites))
+    calls = chain_products(calls, kept, Chaining(target, schedules.threads, rewrites))
+    calls = update_in_place(calls, kept, rewrites)
     return Lowered(
         tuple(calls),
         tuple((t, _input_root(t, layout)) for t in equations.inputs),
         tuple((name, t, storages[id(t)].root) for name, t in equations.outputs),
     )
-
-
-def _rewritten(
-    calls: list[KernelCall], outputs: Sequence[Root], target: Target, schedules: Schedules
-) -> list[KernelCall]:
-    """Return the kernels of a program after the rewrites that are switched on."""
-    threads = schedules.threads
-    most = {name: schedules.rewrites.get(name, 0) for name in REWRITES}
-    calls = join_parts(calls, most["join_parts"])
-    calls = fetch_ahead(calls, target, threads, most["fetch_ahead"])
-    calls = pool_products(calls, outputs, Pooling(target, threads, most["pool_products"]))
-    return chain_products(calls, outputs, Chaining(target, threads, most["chain_products"]))
 
 
 def _input_root(tensor: Tensor, layout: Layout) -> Root:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from whet.index import Atom, Axis, IndexLike, Opaque, Poly, as_poly, product, var
-from whet.kernel.expr import Expr, Read, walk
+from whet.kernel.expr import Expr, Guard, Read, walk
 from whet.kernel.spec import Nest, Step, Store
 from whet.kernel.tensor import Definition, Steps
 from whet.lower.loops import by_stride, indices_of, lane_cost, merge_axes, split_axes
@@ -19,6 +19,10 @@ BAND_ROWS = 4
 PIXEL_TILE = 4
 CHANNEL_BLOCKS = (4, 3, 2, 1)
 WINDOW_CHUNKS = 16
+MOST_INTERLEAVED = 4
+MOST_LANES = 64
+EDGE_AXES = 3
+LEAST_BLOCK = 256
 
 
 @dataclass(slots=True)
@@ -71,10 +75,12 @@ def build_nest(
     _split(draft)
     _merge(draft)
     vector_rows = _choose_lanes(draft, target)
-    tile = 0 if vector_rows else _tile_window(draft, target)
+    tile = 0 if vector_rows else _tile_window(draft, target) or _tile_edges(draft, target)
     squares = not vector_rows and _exchanges_axes(draft, target)
-    if squares:
-        line = magnitude(draft.axes[-1].extent) * target.lanes
+    interleaved = not vector_rows and not squares and _interleaves(draft, target)
+    if squares or interleaved:
+        across = target.lanes if squares else magnitude(draft.axes[-2].extent)
+        line = magnitude(draft.axes[-1].extent) * across
         grain, block = max(1, CHUNK_ELEMENTS // max(line, 1)), 0
     else:
         grain, block = _chunking(draft, vector_rows, tile)
@@ -87,8 +93,9 @@ def build_nest(
         vector_rows,
         grain,
         block,
-        tile,
+        0 if interleaved else tile,
         squares,
+        interleaved,
     )
     return nest, params
 
@@ -105,21 +112,60 @@ def _exchanges_axes(draft: _Draft, target: Target) -> bool:
     addresses = (source.address, store.address)
     if source.dtype != "float32" or any(isinstance(a, Opaque) for p in addresses for a in p.atoms):
         return False
-
-    def step(address: Poly, axis: Axis) -> int:
-        affine = axis in address.atoms and address.is_affine_in(axis)
-        return (address.coefficient(axis).constant if affine else None) or 0
-
-    across = [a for a in draft.axes if step(source.address, a) == 1]
-    along = [a for a in draft.axes if step(store.address, a) == 1]
+    across = [a for a in draft.axes if _step(source.address, a) == 1]
+    along = [a for a in draft.axes if _step(store.address, a) == 1]
     if len(across) != 1 or len(along) != 1 or across == along:
         return False
-    if not step(source.address, along[0]) or not step(store.address, across[0]):
+    if not _step(source.address, along[0]) or not _step(store.address, across[0]):
         return False
     if min(magnitude(a.extent) for a in (*across, *along)) < target.lanes:
         return False
     draft.axes = (*(a for a in draft.axes if a not in (*across, *along)), *across, *along)
     return True
+
+
+def _step(address: Poly, axis: Axis) -> int:
+    """Return how far an address moves with an axis, 0 if that is not known."""
+    affine = axis in address.atoms and address.is_affine_in(axis)
+    return (address.coefficient(axis).constant if affine else None) or 0
+
+
+def _interleaves(draft: _Draft, target: Target) -> bool:
+    """Put a few values side by side in the result, each from a plane, next to the lanes.
+
+    Returns whether there are any, and vectors of each plane to interleave.
+    """
+    (store,) = draft.stores
+    if draft.steps or draft.row or len(draft.axes) < 2:
+        return False
+    along = draft.axes[-1]
+    count, extent = _step(store.address, along), along.extent.constant or 0
+    across = [a for a in draft.axes if a.extent == count and _step(store.address, a) == 1]
+    if not 1 < count <= MOST_INTERLEAVED or len(across) != 1 or extent < target.lanes:
+        return False
+    pair = (*across, along)
+    reads = draft.reads([store.value])
+    if any(isinstance(a, Opaque) for p in reads for a in p.atoms):
+        return False
+    if any(_step(p, along) not in (0, 1) for p in reads):
+        return False
+    guards = [e for e in walk(store.value) if isinstance(e, Guard)]
+    indices = [c.index for e in guards for c in e.conditions]
+    if any(a in p.atoms and _step(p, a) <= 0 for p in indices for a in pair):
+        return False
+    draft.axes = (*(a for a in draft.axes if a not in pair), *pair)
+    return True
+
+
+def _tile_edges(draft: _Draft, target: Target) -> int:
+    """Return 1 if points next to each other take a loop of their own, as in padded copies.
+
+    Their lanes are few, so that finding out where each of them is would take most of the time.
+    """
+    if draft.steps or draft.row or len(draft.axes) < EDGE_AXES:
+        return 0
+    guarded = isinstance(draft.stores[0].value, Guard)
+    return int(guarded and magnitude(draft.axes[-1].extent) <= MOST_LANES * target.lanes)
 
 
 def _split(draft: _Draft) -> None:
@@ -248,13 +294,15 @@ def _chunking(draft: _Draft, vector_rows: bool, tile: int) -> tuple[int, int]:
         pixels = magnitude(draft.axes[-2].extent)
         taps = sum(magnitude(product(a.extent for a in s.axes)) for s in draft.steps)
         cost = pixels * magnitude(draft.axes[-1].extent) * max(taps, 1)
-        return max(1, CHUNK_ELEMENTS * WINDOW_CHUNKS // max(cost, 1)), 0
+        together = WINDOW_CHUNKS if draft.steps else 1
+        return max(1, CHUNK_ELEMENTS * together // max(cost, 1)), 0
     points = magnitude(product(a.extent for a in outer))
     inner = 1 if vector_rows or not draft.axes else magnitude(draft.axes[-1].extent)
     reduced = sum(magnitude(product(a.extent for a in s.axes)) for s in draft.steps)
     per_element = max(reduced, 1) if not vector_rows else 1
     row = magnitude(product(a.extent for a in draft.row)) + (reduced if vector_rows else 0)
     cost = max(inner * per_element * max(row, 1), 1)
-    if not vector_rows and draft.axes and points <= 8 and inner > 2 * MIN_BLOCK:
-        return 1, max(MIN_BLOCK // max(per_element, 1), 256)
+    long = inner > 2 * LEAST_BLOCK and inner * per_element > 2 * MIN_BLOCK
+    if not vector_rows and draft.axes and points <= 8 and long:
+        return 1, max(MIN_BLOCK // per_element, LEAST_BLOCK)
     return max(1, min(points, CHUNK_ELEMENTS // cost)), 0

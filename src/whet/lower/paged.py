@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from whet.index import Poly
-from whet.kernel.expr import Expr, Load, Read
-from whet.kernel.paged import COLUMNS, PagedAttend, PagedAttention, Pages
+from whet.kernel.expr import Expr, Load
+from whet.kernel.paged import COLUMNS, PagedAttend, PagedAttention, Pages, QueryPart
 from whet.kernel.spec import Store
 from whet.kernel.tensor import Definition, Tensor
+from whet.lower.pieces import pieces_of
 from whet.lower.storage import Params, Storage, Storages, address_of, to_reads
 from whet.target import Target
 
@@ -22,8 +23,7 @@ def build_paged(
     params = Params()
     output = params.write(storage.root)
     store = Store(output, address_of(definition.position, storage), definition.body)
-    q = to_reads(anchor.q, storages, params)
-    assert isinstance(q, Read), "queries are legal here"
+    queries = _queries(anchor, to_reads(anchor.q, storages, params))
 
     def number(load: Expr) -> int:
         assert isinstance(load, Load), "pools and tables are read in place"
@@ -52,7 +52,7 @@ def build_paged(
         head=head,
         depth=anchor.depth,
         col=col,
-        q=q,
+        queries=queries,
         pages=pages,
         weighing=anchor.weighing,
         store=store,
@@ -60,6 +60,16 @@ def build_paged(
         rows=8 if target.lanes >= WIDE_LANES else 4,
     )
     return kernel, params
+
+
+def _queries(anchor: PagedAttend, q: Expr) -> tuple[QueryPart, ...]:
+    """Return the parts of the queries, cut where a concatenation goes to its next part."""
+    pieces = pieces_of(anchor.depth, q)
+    assert pieces is not None, "queries are legal here"
+    return tuple(
+        QueryPart(p.first, p.axis, tuple(q.substitute(p.points(t)) for t in range(p.step)))
+        for p in pieces
+    )
 
 
 def _shape(load: Expr) -> tuple[Poly, ...]:

@@ -25,10 +25,13 @@ from whet.index import (
 from whet.kernel.expr import Expr, Guard, Read, Within, rewrite_leaves, walk
 from whet.kernel.pooled import Lines, Pooled, choose_bands
 from whet.kernel.spec import Contraction, Nest, Param, Store
+from whet.lower.rewrites import Rewrites
 from whet.lower.select import KernelCall
 from whet.lower.storage import Root, magnitude
 from whet.program.records import BufferKind
 from whet.target import Target
+
+NAME = "pool_products"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +41,12 @@ class Pooling:
     Attributes:
         target: processor.
         threads: threads that share out the chunks.
-        most: how many products may be, ``None`` for all that gain.
+        rewrites: how many products may be.
     """
 
     target: Target
     threads: int
-    most: int | None = None
+    rewrites: Rewrites
 
 
 def pool_products(
@@ -52,12 +55,11 @@ def pool_products(
     """Return the kernels of a program with products pooled in bands where that is faster."""
     kept = {id(r) for r in outputs}
     result: list[KernelCall] = []
-    for number, call in enumerate(calls):
-        made = number - len(result)
-        pair = _pair(result[-1], call) if result and made != pooling.most else None
+    for call in calls:
+        pair = _pair(result[-1], call) if result else None
         alone = pair is not None and id(pair.root) not in kept and _alone(calls, pair)
         pooled = _pooled(pair, pooling) if pair is not None and alone else None
-        if pooled is None:
+        if pooled is None or not pooling.rewrites.take(NAME):
             result.append(call)
         else:
             result[-1] = pooled

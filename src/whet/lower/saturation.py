@@ -8,9 +8,10 @@ bits and scales are constants, so that most values have bounds:
     cast(round(clamp(x, -z, 255 - z)) + z, uint8) = saturate(round(x) + z)     where |x| < 2**31
 
 ``saturate`` is a clamp of integers that vector units do as they narrow. A product that is added
-just before it is rounded to a step becomes a fused multiply-add, which rounds once less. One that
-is rounded and then changed becomes a ``round_product``: two instructions, of which the second one
-is shared with what follows.
+just before it is rounded to a step becomes a fused multiply-add, which rounds once less; the zero
+point of a byte among the terms is taken off by another one. A product that is rounded and then
+changed becomes a ``round_product``: two instructions, of which the second one is shared with what
+follows.
 """
 
 from __future__ import annotations
@@ -274,11 +275,34 @@ def _unclamped(value: Expr, low: float, high: float) -> Expr:
     return value
 
 
+def _without_point(term: Expr) -> tuple[Expr, Const, Const] | None:
+    """Return ``x``, ``s`` and ``-z * s`` of ``(x - z) * s``, where ``x`` is a byte."""
+    if not isinstance(term, Call) or term.op != "mul":
+        return None
+    wide, scale = term.args
+    moved = wide.args[0] if isinstance(wide, Call) and wide.op == "cast" else None
+    if not isinstance(moved, Call) or (moved.op, moved.dtype) != ("sub", "int32"):
+        return None
+    byte, point = moved.args
+    widened = isinstance(byte, Call) and byte.op == "cast" and byte.args[0].dtype in BYTES
+    if not widened or not isinstance(point, Const) or not isinstance(scale, Const):
+        return None
+    away = np.float32(-int(point.value)) * np.float32(scale.value)
+    return Call("cast", (byte,), "float32"), scale, Const(float(away), "float32")
+
+
 def _fused(value: Expr) -> Expr:
     """Return ``a * b + c`` in single precision as one fused multiply-add."""
     if not isinstance(value, Call) or value.op != "add" or value.dtype != "float32":
         return value
-    for term, other in (value.args, value.args[::-1]):
+    orders = (value.args, value.args[::-1])
+    for term, other in orders:
+        moved = _without_point(term)
+        if moved is not None and isinstance(other, Call) and other.op == "mul":
+            steps, scale, away = moved
+            rest = Call("fma", (*other.args, away), value.dtype)
+            return Call("fma", (steps, scale, rest), value.dtype)
+    for term, other in orders:
         if isinstance(term, Call) and term.op == "mul":
             return Call("fma", (*term.args, other), value.dtype)
     return value

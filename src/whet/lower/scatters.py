@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from whet.index import Atom, Axis, IndexLike, Poly, as_poly, product, var
 from whet.kernel.expr import Call, Expr, IndexValue, Read, Within, all_atoms
-from whet.kernel.scatter import Scatter, Updates
+from whet.kernel.scatter import Scatter, Update, Updates
 from whet.kernel.spec import Store
 from whet.kernel.tensor import Definition
 from whet.lower.loops import by_stride
+from whet.lower.pieces import pieces_of
 from whet.lower.storage import Params, Storage, Storages, address_of, magnitude, to_reads
 from whet.target import Target
 
@@ -45,11 +46,14 @@ def build_scatter(
     """Return the kernel that runs a scatter in its storage, and its parameters."""
     params = Params()
     draft = _draft(definition, storage, storages, params)
+    if _in_place(definition):
+        return _write_in_place(draft, params), params
     pair = next((p for p in draft.pairs if _is_lane(p[0], draft.start.address)), None)
     if pair is not None:
         pair = _split_columns(draft, pair, target, threads)
         draft.pairs.remove(pair)
         draft.fill, draft.axes = (*draft.fill, pair[0]), (*draft.axes, pair[1])
+    wide = pair is not None and _runs_wide(draft, pair[1])
     fill = by_stride(draft.fill, draft.start.address)
     outermost = by_stride((a for a, _ in draft.pairs), draft.start.address)
     kernel = Scatter(
@@ -57,15 +61,60 @@ def build_scatter(
         tuple(sorted(draft.pairs, key=lambda p: outermost.index(p[0]))),
         fill,
         draft.start,
-        draft.axes,
+        draft.axes[:-1] if wide else draft.axes,
         draft.inside,
-        draft.update,
+        (Update(draft.axes[-1:] if wide else (), (draft.update,), wide),),
         bool(fill) and _is_lane(fill[-1], draft.start.address),
-        pair is not None and _runs_wide(draft, pair[1]),
         _grain(draft),
-        _in_place(definition),
     )
     return kernel, params
+
+
+def _write_in_place(draft: _Draft, params: Params) -> Scatter:
+    """Return the kernel that changes what is there: rows of elements at places read from data.
+
+    Chunks go along one shared axis, such as heads. What conditions do not depend on runs inside:
+    an update finds its place once for a whole row, which is cut where its value's parts meet.
+    """
+    shared = draft.pairs[:1]
+    axes = _in_order(draft)[len(shared) :]
+    tested = {atom for c in draft.inside for atom in all_atoms(c.index)}
+    last = max((k for k, axis in enumerate(axes) if axis in tested), default=-1)
+    return Scatter(
+        params.records(),
+        tuple(shared),
+        (),
+        draft.start,
+        axes[: last + 1],
+        draft.inside,
+        tuple(_rows(axes[last + 1 :], draft.update)),
+        wide_fill=False,
+        in_place=True,
+    )
+
+
+def _in_order(draft: _Draft) -> tuple[Axis, ...]:
+    """Return the axes of the updates, the first shared one in front of those applied in order."""
+    first = [own for _, own in draft.pairs[:1]]
+    rest = [own for _, own in draft.pairs[1:]]
+    return (*first, *draft.axes, *rest)
+
+
+def _rows(axes: tuple[Axis, ...], store: Store) -> list[Update]:
+    """Return what happens at one place: a store in lanes for every piece of the last axis."""
+    pieces = pieces_of(axes[-1], store.value) if axes else None
+    if pieces is None:
+        return [Update(axes, (store,), wide=False)]
+    return [
+        Update((*axes[:-1], piece.axis), stores, _steps(piece.axis, stores[0].address))
+        for piece in pieces
+        for stores in (tuple(_moved(store, piece.points(t)) for t in range(piece.step)),)
+    ]
+
+
+def _steps(axis: Axis, address: Poly) -> bool:
+    """Whether neighbouring positions of an axis lie a fixed distance apart."""
+    return address.is_affine_in(axis) and bool(address.coefficient(axis).constant)
 
 
 def _draft(definition: Definition, storage: Storage, storages: Storages, params: Params) -> _Draft:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from whet.index import Poly, product, var
 from whet.kernel.blocks import BlockSum, QuantizedRows
+from whet.kernel.dequantized import DequantizedSum
 from whet.kernel.filter import Kept
 from whet.kernel.paged import PagedAttend
 from whet.kernel.recurrence import Recur
@@ -18,7 +19,11 @@ from whet.kernel.sort import Sorted
 from whet.kernel.spec import Kernel, Nest
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor, axes_for
 from whet.lower.attention import build_attention
-from whet.lower.blocks import build_block_product, build_row_quantization
+from whet.lower.blocks import (
+    build_block_product,
+    build_dequantized_product,
+    build_row_quantization,
+)
 from whet.lower.contractions import build_contraction
 from whet.lower.fuse import work
 from whet.lower.layout import Layout
@@ -51,6 +56,7 @@ BUILDERS: Mapping[type, Build] = MappingProxyType(
         PagedAttend: build_paged,
         QuantizedRows: build_row_quantization,
         BlockSum: build_block_product,
+        DequantizedSum: build_dequantized_product,
     }
 )
 """The file that makes a kernel of each anchor but products, whose schedules may be tuned."""
@@ -140,7 +146,9 @@ def flops_of(definition: Definition) -> Poly:
     if isinstance(anchor, Attend):
         rows = product(a.extent for a in anchor.rows) * anchor.key.extent * 2
         return rows * (anchor.depth.extent + anchor.col.extent)
-    if isinstance(anchor, BlockSum):
+    if isinstance(anchor, QuantizedRows):
+        return _flops_of_rows(anchor)
+    if isinstance(anchor, BlockSum | DequantizedSum):
         return points * anchor.depth * 2
     if isinstance(anchor, Recur):
         return flops_of_recurrence(anchor)
@@ -149,6 +157,14 @@ def flops_of(definition: Definition) -> Poly:
         kept = product(a.extent for a in definition.axes if step.body.depends_on(a))
         total = total + kept * product(a.extent for a in step.axes) * (work(step.body) + 1)
     return total
+
+
+def _flops_of_rows(anchor: QuantizedRows) -> Poly:
+    """Return the operations that make the values of rows in blocks."""
+    each = work(anchor.x) + sum(work(step.body) + 1 for step in anchor.steps)
+    if anchor.product is not None:
+        each += 2 * anchor.product.depth
+    return anchor.row.extent * anchor.depth.extent * each
 
 
 def kernel_kind(kernel: Kernel) -> str:

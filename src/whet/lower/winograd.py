@@ -8,11 +8,11 @@ import numpy as np
 
 from whet.index import Atom, Axis, IndexLike, as_poly, var
 from whet.kernel.expr import Load, Read
-from whet.kernel.schedule import Convolution
 from whet.kernel.schedules import Chooser
 from whet.kernel.spec import Store, Winograd
 from whet.kernel.tensor import Definition, Product, Tensor
 from whet.kernel.winograd import FILTERINGS, transform_weights
+from whet.kernel.winograd_schedule import Convolution
 from whet.lower.contractions import Operand, operand_of
 from whet.lower.packing import split_panels
 from whet.lower.storage import (

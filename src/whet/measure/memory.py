@@ -18,7 +18,7 @@ STATUS = Path("/proc/self/status")
 PACKAGE_PARENT = Path(__file__).parents[2]  # ``python -m`` finds the package from here
 WRITE_BYTECODE = (
     "import sys, msgspec, numpy; sys.pycache_prefix = sys.argv[1]; "
-    "sys.dont_write_bytecode = False; import whet.runtime.model, whet.measure.peers"
+    "sys.dont_write_bytecode = False; import whet.runtime.load, whet.measure.peers"
 )
 """Compiles what running a file imports, as ``pip install`` does: parsing leaves memory behind."""
 

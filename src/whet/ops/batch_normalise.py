@@ -10,6 +10,7 @@ from whet.kernel.spec import Step
 from whet.kernel.tensor import Definition, Steps, Tensor, axes_for
 from whet.ops.build import binary, cast, compute_type, unary
 from whet.ops.node import Node, Op, constant
+from whet.ops.normalise import per_channel
 from whet.ops.operand import agree, attribute_flag, attribute_float, number
 
 
@@ -23,21 +24,17 @@ def lower_batch_norm(node: Node) -> list[Tensor]:
     x, given = node.input(0), [node.input(k) for k in range(1, 5)]
     axes, dtype = axes_for(x.shape), compute_type(x.dtype)
     if all(t.value is not None for t in given):
-        factor, shift = (_per_channel(t, axes) for t in _folded(node, given, epsilon, dtype))
+        factor, shift = (per_channel(t, axes) for t in _folded(node, given, epsilon, dtype))
     else:
         factor, shift = _affine(axes, given, epsilon, dtype)
     return [_applied(node, axes, factor, shift)]
-
-
-def _per_channel(tensor: Tensor, axes: tuple[Axis, ...]) -> Expr:
-    return tensor.at(var(axes[1]))
 
 
 def _affine(
     axes: tuple[Axis, ...], given: list[Tensor], epsilon: float, dtype: str
 ) -> tuple[Expr, Expr]:
     """Return ``k = scale / sqrt(var + eps)`` and ``c = bias - mean * k`` of ``x * k + c``."""
-    scale, bias, mean, variance = (cast(_per_channel(t, axes), dtype) for t in given)
+    scale, bias, mean, variance = (cast(per_channel(t, axes), dtype) for t in given)
     factor = binary("div", scale, unary("sqrt", binary("add", variance, epsilon)))
     return factor, binary("sub", bias, binary("mul", mean, factor))
 

@@ -2,7 +2,8 @@
 
 ``QuantizeRows(x [rows, depth])`` gives rows in blocks, int32 [tiles, depth / 32, 12, words], for
 ``BlockMatMul(rows, weights, ...)``, whose weights are uint8 [columns, bytes], a row of a GGUF file
-for each column; it gives float32 [rows, columns], those of all weights one after the other.
+for each column; it gives float32 [rows, columns], those of all weights one after the other. Rows
+that are float32 [rows, depth] stay floats, and the weights are dequantised.
 ``format`` names how the bytes lie; ``QuantizeRows`` needs it too, as sums begin with what the
 format subtracts. ``whet.kernel.interpret_blocks`` says in NumPy what they mean.
 """
@@ -11,10 +12,11 @@ from __future__ import annotations
 
 from whet.errors import UnsupportedError, nearest
 from whet.graph.opset import WHET_DOMAIN
-from whet.index import ZERO, Axis, as_poly, ceil_div, var
-from whet.kernel.block_formats import FORMATS, GROUP, BlockFormat
+from whet.index import ZERO, Axis, Poly, as_poly, ceil_div, var
+from whet.kernel.block_formats import FORMATS, GROUP, WIDE_FORMATS, BlockFormat
 from whet.kernel.blocks import ROW_TILE, BlockSum, QuantizedRows, row_words
-from whet.kernel.expr import Var
+from whet.kernel.dequantized import DequantizedSum
+from whet.kernel.expr import Expr, Var
 from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.ops.node import Node, Op
@@ -24,9 +26,7 @@ def _quantize_rows(node: Node) -> list[Tensor]:
     x, kind = node.input(0), _format(node)
     if x.rank != 2 or x.dtype != "float32":
         raise node.error(f"rows are {x.dtype} of rank {x.rank}, not float32 of rank 2")
-    depth = x.shape[1].constant
-    if depth is None or not depth or depth % kind.block:
-        raise node.error(f"rows of {x.shape[1]} values do not divide into blocks of {kind.block}")
+    depth = _depth_of(node, x, kind)
     row, inner = Axis("row", x.shape[0]), Axis("k", x.shape[1])
     tiles = ceil_div(x.shape[0], ROW_TILE)
     shape = (tiles, *map(as_poly, (depth // GROUP, ROW_TILE, row_words(kind.spans))))
@@ -40,20 +40,49 @@ def _block_matmul(node: Node) -> list[Tensor]:
     weights = [node.input(k) for k in range(1, max(len(node.inputs), 2))]
     if any(w.value is None or w.rank != 2 or w.dtype != "uint8" for w in weights):
         raise node.error("weights have to be a constant of bytes, a row for each column")
+    columns = sum((w.shape[0] for w in weights), ZERO)
+    places = tuple(w.at(0, 0) for w in weights)
+    product = _dequantized if rows.dtype == "float32" else _in_integers
+    anchor = product(node, rows, places, columns)
+    for own in weights:
+        if own.shape[1] != kind.row_bytes(anchor.depth):
+            raise node.error(f"{own.shape[1]} bytes are no row of {anchor.depth} values")
+    axes = (anchor.row, anchor.col)
+    definition = Definition(axes, Var(ACCUMULATOR, "float32"), anchor)
+    shape = (anchor.row.extent, columns)
+    return [node.define(shape, "float32", definition, order=(0, 1))]
+
+
+def _dequantized(
+    node: Node, rows: Tensor, weights: tuple[Expr, ...], columns: Poly
+) -> DequantizedSum:
+    kind = _format(node)
+    inner = Axis("k", as_poly(_depth_of(node, rows, kind)))
+    row, col = axes_for((rows.shape[0], columns))
+    return DequantizedSum(rows.at(var(row), var(inner)), weights, row, col, inner, kind)
+
+
+def _in_integers(node: Node, rows: Tensor, weights: tuple[Expr, ...], columns: Poly) -> BlockSum:
+    kind = _format(node)
     source = rows.definition.anchor if rows.definition is not None else None
     if not isinstance(source, QuantizedRows) or not _fits(source, kind):
         raise node.error("the first input has to come from QuantizeRows of a format like its own")
-    groups = rows.shape[1].constant
-    for own in weights:
-        if groups is None or own.shape[1] != kind.row_bytes(groups * GROUP):
-            raise node.error(f"{own.shape[1]} bytes are no row of {rows.shape[1]} groups")
-    assert groups is not None
-    columns = sum((w.shape[0] for w in weights), ZERO)
     row, col = axes_for((source.row.extent, columns))
-    places = tuple(w.at(0, 0) for w in weights)
-    anchor = BlockSum(rows.at(0, 0, 0, 0), places, row, col, groups * GROUP, kind)
-    definition = Definition((row, col), Var(ACCUMULATOR, "float32"), anchor)
-    return [node.define((source.row.extent, columns), "float32", definition, order=(0, 1))]
+    depth = source.depth.extent.constant
+    assert depth is not None, "rows in blocks have a known length"
+    return BlockSum(rows.at(0, 0, 0, 0), weights, row, col, depth, kind)
+
+
+def _depth_of(node: Node, rows: Tensor, kind: BlockFormat) -> int:
+    """Return the values of a row, which blocks divide.
+
+    Raises:
+        ShapeError: they do not, or rows are no matrix.
+    """
+    depth = rows.shape[1].constant if rows.rank == 2 else None
+    if not depth or depth % kind.block:
+        raise node.error(f"rows {list(rows.shape)} do not divide into blocks of {kind.block}")
+    return depth
 
 
 def _fits(rows: QuantizedRows, kind: BlockFormat) -> bool:
@@ -68,11 +97,12 @@ def _format(node: Node) -> BlockFormat:
         UnsupportedError: it is not known.
     """
     name = str(node.attribute("format", ""))
-    if name not in FORMATS:
+    known = {**FORMATS, **WIDE_FORMATS}
+    if name not in known:
         raise UnsupportedError(
-            f"{node.op} has format {name!r}", where=node.name, hint=nearest(name, FORMATS)
+            f"{node.op} has format {name!r}", where=node.name, hint=nearest(name, known)
         )
-    return FORMATS[name]
+    return known[name]
 
 
 OPS: tuple[Op, ...] = (

@@ -23,6 +23,11 @@ def binary(op: str, x: Expr, y: Expr | float | int) -> Expr:
     return Call(op, (x, right), x.dtype)
 
 
+def inverse(x: Expr) -> Expr:
+    """Return ``1 / x``."""
+    return binary("div", const(1.0, x.dtype), x)
+
+
 def compare(op: str, x: Expr, y: Expr | float | int) -> Expr:
     """Compare; the result is ``bool``."""
     right = y if isinstance(y, Expr) else Const(y, x.dtype)

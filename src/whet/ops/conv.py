@@ -13,7 +13,7 @@ from whet.kernel.tensor import Definition, Product, Steps, Tensor, axes_for
 from whet.ops.build import binary
 from whet.ops.node import Node, Op, constant
 from whet.ops.operand import agree
-from whet.ops.windows import Window, window_of
+from whet.ops.windows import Window, channels_last, window_of
 
 
 def lower_conv(node: Node) -> list[Tensor]:
@@ -32,29 +32,18 @@ def convolution(node: Node, x: Tensor, w: Tensor) -> tuple[tuple[Poly, ...], Def
     if x.rank < 3 or w.rank != x.rank:
         raise node.error(f"needs x and w of one rank, 3 or more; got {x.rank} and {w.rank}")
     group = node.attribute("group", 1)
-    channels, filters = x.shape[1], _static(node, w.shape[0])
-    per_group = _static(node, w.shape[1])
+    channels, filters = x.shape[1], node.static(w.shape[0])
+    per_group = node.static(w.shape[1])
     if channels.constant not in (None, per_group * group) or filters % group:
         raise node.error(f"group {group} does not fit x {list(x.shape)} and w {list(w.shape)}")
     node.agree(channels, as_poly(per_group * group))
-    kernel = tuple(_static(node, n) for n in w.shape[2:])
+    kernel = tuple(node.static(n) for n in w.shape[2:])
     window = window_of(node, kernel, x.shape[2:])
     spatial = tuple(window.outputs(k, n) for k, n in enumerate(x.shape[2:]))
     shape = (x.shape[0], as_poly(filters), *spatial)
     if per_group == 1 and group > 1:
         return shape, _depthwise(x, w, window, shape)
     return shape, _dense(x, w, window, shape, group)
-
-
-def channels_last(rank: int) -> tuple[int, ...]:
-    """Return the storage order of images: batch, spatial dimensions, channels."""
-    return (0, *range(2, rank), 1)
-
-
-def _static(node: Node, extent: Poly) -> int:
-    if extent.constant is None:
-        raise node.error("needs weights of static shape")
-    return extent.constant
 
 
 def _dense(x: Tensor, w: Tensor, window: Window, shape: tuple[Poly, ...], group: int) -> Definition:
@@ -116,7 +105,7 @@ def lower_conv_transpose(node: Node) -> list[Tensor]:
     group = node.attribute("group", 1)
     if group < 1 or (w.shape[0].constant or group) % group:
         raise node.error(f"{w.shape[0]} channels do not split into {group} groups")
-    kernel = tuple(_static(node, n) for n in w.shape[2:])
+    kernel = tuple(node.static(n) for n in w.shape[2:])
     window = window_of(node, kernel, x.shape[2:])
     full = _transposed_full(node, window, group)
     before, shape = _transposed_shape(node, window, full.shape[1])
@@ -162,7 +151,7 @@ def _transposed_full(node: Node, window: Window, group: int) -> Tensor:
     rank = len(window.kernel)
     counts = _taps_per_phase(window)
     weights = _phase_weights(node, w, window, group)
-    filters = _static(node, w.shape[1])
+    filters = node.static(w.shape[1])
     n, g, m = Axis("n", x.shape[0]), Axis("g", as_poly(group)), Axis("m", as_poly(filters))
     depth = w.shape[0] // group
     c = Axis("c", depth)

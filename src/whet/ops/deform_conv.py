@@ -9,11 +9,10 @@ from whet.kernel.expr import Expr, IndexValue, Var
 from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Product, Tensor
 from whet.ops.build import binary, cast, compute_type
-from whet.ops.conv import channels_last
 from whet.ops.node import Node, Op
 from whet.ops.operand import agree
 from whet.ops.sampling import Interpolation, taps_of
-from whet.ops.windows import Window, window_of
+from whet.ops.windows import Window, channels_last, window_of
 
 
 def lower_deform_conv(node: Node) -> list[Tensor]:

@@ -21,11 +21,12 @@ from whet.kernel.spec import ACCUMULATOR, Step
 from whet.kernel.tensor import Definition, Product, Steps, Tensor
 from whet.ops.build import binary, cast, const, reinterpret
 from whet.ops.casts import converted
-from whet.ops.conv import channels_last, convolution
+from whet.ops.conv import convolution
 from whet.ops.matmul import matrices
 from whet.ops.node import Node, Op, constant
 from whet.ops.operand import number, operand
 from whet.ops.quantize import is_zero, quantised
+from whet.ops.windows import channels_last
 
 HALF_RANGE = 128
 ZERO, ONE = const(0, "int32"), const(1, "int32")

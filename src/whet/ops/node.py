@@ -119,6 +119,16 @@ class Node:
             raise self.depends_on_data(tensor.name)
         return self.late.values(tensor, self.name)
 
+    def static(self, extent: Poly) -> int:
+        """Return an extent of a weight.
+
+        Raises:
+            ShapeError: only a run knows it.
+        """
+        if extent.constant is None:
+            raise self.error("needs weights of static shape")
+        return extent.constant
+
     def depends_on_data(self, what: int | str) -> UnsupportedError:
         """Return the error that an input had to be known when compiling."""
         return UnsupportedError(

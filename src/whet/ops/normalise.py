@@ -14,7 +14,7 @@ from whet.index import ONE, ZERO, Axis, Poly, product, var
 from whet.kernel.expr import Expr, IndexValue, Var, Within, guard
 from whet.kernel.spec import Step
 from whet.kernel.tensor import Definition, Steps, Tensor, axes_for
-from whet.ops.build import binary, cast, compare, compute_type, const, select, unary
+from whet.ops.build import binary, cast, compare, compute_type, const, inverse, select, unary
 from whet.ops.node import Node, Op, normalise_axis
 from whet.ops.operand import agree, agree_to_broadcast, attribute_float, number, operand
 from whet.ops.pointwise import element_type
@@ -92,11 +92,6 @@ class _Rows:
         """Return the normalised tensor."""
         value = cast(body, self.x.dtype)
         return node.define(self.x.shape, self.x.dtype, Definition(self.axes, value, Steps(steps)))
-
-
-def inverse(x: Expr) -> Expr:
-    """Return ``1 / x``."""
-    return binary("div", const(1.0, x.dtype), x)
 
 
 def _rows(x: Tensor, positions: set[int], dtype: str | None = None) -> _Rows:
@@ -230,12 +225,13 @@ def _instance_norm(node: Node) -> list[Tensor]:
     for k in (1, 2):
         agree(node, node.input(k).shape, (x.shape[1],), "one value for each channel")
     rows = _rows(x, set(range(2, x.rank)))
-    scale, bias = (_per_channel(node.input(k), rows.axes) for k in (1, 2))
+    scale, bias = (per_channel(node.input(k), rows.axes) for k in (1, 2))
     plain = rows.over_deviation(rows.centred(rows.here), epsilon)
     return [rows.result(node, _scaled(plain, rows.dtype, scale, bias), *rows.moments())]
 
 
-def _per_channel(tensor: Tensor, axes: tuple[Axis, ...]) -> Expr:
+def per_channel(tensor: Tensor, axes: tuple[Axis, ...]) -> Expr:
+    """Return the element of a row that belongs to the channel of an image."""
     return tensor.at(var(axes[1]))
 
 
@@ -256,7 +252,7 @@ def _group_norm(node: Node) -> list[Tensor]:
     inside = (var(axes[0]), first + var(channel), *map(var, space))
     rows = _Rows(x, axes, (channel, *space), inside, dtype)
     plain = rows.over_deviation(rows.centred(rows.here), epsilon)
-    scale, bias = (_per_channel(node.input(k), axes) for k in (1, 2))
+    scale, bias = (per_channel(node.input(k), axes) for k in (1, 2))
     return [rows.result(node, _scaled(plain, dtype, scale, bias), *rows.moments())]
 
 

@@ -13,7 +13,7 @@ from whet.index import ONE, ZERO, Axis
 from whet.kernel.expr import Const, Expr
 from whet.kernel.tensor import Tensor
 from whet.ops.broadcast import broadcast
-from whet.ops.build import binary, cast, compare, const, select, unary
+from whet.ops.build import binary, cast, compare, const, inverse, select, unary
 from whet.ops.node import Lower, Node, Op
 from whet.ops.operand import agree, attribute_flag, operand, scalar_constant
 
@@ -92,10 +92,6 @@ def _sign(x: Expr) -> Expr:
     if DTYPES[x.dtype].kind == "u":
         return positive
     return select(compare("lt", x, 0), const(-1, x.dtype), positive)
-
-
-def _reciprocal(x: Expr) -> Expr:
-    return binary("div", const(1.0, x.dtype), x)
 
 
 def _is_nan(x: Expr) -> Expr:
@@ -184,7 +180,7 @@ def _square(x: Expr) -> Expr:
 
 
 _SIMPLE_POWERS: dict[float, Callable[[Expr], Expr]] = {
-    -1.0: _reciprocal,
+    -1.0: inverse,
     0.5: lambda x: unary("sqrt", x),
     1.0: lambda x: x,
     2.0: _square,
@@ -236,7 +232,7 @@ OPS: tuple[Op, ...] = (
     *(Op(name, variadic(op)) for name, op in _VARIADIC.items()),
     Op("Mean", _mean),
     Op("Sign", _plain(_sign)),
-    Op("Reciprocal", _plain(_reciprocal)),
+    Op("Reciprocal", _plain(inverse)),
     Op("IsNaN", _plain(_is_nan, "bool")),
     Op("IsInf", _is_inf),
     Op("Mod", _modulo),

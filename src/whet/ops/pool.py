@@ -15,8 +15,7 @@ from whet.kernel.tensor import Definition, Steps, Tensor, axes_for
 from whet.ops.build import binary, cast, compare, compute_type, const, select, unary
 from whet.ops.node import Node, Op, constant
 from whet.ops.operand import attribute_flag
-from whet.ops.reduce import channels_last
-from whet.ops.windows import Window, window_of
+from whet.ops.windows import Window, channels_last, window_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class _Layer:
             raise node.error(f"needs inputs of rank 3, got {x.rank}, {w.rank} and {r.rank}")
         self.dtype = compute_type(x.dtype)
         self.steps, self.batch = (x.shape[1], x.shape[0]) if self.batch_first else x.shape[:2]
-        self.hidden = _static(node, r.shape[2])
+        self.hidden = node.static(r.shape[2])
         self.reversed = _reversed_directions(node)
         self.directions = len(self.reversed)
         self._check(x, w, r)
@@ -230,12 +230,6 @@ class _Layer:
             return cast(whole.at(place, var(axes[d]), var(axes[b]), var(axes[2])), dtype)
 
         return self.node.pointwise(shape, dtype, body, output=output)
-
-
-def _static(node: Node, extent: Poly) -> int:
-    if extent.constant is None:
-        raise node.error("needs weights of static shape")
-    return extent.constant
 
 
 def _reversed_directions(node: Node) -> tuple[bool, ...]:

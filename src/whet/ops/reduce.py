@@ -18,6 +18,7 @@ from whet.ops.late_shapes import kept_and_reduced, squeezed
 from whet.ops.node import Lower, Node, Op, normalise_axis
 from whet.ops.operand import attribute_flag, number
 from whet.ops.views import reshaped
+from whet.ops.windows import channels_last
 
 LAST = int(np.iinfo(np.int64).max)
 
@@ -227,11 +228,6 @@ def _global_pool(kind: _Kind) -> Lower:
         return [reduce_tensor(node, x, space, kind, order=channels_last(x.rank))]
 
     return lower
-
-
-def channels_last(rank: int) -> tuple[int, ...]:
-    """Return the storage order of images: batch, space, channels."""
-    return (0, *range(2, rank), 1)
 
 
 OPS: tuple[Op, ...] = (

@@ -1,4 +1,4 @@
-"""Sliding windows: attributes shared by convolution and pooling."""
+"""Images and sliding windows: what convolution and pooling share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 from whet.index import ZERO, IndexLike, Poly, as_poly, ceil_div
 from whet.ops.node import Node
+
+
+def channels_last(rank: int) -> tuple[int, ...]:
+    """Return the storage order of images: batch, spatial dimensions, channels."""
+    return (0, *range(2, rank), 1)
 
 
 @dataclass(frozen=True, slots=True)

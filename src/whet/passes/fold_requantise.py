@@ -17,7 +17,16 @@ import onnx_ir as ir
 
 from whet.graph.edit import Names, constant, owner, replace_nodes, single_user
 from whet.graph.match import Miss
-from whet.passes.quantised import BYTES, Array, Linear8, Maker, as_dequantised, as_quantised, typed
+from whet.passes.quantised import (
+    BYTES,
+    Array,
+    Linear8,
+    Maker,
+    as_dequantised,
+    as_quantised,
+    rewrite_all,
+    typed,
+)
 
 _SIGNED = 128
 _DEPTH = 12
@@ -49,14 +58,7 @@ _BOTH = frozenset(["Add", "Sub", "Max", "Min", "Clip", "Concat", "Sum"])
 
 def fold_requantise(model: ir.Model) -> int:
     """Fold the scales of all QuantizeLinear of the main graph; return how many."""
-    names = Names(model)
-    count = 0
-    for node in list(model.graph):
-        linear = foldable(node)
-        if isinstance(linear, Linear8):
-            _fold(linear, names)
-            count += 1
-    return count
+    return rewrite_all(model, foldable, _fold)
 
 
 def foldable(node: ir.Node) -> Linear8 | Miss:

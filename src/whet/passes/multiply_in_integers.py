@@ -16,7 +16,15 @@ import onnx_ir as ir
 
 from whet.graph.edit import Names, constant, owner, rank, replace_nodes, static_shape
 from whet.graph.match import Miss
-from whet.passes.quantised import BYTES, Array, Linear8, Maker, as_dequantised, typed
+from whet.passes.quantised import (
+    BYTES,
+    Array,
+    Linear8,
+    Maker,
+    as_dequantised,
+    rewrite_all,
+    typed,
+)
 
 _WEIGHTS = {
     ir.DataType.INT8: ir.DataType.INT8,
@@ -57,14 +65,7 @@ class Integers:
 
 def multiply_in_integers(model: ir.Model) -> int:
     """Rewrite every product of the main graph that integers can do; return how many."""
-    names = Names(model)
-    count = 0
-    for node in list(model.graph):
-        found = integer_form(node)
-        if isinstance(found, Integers):
-            _rewrite(found, names)
-            count += 1
-    return count
+    return rewrite_all(model, integer_form, _rewrite)
 
 
 def integer_form(node: ir.Node) -> Integers | Miss:

@@ -6,16 +6,19 @@ zero)``, with one scale for the tensor or one for each place along an axis.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 
-from whet.graph.edit import Names, add_initializer, constant, constant_array, make_node, rank
+from whet.graph.edit import Names, add_initializer, constant, make_node, rank
 from whet.graph.match import Miss
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+Found = TypeVar("Found")
 
 BYTES = (ir.DataType.UINT8, ir.DataType.INT8)
 
@@ -86,6 +89,22 @@ def _parameters(node: ir.Node) -> Linear8 | Miss:
     return Linear8(node, source, scale, zero.astype(np.int64), axis % dims if dims else 0)
 
 
+def rewrite_all(
+    model: ir.Model,
+    find: Callable[[ir.Node], Found | Miss],
+    rewrite: Callable[[Found, Names], None],
+) -> int:
+    """Rewrite every node of the main graph in which something is found; return how many."""
+    names = Names(model)
+    count = 0
+    for node in list(model.graph):
+        found = find(node)
+        if not isinstance(found, Miss):
+            rewrite(found, names)
+            count += 1
+    return count
+
+
 def typed(value: ir.Value, name: str, dtype: ir.DataType) -> ir.Value:
     """Return a new value of an element type with the shape of another."""
     shape = None if value.shape is None else value.shape.copy()
@@ -128,8 +147,3 @@ class Maker:
             inputs.append(self.constant(zero.astype(kind), f"{output.name}_zero"))
         extra = {"axis": axis} if scale.ndim else {}
         return self.node("DequantizeLinear", list(inputs), output, **extra)
-
-
-def array_of(value: ir.Value) -> Array:
-    """Return a constant's elements."""
-    return constant_array(value)

@@ -169,6 +169,7 @@ def map_section(container: Container, row: SectionRow) -> tuple[MappedFile | Non
         mapped, view = None, memoryview(b"")
     else:
         mapped = MappedFile(container.handle, row.offset, row.size)
+        mapped.prefer_large_pages()
         view = mapped.view
     check_section(row, view)
     return mapped, view

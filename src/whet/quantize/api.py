@@ -13,12 +13,12 @@ import onnx
 import onnx_ir as ir
 
 from whet.errors import OptionError, nearest
-from whet.graph.save import weight_bytes
+from whet.graph.save import save_proto, weight_bytes
 from whet.options import Options
 from whet.quantize.config import Choice, QuantizeConfig, config_from_dict
 from whet.quantize.data import Source
 from whet.quantize.images import ImageOptions
-from whet.quantize.judge import Choices, Judge, save_proto
+from whet.quantize.judge import Choices, Judge
 from whet.quantize.layers import Skipped
 from whet.quantize.measured import (
     GOALS,

@@ -13,8 +13,6 @@ from whet.quantize.ranges import CALIBRATORS
 Choice = Literal["int8", "finer", "float"]
 """What becomes of a layer: 8 bits, 8 bits with a grid for each channel, or left alone."""
 
-CHOICES: tuple[Choice, ...] = ("int8", "finer", "float")
-
 
 class QuantizeConfig(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False
@@ -31,7 +29,8 @@ class QuantizeConfig(
         weights_symmetric: whether their zero point is 0.
         per_channel: whether every output channel of a weight has a grid of its own.
         weight_search: whether ranges of weights are narrowed where that lowers the error.
-        activation_products: whether products of two activations, as in attention, are quantised.
+        activation_products: whether products of two activations are quantised; ``None`` for those
+            of attention that one kernel does in integers: at most 512 keys, a number that is known.
         embeddings: whether tables that rows are gathered from are.
         bias_correction: whether the mean error of every channel is taken out through its bias.
         equalize: whether weights are balanced across layers first.
@@ -55,7 +54,7 @@ class QuantizeConfig(
     weights_symmetric: bool = True
     per_channel: bool = True
     weight_search: bool = False
-    activation_products: bool = False
+    activation_products: bool | None = None
     embeddings: bool = True
     bias_correction: bool = False
     equalize: bool = False

@@ -12,11 +12,11 @@ import onnx
 import onnx_ir as ir
 
 from whet.errors import UnsupportedError
-from whet.graph.save import weight_bytes
+from whet.graph.save import save_proto, weight_bytes
 from whet.optimize.optimize import optimize_graph
 from whet.quantize.api import Goal
 from whet.quantize.floats import convertible, largest_values, too_large, write_floats
-from whet.quantize.judge import Judge, save_proto
+from whet.quantize.judge import Judge
 from whet.quantize.scores import find_metric
 from whet.quantize.static import Request, calibration_data, input_specs
 from whet.quantize.target import Search, TargetReport, parse_drop

@@ -18,6 +18,7 @@ from whet.driver import compile as compile_model
 from whet.graph.edit import Names, add_initializer, constant_tensor, make_node, remove_dead
 from whet.options import Options
 from whet.quantize.data import CalibrationData
+from whet.quantize.layers import is_float32
 
 Array = np.ndarray[Any, Any]
 
@@ -43,7 +44,7 @@ def largest_values(model: ir.Model, data: CalibrationData, options: Options) -> 
     seen = model.clone()
     known = {v.name for v in seen.graph.outputs}
     for node in seen.graph:
-        extra = [v for v in node.outputs if _is_float(v) and v.name and v.name not in known]
+        extra = [v for v in node.outputs if is_float32(v) and v.name and v.name not in known]
         seen.graph.outputs.extend(extra)
     program = compile_model(seen, options=options)
     found: dict[str, float] = {}
@@ -66,7 +67,7 @@ def too_large(model: ir.Model, kind: str, largest: Mapping[str, float]) -> dict[
     found: dict[str, str] = {}
     for node in model.graph:
         for value in (*node.inputs, *node.outputs):
-            if value is not None and _is_float(value) and _size(value, largest) > limit:
+            if value is not None and is_float32(value) and _size(value, largest) > limit:
                 found.setdefault(node.name or "", value.name or "")
     return found
 
@@ -102,10 +103,10 @@ class _Writer:
         variables = _variables(node, self._kind)
         formals = _formals(node)
         for position, value in enumerate(node.inputs):
-            if value is not None and _is_float(value) and formals[0][position] in variables:
+            if value is not None and is_float32(value) and formals[0][position] in variables:
                 node.replace_input_with(position, self._read(value, node))
         for value, formal in zip(node.outputs, formals[1], strict=True):
-            if _is_float(value) and formal in variables:
+            if is_float32(value) and formal in variables:
                 self._give(node, value)
 
     def _read(self, value: ir.Value, node: ir.Node) -> ir.Value:
@@ -146,10 +147,6 @@ class _Writer:
         return make_node("Cast", [value], {"to": to}, outputs=[made], name=name)
 
 
-def _is_float(value: ir.Value | None) -> bool:
-    return value is not None and value.dtype == ir.DataType.FLOAT
-
-
 def _formals(node: ir.Node) -> tuple[list[str], list[str]]:
     """Return the type of each input and output in the operator's signature."""
     schema = onnx.defs.get_schema(node.op_type, onnx.defs.onnx_opset_version(), "")
@@ -171,5 +168,5 @@ def _variables(node: ir.Node, kind: str) -> set[str]:
     schema = onnx.defs.get_schema(node.op_type, onnx.defs.onnx_opset_version(), "")
     allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
     inputs = _formals(node)[0]
-    used = {f for v, f in zip(node.inputs, inputs, strict=True) if _is_float(v)}
+    used = {f for v, f in zip(node.inputs, inputs, strict=True) if is_float32(v)}
     return {f for f in used if f"tensor({kind})" in allowed.get(f, [])}

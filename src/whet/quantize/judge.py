@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +10,14 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from whet.driver import compile as compile_model
 from whet.errors import ArtifactError
-from whet.graph.save import LARGE_BYTES, save_beside
 from whet.options import Options
 from whet.quantize.data import CalibrationData
 from whet.quantize.scores import Metric, Outputs, Score, joined, score
+from whet.whole_files import write_bytes
 
 Array = np.ndarray[Any, Any]
 Choices = Mapping[str, str]
@@ -95,40 +92,3 @@ def _read(path: Path) -> dict[str, tuple[float, float]]:
 def _write(path: Path, known: Mapping[str, tuple[float, float]]) -> None:
     finite = {k: v for k, v in known.items() if np.isfinite(v).all()}
     write_bytes(path, msgspec.json.encode(finite))
-
-
-def save_proto(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model, whole or not at all; large weights go to a file beside it.
-
-    Raises:
-        ArtifactError: it cannot be written.
-    """
-    if sum(len(t.raw_data) for t in model.graph.initializer) > LARGE_BYTES:
-        save_beside(ir.from_proto(model), path)
-    else:
-        write_bytes(path, model.SerializeToString(deterministic=True))
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it.
-
-    Raises:
-        ArtifactError: it cannot be written.
-    """
-    temporary = ""
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".whet-", delete=False) as file:
-            temporary = file.name
-            os.fchmod(file.fileno(), 0o644)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise ArtifactError(
-            f"cannot write: {error.strerror or error}",
-            where=str(path),
-            hint="check space and permissions",
-        ) from error

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from whet.graph.edit import constant_tensor, ints, rank, static_shape
+from whet.graph.edit import constant_tensor, ints, rank, single_user, static_shape
 from whet.graph.match import Miss
+from whet.kernel.attention_schedule import MOST_KEYS
+from whet.kernel.integer_attention import QUAD_WORDS
 from whet.quantize.config import QuantizeConfig
 
 MOVERS = frozenset({
@@ -135,9 +137,39 @@ def _gemm(node: ir.Node, config: QuantizeConfig) -> Layer | Miss:
     return Layer(node.name or "", node.op_type, (0,), 1, axis, _bias(node, 2))
 
 
+def _in_integer_attention(node: ir.Node) -> bool:
+    """Tell whether a product is one of attention that a kernel does in integers from end to end."""
+    left = node.inputs[0]
+    behind = None if left is None else left.producer()
+    if behind is not None and behind.op_type == "Softmax":
+        return 0 < _last(left) <= MOST_KEYS
+    reached = node
+    while reached.op_type in ("MatMul", *_BETWEEN):
+        user = single_user(reached.outputs[0])
+        if user is None or user.op_type not in ("Softmax", *_BETWEEN):
+            return False
+        reached = user
+    depth = _last(left)
+    return depth > 0 and depth % QUAD_WORDS == 0 and 0 < _last(node.outputs[0]) <= MOST_KEYS
+
+
+_BETWEEN = ("Add", "Div", "Mul", "Where")
+"""Operators between a product and the softmax of attention: scale and mask."""
+
+
+def _last(value: ir.Value | None) -> int:
+    """Return the last extent of a value, 0 if it is not known."""
+    shape = None if value is None else value.shape
+    last = shape[-1] if shape else 0
+    return last if isinstance(last, int) else 0
+
+
 def _matmul(node: ir.Node, config: QuantizeConfig) -> Layer | Miss:
+    wanted = config.activation_products
+    if wanted is None and config.activations not in ("uint8", "int8"):
+        wanted = False
     if not is_constant(node.inputs[0]) and not is_constant(node.inputs[1]):
-        if not config.activation_products:
+        if not (_in_integer_attention(node) if wanted is None else wanted):
             return Miss("both factors are activations; activation_products includes it")
         if not all(is_float32(v) for v in node.inputs):
             return Miss("its factors are not float32")

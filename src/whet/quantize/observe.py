@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from whet.quantize.data import Batch, CalibrationData
 from whet.quantize.histogram import Histogram, restored
 from whet.quantize.layers import Layer, root_of
 from whet.quantize.moments import Moments, matrix_of, restored_moments, rows_read, weight_of
+from whet.whole_files import write_whole
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[str, int, int], None]
@@ -184,23 +183,7 @@ def _save(path: Path, key: str, found: Observations) -> None:
         for name, item in items.items():
             for part, array in item.state().items():
                 arrays[f"{kind}/{part}/{name}"] = array
-    temporary = ""
-    try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=".whet-", suffix=".npz", delete=False
-        ) as file:
-            temporary = file.name
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True) if temporary else None
-        raise ArtifactError(
-            f"cannot write: {error.strerror or error}",
-            where=str(path),
-            hint="check space and permissions",
-        ) from error
+    write_whole(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
 def _resumed(path: Path | None, key: str, names: list[str]) -> Observations:

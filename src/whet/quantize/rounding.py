@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from whet.graph.edit import constant_array
-from whet.quantize.grid import LIMITS, Grid, dequantize, quantize, storage_type
+from whet.quantize.grid import LIMITS, Grid, storage_type
 from whet.quantize.layers import Layer, root_of
 from whet.quantize.moments import Moments, matrix_back, matrix_of, weight_of
 from whet.quantize.observe import Observations
@@ -177,14 +177,3 @@ def adaptive_rows(
         if not moved:
             break
     return made
-
-
-def output_error(matrix: Array, numbers: tuple[Array, Grid], gram: Array) -> float:
-    """Return ``Σ (w - q)ᵀ H (w - q)`` over the rows of a matrix."""
-    error = matrix.astype(np.float64) - dequantize(*numbers)
-    return float(np.einsum("ij,jk,ik->", error, gram, error))
-
-
-def nearest_numbers(matrix: Array, grid: Grid) -> Array:
-    """Return each weight's nearest number, to compare with."""
-    return quantize(matrix, grid)

@@ -11,7 +11,6 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from whet.driver import compile as compile_model
 from whet.errors import OptionError, UnsupportedError, nearest
 from whet.optimize.optimize import optimize_graph
 from whet.options import Options
@@ -144,8 +143,3 @@ def _check_choices(layers: tuple[Layer, ...], config: QuantizeConfig) -> None:
             raise OptionError(
                 f"there is no layer {name!r}", where="layers", hint=nearest(name, names)
             )
-
-
-def compile_variant(model: ir.Model, options: Options) -> Any:
-    """Compile a float or quantised graph."""
-    return compile_model(model, options=options)

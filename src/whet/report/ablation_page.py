@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from whet.report.charts import bar_chart
-from whet.report.page import Section, render_page
+from whet.report.page import Section, Summary, render_page
 
 _CHARTS = (
     ("Latency of one request", "latency_ms", 1.0, "ms"),
@@ -44,7 +44,21 @@ def ablation_page(facts: Mapping[str, Any]) -> str:
         "in which the variants take turns."
     )
     sections.append(Section("Numbers", texts=(how,), headers=headers, rows=lines))
-    return render_page("What each optimisation brings", str(facts["model"]), figures, sections)
+    title, model = "What each optimisation brings", str(facts["model"])
+    return render_page(title, model, figures, sections, Summary(lead=_lead(first, last)))
+
+
+def _lead(first: Mapping[str, Any], last: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return in words what all switches together bring, and what they change."""
+    ratios = [last[key] / first[key] for key in ("latency_ms", "throughput", "memory_bytes")]
+    brings = (
+        f"With everything switched on a request takes {ratios[0]:.2f} of its time, "
+        f"{ratios[1]:.1f} times as many tokens are written in a second, in {ratios[2]:.2f} of the "
+        "memory."
+    )
+    if last["same_tokens"] == 1:
+        return (brings, "The tokens are the same.")
+    return (brings, f"{last['same_tokens']:.1%} of the tokens are the same.")
 
 
 def _change(before: float, after: float) -> str:

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: bars, a roofline, bytes over time. Text is escaped, nothing is loaded."""
+"""Charts as inline HTML or SVG: bars, a roofline, bytes over time. Text is escaped."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from markupsafe import Markup, escape
 
 WIDTH = 720
-_ROW, _LABEL, _MARGIN = 24, 250, 60
+_MARGIN = 60
 _LONGEST_LABEL = 38
 
 
 def bar_chart(
     rows: Sequence[tuple[str, float, str]], *, unit: str, others: frozenset[str] = frozenset()
 ) -> Markup:
-    """Return horizontal bars.
+    """Return horizontal bars, which fit any width: on a narrow screen labels stand above them.
 
     Args:
         rows: label, length and tooltip of each bar.
@@ -23,22 +23,20 @@ def bar_chart(
         others: labels of bars that stand back.
     """
     most = max((value for _, value, _ in rows), default=0.0) or 1.0
-    room = WIDTH - _LABEL - _MARGIN - 40
-    parts = []
-    for number, (label, value, tip) in enumerate(rows):
-        y, length = number * _ROW, max(1.0, room * value / most)
-        parts.append(
-            Markup(
-                '<g><title>{tip}</title><text class="label" x="{x}" y="{ty}">{label}</text>'
-                '<rect class="{kind}" x="{bx}" y="{by}" width="{w:.1f}" height="16" rx="2"/>'
-                '<text x="{vx:.1f}" y="{ty}">{value} {unit}</text></g>'
-            ).format(
-                kind="other" if label in others else "bar", tip=tip, label=_short(label),
-                x=_LABEL - 8, ty=y + 16, bx=_LABEL, by=y + 3,
-                w=length, vx=_LABEL + length + 6, value=_figure(value), unit=unit,
-            )
-        )  # fmt: skip
-    return _svg(Markup("").join(parts), len(rows) * _ROW + 6)
+    numbers = [f"{_figure(value)} {unit}" for _, value, _ in rows]
+    parts = [
+        Markup(
+            '<span>{label}</span><p title="{tip}"><i{kind} style="--share:{share:.4f}"></i>'
+            "<b>{number}</b></p>"
+        ).format(
+            label=_short(label), tip=tip, share=value / most, number=number,
+            kind=Markup(' class="other"' if label in others else ""),
+        ) for (label, value, tip), number in zip(rows, numbers, strict=True)
+    ]  # fmt: skip
+    head = Markup('<div class="bars" role="group" style="--room:{}ch">').format(
+        max(map(len, numbers), default=0) + 2
+    )
+    return head + Markup("").join(parts) + Markup("</div>")
 
 
 def step_chart(values: Sequence[float], *, limit: float, unit: str) -> Markup:

@@ -21,7 +21,7 @@ class Section:
     Attributes:
         title: heading.
         texts: paragraphs.
-        chart: inline SVG.
+        chart: inline HTML or SVG.
         headers: of the table.
         rows: of the table.
         folded: whether the table is shown on demand only.

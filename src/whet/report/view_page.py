@@ -107,7 +107,7 @@ def _node_line(number: int, node: Mapping[str, Any], facts: Mapping[str, Any]) -
         key=f"n{number}",
         title=node["op"],
         name=node["name"],
-        note=f"{worst:.0e}" if known else "" if launches else "gone",
+        note=_error(worst) if known else "" if launches else "gone",
         level=level,
         share=0.0,
         peers=tuple(f"l{index}" for index in launches),
@@ -121,6 +121,10 @@ def _times(launches: Sequence[int], facts: Mapping[str, Any]) -> list[str]:
     return [
         f"{facts['launches'][k]['span_us']:.1f} us for all nodes of the launch" for k in launches
     ]
+
+
+def _error(value: float) -> str:
+    return f"{value:.0e}" if value else "exact"
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""``CompiledModel``: a program that runs, from memory or from a ``.whet`` file."""
+"""``CompiledModel``: a program that runs; ``load.py`` makes one."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from whet.errors import ArtifactError, InputError
 from whet.index import Poly
-from whet.program.container import open_container, read_section, write_container
+from whet.program.container import write_container
 from whet.program.context import layout_of
 from whet.program.records import (
     BufferKind,
@@ -32,7 +30,6 @@ from whet.runtime.arrays import (
     check_given,
     collect_inputs,
     dim_name,
-    empty_aligned,
     make_port,
     place_outputs,
     settle_outputs,
@@ -40,39 +37,17 @@ from whet.runtime.arrays import (
 from whet.runtime.bindings import Bindings
 from whet.runtime.blocks import Blocks
 from whet.runtime.changed import changed_inputs, check_changed, refuse_empty
-from whet.runtime.cpu import available_cpus, check_target, runs_here
-from whet.runtime.image import NativeCode, map_code
-from whet.runtime.source import SourceFile, map_unread
+from whet.runtime.cpu import check_target
+from whet.runtime.image import NativeCode
+from whet.runtime.parts import Parts
+from whet.runtime.source import SourceFile
 from whet.runtime.state import Binding, Engine, State
 
 if TYPE_CHECKING:
     from whet.runtime.profile import ProfiledRuns, Stamps
     from whet.runtime.walk import ScriptPlan
 
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 _IDLE_STATES_KEPT = 8
-
-
-class Parts(msgspec.Struct, frozen=True, eq=False):
-    """What a compiled model consists of, as it is saved.
-
-    Attributes:
-        program: buffers, launches and what the caller sees.
-        code: the position-independent image.
-        symbols: offsets of functions in the image.
-        weights: constant data, as bytes; aligned to 64 bytes.
-        graph: the optimised graph as ONNX bytes, if kept.
-        metadata: options, source hash and other facts worth keeping.
-        compile_s: seconds that compilation took.
-    """
-
-    program: Program
-    code: bytes | memoryview
-    symbols: Mapping[str, int]
-    weights: Bytes
-    graph: bytes | memoryview | None = None
-    metadata: Mapping[str, str] = msgspec.field(default_factory=lambda: MappingProxyType({}))
-    compile_s: float = 0.0
 
 
 class CompiledModel:
@@ -345,59 +320,6 @@ class CompiledModel:
         state.run()
 
 
-def from_memory(parts: Parts, threads: int | None = None) -> CompiledModel:
-    """Return a model from what the compiler made.
-
-    It runs if this machine can run the code; else it can be inspected and saved.
-
-    Args:
-        parts: program, linked image, weights and the rest.
-        threads: threads of one call; the program's own number if not given.
-    """
-    owned = msgspec.structs.replace(parts, weights=_aligned(parts.weights))
-    code = map_code(parts.code, parts.symbols) if runs_here(parts.program.target) else None
-    return CompiledModel(owned, code, thread_count(parts.program, threads))
-
-
-def load(
-    path: str | os.PathLike[str], threads: int | None = None, *, foreign: bool = False
-) -> CompiledModel:
-    """Load a ``.whet`` file. It holds machine code: load only what you trust.
-
-    Weights are mapped from the file, not copied. A file that is cut or overwritten while the model
-    is in use makes its next run an error.
-
-    Args:
-        path: the file.
-        threads: threads of one call; the number given to the compiler if not given here.
-        foreign: whether code for another machine is opened too, to be inspected.
-
-    Raises:
-        ArtifactError: the file is missing, damaged or of another format version.
-        TargetError: this machine cannot run the code.
-    """
-    with open_container(path) as container:
-        runs = runs_here(container.program.target)
-        if not runs and not foreign:
-            check_target(container.program.target)
-        symbols = container.manifest.symbols
-        mapped = [map_unread(container, row) for row in container.sections.values()
-                  if row.name != "code"]  # fmt: skip
-        image = read_section(container, container.sections["code"])
-        code = map_code(image, symbols) if runs else None
-    views = {section.row.name: section.view for section in mapped}
-    parts = Parts(
-        program=container.program,
-        code=code.view if code else image,
-        symbols=symbols,
-        weights=np.frombuffer(views["weights"], np.uint8),
-        graph=views.get("graph"),
-        metadata=container.manifest.metadata,
-    )
-    source = SourceFile(os.fspath(path), tuple(mapped))
-    return CompiledModel(parts, code, thread_count(parts.program, threads), source)
-
-
 def _script_plan(parts: Parts) -> ScriptPlan | None:
     """Return the plan of a program with a script; what runs scripts is imported for those alone."""
     if parts.program.script is None:
@@ -420,21 +342,6 @@ def _make_engine(parts: Parts, code: NativeCode, threads: int) -> Engine:
         scratch_bytes=program.scratch_bytes,
         threads=threads,
     )
-
-
-def _aligned(weights: Bytes) -> Bytes:
-    """Return the bytes at a multiple of 64, as kernels expect them; a copy only if needed."""
-    if not weights.nbytes or address_of(weights) % 64 == 0:
-        return weights
-    copy = empty_aligned(weights.shape, weights.dtype)
-    copy[...] = weights
-    return copy
-
-
-def thread_count(program: Program, threads: int | None) -> int:
-    """Return how many threads a call uses; 0 stands for all CPUs."""
-    wanted = program.threads if threads is None else threads
-    return wanted or available_cpus()
 
 
 def _make_ports(

@@ -25,6 +25,10 @@ class BodySizeError(InputError):
     """A body is longer than the server takes."""
 
 
+class OtherModelError(InputError):
+    """A model is asked for that the server does not have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """What is new of a completion, or all of it.
@@ -34,12 +38,14 @@ class Said:
         reason: why it ended, "" while it goes on.
         choices: its tokens with their log probabilities.
         calls: functions that are called.
+        cached: tokens of the prompt that the cache held.
     """
 
     text: str
     reason: str
     choices: Sequence[Choice] = ()
     calls: Sequence[dict[str, Any]] = ()
+    cached: int = 0
 
     @property
     def finish(self) -> str | None:
@@ -70,7 +76,7 @@ class Form:
     chat: bool
     top: int | None = None
     spell: Callable[[int], str] = str
-    identity: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
+    identity: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, choices: Sequence[Said], usage: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +109,7 @@ class Form:
     def _head(self, suffix: str = "") -> dict[str, Any]:
         kind = ("chat.completion" if self.chat else "text_completion") + suffix
         return {
-            "id": self.identity,
+            "id": f"{'chatcmpl' if self.chat else 'cmpl'}-{self.identity}",
             "object": kind,
             "created": self.created,
             "model": self.model,
@@ -153,6 +159,8 @@ def refusal(error: Exception) -> tuple[int, dict[str, Any]]:
     """Return status and body of an answer to a request that failed."""
     if isinstance(error, ResourceError):
         return 429, _body(str(error), "rate_limit_error", error.code)
+    if isinstance(error, OtherModelError):
+        return 404, _body(str(error), "not_found_error", "model_not_found")
     if isinstance(error, InputError | OptionError | UnsupportedError):
         status = 413 if isinstance(error, BodySizeError) else 400
         return status, _body(str(error), "invalid_request_error", error.code)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -14,13 +15,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from whet.errors import InputError
 from whet.llm.async_engine import AsyncEngine, Delta
 from whet.llm.llm import LLM
 from whet.serve.answers import Said, refusal, usage_of
+from whet.serve.beams import said_of, searched
 from whet.serve.front import Front, Settings, no_such_path, unauthorised
-from whet.serve.jobs import Collected, Completes, Job, chosen, collected, deltas, job_of, said
+from whet.serve.jobs import Completes, Job, chosen, collected, deltas, job_of, said
+from whet.serve.merging import merged
 from whet.serve.metrics import Metrics, Watch, decoder_gauges
 from whet.serve.protocol import Chat, Completions, parse
+
+T = TypeVar("T")
 
 _LOOK_S = 0.2
 """How often to look whether the caller is still there."""
@@ -103,16 +109,29 @@ class Server:
         return await self._job(request, parse(await self.front.body(request), Chat))
 
     async def _job(self, request: Request, wanted: Chat | Completions) -> Response:
-        job = await job_of(self.llm, self.front.settings.name, wanted)
+        adapter = self.front.adapter_of(wanted.model)
+        if wanted.use_beam_search:
+            wanted.check_beams()
+        job = await job_of(self.llm, self.front.settings.name, wanted, adapter)
+        count, most = len(job.parts), self.front.settings.most_requests
+        if count > most:  # they would never fit: to try again would be no use
+            raise InputError(
+                f"{count} completions are wanted, the server makes {most} at once",
+                hint="ask for fewer at a time",
+            )
+        if wanted.use_beam_search:
+            return await self._searched(request, job, wanted.length_penalty)
         if wanted.stream and job.params.drawn == job.params.n:
             return await self._streamed(job, usage=wanted.usage_wanted)
         return await self._answered(request, job)
 
     async def _deltas(self, job: Job, number: int) -> AsyncGenerator[Delta, None]:
-        watch = Watch(self.metrics)
-        self.metrics.prompt.inc(len(job.parts[number][0]))
+        watch, taken = Watch(self.metrics), False
         async with aclosing(deltas(self.llm, self.engine, job, number)) as pieces:
             async for delta in pieces:
+                if not taken:
+                    self.metrics.prompt.inc(len(job.parts[number][0]))
+                    taken = True
                 watch.saw(len(delta.tokens), delta.cached)
                 yield delta
         watch.ended()
@@ -122,24 +141,17 @@ class Server:
     async def _answered(self, request: Request, job: Job) -> Response:
         """Answer when all is there; if the caller goes away before, the work is cancelled."""
         numbers = range(len(job.parts))
-        parts = [asyncio.create_task(collected(self._deltas(job, k))) for k in numbers]
-        waiting: set[asyncio.Task[Collected]] = set(parts)
-        try:
-            while waiting:
-                done, waiting = await asyncio.wait(
-                    waiting, timeout=_LOOK_S, return_when=asyncio.FIRST_EXCEPTION
-                )
-                for task in done:
-                    task.result()  # the first that failed ends it
-                if waiting and await request.is_disconnected():
-                    raise ClientDisconnect
-        finally:
-            for task in parts:
-                task.cancel()
-        found = [task.result() for task in parts]
+        found = await _all_of(request, [collected(self._deltas(job, k)) for k in numbers])
         new, cached = sum(len(c.choices) for c in found), sum(c.cached for c in found)
         usage = usage_of(sum(map(len, job.prompts)), new, cached)
         return JSONResponse(job.form.whole(chosen(job, [said(job, c) for c in found]), usage))
+
+    async def _searched(self, request: Request, job: Job, length_penalty: float) -> Response:
+        """Answer with the likeliest whole completions."""
+        work = [searched(self.llm, self.engine, job, p, length_penalty) for p in job.prompts]
+        found = [beam for beams in await _all_of(request, work) for beam in beams]
+        usage = usage_of(sum(map(len, job.prompts)), sum(len(b.tokens) for b in found))
+        return JSONResponse(job.form.whole([said_of(beam) for beam in found], usage))
 
     async def _streamed(self, job: Job, *, usage: bool) -> Response:
         """Answer piece by piece. What is refused at once gets its status: the first piece waits."""
@@ -155,19 +167,20 @@ class Server:
         return StreamingResponse(lines(), media_type="text/event-stream")
 
     async def _events(self, job: Job, *, usage: bool) -> AsyncGenerator[bytes, None]:
-        """Yield the lines of a stream; completions of several prompts follow each other."""
-        begun, new = False, 0
+        """Yield the lines of a stream, those of several completions as they come."""
+        cached, new = dict[int, int](), 0
         try:
-            for number in range(len(job.parts)):
-                async with aclosing(self._pieces(job, number)) as pieces:
-                    async for piece in pieces:
-                        new += len(piece.choices)
-                        yield _line(job.form.piece(number, piece))
-                        begun = True
+            parts = [self._pieces(job, number) for number in range(len(job.parts))]
+            async with aclosing(merged(parts)) as coming:
+                async for number, piece in coming:
+                    new += len(piece.choices)
+                    yield _line(job.form.piece(number, piece))
+                    cached[number] = piece.cached
             if usage:
-                yield _line(job.form.last(usage_of(sum(map(len, job.prompts)), new)))
+                counts = sum(map(len, job.prompts)), new, sum(cached.values())
+                yield _line(job.form.last(usage_of(*counts)))
         except Exception as error:
-            if not begun:
+            if not cached:  # nothing was said yet: the refusal has a status of its own
                 raise
             yield _line(refusal(error)[1])
         yield b"data: [DONE]\n\n"
@@ -183,8 +196,27 @@ class Server:
                 waiting.append(delta)
                 if delta.text or delta.reason:
                     choices = [c for d in waiting for c in d.choices]
-                    yield Said(delta.text, delta.reason, choices)
+                    yield Said(delta.text, delta.reason, choices, cached=delta.cached)
                     waiting = []
+
+
+async def _all_of(request: Request, work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return what becomes of pieces of work; if the caller goes away before, they are cancelled."""
+    tasks = [asyncio.create_task(one) for one in work]
+    waiting = set(tasks)
+    try:
+        while waiting:
+            done, waiting = await asyncio.wait(
+                waiting, timeout=_LOOK_S, return_when=asyncio.FIRST_EXCEPTION
+            )
+            for task in done:
+                task.result()  # the first that failed ends it
+            if waiting and await request.is_disconnected():
+                raise ClientDisconnect
+    finally:
+        for task in tasks:
+            task.cancel()
+    return [task.result() for task in tasks]
 
 
 def _line(value: object) -> bytes:

@@ -1,9 +1,10 @@
-"""A server of an encoder: ``/v1/embeddings`` as OpenAI has it, ``/v1/rerank`` as others have it."""
+"""A server of vectors: ``/v1/embeddings`` as OpenAI has it, ``/v1/rerank`` as Jina and Cohere."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,10 +23,12 @@ from whet.serve.front import Front, Settings, no_such_path, unauthorised
 from whet.serve.protocol import Embeddings, Rerank, listed, parse
 
 MAX_TEXTS = 2048
+RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
+"""Where clients of Jina, Cohere and vLLM look for it."""
 
 
 class Embeds(Protocol):
-    """What makes vectors; see ``whet.llm.encoder.Encoder``."""
+    """What makes vectors; see ``whet.llm.encoder.Encoder`` and ``whet.llm.embedder.Embedder``."""
 
     def tokens(self, text: str | Sequence[int]) -> list[int]:
         """Return the tokens of a text, checked."""
@@ -33,8 +36,11 @@ class Embeds(Protocol):
     def embed(self, texts: Sequence[str | Sequence[int]]) -> npt.NDArray[Any]:
         """Return a vector for each text."""
 
-    def rerank(self, query: str, texts: Sequence[str]) -> npt.NDArray[Any]:
-        """Return a score for each text."""
+    def pair(self, query: str, text: str) -> tuple[list[int], list[int]]:
+        """Return the tokens of a query and a text, and to which of the two each belongs."""
+
+    def scores(self, pairs: Sequence[tuple[list[int], list[int]]]) -> npt.NDArray[Any]:
+        """Return a score for each pair."""
 
 
 def encoder_application(encoder: Embeds, settings: Settings) -> Starlette:
@@ -59,7 +65,7 @@ def encoder_application(encoder: Embeds, settings: Settings) -> Starlette:
         Route("/v1/models", front.models),
         Route("/v1/models/{name:path}", front.model),
         Route("/v1/embeddings", server.embeddings, methods=["POST"]),
-        Route("/v1/rerank", server.rerank, methods=["POST"]),
+        *(Route(path, server.rerank, methods=["POST"]) for path in RERANK_PATHS),
     ]
     missing = {404: no_such_path, 405: no_such_path}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=missing)
@@ -90,6 +96,7 @@ class _Server:
 
     async def _embeddings(self, request: Request) -> Response:
         wanted = parse(await self.front.body(request), Embeddings)
+        self.front.adapter_of(wanted.model)
         texts = _few(listed(wanted.input))
         tokens = await asyncio.to_thread(lambda: [self.encoder.tokens(t) for t in texts])
         vectors = await self._alone(request, self.encoder.embed, tokens)
@@ -105,11 +112,20 @@ class _Server:
 
     async def _rerank(self, request: Request) -> Response:
         wanted = parse(await self.front.body(request), Rerank)
-        texts = _few(wanted.documents)
-        scores = await self._alone(request, self.encoder.rerank, wanted.query, texts)
-        order = np.argsort(-scores, kind="stable")[: wanted.top_n]
-        results = [{"index": int(k), "relevance_score": float(scores[k])} for k in order]
-        return JSONResponse({"model": self.front.settings.name, "results": results})
+        self.front.adapter_of(wanted.model)
+        texts = _few(wanted.texts())
+        pairs = await asyncio.to_thread(lambda: [self.encoder.pair(wanted.query, t) for t in texts])
+        scores = await self._alone(request, self.encoder.scores, pairs)
+        order = np.argsort(-scores, kind="stable")[: wanted.first(len(texts))]
+        results: list[dict[str, Any]] = [
+            {"index": int(k), "relevance_score": float(scores[k])} for k in order
+        ]
+        if wanted.return_documents:
+            results = [{**line, "document": {"text": texts[line["index"]]}} for line in results]
+        count = sum(len(tokens) for tokens, _ in pairs)
+        usage = {"prompt_tokens": count, "total_tokens": count}
+        head = {"id": f"rerank-{uuid.uuid4().hex}", "model": self.front.settings.name}
+        return JSONResponse({**head, "results": results, "usage": usage})
 
     async def _alone(self, request: Request, work: Any, *arguments: Any) -> npt.NDArray[Any]:
         """Run one request's work after the other, beside the event loop."""

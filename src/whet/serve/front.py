@@ -12,7 +12,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from whet.serve.answers import BodySizeError, refusal
+from whet.serve.answers import BodySizeError, OtherModelError, refusal
+
+_ELSEWHERE = {
+    "/v1/embeddings": "serve an encoder, or a decoder with --embeddings",
+    "/v1/rerank": "serve an encoder made for reranking",
+    "/v1/completions": "serve a decoder",
+    "/v1/chat/completions": "serve a decoder",
+    "/v1/audio/transcriptions": "serve a Whisper",
+    "/v1/audio/translations": "serve a Whisper",
+    "/v1/responses": "ask /v1/chat/completions",
+}
+"""What to do about paths that another model, or another path, answers."""
 
 IMAGE_BODY_BYTES = 32 << 20
 """Longest body of a request to a model that takes images: they come inside of it."""
@@ -27,12 +38,14 @@ class Settings:
         key: what callers have to give as bearer token, "" for nothing.
         most_requests: completions that may wait or run; more are refused with 429.
         body_bytes: longest body of a request.
+        adapters: names of the model's adapters; each is a model to callers.
     """
 
     name: str
     key: str = ""
     most_requests: int = 64
     body_bytes: int = 1 << 20
+    adapters: tuple[str, ...] = ()
 
 
 class Front:
@@ -71,27 +84,48 @@ class Front:
                 )
         return bytes(body)
 
+    def adapter_of(self, name: str) -> str:
+        """Return the adapter that a caller asks for by the name of a model, "" for none.
+
+        A caller may name no model.
+
+        Raises:
+            OtherModelError: it is not here.
+        """
+        if name in ("", self.settings.name):
+            return ""
+        if name not in self.settings.adapters:
+            known = " or ".join(map(repr, self._names))
+            raise OtherModelError(f"there is no model {name!r}", hint=f"it is called {known}")
+        return name
+
     async def health(self, request: Request) -> Response:
         """Say that the server lives."""
         return JSONResponse({"status": "ok"})
 
     async def models(self, request: Request) -> Response:
-        """List the one model."""
+        """List the model and its adapters."""
         if not self.admits(request):
             return unauthorised()
-        return JSONResponse({"object": "list", "data": [self._entry()]})
+        data = [self._entry(name) for name in self._names]
+        return JSONResponse({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
-        """Describe the one model."""
+        """Describe the model or one of its adapters."""
         if not self.admits(request):
             return unauthorised()
-        if request.path_params["name"] != self.settings.name:
+        name = request.path_params["name"]
+        if name not in self._names:
             return refused_as(404, f"the model is called {self.settings.name!r}", "not_found_error")
-        return JSONResponse(self._entry())
+        return JSONResponse(self._entry(name))
 
-    def _entry(self) -> dict[str, object]:
-        name, since = self.settings.name, self._since
-        return {"id": name, "object": "model", "created": since, "owned_by": "whet"}
+    @property
+    def _names(self) -> list[str]:
+        return [self.settings.name, *self.settings.adapters]
+
+    def _entry(self, name: str) -> dict[str, object]:
+        found = {"id": name, "object": "model", "created": self._since, "owned_by": "whet"}
+        return found if name == self.settings.name else {**found, "parent": self.settings.name}
 
     async def guarded(
         self, request: Request, answer: Callable[[Request], Awaitable[Response]]
@@ -131,4 +165,5 @@ async def no_such_path(request: Request, error: Exception) -> Response:
     """Answer what is asked for at a path, or by a method, that there is not."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     what = f"{request.method} {request.url.path} is not answered by this server"
-    return refused_as(status, what, "not_found_error")
+    where = _ELSEWHERE.get(request.url.path) if status == 404 else None
+    return refused_as(status, f"{what}: {where}" if where else what, "not_found_error")

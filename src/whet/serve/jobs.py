@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence, Sized
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from whet.errors import InputError
@@ -25,10 +25,19 @@ class Completes(Protocol):
 
     tokenizer: Tokenizer | None
 
+    @property
+    def context(self) -> int:
+        """Tokens that a sequence may have."""
+
     def encode(self, prompt: Any) -> Sized:
         """Return a prompt as its engine takes it, checked."""
 
-    def chat_prompt(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> Sized:
+    def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] = (),
+        switches: Message | None = None,
+    ) -> Sized:
         """Return the prompt of a conversation."""
 
     def matcher(self, constraint: Constraint) -> Matcher:
@@ -74,8 +83,14 @@ class Collected:
     cached: int = 0
 
 
-async def job_of(llm: Completes, name: str, wanted: Chat | Completions) -> Job:
+async def job_of(llm: Completes, name: str, wanted: Chat | Completions, adapter: str = "") -> Job:
     """Return what a request asks for; tokenizing long texts does not hold up others.
+
+    Args:
+        llm: the model.
+        name: what it is called.
+        wanted: the request.
+        adapter: the model's adapter that is asked for, "" for none.
 
     Raises:
         InputError: the prompt, the format or a tool means nothing.
@@ -91,14 +106,17 @@ async def job_of(llm: Completes, name: str, wanted: Chat | Completions) -> Job:
             raise InputError("a forced call has no response_format", where="body")
         constraint = forced or constraint
         given = tools.given if tools else ()
-        prompts = [await asyncio.to_thread(llm.chat_prompt, wanted.messages, given)]
+        switches = wanted.chat_template_kwargs
+        prompts = [await asyncio.to_thread(llm.chat_prompt, wanted.messages, given, switches)]
     else:
         prompts = [await asyncio.to_thread(llm.encode, p) for p in wanted.prompts()]
     if not prompts or not all(prompts):
         raise InputError("the prompt has no tokens", hint="give at least one")
-    params = wanted.params(DEFAULT_TOKENS, constraint)
+    params = replace(wanted.params(DEFAULT_TOKENS, constraint), adapter=adapter)
     matcher = await asyncio.to_thread(llm.matcher, constraint) if constraint else None
-    form = Form(name, isinstance(wanted, Chat), wanted.top_logprobs_wanted, llm.token_text)
+    form = Form(
+        adapter or name, isinstance(wanted, Chat), wanted.top_logprobs_wanted, llm.token_text
+    )
     return Job(prompts, params, wanted.priority, form, matcher, tools)
 
 
@@ -133,9 +151,9 @@ async def collected(pieces: AsyncGenerator[Delta, None]) -> Collected:
 def said(job: Job, found: Collected) -> Said:
     """Return a whole completion as it is answered, calls of functions read from it."""
     if job.tools is None:
-        return Said(found.text, found.reason, found.choices)
+        return Said(found.text, found.reason, found.choices, cached=found.cached)
     text, calls = read_calls(found.text, job.tools)
-    return Said(text, found.reason, found.choices, calls)
+    return Said(text, found.reason, found.choices, calls, found.cached)
 
 
 def chosen(job: Job, all_of_them: Sequence[Said]) -> list[Said]:

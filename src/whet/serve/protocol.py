@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -10,12 +10,30 @@ import msgspec
 from whet.errors import InputError
 from whet.llm.sampling import SamplingParams
 from whet.llm.structured import Constraint
+from whet.serve.formats import constraint_of
 
 Request = TypeVar("Request", bound=msgspec.Struct)
 
-REFUSED = ("functions", "suffix", "echo", "audio", "modalities", "prediction", "web_search_options")
+REFUSED = (
+    "functions",
+    "function_call",
+    "suffix",
+    "echo",
+    "audio",
+    "modalities",
+    "prediction",
+    "web_search_options",
+    "min_tokens",
+    "prompt_logprobs",
+    "logits_processors",
+    "chat_template",
+    "continue_final_message",
+)
 """What clients may ask for and Whet does not do; left out silently, it would be a wrong answer."""
 
+
+_OF_THEMSELVES = ("user", "metadata", "store", "service_tier", "safety_identifier")
+"""What clients say that changes no answer."""
 
 _SAME = (
     "temperature",
@@ -30,6 +48,25 @@ _SAME = (
     "seed",
 )
 """What is called the same here and there."""
+
+
+_NOT_BEAMS = (
+    "stream",
+    "stop",
+    "logprobs",
+    "tools",
+    "response_format",
+    "guided_regex",
+    "guided_grammar",
+    "guided_json",
+    "guided_choice",
+    "stop_token_ids",
+    "logit_bias",
+    "presence_penalty",
+    "frequency_penalty",
+    "ignore_eos",
+)
+"""What beam search does not heed, and would be left out silently."""
 
 
 class Sampled(msgspec.Struct):
@@ -49,10 +86,15 @@ class Sampled(msgspec.Struct):
     seed: int | None = None
     n: int | None = None
     best_of: int | None = None
+    use_beam_search: bool = False
+    length_penalty: float = 1.0
     response_format: dict[str, Any] | None = None
     guided_regex: str | None = None
     guided_grammar: str | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_choice: list[str] | None = None
     stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
     ignore_eos: bool = False
     stream: bool = False
     stream_options: dict[str, Any] | None = None
@@ -77,11 +119,13 @@ class Sampled(msgspec.Struct):
         """
         given = {name: getattr(self, name) for name in _SAME if getattr(self, name) is not None}
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        tokens = self.max_completion_tokens or self.max_tokens
+        tokens = self.max_completion_tokens
+        tokens = self.max_tokens if tokens is None else tokens
         return SamplingParams(
             **{"temperature": 1.0, **given},
             max_tokens=default_tokens if tokens is None else tokens,
             stop=tuple(stop),
+            stop_tokens=tuple(self.stop_token_ids or ()),
             logit_bias=_biases(self.logit_bias or {}),
             ignore_eos=self.ignore_eos,
             logprobs=self.top_logprobs_wanted,
@@ -94,25 +138,25 @@ class Sampled(msgspec.Struct):
         Raises:
             InputError: the format is not known, or more than one is given.
         """
-        found: list[Constraint] = []
-        if self.guided_regex is not None:
-            found.append(Constraint("regex", self.guided_regex))
-        if self.guided_grammar is not None:
-            found.append(Constraint("grammar", self.guided_grammar))
-        shape = self.response_format or {"type": "text"}
-        if shape.get("type") == "json_object":
-            found.append(Constraint("json"))
-        elif shape.get("type") == "json_schema":
-            found.append(Constraint("json_schema", _schema(shape)))
-        elif shape.get("type") != "text":
+        guided = {
+            "json_schema": self.guided_json,
+            "regex": self.guided_regex,
+            "grammar": self.guided_grammar,
+            "choice": self.guided_choice,
+        }
+        return constraint_of(self.response_format, guided)
+
+    def check_beams(self) -> None:
+        """Refuse what a search for the likeliest whole completions does not heed.
+
+        Raises:
+            InputError: something of it is asked for.
+        """
+        odd = [name for name in _NOT_BEAMS if getattr(self, name, None)]
+        if odd:
             raise InputError(
-                f"response_format {shape.get('type')!r} is not known",
-                where="body",
-                hint="text, json_object and json_schema are",
+                f"use_beam_search goes without {odd[0]}", where="body", hint="leave one of them out"
             )
-        if len(found) > 1:
-            raise InputError("the text is to have several formats", where="body", hint="give one")
-        return found[0] if found else None
 
 
 class Completions(Sampled):
@@ -144,6 +188,7 @@ class Chat(Sampled):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool = True
+    chat_template_kwargs: dict[str, Any] = {}
 
     @property
     def top_logprobs_wanted(self) -> int | None:
@@ -164,16 +209,41 @@ class Rerank(msgspec.Struct):
     """The body of ``/v1/rerank``."""
 
     query: str
-    documents: list[str]
+    documents: list[str | dict[str, Any]]
     model: str = ""
     top_n: int | None = None
+    return_documents: bool = False
+
+    def texts(self) -> list[str]:
+        """Return the texts of the documents.
+
+        Raises:
+            InputError: a document has none.
+        """
+        found = [d if isinstance(d, str) else d.get("text") for d in self.documents]
+        for number, text in enumerate(found):
+            if not isinstance(text, str):
+                hint = 'give a text, or {"text": …}'
+                raise InputError(f"document {number} has no text", where="body", hint=hint)
+        return [text for text in found if isinstance(text, str)]
+
+    def first(self, count: int) -> int:
+        """Return how many of the best are wanted.
+
+        Raises:
+            InputError: none are.
+        """
+        if self.top_n is not None and self.top_n < 1:
+            raise InputError(f"top_n is {self.top_n}", where="body", hint="give 1 or more")
+        return count if self.top_n is None else self.top_n
 
 
 def parse(body: bytes, kind: type[Request]) -> Request:
     """Return a request.
 
     Raises:
-        InputError: the body is no JSON object of that kind, or asks for what is not done.
+        InputError: the body is no JSON object of that kind, asks for what is not done, or has a
+            key that is another one misspelt; whatever else clients say of themselves is left out.
     """
     try:
         found = msgspec.json.decode(body)
@@ -183,6 +253,11 @@ def parse(body: bytes, kind: type[Request]) -> Request:
     refused = [key for key in REFUSED if found.get(key)]
     if refused:
         raise InputError(f"{refused[0]} is not supported", where="body", hint="leave it out")
+    known = [field.name for field in msgspec.structs.fields(kind)]
+    for key in found.keys() - set(known) - {*REFUSED, *_OF_THEMSELVES}:
+        close = get_close_matches(key, known, n=1, cutoff=0.8)
+        if close:
+            raise InputError(f"{key!r} is no key", where="body", hint=f"did you mean {close[0]!r}?")
     return request
 
 
@@ -200,14 +275,6 @@ def listed(given: str | list[str | int | list[int]]) -> list[str | list[int]]:
     if len(tokens) < len(given):
         raise InputError("the prompt mixes tokens and texts", where="body")
     return [tokens]
-
-
-def _schema(shape: dict[str, Any]) -> str:
-    inner = shape.get("json_schema")
-    schema = inner.get("schema") if isinstance(inner, dict) else None
-    if not isinstance(schema, dict):
-        raise InputError("json_schema.schema is missing", where="body", hint="give a JSON schema")
-    return json.dumps(schema)
 
 
 def _biases(given: dict[str, float]) -> dict[int, float]:

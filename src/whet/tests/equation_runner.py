@@ -17,7 +17,8 @@ from whet.kernel.tensor import Tensor
 from whet.lower.assemble import assemble
 from whet.lower.equations import Equations, collect_tensors
 from whet.lower.lower import lower_equations
-from whet.runtime.model import Parts, from_memory
+from whet.runtime.load import from_memory
+from whet.runtime.parts import Parts
 from whet.tests.fences import fenced
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -8,17 +8,24 @@ and tokens; ``python scripts/write_llm_goldens.py`` writes both. So every family
 from __future__ import annotations
 
 import json
+import tempfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from whet.llm.checkpoint import TensorFolder
+
 DATA = Path(__file__).parent / "data"
 PROMPT, NEW = 40, 200
 PLACES = (0, PROMPT - 1, 120, PROMPT + NEW - 2)
 """Positions of the logits that are kept."""
+
+Arrays = dict[str, np.ndarray]
+Write = Callable[[str], tuple[dict[str, Any], Arrays]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,37 @@ def golden(name: str) -> Golden:
     with np.load(DATA / "llm_goldens.npz") as arrays:
         tokens, logits = arrays[f"{name}.tokens"], arrays[f"{name}.logits"]
     return Golden(facts["config"], shapes, facts["seed"], tokens, logits)
+
+
+def facts_of(model: Any) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """Return configuration and shapes of a model of ``transformers``, as a checkpoint has them."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.float().save_pretrained(folder)
+        found = TensorFolder(folder)
+        facts = {k: v for k, v in found.config.values.items() if v is not None}
+        facts.pop("transformers_version", None)
+        return facts, {n: found.shape(n) for n in sorted(found.names)}
+
+
+def write_goldens(kind: str, names: list[str], write: Write, common: Arrays | None = None) -> None:
+    """Write facts and arrays of some models beside those that the files of a kind hold already.
+
+    Args:
+        kind: what the names of both files begin with.
+        names: the models.
+        write: makes facts and arrays of one.
+        common: arrays that belong to no model.
+    """
+    texts, numbers = DATA / f"{kind}_goldens.json", DATA / f"{kind}_goldens.npz"
+    facts = json.loads(texts.read_text()) if texts.exists() else {}
+    arrays = dict(np.load(numbers)) if numbers.exists() else {}
+    arrays |= common or {}
+    for name in names:
+        facts[name], more = write(name)
+        arrays |= more
+    lines = ",\n".join(f"{json.dumps(n)}: {json.dumps(facts[n])}" for n in sorted(facts))
+    texts.write_text("{\n" + lines + "\n}\n")
+    np.savez_compressed(numbers, **{k: arrays[k] for k in sorted(arrays)})
 
 
 def weights(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:

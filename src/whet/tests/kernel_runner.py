@@ -37,7 +37,8 @@ from whet.ops.table import op_table
 from whet.passes.pipeline import run_passes
 from whet.program.records import BufferKind
 from whet.runtime.arrays import empty_aligned
-from whet.runtime.model import Parts, from_memory
+from whet.runtime.load import from_memory
+from whet.runtime.parts import Parts
 from whet.target import Target
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -157,7 +157,8 @@ class Network:
         return helper.make_tensor_value_info(value.name, self.kind, shape)
 
 
-Step = Callable[[Network, Value], "Value | list[Value] | None"]
+Made = Value | list[Value] | None
+Step = Callable[[Network, Value], Made]
 
 
 def random_network(

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import whet
-from whet.kernel.schedule import KEY_BLOCK, MOST_KEYS
+from whet.kernel.attention_schedule import KEY_BLOCK, MOST_KEYS
 from whet.runtime.model import CompiledModel
 from whet.tests.tolerance import assert_close
 

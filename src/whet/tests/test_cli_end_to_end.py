@@ -41,6 +41,12 @@ def test_compile_then_run(level: int, folder: Path, capsys: pytest.CaptureFixtur
     assert "dense" in capsys.readouterr().out
 
 
+def test_a_compiled_file_of_another_name_is_known(folder: Path) -> None:
+    assert run_command("compile m.onnx -o model.bin --threads 1".split()) == exits.OK
+    assert run_command("run model.bin --input x.npy --output y.npy".split()) == exits.OK
+    np.testing.assert_allclose(np.load("y.npy"), run_layer(np.load("x.npy")), rtol=1e-5, atol=1e-6)
+
+
 def test_damaged_file_is_refused(folder: Path) -> None:
     assert run_command("compile m.onnx -o m.whet --threads 1".split()) == exits.OK
     whole = Path("m.whet").read_bytes()

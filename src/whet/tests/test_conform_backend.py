@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from whet.tests.backend_suite import FOLDED, PASSED, Workers, names, read_failures, read_passes
+from whet.tests.backend_cases import FOLDED, names
+from whet.tests.backend_suite import PASSED, Workers, read_failures, read_passes
 
 SEED = 20261
 SAMPLE = 120

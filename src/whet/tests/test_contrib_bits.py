@@ -71,6 +71,10 @@ def weights(
 
 
 def in_integers(compiled: Any) -> bool:
+    return any("QuantizeRows" in g.ops for g in compiled.stats.groups)
+
+
+def in_blocks(compiled: Any) -> bool:
     return any("BlockMatMul" in g.ops for g in compiled.stats.groups)
 
 
@@ -125,7 +129,7 @@ def test_rows_become_integers(case: dict[str, Any]) -> None:
 def test_what_no_format_holds_stays_floats(case: dict[str, Any]) -> None:
     w = weights(33, 96, **case)
     compiled = whet.compile(w.model)
-    assert not in_integers(compiled)
+    assert not in_integers(compiled) and in_blocks(compiled) == (case.get("block", 32) == 32)
     x = np.random.default_rng(10).standard_normal((5, 96)).astype(np.float32)
     right = x.astype(np.float64) @ w.floats.T
     assert np.abs(compiled({"x": x})["y"] - right).max() <= 1e-5 * np.abs(right).max()
@@ -133,7 +137,7 @@ def test_what_no_format_holds_stays_floats(case: dict[str, Any]) -> None:
 
 def test_a_depth_that_no_group_divides_stays_floats() -> None:
     w = weights(33, 80)
-    assert not in_integers(whet.compile(w.model))
+    assert not in_blocks(whet.compile(w.model))
 
 
 def test_layers_that_read_the_same_rows_share_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import whet
-from whet.mapped import MappedFile
+from whet.mapped import LARGE_FROM_BYTES, MappedFile
 from whet.tests.fuzz import onnx_files, whet_files
 from whet.tests.fuzz.children import BAD, OK, REFUSED, run_trials
 from whet.tests.test_frontend_load import external, refusal, save_with_location
@@ -213,3 +214,20 @@ def test_many_damaged_files(kind: str, tmp_path: Path) -> None:
     arguments = [kind, "--cache", str(tmp_path)]
     trials = run_trials(arguments, range(10_000, 13_000), jobs=2, timeout_s=60)
     assert not [outcome for outcome in trials if outcome.status in BAD]
+
+
+def test_a_mapping_that_asks_for_large_pages_reads_the_same(tmp_path: Path) -> None:
+    path, size = tmp_path / "large", LARGE_FROM_BYTES + 3 * mmap.PAGESIZE + 5
+    with path.open("wb") as file:
+        file.truncate(size)
+        for place in (0, size // 2, size - 5):
+            file.seek(place)
+            file.write(b"bytes")
+    with path.open("rb") as file:
+        mapped = MappedFile(file.fileno(), mmap.PAGESIZE, size - mmap.PAGESIZE)
+        few = MappedFile(file.fileno(), 0, 5)
+    for asked in (mapped, few):
+        asked.prefer_large_pages()
+    assert bytes(mapped.view[-5:]) == bytes(few.view) == b"bytes"
+    middle = size // 2 - mmap.PAGESIZE
+    assert bytes(mapped.view[middle - 1 : middle + 6]) == b"\0bytes\0"

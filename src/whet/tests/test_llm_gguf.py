@@ -15,7 +15,6 @@ from whet.llm.config import Config
 from whet.llm.gguf_file import TYPES, GgufFile
 from whet.llm.program import Span
 from whet.llm.rope_config import rope_of
-from whet.llm.source import Source, Weights
 from whet.options import Options
 from whet.tests.tiny_models import CONTEXT, VOCABULARY, write_checkpoint
 
@@ -107,32 +106,6 @@ def quantised_llama(folder: Path, kind: str) -> Path:
             writer.add_tensor(gguf_name(name), array)
     close(writer)
     return folder / f"{kind}.gguf"
-
-
-def test_weights_in_blocks_are_those_of_the_file(tmp_path: Path) -> None:
-    """Only the rows that are multiplied are rounded: logits stay close to those of floats."""
-    path = quantised_llama(write_checkpoint(tmp_path, "llama"), "Q8_0")
-    prompt = np.random.default_rng(3).integers(0, VOCABULARY, 45).tolist()
-    logits = []
-    choices: tuple[Weights, ...] = ("stored", "float32")
-    for weights in choices:
-        llm = LLM(Source(path, weights), options=Options(threads=2), context=CONTEXT)
-        logits.append(llm.program.run([Span(prompt, 0, [0, 1], 45)]).astype(np.float64))
-        used = any("BlockMatMul" in group.ops for group in llm.program.model.stats.groups)
-        assert used == (weights == "stored")
-    assert np.corrcoef(logits[0].ravel(), logits[1].ravel())[0, 1] > 0.9995
-
-
-def test_bits_of_blocks_do_not_depend_on_company(tmp_path: Path) -> None:
-    path = quantised_llama(write_checkpoint(tmp_path, "llama"), "Q4_0")
-    llm = LLM(path, options=Options(threads=2), context=CONTEXT)
-    rng = np.random.default_rng(4)
-    prompts = [rng.integers(0, VOCABULARY, n).tolist() for n in (45, 3, 17)]
-    whole = llm.program.run([Span(p, 0, [2 * k, 2 * k + 1], 1) for k, p in enumerate(prompts)])
-    for k, prompt in enumerate(prompts):
-        for at, token in enumerate(prompt):
-            alone = llm.program.run([Span([token], at, [2 * k, 2 * k + 1], 1)])
-        assert np.array_equal(alone[0], whole[k])
 
 
 def test_one_product_for_queries_keys_and_values_has_the_same_bits(tmp_path: Path) -> None:

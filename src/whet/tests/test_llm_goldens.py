@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from whet.llm.config import Config
 from whet.llm.decoder import decoder_graph
 from whet.llm.engine import Engine
 from whet.llm.families.table import FAMILIES, architecture_of
+from whet.llm.families.vision_table import model_of
 from whet.llm.pages import PagePool
 from whet.llm.program import Span, StepProgram
 from whet.llm.sampling import SamplingParams
@@ -33,6 +35,7 @@ from whet.tests.golden_models import (
     write_golden,
     write_tensors,
 )
+from whet.tests.plain_decoder import chatglm_logits
 from whet.tests.tiny_models import CONTEXT
 
 
@@ -141,6 +144,44 @@ def test_a_chatglm_is_the_glm_that_it_became(tmp_path: Path) -> None:
     config = Config({**checkpoints[1].config.values, "rmsnorm": False}, "config.json")
     with pytest.raises(UnsupportedError, match="rmsnorm"):
         architecture_of(config)
+
+
+def test_a_chatglm_says_what_is_written_out(tmp_path: Path) -> None:
+    """``transformers`` has no ChatGLM 2 or 3: its equations in float64 are the reference."""
+    folder = as_chatglm(golden("glm"), tmp_path)
+    facts = json.loads((folder / "config.json").read_text())
+    facts |= {"rope_ratio": 3, "layernorm_epsilon": 1e-5}
+    (folder / "config.json").write_text(json.dumps(facts))
+    checkpoint = TensorFolder(folder)
+    arch = architecture_of(checkpoint.config)
+    graph = decoder_graph(arch, checkpoint, CONTEXT)
+    program = StepProgram(whet.compile(graph, options=whet.Options(threads=2)), arch, 2)
+    tokens = np.random.default_rng(7).integers(0, arch.vocabulary, 45).tolist()
+    logits = program.run([Span(tokens, 0, [0, 1], len(tokens))])
+    tensors = {n: checkpoint.tensor(n).astype(np.float64) for n in checkpoint.names}
+    wanted = chatglm_logits(tensors, tokens, facts)
+    assert np.abs(logits - wanted).max() < 2e-5 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "neox", "qwen3"])
+def test_names_without_the_prefix_are_those_with_it(name: str, tmp_path: Path) -> None:
+    """Models without a head are saved so, the first GPT-2 among them."""
+    found = golden(name)
+    whole = TensorFolder(write_golden(tmp_path, found))
+    arch = architecture_of(whole.config)
+    bare = {
+        re.sub(r"^(transformer|gpt_neox|model)\.", "", n): whole.tensor(n).copy()
+        for n in whole.names
+        if not n.startswith(("lm_head.", "embed_out."))
+    }
+    write_tensors(tmp_path / "model.safetensors", bare)
+    model = model_of(TensorFolder(tmp_path))
+    assert model.architecture == arch
+    for parts in (arch.parts, *(layer.parts for layer in arch.layers)):
+        for part in parts.values():
+            if not part.name.startswith(("lm_head.", "embed_out.")):
+                assert model.checkpoint.shape(part.name) == found.shapes[part.name]
+    decoder_graph(arch, model.checkpoint, CONTEXT, states=True)
 
 
 class Spoiled(TensorFolder):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,15 +25,22 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> TensorFolder:
     return TensorFolder(write_checkpoint(tmp_path_factory.mktemp("base"), "llama"))
 
 
-def write_adapter(folder: Path, **facts: Any) -> dict[str, np.ndarray]:
-    """Write an adapter of rank 3 and return its tensors."""
-    rng = np.random.default_rng(2)
+def write_adapter(
+    folder: Path,
+    *,
+    rank: int = 3,
+    seed: int = 2,
+    changed: Mapping[str, tuple[int, int]] = MappingProxyType(CHANGED),
+    **facts: Any,
+) -> dict[str, np.ndarray]:
+    """Write an adapter and return its tensors."""
+    rng = np.random.default_rng(seed)
     tensors = {}
-    for name, (out, into) in CHANGED.items():
-        prefix = f"base_model.model.model.{name}"
-        tensors[f"{prefix}.lora_A.weight"] = rng.standard_normal((3, into)).astype(np.float32)
-        tensors[f"{prefix}.lora_B.weight"] = rng.standard_normal((out, 3)).astype(np.float32)
-    config = {"peft_type": "LORA", "r": 3, "lora_alpha": 6, "bias": "none", **facts}
+    for name, (out, into) in changed.items():
+        prefix = f"base_model.model.{'' if name == 'lm_head' else 'model.'}{name}"
+        tensors[f"{prefix}.lora_A.weight"] = rng.standard_normal((rank, into)).astype(np.float32)
+        tensors[f"{prefix}.lora_B.weight"] = rng.standard_normal((out, rank)).astype(np.float32)
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 6, "bias": "none", **facts}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     write_tensors(folder / "adapter_model.safetensors", tensors)
     return tensors
@@ -52,6 +61,23 @@ def test_weights_are_changed(base: TensorFolder, tmp_path: Path, stable: bool) -
             wanted = wanted + scale * b @ a
         assert np.abs(adapted.tensor(name) - wanted).max() < 1e-4
         assert adapted.shape(name) == base.shape(name)
+
+
+def test_rows_are_in_the_order_of_a_gguf_file(base: TensorFolder, tmp_path: Path) -> None:
+    """A Llama of GGUF turns neighbours together, the adapter was made for halves."""
+    pytest.importorskip("gguf", reason="it writes the file")
+    from whet.llm.gguf_file import GgufFile
+    from whet.tests.test_llm_gguf import permuted, quantised_llama
+
+    write_adapter(tmp_path)
+    adapted = Adapted(base, tmp_path)
+    path = quantised_llama(base.folder, "F32")
+    other = Adapted(GgufFile(path), tmp_path)
+    for name in ("model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"):
+        wanted = adapted.tensor(name)
+        wanted = permuted(wanted, 4) if "q_proj" in name else wanted
+        assert np.array_equal(other.tensor(name), wanted)
+    path.unlink()
 
 
 def test_transposed_tensors(base: TensorFolder, tmp_path: Path) -> None:

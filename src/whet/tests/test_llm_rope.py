@@ -92,6 +92,13 @@ def test_what_means_nothing_is_named() -> None:
         ({"rope_type": "longrope", "short_factor": [1.0]}, ModelError, "short_factor"),
         ({"rope_type": "default", "mrope_section": [1, 2]}, ModelError, "mrope_section"),
         ({"rope_type": "yarn", "factor": "four"}, ModelError, "factor"),
+        ({"rope_theta": 0}, ModelError, "rope_theta is 0"),
+        ({"rope_theta": -2.0}, ModelError, "rope_theta is -2"),
+        (
+            {"rope_theta": 9.0, "partial_rotary_factor": 1.5},
+            ModelError,
+            "partial_rotary_factor 1.5",
+        ),
     ):
         given = Config({"max_position_embeddings": 64, "rope_parameters": change}, "config.json")
         with pytest.raises(kind, match=text):

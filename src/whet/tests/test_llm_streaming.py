@@ -171,12 +171,15 @@ def test_command_line(
     rows = conform(capsys.readouterr().out)["runs"]
     assert [(row["batch"], row["prompt_tokens"]) for row in rows] == [(2, 9), (2, 40)]
     assert all(row["decode_rate"] > 0 for row in rows)
-    assert run_command([*bench, "--prompt-tokens", "8", "--against", "llama.cpp"]) == 2
+    assert run_command([*bench, "--behind", "8"]) == 2
     monkeypatch.setattr("whet.llm.llama_cpp.LlamaCpp", partial(Peer, LLM(folder).program))
     monkeypatch.setattr("whet.llm.against.streamed_bytes", lambda _: 1000)
-    assert run_command([*bench, "--batch", "1", "--against", "llama.cpp"]) == 0
+    sizes = ["--prompt-tokens", "20", "--behind", "4", "--behind", "40", "--batch", "1"]
+    assert run_command([*bench, *sizes, "--against", "llama.cpp"]) == 0
     found = conform(capsys.readouterr().out)
-    assert [duel["what"] for duel in found["duels"]] == ["prefill", "decode"]
+    duels = [(duel["what"], duel["tokens"], duel["context"]) for duel in found["duels"]]
+    assert duels == [("prefill", 9, 0), ("prefill", 20, 0), ("decode", 1, 4), ("decode", 1, 40)]
+    assert [run["prompt_tokens"] for run in found["engine"]] == [4, 40]
     quantized = ["llm", "quantize", folder, "-o", str(tmp_path / "few"), "--json"]
     assert run_command(quantized) == 0
     assert conform(capsys.readouterr().out)["matrices"] > 0

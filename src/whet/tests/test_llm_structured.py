@@ -168,6 +168,13 @@ def test_templates_know_tools() -> None:
     assert render_chat(template, said, {}, [{"a": "<é>"}]) == '{"a": "<é>"}<é>'
 
 
+def test_templates_have_switches_of_their_own() -> None:
+    template = "{% if think is defined and not think %}<none>{% endif %}{{ messages[0].content }}"
+    said = [{"role": "user", "content": "é"}]
+    assert render_chat(template, said, {}, switches={"think": False}) == "<none>é"
+    assert render_chat(template, said, {}, switches={"messages": "wrong"}) == "é"
+
+
 def chat(**values: Any) -> Chat:
     names = ("weather", "time")
     tools = [{"type": "function", "function": {"name": name}} for name in names]

@@ -19,13 +19,12 @@ from whet.llm.images import MOST_PIXELS, image_of
 from whet.llm.program import Span
 from whet.llm.prompts import Prompt
 from whet.options import Options
-from whet.tests.tiny_models import write_checkpoint
+from whet.tests.tiny_models import VOCABULARY, write_checkpoint
 from whet.tests.vision_models import (
     MARKER,
     NEW,
     PLACES,
     VISION,
-    VOCABULARY,
     images,
     prompt,
     vision_golden,

@@ -86,6 +86,15 @@ def test_a_clamped_step_is_rounded_first_where_sums_are_small() -> None:
     assert moved == "saturate((round_product(cast.float32(acc), 0.25) + 3))"
 
 
+def test_the_zero_point_of_a_term_is_added_to_the_other() -> None:
+    few = Range(-1000.0, 1000.0)
+    byte = Var("x", "uint8")
+    total = binary("add", back(steps(SUM, 0.25, 127), 0.5, 127), back(byte, 0.75, 40))
+    text = expr_text(shortened(quantised(total, const(0, "uint8"), "uint8", saturate=True), few))
+    assert "- 40" not in text and "fma(cast.float32(cast.int32(x)), 0.75, fma(" in text
+    assert ", 0.5, -30)" in text
+
+
 # -- kernels -------------------------------------------------------------------------------------
 
 

@@ -10,17 +10,15 @@ import onnx
 import pytest
 
 import whet
-from whet.cli import exits, graph_file
+from whet.cli import exits
 from whet.cli.main import run_command
-from whet.quantize import judge
 from whet.tests.quantized_models import residual_net
 
 
 @pytest.fixture(autouse=True)
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let weights of more than 64 bytes go to a file of their own."""
-    for module in (judge, graph_file):
-        monkeypatch.setattr(module, "LARGE_BYTES", 64)
+    monkeypatch.setattr("whet.graph.save.LARGE_BYTES", 64)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from whet.cli import exits
 from whet.cli.main import run_command
 from whet.errors import InputError, ModelError, OptionError, UnsupportedError
 from whet.tests.quantized_models import build, norm_net, residual_net, uneven_chain
+from whet.tests.test_lower_attention import attention_model
 
 Array = np.ndarray[Any, Any]
 
@@ -254,3 +255,33 @@ def test_the_command(
         assert run_command(bad.split()) == code
         assert not Path("n.onnx").exists()
         assert "error: [E" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("keys", "config", "products"),
+    [(21, {}, 2), (21, {"activation_products": False}, 0), ("keys", {}, 0),
+     ("keys", {"activation_products": True}, 2), (21, {"activations": "int16"}, 0)],
+)  # fmt: skip
+def test_attention_is_quantised_where_one_kernel_does_it(
+    keys: int | str, config: dict[str, Any], products: int
+) -> None:
+    model = attention_model(mask=True, nan_test=False, scaled_operands=False)
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if isinstance(keys, str) and value.name != "q":
+            dims[-1 if value.name == "mask" else -2].dim_param = keys
+    rng = np.random.default_rng(5)
+    shapes = {**dict.fromkeys("qkv", (8, 2, 21, 20)), "mask": (8, 1, 21, 21)}
+    feeds = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    config = {"batch": 1, **config}
+    if not products:  # and there is no other layer
+        with pytest.raises(whet.WhetError, match="nothing in the model can be quantised"):
+            whet.quantize(model, feeds, config=config)
+        return
+    made = whet.quantize(model, feeds, config=config)
+    assert list(made.report.quantized.values()).count("MatMul") == products
+    one = {n: a[:1] for n, a in feeds.items()}
+    compiled, right = whet.compile(made.model), whet.compile(model)(one)["y"]
+    fused = [g for g in compiled.stats.groups if g.kernel.startswith("attention")]
+    assert len(fused) == int(keys == 21)
+    assert np.linalg.norm(compiled(one)["y"] - right) < 0.05 * np.linalg.norm(right)

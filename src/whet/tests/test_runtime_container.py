@@ -26,7 +26,7 @@ from whet.program.manifest import (
     program_of,
 )
 from whet.program.records import Content, Program, TargetInfo
-from whet.runtime.model import load
+from whet.runtime.load import load
 from whet.tests.toys import CHUNK, make_model, make_program, random_steps, simulate
 
 STEPS = [("mix", 0, 1), ("sub", 3, 2), ("mix", 3, 4)]
@@ -285,7 +285,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 _KILLED = """
     import os, signal, sys
     import whet.program.container as c
-    from whet.runtime.model import load
+    from whet.runtime.load import load
     model = load(sys.argv[1])
     left = int(sys.argv[2])
     def counted(function):
@@ -325,7 +325,7 @@ def test_load_is_light_and_quick(tmp_path: Path) -> None:
     make_model(program, np.zeros(100 * 2**20 // 8, np.int64)).save(path)
     code = f"""
 import sys
-from whet.runtime.model import load
+from whet.runtime.load import load
 import numpy as np
 model = load({str(path)!r})
 x = np.ones((2, {CHUNK}), np.int64)

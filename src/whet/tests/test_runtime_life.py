@@ -16,7 +16,8 @@ import pytest
 
 from whet.errors import ArtifactError, ResourceError
 from whet.program import context
-from whet.runtime.model import CompiledModel, from_memory
+from whet.runtime.load import from_memory
+from whet.runtime.model import CompiledModel
 from whet.runtime.state import State
 from whet.tests.toys import CHUNK, make_model, make_parts, make_program, random_steps, simulate
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import http.client
 import json
 import socket
@@ -55,7 +54,7 @@ class AsGiven:
 class Letters:
     """A model whose tokens are letters; prompts are texts of them."""
 
-    tokenizer = None
+    tokenizer, context = None, 128
 
     def __init__(self, program: Any) -> None:
         self.engine = Engine(program, Scheduler(PagePool(8), Limits(64, 4, 128)), letters)
@@ -77,7 +76,9 @@ class Letters:
             raise InputError("the json cannot be followed")
         return AsGiven(self.encode(constraint.text))
 
-    def chat_prompt(self, messages: list[dict[str, Any]], tools: Any = ()) -> list[int]:
+    def chat_prompt(
+        self, messages: list[dict[str, Any]], tools: Any = (), switches: Any = None
+    ) -> list[int]:
         """Return what was said last."""
         if not messages:
             raise InputError("the chat template failed: there are no messages")
@@ -233,6 +234,49 @@ def test_log_probabilities_and_formats(served: Served) -> None:
     assert served.idle()
 
 
+def test_streams_of_several_come_together(served: Served) -> None:
+    openai = pytest.importorskip("openai", reason="it is the client that has to work")
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{served.port}/v1", api_key="secret")
+    messages = [{"role": "user", "content": "abcd" * 10}]
+    for _ in range(2):  # the second time the prompt's first page is in the cache
+        stream = client.chat.completions.create(
+            model="letters", messages=messages, n=2, max_tokens=12, temperature=0, stream=True,
+            stream_options={"include_usage": True}, extra_body={"stop_token_ids": [12]},
+        )  # fmt: skip
+        *pieces, last = list(stream)
+        texts = ["", ""]
+        for piece in pieces:
+            texts[piece.choices[0].index] += piece.choices[0].delta.content
+            assert piece.id.startswith("chatcmpl-")
+        assert texts == ["efghijkl"] * 2
+    order = [piece.choices[0].index for piece in pieces]
+    assert order.index(1) < len(order) - 1 - order[::-1].index(0)
+    assert last.usage.completion_tokens == 18
+    assert last.usage.prompt_tokens_details.cached_tokens == 2 * 32
+    assert served.idle()
+
+
+def test_beams(served: Served) -> None:
+    """The likeliest whole completion counts on; the next best leave one letter out."""
+    body = {"prompt": "a", "use_beam_search": True, "n": 2, "best_of": 3, "max_tokens": 2}
+    status, found, _ = served.ask("/v1/completions", body)
+    assert status == 200 and [c["finish_reason"] for c in found["choices"]] == ["length"] * 2
+    assert found["usage"]["completion_tokens"] == 4 and found["usage"]["prompt_tokens"] == 1
+    best, second = (c["text"] for c in found["choices"])
+    assert best == "bc" and len(second) == 2 and second != best
+    chat = {"messages": [{"role": "user", "content": "ab"}], "use_beam_search": True}
+    found = served.ask("/v1/chat/completions", {**chat, "max_tokens": 3})[1]
+    assert found["choices"][0]["message"]["content"] == "cde"
+    for wrong, text in (
+        ({"stream": True}, "stream"),
+        ({"stop": "x"}, "stop"),
+        ({"logprobs": 3}, "logprobs"),
+    ):
+        status, answer, _ = served.ask("/v1/completions", {**body, "best_of": None, **wrong})
+        assert status == 400 and text in answer["error"]["message"]
+    assert served.idle()
+
+
 def test_looking_at_the_server(served: Served) -> None:
     body = {"prompt": "abc" * 20, "max_tokens": 3}
     served.ask("/v1/completions", body)
@@ -279,12 +323,21 @@ def test_bad_requests_have_reasons(served: Served) -> None:
         ({"prompt": "a", "guided_regex": "A"}, "unknown"),
         ({"prompt": "a", "best_of": 1, "n": 2}, "best_of"),
         ({"prompt": "a", "logprobs": 500}, "logprobs"),
+        ({"prompt": "a", "n": 7}, "7 completions"),
+        ({"prompt": "a", "tempereture": 1}, "'temperature'"),
+        ({"prompt": "a", "min_tokens": 3}, "min_tokens"),
+        ({"prompt": "a", "max_completion_tokens": 0}, "max_tokens is 0"),
+        ({"prompt": "a", "guided_choice": []}, "guided_choice"),
+        ({"prompt": "a", "guided_regex": "b", "guided_json": {}}, "several"),
         ({"prompt": "a" * 200, "stream": True}, "context"),
     ):
         status, found, _ = served.ask(many, body)
         assert status == (413 if text == "bytes" else 400), (body, found)
         assert text in found["error"]["message"], (body, found)
     assert served.ask("/v1/chat/completions", {"messages": []})[0] == 400
+    status, found, _ = served.ask(many, {"prompt": "a", "model": "others"})
+    assert status == 404 and "'letters'" in found["error"]["message"]
+    assert served.ask(many, {"prompt": "a", "user": "me", "max_tokens": 1})[0] == 200
     assert served.ask("/v1/models", key="wrong")[0] == 401
     assert served.ask(many, {"prompt": "a"}, key="")[0] == 401
     assert served.ask("/health", key="")[0] == 200
@@ -320,54 +373,6 @@ def test_callers_that_leave_are_forgotten(served: Served) -> None:
         time.sleep(0.1)
         link.close()
         assert served.idle() and served.llm.engine.steps - before < 90
-
-
-class Words:
-    """An encoder whose vectors are the numbers of tokens."""
-
-    def tokens(self, text: Any) -> list[int]:
-        """Return the tokens of a text."""
-        if not text:
-            raise InputError("a text has 0 tokens")
-        return [ord(c) for c in text] if isinstance(text, str) else list(text)
-
-    def embed(self, texts: Any) -> np.ndarray:
-        """Return first, last and number of tokens."""
-        return np.array([[t[0], t[-1], len(t)] for t in texts], np.float32)
-
-    def rerank(self, query: str, texts: Any) -> np.ndarray:
-        """Return how often the query is in a text."""
-        return np.array([text.count(query) for text in texts], np.float32)
-
-
-def test_embeddings() -> None:
-    from starlette.testclient import TestClient
-
-    from whet.serve.encoder_app import encoder_application
-    from whet.serve.front import Settings
-
-    app = encoder_application(Words(), Settings("words", key="k"))
-    client = TestClient(app, headers={"Authorization": "Bearer k"})
-    found = client.post("/v1/embeddings", json={"input": ["ab", "c"]}).json()
-    assert [line["embedding"] for line in found["data"]] == [[97, 98, 2], [99, 99, 1]]
-    assert found["usage"]["prompt_tokens"] == 3
-    body = {"input": [3, 4], "encoding_format": "base64", "dimensions": 2}
-    (line,) = client.post("/v1/embeddings", json=body).json()["data"]
-    vector = np.frombuffer(base64.b64decode(line["embedding"]), "<f4")
-    assert np.allclose(vector, [0.6, 0.8])
-    ranked = client.post("/v1/rerank", json={"query": "a", "documents": ["b", "aa", "a"]}).json()
-    assert [line["index"] for line in ranked["results"]] == [1, 2, 0]
-    for path, wrong in (
-        ("embeddings", {"input": []}),
-        ("embeddings", {"input": ""}),
-        ("embeddings", {"input": "a", "dimensions": 9}),
-        ("embeddings", {"input": ["a", 3]}),
-        ("rerank", {"query": "a"}),
-    ):
-        answer = client.post(f"/v1/{path}", json=wrong)
-        assert answer.status_code == 400 and answer.json()["error"]["message"], wrong
-    assert client.post("/v1/embeddings", headers={"Authorization": ""}).status_code == 401
-    assert 'status="400"' in client.get("/metrics").text
 
 
 def test_answers_end_before_the_server_does() -> None:

@@ -146,6 +146,21 @@ def test_a_class_is_filled_in(client: Any) -> None:
         assert isinstance(said.choices[0].message.parsed.good, bool)
 
 
+def test_a_text_is_one_of_those_given(client: Any) -> None:
+    choice = ["yes", 'no, "never"']
+    more: dict[str, Any] = {"guided_choice": choice}
+    found = {
+        client.chat.completions.create(messages=HELLO, extra_body=more, **wild(seed))
+        .choices[0]
+        .message.content
+        for seed in range(6)
+    }
+    assert found == set(choice)
+    more = {"guided_json": SCHEMA}
+    said = client.chat.completions.create(messages=HELLO, extra_body=more, **wild(1))
+    assert set(json.loads(said.choices[0].message.content)) == {"name", "age", "tags"}
+
+
 def test_json_mode(client: Any) -> None:
     end = client.completions.create(model="bytes", prompt="}", max_tokens=1, temperature=0)
     assert end.usage.prompt_tokens == 1

@@ -17,9 +17,10 @@ from whet.cli.main import run_command
 from whet.codegen.targets import resolve_target
 from whet.driver import ask_schedules
 from whet.errors import OptionError
-from whet.kernel.schedule import Convolution, Work, choose_tile
+from whet.kernel.schedule import Work, choose_tile
 from whet.kernel.schedules import Answer, Question, fits
 from whet.kernel.tuning import FORM, Entry, Tuning, read_tuning
+from whet.kernel.winograd_schedule import Convolution
 from whet.options import Options
 from whet.tune.candidates import candidates
 from whet.tune.trial import Times

@@ -11,7 +11,7 @@ import pytest
 
 VOCABULARY, CONTEXT = 131, 256
 
-_SIZES: dict[str, Any] = {
+SIZES: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 112,
     "num_hidden_layers": 2,
@@ -25,7 +25,7 @@ _SIZES: dict[str, Any] = {
 }
 _GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": VOCABULARY, "n_positions": CONTEXT}
 _ENDS = {"bos_token_id": 1, "eos_token_id": 2}
-_NEOX = {k: v for k, v in _SIZES.items() if k not in ("num_key_value_heads", "pad_token_id")}
+_NEOX = {k: v for k, v in SIZES.items() if k not in ("num_key_value_heads", "pad_token_id")}
 _GEMMA = {"head_dim": 16, "sliding_window": 9, "query_pre_attn_scalar": 20}
 _BANDS = {
     "rope_type": "llama3",
@@ -71,34 +71,34 @@ _LAYER = {
 }
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("LlamaConfig", {**_SIZES, "attention_bias": True, "mlp_bias": True}),
-    "llama3": ("LlamaConfig", {**_SIZES, "rope_parameters": _BANDS}),
-    "llamayarn": ("LlamaConfig", {**_SIZES, "rope_parameters": _YARN}),
-    "mistral": ("MistralConfig", {**_SIZES, "sliding_window": 17, "head_dim": 24}),
-    "qwen2": ("Qwen2Config", _SIZES),
-    "qwen3": ("Qwen3Config", {**_SIZES, "head_dim": 32}),
-    "olmo": ("OlmoConfig", {**_SIZES, "clip_qkv": 0.5}),
-    "olmo2": ("Olmo2Config", _SIZES),
-    "phi3": ("Phi3Config", {**_SIZES, "sliding_window": None}),
+    "llama": ("LlamaConfig", {**SIZES, "attention_bias": True, "mlp_bias": True}),
+    "llama3": ("LlamaConfig", {**SIZES, "rope_parameters": _BANDS}),
+    "llamayarn": ("LlamaConfig", {**SIZES, "rope_parameters": _YARN}),
+    "mistral": ("MistralConfig", {**SIZES, "sliding_window": 17, "head_dim": 24}),
+    "qwen2": ("Qwen2Config", SIZES),
+    "qwen3": ("Qwen3Config", {**SIZES, "head_dim": 32}),
+    "olmo": ("OlmoConfig", {**SIZES, "clip_qkv": 0.5}),
+    "olmo2": ("Olmo2Config", SIZES),
+    "phi3": ("Phi3Config", {**SIZES, "sliding_window": None}),
     "phi3long": (
         "Phi3Config",
-        {**_SIZES, "sliding_window": None, "rope_parameters": _LONG},
+        {**SIZES, "sliding_window": None, "rope_parameters": _LONG},
     ),
-    "gemma2": ("Gemma2Config", {**_SIZES, **_GEMMA}),
-    "gemma3": ("Gemma3TextConfig", {**_SIZES, **_GEMMA}),
+    "gemma2": ("Gemma2Config", {**SIZES, **_GEMMA}),
+    "gemma3": ("Gemma3TextConfig", {**SIZES, **_GEMMA}),
     "gpt2": ("GPT2Config", {**_GPT2, **_ENDS}),
     "neox": ("GPTNeoXConfig", _NEOX),
-    "mixtral": ("MixtralConfig", {**_SIZES, "num_local_experts": 4, "sliding_window": None}),
+    "mixtral": ("MixtralConfig", {**SIZES, "num_local_experts": 4, "sliding_window": None}),
     "qwen2moe": (
         "Qwen2MoeConfig",
-        {**_SIZES, **_MOE, "shared_expert_intermediate_size": 48, "norm_topk_prob": False},
+        {**SIZES, **_MOE, "shared_expert_intermediate_size": 48, "norm_topk_prob": False},
     ),
     "qwen3moe": (
         "Qwen3MoeConfig",
-        {**_SIZES, **_MOE, "norm_topk_prob": True, "mlp_only_layers": [0]},
+        {**SIZES, **_MOE, "norm_topk_prob": True, "mlp_only_layers": [0]},
     ),
-    "glm": ("GlmConfig", {**_SIZES, "head_dim": 16, "attention_bias": True}),
-    "glm4": ("Glm4Config", {**_SIZES, "head_dim": 16, "attention_bias": True}),
+    "glm": ("GlmConfig", {**SIZES, "head_dim": 16, "attention_bias": True}),
+    "glm4": ("Glm4Config", {**SIZES, "head_dim": 16, "attention_bias": True}),
 }
 
 
@@ -163,7 +163,7 @@ SEQ2SEQ: dict[str, tuple[str, dict[str, Any]]] = {
 
 def write_checkpoint(folder: Path, kind: str = "qwen3", seed: int = 11) -> Path:
     """Write a Llama or Qwen 3 with random weights, for which nothing but NumPy is needed."""
-    config = {**_SIZES, "model_type": kind, "head_dim": 16, "rms_norm_eps": 1e-6}
+    config = {**SIZES, "model_type": kind, "head_dim": 16, "rms_norm_eps": 1e-6}
     (folder / "config.json").write_text(json.dumps({**config, "architectures": [_CLASSES[kind]]}))
     shapes: dict[str, tuple[int, ...]] = {"embed_tokens": (VOCABULARY, 64), "norm": (64,)}
     for i in range(config["num_hidden_layers"]):

@@ -21,7 +21,9 @@ from whet.program.records import (
     TensorSpec,
 )
 from whet.program.schedule import assign_waits
-from whet.runtime.model import CompiledModel, Parts, from_memory
+from whet.runtime.load import from_memory
+from whet.runtime.model import CompiledModel
+from whet.runtime.parts import Parts
 
 CHUNK = 8
 HOST = f"{platform.machine()}-unknown-linux-gnu"

@@ -14,22 +14,13 @@ from typing import Any
 import numpy as np
 
 from whet.tests.golden_models import DATA, weights, write_tensors
+from whet.tests.tiny_models import SIZES, VOCABULARY
 
-MARKER, NEW, VOCABULARY = 7, 40, 131
+MARKER, NEW = 7, 40
 PLACES = (0, 5, -NEW, -1)
 """Positions of the logits that are kept."""
 
-_TEXT: dict[str, Any] = {
-    "hidden_size": 64,
-    "intermediate_size": 112,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": VOCABULARY,
-    "max_position_embeddings": 256,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+_TEXT = {k: v for k, v in SIZES.items() if k != "pad_token_id"}
 _SECTIONS = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 
 VISION: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {

@@ -15,6 +15,8 @@ from torch import nn
 
 _MOMENTUM = 0.9
 _SMALLEST = 1e-8
+_SHARES = tuple(1 - k / 40 for k in range(21))
+"""Shares of the widest scale that a learned one may begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,8 @@ class QatConfig:
     Attributes:
         weight_bits: 4 or 8; symmetric, one scale for each output channel.
         activation_bits: 8: uint8 with a zero point, one scale for each input of a layer.
-        learned: whether scales of weights are trained; else they follow the weights.
+        learned: whether scales of weights are trained, from those of least squared error on; else
+            they follow the weights.
     """
 
     weight_bits: int = 8
@@ -79,8 +82,20 @@ class FakeWeight(nn.Module):
     def __init__(self, weight: torch.Tensor, bits: int, *, learned: bool) -> None:
         super().__init__()
         self.most = 2 ** (bits - 1) - 1
-        scale = self._observed(weight.detach())
-        self.scale = nn.Parameter(scale) if learned else None
+        self.scale = nn.Parameter(self._nearest(weight.detach())) if learned else None
+
+    def _nearest(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return the scales of least squared error, at most those that keep every weight."""
+        widest, best = self._observed(weight), self._observed(weight)
+        least = torch.full_like(widest, torch.inf)
+        for share in _SHARES:
+            scale = widest * share
+            wide = scale.reshape(-1, *[1] * (weight.ndim - 1))
+            rounded = torch.round(weight / wide).clamp(-self.most, self.most) * wide
+            error = (rounded - weight).square().flatten(1).sum(dim=1)
+            best = torch.where(error < least, scale, best)
+            least = torch.minimum(error, least)
+        return best
 
     def _observed(self, weight: torch.Tensor) -> torch.Tensor:
         largest = weight.abs().flatten(1).amax(dim=1)

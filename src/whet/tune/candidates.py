@@ -9,16 +9,15 @@ from itertools import chain
 from whet.kernel.schedule import (
     MAX_VECTORS,
     NEAR_STEPS,
-    Convolution,
     Work,
     choose_tile,
     cycles,
     most_rows,
     tile_of_shape,
-    winograd_of_size,
 )
 from whet.kernel.schedules import Answer, Question, fits
 from whet.kernel.spec import Tile
+from whet.kernel.winograd_schedule import Convolution, winograd_of_size
 
 SHAPES = 4
 """Register tiles that are tried, the best by the cost model."""

@@ -1,9 +1,9 @@
 """Products with weights of few bits, as MatMulNBits holds them.
 
 By default the weights are dequantised and rows stay floats. ``accuracy_level`` 4 says that rows may
-become 8-bit integers: such products are those of ``whet::BlockMatMul``, with a scale for each 32
-values of a row and scales of weights in float16. Where that cannot hold the weights they are
-dequantised all the same.
+become 8-bit integers, with a scale for each 32 values of a row and scales of weights in float16.
+Both are products of ``whet::BlockMatMul``, which keeps the weights in few bits. What its formats
+cannot hold becomes DequantizeLinear and MatMul.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ import onnx_ir as ir
 from whet.frontend.contrib.packed import numbers_of, quantised_tensor
 from whet.frontend.translation import Array, Foreign, Translation
 from whet.graph.edit import constant
-from whet.kernel.block_formats import FORMATS, GROUP, written_blocks
+from whet.kernel.block_formats import (
+    FORMATS,
+    GROUP,
+    WIDE_FORMATS,
+    BlockFormat,
+    written_blocks,
+)
 from whet.kernel.blocks import ROW_TILE, row_words
 
 INTEGER_ROWS = 4
@@ -24,6 +30,9 @@ INTEGER_ROWS = 4
 
 _SIGNED = (("Q4_0", 4), ("Q8_0", 8))
 """Formats without minimums, and the bits of ``code - zero`` with its sign."""
+
+_MIDDLE = 8
+"""The zero point of 4 bits that costs nothing."""
 
 _HALF_STEP = 2.0**-11
 """Largest relative error of a float16 that is not denormal."""
@@ -63,8 +72,14 @@ def matmul_n_bits(t: Translation) -> ir.Value:
         raise t.refuse("input g_idx is not supported")
     if bits.bits not in (2, 4, 8):
         raise t.refuse(f"bits={bits.bits} is not supported")
-    found = _in_blocks(t, bits) if level == INTEGER_ROWS else None
-    product = _in_floats(t, bits) if found is None else _in_integers(t, bits, *found)
+    weights = _taken_apart(t, bits)
+    integers = _half_blocks(bits, weights) if level == INTEGER_ROWS and weights else None
+    if integers is not None:
+        product = _block_product(t, bits, *integers, quantised=True)
+    elif weights is not None:
+        product = _block_product(t, bits, *_wide_blocks(bits, weights), quantised=False)
+    else:
+        product = _in_floats(t, bits)
     bias = t.optional(5)
     return product if bias is None else t.op("Add", product, bias)
 
@@ -102,30 +117,64 @@ def _zero_points(t: Translation, w: _Bits) -> ir.Value | Array:
     return numbers_of(packed, w.bits)[:, : w.blocks]
 
 
-def _in_blocks(t: Translation, w: _Bits) -> tuple[str, Array] | None:
-    """Return a format and its bytes that hold the weights, or ``None`` if none does."""
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """Weights in groups of 32: ``(code - zero) * scale``.
+
+    Attributes:
+        codes: [column, depth], uint8.
+        scales: [column, group], float32.
+        zeros: [column, group], float32.
+    """
+
+    codes: Array
+    scales: Array
+    zeros: Array
+
+
+def _taken_apart(t: Translation, w: _Bits) -> _Weights | None:
+    """Return weights that formats in blocks can hold, or ``None``."""
     if w.block % GROUP or w.depth % GROUP or t.dtype(t.input(0)) != ir.DataType.FLOAT:
         return None
     scales, given = constant(t.input(2)), t.optional(3)
     floats = given is not None and t.dtype(given).is_floating_point()
     zeros = constant(given) if floats else _zero_points(t, w)
-    if scales is None or zeros is None or isinstance(zeros, ir.Value) or not _is_half(scales):
+    if scales is None or zeros is None or isinstance(zeros, ir.Value):
         return None
-    scales, zeros = (a.astype(np.float32).reshape(w.columns, w.blocks) for a in (scales, zeros))
     packed = t.constant(t.input(1)).reshape(w.columns, -1)
     codes = numbers_of(packed, w.bits)[:, : w.depth]
     each = np.repeat(np.arange(w.blocks), w.block // GROUP)[: w.depth // GROUP]
-    if floats or (w.bits == 4 and np.any(zeros != 8)):
+    wide = (a.astype(np.float32).reshape(w.columns, w.blocks)[:, each] for a in (scales, zeros))
+    return _Weights(codes, *wide)
+
+
+def _half_blocks(w: _Bits, weights: _Weights) -> tuple[BlockFormat, Array] | None:
+    """Return a format with scales in float16, and its bytes; ``None`` if none is good enough."""
+    codes, scales, zeros = weights.codes, weights.scales, weights.zeros
+    if not _is_half(scales):
+        return None
+    if np.any(zeros != np.rint(zeros)) or (w.bits == 4 and np.any(zeros != _MIDDLE)):
         lows = -scales * zeros
         if w.bits > 4 or not _is_half(lows):
             return None
-        return "Q4_1", written_blocks(FORMATS["Q4_1"], codes, scales[:, each], lows[:, each])
-    signed = codes.astype(np.int16) - np.repeat(zeros[:, each].astype(np.int16), GROUP, axis=1)
+        return FORMATS["Q4_1"], written_blocks(FORMATS["Q4_1"], codes, scales, lows)
+    signed = codes.astype(np.int16) - np.repeat(zeros.astype(np.int16), GROUP, axis=1)
     for name, bits in _SIGNED:
         if -(1 << bits - 1) <= signed.min() and signed.max() < 1 << bits - 1:
             kind = FORMATS[name]
-            return name, written_blocks(kind, signed + kind.zero, scales[:, each], None)
+            return kind, written_blocks(kind, signed + kind.zero, scales, None)
     return None
+
+
+def _wide_blocks(w: _Bits, weights: _Weights) -> tuple[BlockFormat, Array]:
+    """Return a format that keeps scales in float32, and its bytes."""
+    bits = "8" if w.bits > 4 else "4"
+    plain = WIDE_FORMATS[f"W{bits}_0"]
+    if np.all(weights.zeros == plain.zero):
+        return plain, written_blocks(plain, weights.codes, weights.scales, None)
+    kind = WIDE_FORMATS[f"W{bits}_1"]
+    lows = -weights.scales * weights.zeros
+    return kind, written_blocks(kind, weights.codes, weights.scales, lows)
 
 
 def _is_half(numbers: Array) -> bool:
@@ -135,11 +184,15 @@ def _is_half(numbers: Array) -> bool:
     return bool((np.abs(halves - numbers) <= _HALF_STEP * np.abs(numbers)).all())
 
 
-def _in_integers(t: Translation, w: _Bits, name: str, data: Array) -> ir.Value:
-    x, kind = t.input(0), FORMATS[name]
-    flat = x if t.rank(x) == 2 else t.reshape(x, -1, w.depth)
-    words = [None, w.depth // GROUP, ROW_TILE, row_words(kind.spans)]
-    rows = t.own("QuantizeRows", flat, dims=words, dtype=ir.DataType.INT32, format=name)
+def _block_product(
+    t: Translation, w: _Bits, kind: BlockFormat, data: Array, *, quantised: bool
+) -> ir.Value:
+    """Return the product with weights in blocks, of rows as they are or as integers."""
+    x, name = t.input(0), kind.name
+    rows = x if t.rank(x) == 2 else t.reshape(x, -1, w.depth)
+    if quantised:
+        words = [None, w.depth // GROUP, ROW_TILE, row_words(kind.spans)]
+        rows = t.own("QuantizeRows", rows, dims=words, dtype=ir.DataType.INT32, format=name)
     product = t.own(
         "BlockMatMul", rows, data, dims=[None, w.columns], dtype=ir.DataType.FLOAT, format=name
     )

@@ -26,6 +26,28 @@ def attention_parts(number: int, biases: str = "") -> dict[str, Part]:
     return parts | {f"{role}.bias": Part(f"{prefix}.{role}_proj.bias") for role in biases}
 
 
+def joined_attention_parts(config: Config, number: int, *, bias: bool = False) -> dict[str, Part]:
+    """Return the tensors of attention whose queries, keys and values are rows of one tensor."""
+    heads, size = config.integer("num_attention_heads"), head_size(config)
+    q, kv = heads * size, config.integer("num_key_value_heads", heads) * size
+    prefix = f"model.layers.{number}.self_attn"
+    rows = {"q": (0, q), "k": (q, q + kv), "v": (q + kv, q + 2 * kv)}
+    parts = {role: Part(f"{prefix}.qkv_proj.weight", *span) for role, span in rows.items()}
+    if bias:
+        parts |= {f"{role}.bias": Part(f"{prefix}.qkv_proj.bias", *s) for role, s in rows.items()}
+    return parts | {"o": Part(f"{prefix}.o_proj.weight")}
+
+
+def joined_mlp_parts(config: Config, number: int) -> dict[str, Part]:
+    """Return the tensors of a feed-forward network whose gate and what it opens are one tensor."""
+    inner, prefix = config.integer("intermediate_size"), f"model.layers.{number}.mlp"
+    return {
+        "gate": Part(f"{prefix}.gate_up_proj.weight", 0, inner),
+        "up": Part(f"{prefix}.gate_up_proj.weight", inner, 2 * inner),
+        "down": Part(f"{prefix}.down_proj.weight"),
+    }
+
+
 def mlp_parts(number: int, *, bias: bool = False) -> dict[str, Part]:
     """Return the tensors of a gated feed-forward network."""
     roles = ("gate", "up", "down")

@@ -10,6 +10,8 @@ from whet.llm.families.common import (
     attention_parts,
     decoder,
     head_size,
+    joined_attention_parts,
+    joined_mlp_parts,
     model_parts,
     norm_parts,
 )
@@ -96,15 +98,14 @@ def _chatglm_parts(number: int, sizes: tuple[int, int, int], config: Config) -> 
 def _glm(config: Config, norms: dict[str, str]) -> Architecture:
     known = Config({"partial_rotary_factor": 0.5, **config.values}, config.where)
     rope = rope_of(known, head_size(config), interleaved=True)
-    biases = "qkv" if config.flag("attention_bias") else ""
-    inner = config.integer("intermediate_size")
+    bias, joined = config.flag("attention_bias"), config.flag("joined_attention")
     layers = []
     for i in range(config.integer("num_hidden_layers")):
-        gates = f"model.layers.{i}.mlp.gate_up_proj.weight"
-        mlp = {
-            "gate": Part(gates, 0, inner),
-            "up": Part(gates, inner, 2 * inner),
-            "down": Part(f"model.layers.{i}.mlp.down_proj.weight"),
-        }
-        layers.append(Layer(attention_parts(i, biases) | mlp | norm_parts(i, norms), rope))
+        attention = (
+            joined_attention_parts(config, i, bias=bias)
+            if joined
+            else attention_parts(i, "qkv" if bias else "")
+        )
+        parts = attention | joined_mlp_parts(config, i) | norm_parts(i, norms)
+        layers.append(Layer(parts, rope))
     return decoder(config, tuple(layers), model_parts(config))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from whet.llm.architecture import Architecture, Layer, Part
 from whet.llm.config import Config
 from whet.llm.families.common import decoder
@@ -18,13 +21,15 @@ def gpt2(config: Config) -> Architecture:
         "intermediate_size": config.integer("n_inner", 4 * hidden),
     }
     known = Config({**config.values, **sizes}, config.where)
-    layers = tuple(Layer(_gpt2_parts(i, hidden)) for i in range(config.integer("n_layer")))
+    turned = config.flag("transposed_weights", default=True)
+    layers = tuple(Layer(_gpt2_parts(i, hidden, turned)) for i in range(config.integer("n_layer")))
+    tied = config.flag("tie_word_embeddings", default=True)
     own = {
         "embedding": Part("transformer.wte.weight"),
         "positions": Part("transformer.wpe.weight"),
         "norm": Part("transformer.ln_f.weight"),
         "norm.bias": Part("transformer.ln_f.bias"),
-        "head": Part("transformer.wte.weight"),
+        "head": Part("transformer.wte.weight" if tied else "lm_head.weight"),
     }
     return decoder(
         known,
@@ -36,15 +41,15 @@ def gpt2(config: Config) -> Architecture:
     )
 
 
-def _gpt2_parts(number: int, hidden: int) -> dict[str, Part]:
+def _gpt2_parts(number: int, hidden: int, turned: bool) -> dict[str, Part]:
     prefix = f"transformer.h.{number}"
     parts: dict[str, Part] = {}
     for k, role in enumerate("qkv"):
         span = (k * hidden, (k + 1) * hidden)
-        parts[role] = Part(f"{prefix}.attn.c_attn.weight", *span, transposed=True)
+        parts[role] = Part(f"{prefix}.attn.c_attn.weight", *span, transposed=turned)
         parts[f"{role}.bias"] = Part(f"{prefix}.attn.c_attn.bias", *span)
     for role, name in (("o", "attn.c_proj"), ("up", "mlp.c_fc"), ("down", "mlp.c_proj")):
-        parts[role] = Part(f"{prefix}.{name}.weight", transposed=True)
+        parts[role] = Part(f"{prefix}.{name}.weight", transposed=turned)
         parts[f"{role}.bias"] = Part(f"{prefix}.{name}.bias")
     for role, name in (("attention_norm", "ln_1"), ("mlp_norm", "ln_2")):
         parts[role] = Part(f"{prefix}.{name}.weight")
@@ -60,8 +65,13 @@ def gpt_neox(config: Config) -> Architecture:
     theta = config.number("rotary_emb_base", 10000.0)
     known = {"partial_rotary_factor": partial, "rope_theta": theta, **config.values}
     rope = rope_of(Config(known, config.where), size)
+    together = config.flag("heads_together", default=True)
+    rows = [Part("", thirds=(heads, k)) for k in range(3)]
+    if not together:  # all queries, then all keys, then all values
+        width = heads * size
+        rows = [Part("", k * width, (k + 1) * width) for k in range(3)]
     layers = tuple(
-        Layer(_neox_parts(i, heads), rope) for i in range(config.integer("num_hidden_layers"))
+        Layer(_neox_parts(i, rows), rope) for i in range(config.integer("num_hidden_layers"))
     )
     tied = config.flag("tie_word_embeddings")
     own = {
@@ -81,13 +91,14 @@ def gpt_neox(config: Config) -> Architecture:
     )
 
 
-def _neox_parts(number: int, heads: int) -> dict[str, Part]:
+def _neox_parts(number: int, rows: Sequence[Part]) -> dict[str, Part]:
+    """Return the tensors of a layer, given which rows of one tensor are queries, keys, values."""
     prefix = f"gpt_neox.layers.{number}"
     parts: dict[str, Part] = {}
-    for k, role in enumerate("qkv"):
+    for part, role in zip(rows, "qkv", strict=True):
         for suffix, ending in (("", "weight"), (".bias", "bias")):
             name = f"{prefix}.attention.query_key_value.{ending}"
-            parts[role + suffix] = Part(name, thirds=(heads, k))
+            parts[role + suffix] = replace(part, name=name)
     names = {
         "o": "attention.dense",
         "up": "mlp.dense_h_to_4h",

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from whet.llm.checkpoint import Checkpoint
 from whet.llm.families import llava, qwen2_vl, qwen25_vl
 from whet.llm.families.table import FAMILIES, architecture_of
-from whet.llm.vision import Model
+from whet.llm.vision import Model, Renamed
 
 VISION_FAMILIES: Mapping[str, Callable[[Checkpoint], Model]] = MappingProxyType(
     {
@@ -18,6 +18,21 @@ VISION_FAMILIES: Mapping[str, Callable[[Checkpoint], Model]] = MappingProxyType(
         "qwen2_5_vl": qwen25_vl.qwen25_vl,
     }
 )
+
+
+_PREFIXES = {"gpt2": "transformer.", "gpt_neox": "gpt_neox.", "chatglm": "transformer."}
+_HEADS = ("lm_head.", "embed_out.")
+
+
+def _whole_names(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a checkpoint whose tensors are named as in a model with a head.
+
+    Models without one, as the first GPT-2 and those of vectors, are saved without the prefix.
+    """
+    prefix = _PREFIXES.get(checkpoint.config.text("model_type", ""), "model.")
+    if any(name.startswith(prefix) for name in checkpoint.names):
+        return checkpoint
+    return Renamed(checkpoint, lambda n: n if n.startswith(_HEADS) else f"{prefix}{n}")
 
 
 def model_of(checkpoint: Checkpoint) -> Model:
@@ -31,6 +46,6 @@ def model_of(checkpoint: Checkpoint) -> Model:
     name = config.text("model_type", "")
     if name not in VISION_FAMILIES:
         config.family([*FAMILIES, *VISION_FAMILIES])
-        return Model(architecture_of(config), checkpoint)
+        return Model(architecture_of(config), _whole_names(checkpoint))
     found = VISION_FAMILIES[name](checkpoint)
     return replace(found, architecture=replace(found.architecture, pictures=True))

@@ -175,7 +175,7 @@ def _sizes(a: Wide, g: Wide, epsilon: float) -> dict[str, float]:
     error = np.abs(a_unit - g_unit)
     floor = max(epsilon * largest / scale, np.finfo(np.float64).tiny)
     relative = error / np.maximum(np.abs(g_unit), floor)
-    norm_a, norm_g = float(np.linalg.norm(a_unit)), float(np.linalg.norm(g_unit))
+    norm_a, norm_g = _norm(a_unit), _norm(g_unit)
     return {
         "cosine": _cosine(a_unit, g_unit, norm_a, norm_g),
         "max_abs": float(error.max()) * scale,
@@ -185,9 +185,17 @@ def _sizes(a: Wide, g: Wide, epsilon: float) -> dict[str, float]:
         "mean_relative": float(relative.mean()),
         "accumulated_relative": _ratio(float(error.sum()), float(np.abs(g_unit).sum())),
         "rmse": math.sqrt(float(np.square(error).mean())) * scale,
-        "relative_euclidean": _ratio(float(np.linalg.norm(error)), norm_g),
+        "relative_euclidean": _ratio(_norm(error), norm_g),
         "kl": _divergence(a, g),
     }
+
+
+def _norm(x: Wide) -> float:
+    """Return the length of a vector, without a library whose threads wait for each other.
+
+    On a machine that others use OpenBLAS took 40 ms for 100,000 numbers, most of ``--per-layer``.
+    """
+    return math.sqrt(float(np.square(x).sum()))
 
 
 def _power_of_two(number: float) -> float:
@@ -204,7 +212,7 @@ def _ratio(part: float, whole: float) -> float:
 def _cosine(a: Wide, g: Wide, norm_a: float, norm_g: float) -> float:
     if norm_a == 0 or norm_g == 0:
         return 1.0 if norm_a == norm_g else 0.0
-    return min(1.0, float(np.dot(a / norm_a, g / norm_g)))
+    return min(1.0, float((a / norm_a * (g / norm_g)).sum()))
 
 
 def _divergence(a: Wide, g: Wide) -> float:

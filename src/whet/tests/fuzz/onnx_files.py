@@ -16,7 +16,7 @@ from whet.dtypes import numpy_dtype
 from whet.errors import CompileError, WhetError
 from whet.limits import Limits
 from whet.runtime.model import CompiledModel
-from whet.tests import backend_suite
+from whet.tests import backend_cases
 from whet.tests.fences import fenced
 from whet.tests.fuzz.children import BUG, OK, REFUSED
 from whet.tests.fuzz.mutate import mutate_bytes, mutate_message
@@ -37,7 +37,7 @@ _LARGEST_SEED_FILE = 20_000
 
 @functools.cache
 def _seed_names() -> list[str]:
-    cases = backend_suite.all_cases()
+    cases = backend_cases.all_cases()
     return sorted(n for n in cases if n.startswith("node/"))
 
 
@@ -45,7 +45,7 @@ def original(rng: np.random.Generator) -> onnx.ModelProto:
     """Return a model to damage: one of ONNX's own tests, or a random network."""
     names = _seed_names()
     while rng.random() < 0.6:
-        case = backend_suite.load_case(names[int(rng.integers(len(names)))])
+        case = backend_cases.load_case(names[int(rng.integers(len(names)))])
         if case is not None and case.model.ByteSize() < _LARGEST_SEED_FILE:
             return case.model
     steps = int(rng.integers(1, 6))

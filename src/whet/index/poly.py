@@ -1,97 +1,17 @@
-"""Index arithmetic: integer polynomials over loop axes and run-time dimensions.
+"""Polynomials over loop axes and run-time dimensions, their bounds and their division.
 
-Shapes, strides, addresses and loop bounds are all ``Poly``. Because division and remainder are
-simplified with the known range of every axis, a reshape that only regroups axes becomes affine by
-itself, and a view costs nothing.
+Bounds and division stand here together: what divides depends on what can be proved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Union
+from collections.abc import Iterable, Mapping
+from typing import Union
 
-Monomial = tuple["Atom", ...]
+from whet.index.atoms import Atom, Axis, Dim, Div, Mod, Opaque, mentions, show
+
+Monomial = tuple[Atom, ...]
 IndexLike = Union["Poly", int]
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """A loop variable, ``0 <= axis < extent``."""
-
-    name: str
-    extent: Poly
-
-    @property
-    def key(self) -> str:
-        """Sort key, unique by content."""
-        return f"a.{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Dim:
-    """A dimension known only at run time.
-
-    Attributes:
-        name: its name, unique in a model.
-        least: the smallest value that arithmetic may count on: 1 for a dimension of the model's
-            inputs, 0 for one that depends on data.
-        counted_on: takes the names of the dimensions of which something was proved that does not
-            hold for 0; a run with 0 there is refused.
-    """
-
-    name: str
-    least: int = 1
-    counted_on: set[str] | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def key(self) -> str:
-        """Sort key, unique by content."""
-        return f"d.{self.name}"
-
-
-@dataclass(frozen=True)
-class Div:
-    """Floor division that could not be simplified."""
-
-    numerator: Poly
-    denominator: Poly
-
-    @cached_property
-    def key(self) -> str:
-        """Sort key, unique by content."""
-        return f"q.({self.numerator})//({self.denominator})"
-
-
-@dataclass(frozen=True)
-class Mod:
-    """Remainder, of the sign of the denominator, that could not be simplified."""
-
-    numerator: Poly
-    denominator: Poly
-
-    @cached_property
-    def key(self) -> str:
-        """Sort key, unique by content."""
-        return f"r.({self.numerator})%({self.denominator})"
-
-
-@dataclass(frozen=True)
-class Opaque:
-    """An index read from data, such as the row of a Gather; ``expr`` belongs to the caller."""
-
-    expr: Any
-    low: int | None = None
-    high: Poly | None = None
-
-    @cached_property
-    def key(self) -> str:
-        """Sort key, unique by content."""
-        return f"x.{self.expr!r}"
-
-
-Atom = Axis | Dim | Div | Mod | Opaque
 
 
 class Poly:
@@ -116,7 +36,7 @@ class Poly:
     def __repr__(self) -> str:
         if not self.terms:
             return "0"
-        return "+".join("*".join([str(c), *(_show(a) for a in m)]) for m, c in self.terms)
+        return "+".join("*".join([str(c), *(show(a) for a in m)]) for m, c in self.terms)
 
     @property
     def constant(self) -> int | None:
@@ -192,7 +112,7 @@ class Poly:
         for monomial, _ in self.terms:
             if monomial.count(atom) > 1:
                 return False
-            if any(a != atom and _mentions(a, atom) for a in monomial):
+            if any(a != atom and mentions(a, atom) for a in monomial):
                 return False
         return True
 
@@ -333,19 +253,6 @@ def recombine(p: Poly) -> Poly:
     return p
 
 
-def _show(atom: Atom) -> str:
-    return atom.name if isinstance(atom, Axis | Dim) else atom.key
-
-
-def _mentions(atom: Atom, inner: Atom) -> bool:
-    if isinstance(atom, Div | Mod):
-        return inner in atom.numerator.atoms or inner in atom.denominator.atoms
-    if isinstance(atom, Opaque):
-        depends: Callable[[Atom], bool] | None = getattr(atom.expr, "depends_on", None)
-        return bool(depends and depends(inner))
-    return False
-
-
 def _monomial_bounds(monomial: Monomial, from_zero: bool) -> Bounds:
     low: int | None = 1
     high: int | None = 1
@@ -476,4 +383,4 @@ def _evaluate_atom(atom: Atom, dims: Mapping[str, int]) -> int:
         return atom.numerator.evaluate(dims) // atom.denominator.evaluate(dims)
     if isinstance(atom, Mod):
         return atom.numerator.evaluate(dims) % atom.denominator.evaluate(dims)
-    raise TypeError(f"{_show(atom)} has no value outside a kernel")
+    raise TypeError(f"{show(atom)} has no value outside a kernel")

@@ -1,0 +1,29 @@
+"""How many rewrites of a kind lowering may still make: switches, and limits for bisection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Rewrites:
+    """Counts the rewrites of kernels, by the name that switches them.
+
+    Attributes:
+        left: how many may still be made, by name; ``None`` is any number, a missing name none.
+    """
+
+    left: dict[str, int | None] = field(default_factory=dict)
+
+    def take(self, name: str) -> bool:
+        """Tell whether one more rewrite may be made, and count it."""
+        left = self.left.get(name, 0)
+        if left:
+            self.left[name] = left - 1
+        return left is None or left > 0
+
+
+def rewrites_within(limits: Mapping[str, int | None]) -> Rewrites:
+    """Return a count that begins at limits, one for each name."""
+    return Rewrites(dict(limits))
