@@ -17,6 +17,7 @@ from whet.llm.sampling import Choice, Sampler, SamplingParams
 from whet.llm.scheduler import Scheduler, Share
 from whet.llm.speculate import Speculation, Wanted
 from whet.llm.structured import Matcher
+from whet.llm.transcript import Transcript
 
 Reason = Literal["", "stop", "length", "cancelled", "error"]
 
@@ -43,6 +44,7 @@ class Request:
         reason: why it ended, "" while it goes on.
         cached: tokens of the prompt that the cache held.
         fault: what went wrong, if it ended with "error".
+        transcript: makes the text, token by token.
     """
 
     prompt: Sequence[int]
@@ -55,6 +57,7 @@ class Request:
     reason: Reason = ""
     cached: int = 0
     fault: WhetError | None = None
+    transcript: Transcript = field(default_factory=Transcript)
 
     @property
     def mean_logprob(self) -> float:
@@ -253,7 +256,7 @@ def take_token(
     if choice.token in request.ends:
         return "stop"
     if decode is not None:
-        request.text = decode(request.output)
+        request.text = request.transcript.text(request.output, decode)
     place = _stop_place(request)
     if place is not None:
         request.text = request.text[:place]
