@@ -22,7 +22,7 @@ import numpy as np
 
 import whet
 from whet.cli.opening import renewable
-from whet.codegen.sync import sync_text
+from whet.codegen.threads.sync import sync_text
 from whet.measure.feeds import random_inputs
 from whet.measure.profile.launches import dims_of, summarise_runs
 from whet.measure.ranks import Estimate
@@ -51,7 +51,7 @@ def no_stamps() -> Iterator[None]:
         lines = text.replace(BEGIN, "%since = add i64 0, 0").splitlines(keepends=True)
         return "".join(line for line in lines if END not in line)
 
-    with patch("whet.codegen.spmd.sync_text", bare):
+    with patch("whet.codegen.threads.spmd.sync_text", bare):
         yield
 
 

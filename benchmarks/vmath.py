@@ -16,8 +16,8 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 
-from whet.codegen.builder import F32, Builder, Module, Value, i64
 from whet.codegen.vmath import FUNCTIONS, instructions
+from whet.codegen.writing.builder import F32, Builder, Module, Value, i64
 from whet.tests.vmath_harness import loops, machine, optimised
 
 COUNT, FEW = 4096, 64

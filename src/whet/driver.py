@@ -16,10 +16,10 @@ import onnx
 import onnx_ir as ir
 
 from whet import __version__
-from whet.codegen.cache import ObjectCache
 from whet.codegen.compile import compile_program
-from whet.codegen.link import Image
-from whet.codegen.targets import resolve_target
+from whet.codegen.objects.cache import ObjectCache
+from whet.codegen.objects.link import Image
+from whet.codegen.objects.targets import resolve_target
 from whet.dump import Dump
 from whet.errors import OptionError, UnsupportedError
 from whet.frontend.buckets import split_buckets

@@ -13,9 +13,9 @@ import msgspec
 import onnx
 import onnx_ir as ir
 
-from whet.codegen.kernels import kernel_text
-from whet.codegen.object_code import assembly_of
-from whet.codegen.spmd import driver_text
+from whet.codegen.kinds.table import kernel_text
+from whet.codegen.objects.object_code import assembly_of
+from whet.codegen.threads.spmd import driver_text
 from whet.errors import ResourceError
 from whet.graph.text import graph_text
 from whet.kernel.spec import Kernel

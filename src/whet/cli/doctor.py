@@ -64,7 +64,7 @@ def examine() -> dict[str, Any]:
 def _read_target() -> tuple[str | None, str | None]:
     """Return what code is generated for here, or why none can be."""
     try:
-        from whet.codegen.targets import host_target
+        from whet.codegen.objects.targets import host_target
 
         target = host_target()
     except (ImportError, WhetError) as error:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from whet.codegen.cache import ObjectCache, object_key
-from whet.codegen.kernels import kernel_text
-from whet.codegen.link import Image, link
-from whet.codegen.object_code import compile_ir
-from whet.codegen.spmd import driver_text
-from whet.codegen.worker import read_frame, write_frame
+from whet.codegen.kinds.table import kernel_text
+from whet.codegen.objects.cache import ObjectCache, object_key
+from whet.codegen.objects.link import Image, link
+from whet.codegen.objects.object_code import compile_ir
+from whet.codegen.objects.worker import read_frame, write_frame
+from whet.codegen.threads.spmd import driver_text
 from whet.errors import CompileError
 from whet.kernel.spec import Kernel
 from whet.program.records import Program
@@ -28,7 +28,9 @@ KERNELS_PER_PROCESS = 4
 DRIVER = "driver"
 
 # Imports come from where this process has them, never from the current folder.
-_HELPER = "import sys; sys.path[:] = sys.argv[1:]; from whet.codegen.worker import main; main()"
+_HELPER = (
+    "import sys; sys.path[:] = sys.argv[1:]; from whet.codegen.objects.worker import main; main()"
+)
 
 Report = Callable[[int, int], None]
 

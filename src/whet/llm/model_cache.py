@@ -25,7 +25,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from whet import __version__
-from whet.codegen.targets import resolve_target
+from whet.codegen.objects.targets import resolve_target
 from whet.errors import ArtifactError, TargetError
 from whet.options import Options
 from whet.runtime.load import load

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whet.codegen.kernels import KINDS
+from whet.codegen.kinds.table import KINDS
 from whet.dtypes import numpy_dtype
 from whet.errors import ShapeError
 from whet.index import ZERO, Atom, Dim, Poly, var

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from whet.codegen.contraction import contraction_chunks, row_items
+from whet.codegen.kinds.contraction import contraction_chunks, row_items
 from whet.index import product
 from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import Ahead, Contraction, Param

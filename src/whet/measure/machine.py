@@ -17,8 +17,8 @@ import llvmlite.binding as llvm
 import msgspec
 import numpy as np
 
-from whet.codegen.object_code import compile_ir
-from whet.codegen.targets import host_target, target_machine
+from whet.codegen.objects.object_code import compile_ir
+from whet.codegen.objects.targets import host_target, target_machine
 from whet.measure.peak_kernels import READ_STREAMS, multiply_add_text, read_text
 
 VERSIONED = ("whet", "llvmlite", "onnx", "onnxruntime", "openvino", "torch", "numpy")

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from whet.codegen.cache import ObjectCache
 from whet.codegen.compile import compile_program
-from whet.codegen.targets import resolve_target
+from whet.codegen.objects.cache import ObjectCache
+from whet.codegen.objects.targets import resolve_target
 from whet.index import Dim, var
 from whet.kernel.schedules import Schedules
 from whet.kernel.tensor import Tensor

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from whet.codegen.cache import ObjectCache
 from whet.codegen.compile import compile_program
-from whet.codegen.targets import resolve_target
+from whet.codegen.objects.cache import ObjectCache
+from whet.codegen.objects.targets import resolve_target
 from whet.dtypes import numpy_dtype
 from whet.frontend.load import load_model
 from whet.index import Dim, as_poly, product, var

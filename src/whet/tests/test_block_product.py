@@ -7,8 +7,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import whet
-from whet.codegen.kernels import kernel_text
-from whet.codegen.targets import resolve_target
+from whet.codegen.kinds.table import kernel_text
+from whet.codegen.objects.targets import resolve_target
 from whet.frontend.load import load_model
 from whet.kernel.block_formats import FORMATS, dequantized
 from whet.kernel.blocks import PANEL, BlockProduct, RowQuantization, panel_bytes

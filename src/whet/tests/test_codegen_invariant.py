@@ -7,8 +7,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 import whet
-from whet.codegen.invariant import _settled
-from whet.codegen.kernels import kernel_text
+from whet.codegen.kinds.table import kernel_text
+from whet.codegen.writing.invariant import _settled
 from whet.index import as_poly
 from whet.kernel.expr import Call, Const, Guard, Var, Within
 from whet.tests.kernel_runner import kernels_of

@@ -7,8 +7,8 @@ import ctypes
 import llvmlite.binding as llvm
 import pytest
 
-from whet.codegen.link import link
-from whet.codegen.relocate import RELOCATORS, Fixup
+from whet.codegen.objects.link import link
+from whet.codegen.objects.relocate import RELOCATORS, Fixup
 from whet.errors import CompileError
 from whet.runtime.image import map_code
 from whet.tests.toys import HOST, assemble, machine

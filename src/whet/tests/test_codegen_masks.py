@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from whet.codegen.targets import host_target
+from whet.codegen.objects.targets import host_target
 from whet.dtypes import numpy_dtype
 from whet.tests.node_models import NodeModel, numbers
 

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import whet
 from whet import driver
-from whet.codegen.kernels import kernel_text
-from whet.codegen.object_code import assembly_of
-from whet.codegen.targets import resolve_target
+from whet.codegen.kinds.table import kernel_text
+from whet.codegen.objects.object_code import assembly_of
+from whet.codegen.objects.targets import resolve_target
 from whet.kernel.spec import Contraction, Nest
 
 Array = np.ndarray[Any, np.dtype[Any]]

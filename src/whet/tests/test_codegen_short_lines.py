@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from whet.codegen.kernels import kernel_text
-from whet.codegen.object_code import assembly_of
-from whet.codegen.targets import host_target, resolve_target
+from whet.codegen.kinds.table import kernel_text
+from whet.codegen.objects.object_code import assembly_of
+from whet.codegen.objects.targets import host_target, resolve_target
 from whet.kernel.spec import Contraction
 from whet.tests.kernel_runner import execute, interpret, kernels_of, trial_of
 

@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from whet.codegen.builder import I64, PTR, Builder, Module
-from whet.codegen.link import link
-from whet.codegen.spmd import driver_text, poly_value
+from whet.codegen.objects.link import link
+from whet.codegen.threads.spmd import driver_text, poly_value
+from whet.codegen.writing.builder import I64, PTR, Builder, Module
 from whet.errors import CompileError
 from whet.index import Dim, Poly, as_poly, var
 from whet.program import context

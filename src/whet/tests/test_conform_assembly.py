@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from whet.codegen.kernels import kernel_text
-from whet.codegen.object_code import assembly_of
+from whet.codegen.kinds.table import kernel_text
+from whet.codegen.objects.object_code import assembly_of
 from whet.kernel.spec import Contraction
 from whet.target import Target
 from whet.tests.kernel_runner import kernels_of

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whet.codegen.targets import host_target
+from whet.codegen.objects.targets import host_target
 from whet.tests.kernel_runner import Trial, execute, interpret, kernels_of, trial_of
 from whet.tests.random_models import random_network
 from whet.tests.seeds import seeds_of_models

@@ -13,8 +13,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 import whet
-from whet.codegen.contraction import piece_heights
-from whet.codegen.targets import resolve_target
+from whet.codegen.kinds.contraction import piece_heights
+from whet.codegen.objects.targets import resolve_target
 from whet.driver import plan
 from whet.kernel.schedule import Work, choose_tile
 from whet.kernel.spec import Contraction

@@ -8,9 +8,9 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from whet.codegen.builder import F32, Builder, Module, vector
-from whet.codegen.in_turn import apply_in_turn, chains_together, turns
-from whet.codegen.targets import resolve_target
+from whet.codegen.objects.targets import resolve_target
+from whet.codegen.writing.builder import F32, Builder, Module, vector
+from whet.codegen.writing.in_turn import apply_in_turn, chains_together, turns
 from whet.tests.vmath_harness import compiled, machine, optimised
 
 LANES = 8

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import whet
-from whet.codegen.targets import resolve_target
+from whet.codegen.objects.targets import resolve_target
 from whet.kernel.attention_schedule import MOST_KEYS
 
 Array = np.ndarray[Any, Any]

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import whet
-from whet.codegen.targets import resolve_target
+from whet.codegen.objects.targets import resolve_target
 from whet.kernel.spec import Contraction
 from whet.tests.kernel_runner import kernels_of
 from whet.tests.tolerance import assert_close

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import whet
-from whet.codegen.targets import resolve_target
+from whet.codegen.objects.targets import resolve_target
 from whet.driver import plan
 from whet.kernel.pooled import Lines, Pooled, choose_bands
 from whet.tests.kernel_runner import execute, interpret, kernels_of, trial_of

@@ -12,10 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import whet
-from whet.codegen.kernels import kernel_text
-from whet.codegen.object_code import assembly_of
-from whet.codegen.targets import host_target, resolve_target
-from whet.codegen.tile_epilogue import first_sum
+from whet.codegen.kinds.table import kernel_text
+from whet.codegen.kinds.tile_epilogue import first_sum
+from whet.codegen.objects.object_code import assembly_of
+from whet.codegen.objects.targets import host_target, resolve_target
 from whet.kernel.expr import Call, Const, Expr, Var, walk
 from whet.kernel.spec import Contraction
 from whet.kernel.text import expr_text

@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import whet
-from whet.codegen.targets import resolve_target
+from whet.codegen.objects.targets import resolve_target
 from whet.dtypes import numpy_dtype
 from whet.kernel.block_formats import FORMATS
 from whet.kernel.blocks import PANEL

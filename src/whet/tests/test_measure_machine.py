@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from whet.codegen.targets import host_target
+from whet.codegen.objects.targets import host_target
 from whet.measure.machine import (
     LimitKernels,
     Limits,

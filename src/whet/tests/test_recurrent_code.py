@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from whet.codegen.kernels import kernel_text
-from whet.codegen.object_code import assembly_of
-from whet.codegen.targets import resolve_target
+from whet.codegen.kinds.table import kernel_text
+from whet.codegen.objects.object_code import assembly_of
+from whet.codegen.objects.targets import resolve_target
 from whet.frontend.load import load_model
 from whet.kernel.recurrence import Recurrence
 from whet.kernel.recurrence_schedule import choose_recurrence_tile, choose_recurrence_unroll

@@ -12,7 +12,7 @@ import pytest
 
 from whet.cli import exits
 from whet.cli.main import whet_command
-from whet.codegen.kernels import KINDS
+from whet.codegen.kinds.table import KINDS
 from whet.passes.pipeline import pass_names
 
 ROOT = Path(__file__).parents[3]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whet.codegen.targets import resolve_target
+from whet.codegen.objects.targets import resolve_target
 from whet.index import Axis, Dim, Poly, as_poly, var
 from whet.kernel.expr import Expr, IndexValue, Var, index_of
 from whet.kernel.filter import Kept

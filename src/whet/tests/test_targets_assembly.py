@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-from whet.codegen.kernels import kernel_text
-from whet.codegen.object_code import assembly_of
-from whet.codegen.targets import resolve_target
+from whet.codegen.kinds.table import kernel_text
+from whet.codegen.objects.object_code import assembly_of
+from whet.codegen.objects.targets import resolve_target
 from whet.frontend.load import load_model
 from whet.kernel.schedule import Work, choose_tile
 from whet.kernel.schedules import Schedules

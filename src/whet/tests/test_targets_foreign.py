@@ -11,7 +11,7 @@ import pytest
 import whet
 from whet.cli import exits
 from whet.cli.main import run_command
-from whet.codegen.targets import host_target, resolve_target
+from whet.codegen.objects.targets import host_target, resolve_target
 from whet.program.records import TargetInfo
 from whet.runtime.cpu import host_architecture, runs_here
 from whet.runtime.model import CompiledModel

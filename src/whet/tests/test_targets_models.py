@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import whet
-from whet.codegen.targets import resolve_target
+from whet.codegen.objects.targets import resolve_target
 from whet.program.records import TargetInfo
 from whet.runtime.cpu import runs_here
 from whet.tests.emulation import Array, build_driver, needs_emulator, run_emulated

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 import whet
 from whet.cli import exits
 from whet.cli.main import run_command
-from whet.codegen.targets import resolve_target
+from whet.codegen.objects.targets import resolve_target
 from whet.driver import ask_schedules
 from whet.errors import OptionError
 from whet.kernel.schedule import Work, choose_tile

@@ -11,9 +11,9 @@ import pytest
 from onnx import helper
 
 import whet
-from whet.codegen.kernels import kernel_text
-from whet.codegen.object_code import assembly_of
-from whet.codegen.targets import host_target
+from whet.codegen.kinds.table import kernel_text
+from whet.codegen.objects.object_code import assembly_of
+from whet.codegen.objects.targets import host_target
 from whet.dtypes import numpy_dtype
 from whet.tests.kernel_runner import kernels_of
 from whet.tests.test_types_small import CODES

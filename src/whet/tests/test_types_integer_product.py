@@ -14,9 +14,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 import whet
-from whet.codegen.kernels import kernel_text
-from whet.codegen.object_code import assembly_of
-from whet.codegen.targets import host_target, resolve_target
+from whet.codegen.kinds.table import kernel_text
+from whet.codegen.objects.object_code import assembly_of
+from whet.codegen.objects.targets import host_target, resolve_target
 from whet.kernel.spec import Contraction
 from whet.program.records import TargetInfo
 from whet.runtime.cpu import runs_here

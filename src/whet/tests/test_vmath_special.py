@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whet.codegen.builder import Builder, Module, Value
 from whet.codegen.vmath import FUNCTIONS, instructions
 from whet.codegen.vmath.primitives import FORMATS, split
 from whet.codegen.vmath.trigonometric import inverse_turn_words
+from whet.codegen.writing.builder import Builder, Module, Value
 from whet.tests.vmath_harness import DTYPES, SPECIAL, compiled
 
 ODD = ["sinh", "tanh", "erf", "sin", "tan", "asin", "atan", "asinh", "atanh", "expm1", "log1p"]

@@ -8,9 +8,9 @@ import platform
 import llvmlite.binding as llvm
 import numpy as np
 
-from whet.codegen.builder import I64, PTR, Builder, Module, i64
-from whet.codegen.link import Image, link
-from whet.codegen.spmd import driver_text
+from whet.codegen.objects.link import Image, link
+from whet.codegen.threads.spmd import driver_text
+from whet.codegen.writing.builder import I64, PTR, Builder, Module, i64
 from whet.index import Poly, as_poly
 from whet.program.records import (
     Buffer,

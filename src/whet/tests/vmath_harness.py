@@ -12,8 +12,8 @@ import llvmlite.binding as llvm
 import numpy as np
 from numpy.typing import NDArray
 
-from whet.codegen.builder import Builder, Module, i64, vector
 from whet.codegen.vmath import FUNCTIONS
+from whet.codegen.writing.builder import Builder, Module, i64, vector
 
 Array = NDArray[Any]
 DTYPES: dict[str, np.dtype[Any]] = {"float": np.dtype("f4"), "double": np.dtype("f8")}

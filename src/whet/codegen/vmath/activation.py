@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from whet.codegen.builder import Builder, Value
 from whet.codegen.vmath import coefficients as c
 from whet.codegen.vmath.exponential import LOG2E, exp2_lanes, exp_lanes, expm1_lanes
 from whet.codegen.vmath.logarithm import log1p_lanes
 from whet.codegen.vmath.primitives import Lanes
+from whet.codegen.writing.builder import Builder, Value
 
 TANH_ONE = 9.02
 ERF_ONE = 3.84

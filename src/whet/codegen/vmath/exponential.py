@@ -6,9 +6,9 @@ own minimax coefficients.
 
 from __future__ import annotations
 
-from whet.codegen.builder import Builder, Value
 from whet.codegen.vmath import coefficients as c
 from whet.codegen.vmath.primitives import Lanes, split
+from whet.codegen.writing.builder import Builder, Value
 
 LN2 = "0.69314718055994530941723212145817656807550013436026"
 LOG2E = 1.4426950408889634

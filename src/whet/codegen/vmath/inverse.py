@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 
-from whet.codegen.builder import Builder, Value
 from whet.codegen.vmath import coefficients as c
 from whet.codegen.vmath.logarithm import LN2, log1p_lanes
 from whet.codegen.vmath.primitives import Lanes, split
 from whet.codegen.vmath.trigonometric import HALF_PI, PI
+from whet.codegen.writing.builder import Builder, Value
 
 
 def _asin_parts(m: Lanes, x: Value) -> tuple[Value, Value]:

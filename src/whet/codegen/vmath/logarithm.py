@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 
-from whet.codegen.builder import Builder, Value
 from whet.codegen.vmath import coefficients as c
 from whet.codegen.vmath.primitives import Lanes
+from whet.codegen.writing.builder import Builder, Value
 
 LN2 = math.log(2.0)
 LOG2E = 1.4426950408889634

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from whet.codegen.builder import F64, Builder, Value, lanes, vector
 from whet.codegen.vmath import coefficients as c
 from whet.codegen.vmath.exponential import LN2, reduce_natural, scale_twice
 from whet.codegen.vmath.logarithm import cut, log2_normal, normalise
 from whet.codegen.vmath.primitives import Lanes, split
+from whet.codegen.writing.builder import F64, Builder, Value, lanes, vector
 
 
 class Pair(NamedTuple):

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from whet.codegen.builder import F32, F64, I32, I64, Builder, Value, const, element, lanes, vector
+from whet.codegen.writing.builder import (
+    F32,
+    F64,
+    I32,
+    I64,
+    Builder,
+    Value,
+    const,
+    element,
+    lanes,
+    vector,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from whet.codegen.builder import Builder, Value
 from whet.codegen.vmath.primitives import Lanes
+from whet.codegen.writing.builder import Builder, Value
 
 
 def one_instruction(name: str) -> Callable[[Builder, Value], Value]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from whet.codegen.builder import Builder, Module, Value
 from whet.codegen.vmath import (
     activation,
     exponential,
@@ -16,6 +15,7 @@ from whet.codegen.vmath import (
     rounding,
     trigonometric,
 )
+from whet.codegen.writing.builder import Builder, Module, Value
 
 Emit = Callable[..., Value]
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from whet.codegen.builder import I64, Builder, Value, const, lanes, vector
 from whet.codegen.vmath import coefficients as c
 from whet.codegen.vmath.primitives import Lanes, split
+from whet.codegen.writing.builder import I64, Builder, Value, const, lanes, vector
 
 PI = "3.14159265358979323846264338327950288419716939937510582097494459230781640628620899863"
 HALF_PI = "1.57079632679489661923132169163975144209858469968755291048747229615390820314310449931"

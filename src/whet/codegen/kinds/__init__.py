@@ -1,0 +1,1 @@
+"""The kernel kinds: how each becomes a function."""

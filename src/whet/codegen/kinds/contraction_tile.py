@@ -1,0 +1,176 @@
+"""The register tile of a contraction: one broadcast operand, one vector operand.
+
+The tile lives in ``rows x vectors`` registers. Each depth step loads ``vectors`` vectors of ``b``
+and broadcasts one element of ``a`` per row. Taps stay loops: unrolled, LLVM would share overlapping
+loads across taps, run out of registers and spill.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from whet.codegen.kinds.depth_blocks import Block, keep_sums, resume_sums
+from whet.codegen.kinds.depth_steps import Cells, Columns, DepthSteps, Run, advanced
+from whet.codegen.kinds.fetching import Fetching
+from whet.codegen.kinds.kernel_function import Function, tap_range
+from whet.codegen.kinds.tile_epilogue import TileEpilogue
+from whet.codegen.writing.builder import Builder, Value, i64, vector
+from whet.codegen.writing.conversions import storage_type
+from whet.codegen.writing.evaluate import Point
+from whet.codegen.writing.frame import Frame
+from whet.index import Poly
+from whet.kernel.spec import Contraction
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a register tile is: the panel, its columns, and where its partial sums wait."""
+
+    panel: Value
+    columns: Columns
+    block: Block | None
+    sums: Value | None
+
+
+@dataclass(frozen=True, slots=True)
+class TileWriter:
+    """Writes register tiles.
+
+    Attributes:
+        kernel: the contraction.
+        fn: the function being written.
+        width: lanes of a vector.
+        steps: writes the depth steps.
+        epilogue: writes what sums begin with and where they go.
+        fetching: writes what is fetched ahead.
+    """
+
+    kernel: Contraction
+    fn: Function
+    width: int
+    steps: DepthSteps
+    epilogue: TileEpilogue
+    fetching: Fetching
+
+    @property
+    def b(self) -> Builder:
+        """Where instructions go."""
+        return self.fn.b
+
+    def write(self, frame: Frame, rows: int, place: Place) -> None:
+        """Write the sums of a tile of rows, and its epilogue where they are complete."""
+        b, kernel, columns = self.b, self.kernel, place.columns
+        type_ = vector(self.steps.accumulator, self.width)
+        slots = [[b.alloca(type_) for _ in range(columns.vectors)] for _ in range(rows)]
+        cells = Cells(slots, type_, columns)
+        base = self.panel(frame, place.panel, kernel.b.base)
+        if place.block is None or place.sums is None:
+            self.epilogue.begin(frame, cells)
+            self._taps(frame, base, 0, cells)
+            self.epilogue.finish(frame, cells)
+            return
+        resume_sums(b, place.block, place.sums, cells)
+        self._block(frame, base, place.block, cells)
+        finish = partial(self.epilogue.finish, frame, cells)
+        keep_sums(b, place.block, place.sums, cells, finish=finish)
+
+    def panel(self, frame: Frame, panel: Value, base: Poly) -> Value:
+        """Return where a column panel of the vector operand begins."""
+        b, source = self.b, self.kernel.b
+        kind = storage_type(self.kernel.params[source.param].dtype)
+        step = b.mul(panel, frame.scalar_index(source.panel_stride))
+        return b.gep(self.fn.params[source.param], kind, b.add(step, frame.scalar_index(base)))
+
+    def _taps(self, frame: Frame, b_pointer: Value, position: int, cells: Cells) -> None:
+        """Write the loops over taps, shortened where ``a`` would be read outside its bounds."""
+        b, kernel = self.b, self.kernel
+        if position == len(kernel.taps):
+            self._depth(frame, b_pointer, cells)
+            return
+        tap = kernel.taps[position]
+        low, high = tap_range(frame, tap, self.kernel.bounds)
+        kind = storage_type(kernel.params[kernel.b.param].dtype)
+        stride = frame.scalar_index(kernel.b.tap_strides[position])
+        with b.loop(low, high, hint="tap") as value:
+            moved = b.gep(b_pointer, kind, b.mul(value, stride))
+            self._taps(frame.bind(tap, value), moved, position + 1, cells)
+
+    def _block(self, frame: Frame, b_pointer: Value, block: Block, cells: Cells) -> None:
+        """Write one block of the reduction, nothing where a tap reads outside of ``a``."""
+        b, kernel, unroll = self.b, self.kernel, self.kernel.tile.unroll
+        pointer = self.at_taps(frame, b_pointer)
+        end = b.add(block.start, i64(kernel.tile.block))
+        for tap in kernel.taps:
+            low, high = tap_range(frame, tap, kernel.bounds)
+            inside = b.icmp("sle", low, frame.env[tap]), b.icmp("slt", frame.env[tap], high)
+            for holds in inside:
+                end = b.select(holds, end, block.start)
+        rows = self._row_pointers(frame, len(cells.cells))
+        with b.loop(block.start, end, unroll, hint="depth") as k:
+            self._at(frame, k, pointer, rows, (unroll, False), cells)
+
+    def _depth(self, frame: Frame, b_pointer: Value, cells: Cells) -> None:
+        """Write the innermost reduction, unrolled."""
+        b, kernel = self.b, self.kernel
+        unroll = kernel.tile.unroll
+        extent = kernel.depth.extent.constant
+        rows = self._row_pointers(frame, len(cells.cells))
+        if extent is not None and extent <= unroll:
+            self._at(frame, i64(0), b_pointer, rows, (extent, True), cells)
+            return
+        length = frame.scalar_index(kernel.depth.extent)
+        full = (
+            i64((extent - self.steps.rest) // unroll * unroll)
+            if extent is not None
+            else b.binary("and", length, i64(-unroll))
+        )
+        with b.loop(i64(0), full, unroll, hint="depth") as k:
+            self._at(frame, k, b_pointer, rows, (unroll, False), cells)
+        if extent is not None:
+            if extent > (full.known or 0):
+                count = extent - (full.known or 0)
+                self._at(frame, full, b_pointer, rows, (count, True), cells)
+            return
+        with b.loop(full, length, hint="rest") as k:
+            self._at(frame, k, b_pointer, rows, (1, False), cells)
+
+    def _row_pointers(self, frame: Frame, count: int) -> list[Value] | None:
+        """Return a pointer per row where rows may lie outside ``a``; those outside see zeros."""
+        kernel = self.kernel
+        if not kernel.edges:
+            return None
+        zeros = self.fn.params[kernel.zeros]
+        start = frame.bind(kernel.depth, i64(0))
+        found = []
+        for i in range(count):
+            point = Point(start, shift={kernel.row: i})
+            inside = point.pointer(kernel.a)
+            found.append(self.b.select(point.holds(kernel.edges), inside, zeros))
+        return found
+
+    def _at(
+        self,
+        frame: Frame,
+        k: Value,
+        b_pointer: Value,
+        rows: list[Value] | None,
+        run: Run,
+        cells: Cells,
+    ) -> None:
+        """Write a run of depth steps from depth ``k``."""
+        moved = advanced(frame, self.kernel, b_pointer, k)
+        if run[0] == self.kernel.tile.unroll:
+            self.fetching.fetch()
+        if rows is not None:
+            kind = storage_type(self.kernel.a.dtype)
+            rows = [self.b.gep(r, kind, k) for r in rows]
+        self.steps.write(frame.bind(self.kernel.depth, k), moved, rows, run, cells)
+
+    def at_taps(self, frame: Frame, pointer: Value) -> Value:
+        """Return a pointer to the vector operand moved to the taps that are bound."""
+        b, source = self.b, self.kernel.b
+        kind = storage_type(self.kernel.params[source.param].dtype)
+        for tap, stride in zip(self.kernel.taps, source.tap_strides, strict=True):
+            pointer = b.gep(pointer, kind, b.mul(frame.env[tap], frame.scalar_index(stride)))
+        return pointer

@@ -1,0 +1,166 @@
+"""What the sums of a register tile begin with, and how they are finished and stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from whet.codegen.kinds.depth_steps import Cells, row_shift
+from whet.codegen.kinds.kernel_function import Function
+from whet.codegen.writing.builder import Value, const
+from whet.codegen.writing.evaluate import Point
+from whet.codegen.writing.frame import Frame
+from whet.codegen.writing.pack_bytes import GROUP, pack_bytes, packs_bytes
+from whet.index import Axis
+from whet.kernel.expr import Call, Const, Expr, Var, all_atoms, walk
+from whet.kernel.spec import ACCUMULATOR, Contraction, Store
+from whet.target import Target
+
+SUM = Var(ACCUMULATOR, "int32")
+Spot = tuple[int, int]
+"""A row and a vector of a register tile."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileEpilogue:
+    """Writes the beginning and the end of register tiles.
+
+    Attributes:
+        kernel: the contraction.
+        fn: the function being written.
+        target: processor.
+        start: what is in the sums from the start, ``None`` for 0.
+        stores: what is stored then.
+    """
+
+    kernel: Contraction
+    fn: Function
+    target: Target
+    start: Expr | None
+    stores: tuple[Store, ...]
+
+    def begin(self, frame: Frame, cells: Cells) -> None:
+        """Set the sums to what they begin with."""
+        b = self.fn.b
+        for j in range(cells.columns.vectors):
+            first = const(cells.type, 0)
+            if self.start is not None:
+                first = self._point(frame, cells, (0, j)).value(self.start)
+            for line in cells.cells:
+                b.store(first, line[j], 64)
+
+    def finish(self, frame: Frame, cells: Cells) -> None:
+        """Write the stores, which read the sums; bytes of four vectors at once where that pays."""
+        whole: list[Spot] = []
+        for i, line in enumerate(cells.cells):
+            for j in range(len(line)):
+                if cells.columns.masks[j] is None and self._packs:
+                    whole.append((i, j))
+                else:
+                    self._alone(frame, cells, (i, j))
+        full = len(whole) - len(whole) % GROUP
+        for k in range(0, full, GROUP):
+            self._together(frame, cells, whole[k : k + GROUP])
+        for spot in whole[full:]:
+            self._alone(frame, cells, spot)
+
+    @property
+    def _packs(self) -> bool:
+        """Whether any store is of bytes that are packed as they saturate."""
+        return packs_bytes(self.target) and any(self._is_packed(s) for s in self.stores)
+
+    def _is_packed(self, store: Store) -> bool:
+        value = store.value
+        beside = store.address.coefficient(self.kernel.col) == 1
+        return beside and isinstance(value, Call) and value.op == "saturate"
+
+    def _alone(self, frame: Frame, cells: Cells, spot: Spot) -> None:
+        point = self._with_sum(frame, cells, spot)
+        for store in self.stores:
+            point.store(store)
+
+    def _together(self, frame: Frame, cells: Cells, spots: list[Spot]) -> None:
+        points = [self._with_sum(frame, cells, spot) for spot in spots]
+        for store in self.stores:
+            if self._is_packed(store):
+                self._store_packed(store, points, spots)
+                continue
+            for point in points:
+                point.store(store)
+
+    def _store_packed(self, store: Store, points: list[Point], spots: list[Spot]) -> None:
+        """Store the bytes of four vectors, those of one row at once."""
+        b, width, value = self.fn.b, self.target.lanes, store.value
+        assert isinstance(value, Call), "saturation is a call"
+        wide = [p.value(value.args[0]) for p in points]
+        packed = pack_bytes(b, self.target, wide, self.kernel.params[store.param].dtype)
+        first = 0
+        for k in range(1, GROUP + 1):
+            if k < GROUP and spots[k] == (spots[first][0], spots[first][1] + k - first):
+                continue
+            part = packed
+            if k - first < GROUP:
+                part = b.shuffle(packed, list(range(first * width, k * width)))
+            b.store(part, points[first].place(store))
+            first = k
+
+    def _with_sum(self, frame: Frame, cells: Cells, spot: Spot) -> Point:
+        cell = cells.cells[spot[0]][spot[1]]
+        names = {ACCUMULATOR: self.fn.b.load(cells.type, cell, 64)}
+        return self._point(frame, cells, spot, names)
+
+    def _point(
+        self, frame: Frame, cells: Cells, spot: Spot, names: dict[str, Value] | None = None
+    ) -> Point:
+        row, vector = spot
+        shift = {**row_shift(self.kernel, row), self.kernel.col: vector * self.target.lanes}
+        mask = cells.columns.masks[vector]
+        return Point(frame, self.kernel.col, self.target.lanes, mask, shift, names or {})
+
+
+def tile_epilogue(kernel: Contraction, fn: Function, target: Target) -> TileEpilogue:
+    """Return what writes the beginning and the end of the tiles of a kernel."""
+    start, stores = first_sum(kernel)
+    return TileEpilogue(kernel, fn, target, start, stores)
+
+
+def first_sum(kernel: Contraction) -> tuple[Expr | None, tuple[Store, ...]]:
+    """Return an integer that is added to all sums of a column, and the stores without it.
+
+    Integers may be added in any order: sums that begin with it need no addition at the end.
+    """
+    start: Expr | None = None
+    stores = kernel.stores
+    if kernel.quad is None or kernel.tile.block:
+        return start, stores
+    while (found := _addend(stores, kernel.col)) is not None:
+        total, amount = found
+        start = amount if start is None else Call("add", (start, amount), SUM.dtype)
+        stores = tuple(replace(s, value=_replaced(s.value, total, SUM)) for s in stores)
+    return start, stores
+
+
+def _addend(stores: tuple[Store, ...], col: Axis) -> tuple[Expr, Expr] | None:
+    """Return the only thing that is done with the sum in all stores, an addition, and of what."""
+    inside = {e for store in stores for e in walk(store.value)}
+    uses = [e for e in inside if SUM in e.children()]
+    if len(uses) != 1 or SUM in (store.value for store in stores):
+        return None
+    (total,) = uses
+    if not isinstance(total, Call) or total.op not in ("add", "sub") or total.args[0] != SUM:
+        return None
+    amount = total.args[1]
+    if not _same_in_rows(amount, col):
+        return None
+    if total.op == "add":
+        return total, amount
+    return total, Call("sub", (Const(0, SUM.dtype), amount), SUM.dtype)
+
+
+def _same_in_rows(expr: Expr, col: Axis) -> bool:
+    inside = list(walk(expr))
+    atoms = {atom for e in inside for p in e.indices() for atom in all_atoms(p)}
+    return atoms <= {col} and not any(isinstance(e, Var) for e in inside)
+
+
+def _replaced(expr: Expr, old: Expr, new: Expr) -> Expr:
+    return new if expr == old else expr.map(lambda e: _replaced(e, old, new))

@@ -1,0 +1,123 @@
+"""What a Winograd convolution keeps in scratch: transformed tiles, products and partial results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from whet.codegen.writing.builder import F32, Builder, Value, i64
+from whet.index import Poly, ceil_div, product
+from whet.kernel.spec import Winograd
+from whet.kernel.winograd import FILTERINGS
+
+
+def grid_of(kernel: Winograd) -> tuple[Poly, Poly]:
+    """Return the tiles of an image, down and across."""
+    return ceil_div(kernel.rows.extent, kernel.size), ceil_div(kernel.cols.extent, kernel.size)
+
+
+def tiles_of(kernel: Winograd) -> Poly:
+    """Return the tiles of all images."""
+    return product((kernel.image.extent, *grid_of(kernel)))
+
+
+def block_of(kernel: Winograd) -> int:
+    """Return the tiles of a block; blocks are of equal size, so that little is done in vain."""
+    most, total = kernel.tile.rows * kernel.tile.row_items, tiles_of(kernel).constant
+    return most if total is None else -(-total // -(-total // most))
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """The scratch of one thread.
+
+    Attributes:
+        kernel: the convolution.
+        lanes: lanes of a vector.
+    """
+
+    kernel: Winograd
+    lanes: int
+
+    @property
+    def block(self) -> int:
+        """Tiles of a block."""
+        return block_of(self.kernel)
+
+    @property
+    def heights(self) -> list[tuple[int, int]]:
+        """The heights of a block's register tiles, and how many there are of each."""
+        count = -(-self.block // self.kernel.tile.rows)
+        small, larger = divmod(self.block, count)
+        found = [(small + 1, larger), (small, count - larger)]
+        return [(height, tiles) for height, tiles in found if tiles]
+
+    @property
+    def positions(self) -> int:
+        """Positions of a group of lines."""
+        filtering = FILTERINGS[self.kernel.size]
+        return filtering.together * filtering.span
+
+    @property
+    def depth(self) -> int:
+        """Channels of a transformed tile, in whole vectors."""
+        extent = self.kernel.depth.extent.constant
+        assert extent is not None, "channels are static in Winograd kernels"
+        return -(-extent // self.lanes) * self.lanes
+
+    @property
+    def panel(self) -> int:
+        """Columns of a panel."""
+        return self.kernel.tile.vectors * self.lanes
+
+    @property
+    def columns(self) -> int:
+        """Columns of all panels of a chunk."""
+        return self.kernel.tile.panels * self.panel
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all of it."""
+        partial = self.kernel.size**2 * self._apart(self.columns)
+        return 4 * (self._before_partial + partial)
+
+    def input(
+        self, b: Builder, base: Value, position: int | Value, at: tuple[Value, Value]
+    ) -> Value:
+        """Return where a transformed input lies; ``at`` is the tile in its block and the channel.
+
+        They lie as [positions, tiles, channels].
+        """
+        return self._place(b, base, (position, *at), self.depth)
+
+    def product(
+        self, b: Builder, base: Value, position: int | Value, at: tuple[Value, Value]
+    ) -> Value:
+        """Return where a product lies, behind the inputs, as [positions, tiles, panel]."""
+        start = b.gep(base, F32, self.positions * self._apart(self.depth))
+        return self._place(b, start, (position, *at), self.panel)
+
+    def partial(self, b: Builder, base: Value, pixel: int, at: tuple[Value, Value]) -> Value:
+        """Return where a partial result lies, behind the products, as [pixels, tiles, columns]."""
+        start = b.gep(base, F32, self._before_partial)
+        return self._place(b, start, (pixel, *at), self.columns)
+
+    @property
+    def _before_partial(self) -> int:
+        return self.positions * (self._apart(self.depth) + self._apart(self.panel))
+
+    def _place(
+        self, b: Builder, start: Value, at: tuple[int | Value, Value, Value], width: int
+    ) -> Value:
+        outer, slot, column = at
+        number = i64(outer) if isinstance(outer, int) else outer
+        offset = b.add(b.mul(slot, i64(width)), column)
+        return b.gep(start, F32, b.add(b.mul(number, i64(self._apart(width))), offset))
+
+    def _apart(self, width: int) -> int:
+        """Return the distance of two positions: an odd number of vectors.
+
+        A transform writes one vector to each position; at a power of two apart they would all fall
+        into one set of the cache.
+        """
+        vectors = self.block * width // self.lanes
+        return (vectors + 1 - vectors % 2) * self.lanes

@@ -1,0 +1,1 @@
+"""Text to object code to an image: targets, compiler processes, cache, linker."""

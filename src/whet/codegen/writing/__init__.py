@@ -1,0 +1,1 @@
+"""Values and expressions to LLVM instructions."""
