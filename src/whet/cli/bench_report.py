@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from whet.cli import output
-from whet.report.words import thread_count
+from whet.report.words import NOISY, thread_count
 
 OURS = "whet"
 SCHEMA = "whet.bench.1"
@@ -50,7 +50,7 @@ def print_findings(console: Console, found: dict[str, Any]) -> None:
             soft_wrap=True,
         )
     if found["noise"] == "noisy":
-        console.print("The machine was noisy: trust the ratios, not the times.")
+        console.print(NOISY)
 
 
 def _ratio(comparison: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from whet.cli.progress import ProgressBar
 from whet.measure.interleave import Plan, Samples, measure_interleaved
 from whet.measure.peers import OrtRunner
 from whet.measure.runner import Runner
-from whet.measure.statistics import compare, summarise
+from whet.measure.statistics import compare, noise_of, summarise
 
 if TYPE_CHECKING:
     import onnx
@@ -128,6 +128,7 @@ def demonstrate(
         file=file,
         judge=judge,
         error=error,
+        noise=noise_of(samples),
         times={name: summarise(taken) for name, taken in samples.seconds.items()},
         comparisons=tuple(
             compare(samples, demo_report.OPTIMISED, name)

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from whet.cli import output, report
 from whet.program.records import Stats
-from whet.report.words import thread_count
+from whet.report.words import NOISY, thread_count
 
 if TYPE_CHECKING:
-    from whet.measure.statistics import Comparison, Summary
+    from whet.measure.statistics import Comparison, Noise, Summary
 
 UNOPTIMISED, OPTIMISED, PEER = "unoptimised", "Whet", "ONNX Runtime"
 # Largest relative error of a probability that rounding explains: 54 layers of float32 sums leave
@@ -37,6 +37,7 @@ class Findings:
         file: the compiled file.
         judge: what the output was compared with.
         error: largest relative error of a probability.
+        noise: how steady the machine was.
         times: by column of the table.
         comparisons: the optimised model with each of the others.
         stats: of the compiled models, by column.
@@ -47,6 +48,7 @@ class Findings:
     file: Path
     judge: str
     error: float
+    noise: Noise
     times: dict[str, Summary]
     comparisons: tuple[Comparison, ...]
     stats: dict[str, Stats]
@@ -113,6 +115,8 @@ def print_findings(console: Console, found: Findings) -> None:
     console.print(output.table(["", *found.times], _rows(found), title=title))
     for comparison in found.comparisons:
         console.print(_verdict(comparison), soft_wrap=True)
+    if found.noise == "noisy":
+        console.print(NOISY)
     console.print("What was fused (kernels, and the operators that each computes):")
     groups = report.summarise_groups(found.stats[OPTIMISED].groups)
     for ops, count in groups[:_GROUPS_SHOWN]:

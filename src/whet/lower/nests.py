@@ -20,9 +20,13 @@ PIXEL_TILE = 4
 CHANNEL_BLOCKS = (4, 3, 2, 1)
 WINDOW_CHUNKS = 16
 MOST_INTERLEAVED = 4
+"""Values side by side that are interleaved: the channels of a picture."""
 MOST_LANES = 64
+"""Vectors of a point up to which a loop over points next to each other pays."""
 EDGE_AXES = 3
+"""Axes of a padded copy from which on the last but one is a loop inside of a chunk."""
 LEAST_BLOCK = 256
+"""Elements in lanes of a block, of which there are two or more."""
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ import pytest
 
 from whet.cli import exits
 from whet.cli.main import whet_command
+from whet.codegen.kernels import KINDS
 from whet.passes.pipeline import pass_names
 
 ROOT = Path(__file__).parents[3]
@@ -48,6 +49,11 @@ def test_every_exit_code_is_documented() -> None:
 def test_every_pass_is_documented() -> None:
     text = _read("docs/architecture.md")
     assert [name for name in pass_names() if f"`{name}`" not in text] == []
+
+
+def test_every_kernel_kind_is_documented() -> None:
+    text = _read("docs/architecture.md")
+    assert [kind.__name__ for kind in KINDS if f"| `{kind.__name__}` |" not in text] == []
 
 
 DOCS_WITH_PROGRAMS = (
