@@ -21,7 +21,7 @@ import numpy as np
 import whet
 from whet.kernel.paged import PAGE
 from whet.llm import LLM
-from whet.llm.program import Span
+from whet.llm.engine.program import Span
 
 BUSY = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
 SETTLE = 0.2

@@ -20,7 +20,7 @@ from typing import get_args
 
 from whet import Options
 from whet.llm import LLM, SamplingParams, Source
-from whet.llm.engine import Engine
+from whet.llm.engine.engine import Engine
 from whet.llm.source import Weights
 
 

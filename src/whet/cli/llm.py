@@ -180,7 +180,7 @@ def bench(
 
     Example: whet llm bench folder --prompt-tokens 256 --new-tokens 32 --batch 1 --batch 8
     """
-    from whet.llm.bench import measure
+    from whet.llm.measure.bench import measure
 
     new_tokens, contexts = int(options.pop("new_tokens")), tuple(options.pop("contexts"))
     if against is None and contexts:

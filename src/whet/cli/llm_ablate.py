@@ -33,8 +33,8 @@ def ablate(model: Path, html: Path | None, as_json: bool, **values: Any) -> None
 
     Example: whet llm ablate folder --batch 8 --html ablation.html
     """
-    from whet.llm.ablation import Load, ladder
-    from whet.llm.ablation import ablate as measure
+    from whet.llm.measure.ablation import Load, ladder
+    from whet.llm.measure.ablation import ablate as measure
 
     if html is not None:
         output.check_writable(html)

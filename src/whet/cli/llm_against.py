@@ -13,8 +13,8 @@ from whet.cli import output
 
 if TYPE_CHECKING:
     from whet.llm import LLM
-    from whet.llm.against import Duel
-    from whet.llm.bench import Run
+    from whet.llm.measure.against import Duel
+    from whet.llm.measure.bench import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ def beside(
         sizes: what is measured.
         as_json: whether to print JSON.
     """
-    from whet.llm.against import Turns, streamed_bytes
-    from whet.llm.bench import measure
-    from whet.llm.llama_cpp import LlamaCpp
+    from whet.llm.measure.against import Turns, streamed_bytes
+    from whet.llm.measure.bench import measure
+    from whet.llm.measure.llama_cpp import LlamaCpp
     from whet.measure.machine import measure_read
 
     path, name, threads = peer

@@ -87,7 +87,7 @@ def _tokens(llm: LLM, path: Path) -> list[int]:
 
 
 def _compared(before: LLM, after: LLM, path: Path) -> dict[str, object]:
-    from whet.llm.perplexity import perplexity
+    from whet.llm.measure.perplexity import perplexity
 
     tokens = _tokens(before, path)
     window = min(WINDOW, before.context)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from whet.cli.llm_options import load_model, model_source
 from whet.errors import OptionError, UnsupportedError
+from whet.llm.checkpoints.pooling import makes_vectors
 from whet.llm.embedder import Embedder
 from whet.llm.encoder import Encoder, is_encoder
-from whet.llm.pooling import makes_vectors
-from whet.llm.seq2seq import Seq2Seq, is_seq2seq
+from whet.llm.seq2seq.model import Seq2Seq, is_seq2seq
 from whet.options import Options
 from whet.serve.app import application
 from whet.serve.encoder_app import encoder_application

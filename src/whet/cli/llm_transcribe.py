@@ -30,9 +30,9 @@ def transcribe(model: Path, sound: Path, as_json: bool, **values: Any) -> None:
 
     Example: whet llm transcribe whisper-tiny speech.wav --language de
     """
-    from whet.llm.sampling import SamplingParams
-    from whet.llm.seq2seq import Seq2Seq
-    from whet.llm.sound import read_sound
+    from whet.llm.engine.sampling import SamplingParams
+    from whet.llm.seq2seq.model import Seq2Seq
+    from whet.llm.seq2seq.sound import read_sound
 
     samples = read_sound(_bytes(sound), str(sound))
     whisper = Seq2Seq(model, options=Options(threads=values["threads"]))
@@ -64,8 +64,8 @@ def translate(model: Path, texts: tuple[str, ...], as_json: bool, **values: Any)
 
     Example: whet llm translate opus-mt-en-de --text "Good morning." --beams 4
     """
-    from whet.llm.sampling import SamplingParams
-    from whet.llm.seq2seq import Seq2Seq
+    from whet.llm.engine.sampling import SamplingParams
+    from whet.llm.seq2seq.model import Seq2Seq
 
     translator = Seq2Seq(model, options=Options(threads=values["threads"]))
     beams, most = values["beams"], values["max_tokens"]

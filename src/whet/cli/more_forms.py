@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UnsetType
 
-from whet.llm.ablation import Load
-from whet.llm.against import Duel
-from whet.llm.bench import Run
+from whet.llm.measure.ablation import Load
+from whet.llm.measure.against import Duel
+from whet.llm.measure.bench import Run
 from whet.measure.statistics import Comparison, Summary
 
 if TYPE_CHECKING:

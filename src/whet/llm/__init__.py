@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from whet.llm.engine.sampling import SamplingParams
+    from whet.llm.engine.structured import Constraint
     from whet.llm.llm import LLM, Completion
     from whet.llm.prompts import ImagePrompt
     from whet.llm.recipe import LLMInferenceOptimizer
-    from whet.llm.sampling import SamplingParams
     from whet.llm.source import Source
-    from whet.llm.structured import Constraint
 
 __all__ = [
     "LLM",
@@ -29,10 +29,10 @@ __all__ = [
 _HOME = {
     "LLM": "whet.llm.llm",
     "Completion": "whet.llm.llm",
-    "Constraint": "whet.llm.structured",
+    "Constraint": "whet.llm.engine.structured",
     "ImagePrompt": "whet.llm.prompts",
     "LLMInferenceOptimizer": "whet.llm.recipe",
-    "SamplingParams": "whet.llm.sampling",
+    "SamplingParams": "whet.llm.engine.sampling",
     "Source": "whet.llm.source",
 }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from whet.errors import OptionError
-from whet.llm.sampling import MAX_LOGPROBS, SamplingParams
+from whet.llm.engine.sampling import MAX_LOGPROBS, SamplingParams
 
 if TYPE_CHECKING:
     from whet.llm.llm import LLM

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from whet.driver import compile as compile_model
 from whet.kernel.paged import PAGE
 from whet.llm.architecture import Array
-from whet.llm.program import Span, cache_pools, step_inputs
+from whet.llm.engine.program import Span, cache_pools, step_inputs
 from whet.options import Options
 
 BYTES_AT_ONCE = 1 << 31

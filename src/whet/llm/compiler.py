@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from whet.driver import compile as compile_model
-from whet.llm.adapters import Adapters
-from whet.llm.decoder import decoder_graph
+from whet.llm.graphs.adapters import Adapters
+from whet.llm.graphs.decoder import decoder_graph
+from whet.llm.images.vision import Model, Vision
 from whet.llm.source import Source
-from whet.llm.vision import Model, Vision
 from whet.options import Options
 from whet.runtime.model import CompiledModel
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from whet.errors import InputError, UnsupportedError
 from whet.kernel.paged import PAGE
 from whet.llm.architecture import Array
+from whet.llm.checkpoints.config import Config
+from whet.llm.checkpoints.pooling import Pooled, Pooling, pooled_of
 from whet.llm.compiler import Compiler
-from whet.llm.config import Config
-from whet.llm.embedding import LAST, States
+from whet.llm.engine.embedding import LAST, States
+from whet.llm.engine.program import StepProgram
+from whet.llm.engine.scheduler import Limits
 from whet.llm.families.vision_table import model_of
-from whet.llm.pooling import Pooled, Pooling, pooled_of
-from whet.llm.program import StepProgram
 from whet.llm.prompts import PromptReader
-from whet.llm.scheduler import Limits
 from whet.llm.source import Source
 from whet.options import Options
 

@@ -15,11 +15,11 @@ import numpy as np
 from whet.driver import compile as compile_model
 from whet.errors import InputError, UnsupportedError
 from whet.llm.architecture import Array
-from whet.llm.checkpoint import TensorFolder, read_json
-from whet.llm.config import Config
-from whet.llm.encoder_graph import ENCODERS, encoder_graph, encoder_shape
-from whet.llm.pooling import Pooled, pool, pooled_of, unit
-from whet.llm.tokens import Tokenizer, open_tokenizer
+from whet.llm.checkpoints.checkpoint import TensorFolder, read_json
+from whet.llm.checkpoints.config import Config
+from whet.llm.checkpoints.pooling import Pooled, pool, pooled_of, unit
+from whet.llm.checkpoints.tokens import Tokenizer, open_tokenizer
+from whet.llm.graphs.encoder_graph import ENCODERS, encoder_graph, encoder_shape
 from whet.options import Options
 
 Pair = tuple[list[int], list[int]]

@@ -9,24 +9,24 @@ from dataclasses import dataclass
 from whet.dtypes import DTYPES
 from whet.errors import ModelError, ResourceError, UnsupportedError, WhetError
 from whet.kernel.paged import COLUMNS, PAGE
-from whet.llm.adapters import open_adapters
 from whet.llm.architecture import Architecture, Array
-from whet.llm.batching import pieces
+from whet.llm.checkpoints.tokens import Message
 from whet.llm.compiler import Compiler
-from whet.llm.embedding import States
-from whet.llm.engine import Engine, Reason, Request
+from whet.llm.engine.batching import pieces
+from whet.llm.engine.embedding import States
+from whet.llm.engine.engine import Engine, Reason, Request
+from whet.llm.engine.pages import PagePool
+from whet.llm.engine.program import StepProgram
+from whet.llm.engine.sampling import SamplingParams
+from whet.llm.engine.scheduler import Limits, Scheduler
+from whet.llm.engine.speculate import DraftModel, PromptLookup, Speculation
+from whet.llm.engine.structured import Constraint, Grammars, Matcher
 from whet.llm.families.vision_table import model_of
-from whet.llm.image_encoder import ImageEncoder
-from whet.llm.image_prompt import Pictured
-from whet.llm.pages import PagePool
-from whet.llm.program import StepProgram
+from whet.llm.graphs.adapters import open_adapters
+from whet.llm.images.image_encoder import ImageEncoder
+from whet.llm.images.image_prompt import Pictured
 from whet.llm.prompts import ImagePrompt, Pending, Prompt, PromptReader, Ready, run_together
-from whet.llm.sampling import SamplingParams
-from whet.llm.scheduler import Limits, Scheduler
 from whet.llm.source import Cache, Source
-from whet.llm.speculate import DraftModel, PromptLookup, Speculation
-from whet.llm.structured import Constraint, Grammars, Matcher
-from whet.llm.tokens import Message
 from whet.options import Options
 
 Prompts = Prompt | Sequence[Prompt]

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from whet.errors import InputError, UnsupportedError
-from whet.llm.engine import Engine
-from whet.llm.image_encoder import ImageEncoder
-from whet.llm.image_prompt import Encoded, Pictured, with_images
-from whet.llm.images import image_of
-from whet.llm.tokens import Message, Tokenizer
+from whet.llm.checkpoints.tokens import Message, Tokenizer
+from whet.llm.engine.engine import Engine
+from whet.llm.images.image_encoder import ImageEncoder
+from whet.llm.images.image_prompt import Encoded, Pictured, with_images
+from whet.llm.images.images import image_of
 
 MOST_IMAGES = 64
 """Images of one prompt."""

@@ -23,12 +23,12 @@ import onnx_ir as ir
 from whet.errors import InputError, UnsupportedError
 from whet.kernel.block_formats import FORMATS
 from whet.llm.architecture import Architecture, Array, Part
-from whet.llm.block_grids import CODES, block_bytes, block_grid
 from whet.llm.calibrate import Moments, gather_moments
-from whet.llm.checkpoint import TensorFolder
-from whet.llm.decoder import decoder_graph
+from whet.llm.checkpoints.block_grids import CODES, block_bytes, block_grid
+from whet.llm.checkpoints.checkpoint import TensorFolder
+from whet.llm.checkpoints.safetensors_file import Entry, write_safetensors
 from whet.llm.families.table import architecture_of
-from whet.llm.safetensors_file import Entry, write_safetensors
+from whet.llm.graphs.decoder import decoder_graph
 from whet.options import Options
 
 Method = Literal["plain", "gptq", "awq"]
@@ -45,7 +45,7 @@ class Recipe:
     """How to quantise.
 
     Attributes:
-        kind: format of the matrices, one of ``whet.llm.block_grids.CODES``.
+        kind: format of the matrices, one of ``whet.llm.checkpoints.block_grids.CODES``.
         method: see above.
         chunks: tokens to calibrate with, each chunk a sequence of its own.
         rounder: rounds rows for ``gptq``.

@@ -10,8 +10,8 @@ from whet.errors import OptionError
 from whet.options import Options
 
 if TYPE_CHECKING:
+    from whet.llm.engine.sampling import SamplingParams
     from whet.llm.llm import LLM, Completion, Prompts
-    from whet.llm.sampling import SamplingParams
     from whet.llm.source import Weights
 
 MAX_BATCH = 256

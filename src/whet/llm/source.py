@@ -10,12 +10,12 @@ from types import MappingProxyType
 from typing import Literal, get_args
 
 from whet.errors import InputError, ModelError, nearest
-from whet.llm.checkpoint import Checkpoint, TensorFolder
-from whet.llm.gguf_file import GgufFile
-from whet.llm.lora import Adapted
+from whet.llm.checkpoints.checkpoint import Checkpoint, TensorFolder
+from whet.llm.checkpoints.gguf_file import GgufFile
+from whet.llm.checkpoints.lora import Adapted
+from whet.llm.checkpoints.quantized import InBlocks
+from whet.llm.checkpoints.tokens import Tokenizer, open_tokenizer
 from whet.llm.model_cache import ModelCache, model_cache
-from whet.llm.quantized import InBlocks
-from whet.llm.tokens import Tokenizer, open_tokenizer
 from whet.options import Options
 
 Weights = Literal["stored", "float32", "int8", "int4"]

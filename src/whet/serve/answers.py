@@ -16,7 +16,7 @@ from whet.errors import (
     UnsupportedError,
     WhetError,
 )
-from whet.llm.sampling import Choice
+from whet.llm.engine.sampling import Choice
 
 _REASONS = {"": None, "stop": "stop", "length": "length", "cancelled": "stop", "error": "error"}
 

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from whet.errors import InputError
-from whet.llm.async_engine import AsyncEngine, Delta
+from whet.llm.engine.async_engine import AsyncEngine, Delta
 from whet.llm.llm import LLM
 from whet.serve.answers import Said, refusal, usage_of
 from whet.serve.beams import said_of, searched

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from whet.errors import UnsupportedError
-from whet.llm.async_engine import AsyncEngine
 from whet.llm.beam import Beam, BeamSearch
+from whet.llm.engine.async_engine import AsyncEngine
 from whet.serve.answers import Said
 from whet.serve.jobs import Completes, Job, collected
 

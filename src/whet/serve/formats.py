@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from whet.errors import InputError
-from whet.llm.structured import Constraint
+from whet.llm.engine.structured import Constraint
 
 
 def constraint_of(

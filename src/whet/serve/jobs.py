@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from whet.errors import InputError
-from whet.llm.async_engine import AsyncEngine, Delta
-from whet.llm.sampling import Choice, SamplingParams
-from whet.llm.structured import Constraint, Matcher
-from whet.llm.tokens import Message, Tokenizer
+from whet.llm.checkpoints.tokens import Message, Tokenizer
+from whet.llm.engine.async_engine import AsyncEngine, Delta
+from whet.llm.engine.sampling import Choice, SamplingParams
+from whet.llm.engine.structured import Constraint, Matcher
 from whet.serve.answers import Form, Said
 from whet.serve.protocol import Chat, Completions
 from whet.serve.tools import Tools, read_calls, tools_of

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 if TYPE_CHECKING:
-    from whet.llm.engine import Engine
-    from whet.llm.seq2seq_engine import Seq2SeqEngine
+    from whet.llm.engine.engine import Engine
+    from whet.llm.seq2seq.engine import Seq2SeqEngine
 
 _FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _NEXT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)

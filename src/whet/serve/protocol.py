@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from whet.errors import InputError
-from whet.llm.sampling import SamplingParams
-from whet.llm.structured import Constraint
+from whet.llm.engine.sampling import SamplingParams
+from whet.llm.engine.structured import Constraint
 from whet.serve.formats import constraint_of
 
 Request = TypeVar("Request", bound=msgspec.Struct)

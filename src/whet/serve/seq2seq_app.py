@@ -14,12 +14,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from whet.errors import ResourceError
-from whet.llm.async_engine import AsyncEngine, Delta
-from whet.llm.sampling import SamplingParams
-from whet.llm.seq2seq import Seq2Seq
-from whet.llm.seq2seq_coder import Source
-from whet.llm.sound import Stretch, read_sound
-from whet.llm.structured import Matcher, OneOf
+from whet.llm.engine.async_engine import AsyncEngine, Delta
+from whet.llm.engine.sampling import SamplingParams
+from whet.llm.engine.structured import Matcher, OneOf
+from whet.llm.seq2seq.coder import Source
+from whet.llm.seq2seq.model import Seq2Seq
+from whet.llm.seq2seq.sound import Stretch, read_sound
 from whet.serve.app import Server
 from whet.serve.front import Front, Settings
 from whet.serve.jobs import collected

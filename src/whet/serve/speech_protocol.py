@@ -10,8 +10,8 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from whet.errors import InputError
-from whet.llm.sampling import SamplingParams
-from whet.llm.sound import Stretch
+from whet.llm.engine.sampling import SamplingParams
+from whet.llm.seq2seq.sound import Stretch
 
 FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
 _KNOWN = frozenset(

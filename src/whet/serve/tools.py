@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from whet.errors import InputError
-from whet.llm.structured import Constraint
+from whet.llm.engine.structured import Constraint
 from whet.serve.protocol import Chat
 
 _BEGIN, _END = "<tool_call>", "</tool_call>"

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from whet.llm.checkpoint import TensorFolder
+from whet.llm.checkpoints.checkpoint import TensorFolder
 
 DATA = Path(__file__).parent / "data"
 PROMPT, NEW = 40, 200

@@ -10,7 +10,7 @@ import pytest
 
 from whet.errors import InputError, UnsupportedError
 from whet.llm import LLM, SamplingParams
-from whet.llm.program import Span
+from whet.llm.engine.program import Span
 from whet.llm.source import Source, Weights
 from whet.options import Options
 from whet.tests.test_llm_lora import CHANGED, write_adapter

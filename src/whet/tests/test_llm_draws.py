@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from whet.llm.sampling import Sampler, SamplingParams
+from whet.llm.engine.sampling import Sampler, SamplingParams
 
 
 def drawn(scores: np.ndarray, params: SamplingParams, share: float) -> int:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from whet.errors import InputError, UnsupportedError
-from whet.llm.checkpoint import TensorFolder
+from whet.llm.checkpoints.checkpoint import TensorFolder
+from whet.llm.checkpoints.pooling import makes_vectors
 from whet.llm.embedder import Embedder
-from whet.llm.pooling import makes_vectors
-from whet.llm.scheduler import Limits
+from whet.llm.engine.scheduler import Limits
 from whet.options import Options
 from whet.tests.golden_models import write_tensors
 from whet.tests.tiny_models import VOCABULARY, write_checkpoint

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from whet.errors import InputError, ModelError, UnsupportedError
+from whet.llm.checkpoints.pooling import Pooled, pooled_of
 from whet.llm.encoder import Encoder
-from whet.llm.pooling import Pooled, pooled_of
 from whet.options import Options
 from whet.tests.golden_models import DATA, Golden, write_golden
 

@@ -10,12 +10,12 @@ import pytest
 
 from whet.errors import InputError, OptionError, ResourceError
 from whet.llm import LLM, SamplingParams
-from whet.llm.checkpoint import TensorFolder
-from whet.llm.engine import Engine
+from whet.llm.checkpoints.checkpoint import TensorFolder
+from whet.llm.engine.engine import Engine
+from whet.llm.engine.pages import PagePool
+from whet.llm.engine.program import Span
+from whet.llm.engine.scheduler import Limits, Scheduler
 from whet.llm.llm import page_bytes
-from whet.llm.pages import PagePool
-from whet.llm.program import Span
-from whet.llm.scheduler import Limits, Scheduler
 from whet.llm.source import Cache, Source
 from whet.options import Options
 from whet.tests.tiny_models import CONTEXT, VOCABULARY, reference_logits, write_checkpoint

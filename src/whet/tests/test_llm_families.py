@@ -11,11 +11,11 @@ import pytest
 
 import whet
 from whet.errors import ModelError, UnsupportedError, WhetError
-from whet.llm.checkpoint import TensorFolder
-from whet.llm.decoder import decoder_graph
+from whet.llm.checkpoints.checkpoint import TensorFolder
+from whet.llm.checkpoints.quantized import InBlocks
+from whet.llm.engine.program import Span, StepProgram
 from whet.llm.families.table import architecture_of
-from whet.llm.program import Span, StepProgram
-from whet.llm.quantized import InBlocks
+from whet.llm.graphs.decoder import decoder_graph
 from whet.tests.tiny_models import (
     CONTEXT,
     MODELS,

@@ -10,11 +10,11 @@ import pytest
 
 from whet.errors import ModelError, UnsupportedError, WhetError
 from whet.llm import LLM, SamplingParams
-from whet.llm.checkpoint import TensorFolder
-from whet.llm.config import Config
-from whet.llm.gguf_file import TYPES, GgufFile
-from whet.llm.program import Span
-from whet.llm.rope_config import rope_of
+from whet.llm.checkpoints.checkpoint import TensorFolder
+from whet.llm.checkpoints.config import Config
+from whet.llm.checkpoints.gguf_file import TYPES, GgufFile
+from whet.llm.engine.program import Span
+from whet.llm.families.rope_config import rope_of
 from whet.options import Options
 from whet.tests.tiny_models import CONTEXT, VOCABULARY, write_checkpoint
 

@@ -15,10 +15,10 @@ import pytest
 
 from whet.errors import UnsupportedError
 from whet.llm.architecture import Architecture, Part
-from whet.llm.checkpoint import Checkpoint, TensorFolder
+from whet.llm.checkpoints.checkpoint import Checkpoint, TensorFolder
+from whet.llm.checkpoints.gguf_file import GgufFile
+from whet.llm.checkpoints.gguf_names import FAMILIES
 from whet.llm.families.table import architecture_of
-from whet.llm.gguf_file import GgufFile
-from whet.llm.gguf_names import FAMILIES
 from whet.tests.golden_models import Golden, golden, write_golden
 from whet.tests.test_llm_gguf import close, permuted
 from whet.tests.test_llm_goldens import as_chatglm

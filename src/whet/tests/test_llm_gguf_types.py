@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from whet.llm import LLM
-from whet.llm.gguf_file import TYPES
-from whet.llm.program import Span
+from whet.llm.checkpoints.gguf_file import TYPES
+from whet.llm.engine.program import Span
 from whet.llm.source import Source
 from whet.options import Options
 from whet.tests.plain_decoder import llama_logits

@@ -13,17 +13,17 @@ import pytest
 
 import whet
 from whet.errors import UnsupportedError
-from whet.llm.checkpoint import TensorFolder
-from whet.llm.config import Config
-from whet.llm.decoder import decoder_graph
-from whet.llm.engine import Engine
+from whet.llm.checkpoints.checkpoint import TensorFolder
+from whet.llm.checkpoints.config import Config
+from whet.llm.engine.engine import Engine
+from whet.llm.engine.pages import PagePool
+from whet.llm.engine.program import Span, StepProgram
+from whet.llm.engine.sampling import SamplingParams
+from whet.llm.engine.scheduler import Limits, Scheduler
+from whet.llm.engine.speculate import PromptLookup, Speculation
 from whet.llm.families.table import FAMILIES, architecture_of
 from whet.llm.families.vision_table import model_of
-from whet.llm.pages import PagePool
-from whet.llm.program import Span, StepProgram
-from whet.llm.sampling import SamplingParams
-from whet.llm.scheduler import Limits, Scheduler
-from whet.llm.speculate import PromptLookup, Speculation
+from whet.llm.graphs.decoder import decoder_graph
 from whet.tests.golden_models import (
     NEW,
     PLACES,

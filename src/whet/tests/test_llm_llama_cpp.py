@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import whet
-from whet.llm.checkpoint import TensorFolder
-from whet.llm.decoder import decoder_graph
+from whet.llm.checkpoints.checkpoint import TensorFolder
+from whet.llm.checkpoints.gguf_file import GgufFile
+from whet.llm.engine.program import Span, StepProgram
 from whet.llm.families.table import architecture_of
-from whet.llm.gguf_file import GgufFile
-from whet.llm.program import Span, StepProgram
+from whet.llm.graphs.decoder import decoder_graph
 from whet.tests.golden_models import golden, write_golden
 from whet.tests.test_llm_gguf import byte_level_codec, close, writer_of
 from whet.tests.test_llm_gguf_families import MODELS, written

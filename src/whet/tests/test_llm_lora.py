@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from whet.errors import ModelError, UnsupportedError
-from whet.llm.checkpoint import TensorFolder
-from whet.llm.lora import Adapted
+from whet.llm.checkpoints.checkpoint import TensorFolder
+from whet.llm.checkpoints.lora import Adapted
 from whet.tests.golden_models import write_tensors
 from whet.tests.tiny_models import write_checkpoint
 
@@ -66,7 +66,7 @@ def test_weights_are_changed(base: TensorFolder, tmp_path: Path, stable: bool) -
 def test_rows_are_in_the_order_of_a_gguf_file(base: TensorFolder, tmp_path: Path) -> None:
     """A Llama of GGUF turns neighbours together, the adapter was made for halves."""
     pytest.importorskip("gguf", reason="it writes the file")
-    from whet.llm.gguf_file import GgufFile
+    from whet.llm.checkpoints.gguf_file import GgufFile
     from whet.tests.test_llm_gguf import permuted, quantised_llama
 
     write_adapter(tmp_path)

@@ -13,15 +13,15 @@ import pytest
 from whet.errors import WhetError
 from whet.kernel.block_formats import FORMATS, dequantized, read_blocks
 from whet.llm import LLM, Source
-from whet.llm.block_grids import CODES, block_bytes, block_grid
 from whet.llm.calibrate import gather_moments
-from whet.llm.checkpoint import TensorFolder
-from whet.llm.decoder import decoder_graph
+from whet.llm.checkpoints.block_grids import CODES, block_bytes, block_grid
+from whet.llm.checkpoints.checkpoint import TensorFolder
+from whet.llm.checkpoints.safetensors_file import Entry, write_safetensors
+from whet.llm.engine.program import Span
 from whet.llm.families.table import architecture_of
-from whet.llm.perplexity import perplexity
-from whet.llm.program import Span
+from whet.llm.graphs.decoder import decoder_graph
+from whet.llm.measure.perplexity import perplexity
 from whet.llm.quantize import Method, Recipe, quantize_folder
-from whet.llm.safetensors_file import Entry, write_safetensors
 from whet.options import Options
 from whet.quantize.rounding import gptq_rows
 from whet.tests.tiny_models import CONTEXT, VOCABULARY, write_checkpoint

@@ -15,7 +15,7 @@ import pytest
 from whet.errors import ModelError, UnsupportedError
 from whet.kernel.block_formats import FORMATS, dequantized
 from whet.llm import LLM, SamplingParams, Source
-from whet.llm.checkpoint import TensorFolder
+from whet.llm.checkpoints.checkpoint import TensorFolder
 from whet.llm.source import Weights
 from whet.options import Options
 from whet.tests.tiny_models import write_checkpoint

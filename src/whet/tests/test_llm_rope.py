@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from whet.errors import ModelError, UnsupportedError
-from whet.llm.config import Config
-from whet.llm.rope import rope_tables
-from whet.llm.rope_config import rope_of
+from whet.llm.checkpoints.config import Config
+from whet.llm.families.rope_config import rope_of
+from whet.llm.graphs.rope import rope_tables
 
 FACTORS = {
     "short_factor": [1.0 + k / 9 for k in range(16)],

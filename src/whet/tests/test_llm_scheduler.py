@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from whet.errors import InputError, ResourceError
 from whet.kernel.paged import PAGE
-from whet.llm.pages import ROOT, PagePool, page_key
-from whet.llm.scheduler import Limits, Scheduler, Share
+from whet.llm.engine.pages import ROOT, PagePool, page_key
+from whet.llm.engine.scheduler import Limits, Scheduler, Share
 
 PAGES, CONTEXT = 7, 5 * PAGE
 

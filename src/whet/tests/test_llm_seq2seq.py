@@ -13,10 +13,10 @@ import pytest
 
 from whet.cli.main import run_command
 from whet.errors import InputError, ModelError, UnsupportedError
-from whet.llm.mel import log_mel
-from whet.llm.sampling import SamplingParams
-from whet.llm.seq2seq import Seq2Seq
-from whet.llm.seq2seq_lines import Lines
+from whet.llm.engine.sampling import SamplingParams
+from whet.llm.seq2seq.lines import Lines
+from whet.llm.seq2seq.mel import log_mel
+from whet.llm.seq2seq.model import Seq2Seq
 from whet.options import Options
 from whet.tests.documents import conform
 from whet.tests.golden_models import DATA, Golden, write_golden

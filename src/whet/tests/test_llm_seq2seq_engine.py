@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whet.errors import InputError, OptionError, WhetError
-from whet.llm.sampling import SamplingParams
-from whet.llm.seq2seq_beam import beam_targets
-from whet.llm.seq2seq_coder import Source
-from whet.llm.seq2seq_engine import Seq2SeqEngine, Unsaid
-from whet.llm.seq2seq_lines import Lines
-from whet.llm.sound import cut, read_sound, resampled
+from whet.llm.engine.sampling import SamplingParams
+from whet.llm.seq2seq.beam import beam_targets
+from whet.llm.seq2seq.coder import Source
+from whet.llm.seq2seq.engine import Seq2SeqEngine, Unsaid
+from whet.llm.seq2seq.lines import Lines
+from whet.llm.seq2seq.sound import cut, read_sound, resampled
 
 VOCABULARY = 11
 

@@ -13,12 +13,12 @@ import pytest
 from whet.errors import ModelError, OptionError, ResourceError
 from whet.llm import LLM, SamplingParams
 from whet.llm.beam import beam_search
-from whet.llm.engine import Engine
-from whet.llm.pages import PagePool
-from whet.llm.program import Span
+from whet.llm.engine.engine import Engine
+from whet.llm.engine.pages import PagePool
+from whet.llm.engine.program import Span
+from whet.llm.engine.scheduler import Limits, Scheduler
+from whet.llm.engine.speculate import LONGEST_PAUSE, DraftModel, PromptLookup, Speculation, Wanted
 from whet.llm.prompts import PromptReader
-from whet.llm.scheduler import Limits, Scheduler
-from whet.llm.speculate import LONGEST_PAUSE, DraftModel, PromptLookup, Speculation, Wanted
 from whet.options import Options
 from whet.tests.tiny_models import CONTEXT, VOCABULARY, write_checkpoint
 

@@ -14,13 +14,13 @@ import pytest
 from whet.cli.main import run_command
 from whet.errors import InputError, ModelError, ResourceError
 from whet.llm import LLM
-from whet.llm.async_engine import AsyncEngine
-from whet.llm.engine import Engine, held_back
-from whet.llm.pages import PagePool
-from whet.llm.program import Span
+from whet.llm.engine.async_engine import AsyncEngine
+from whet.llm.engine.engine import Engine, held_back
+from whet.llm.engine.pages import PagePool
+from whet.llm.engine.program import Span
+from whet.llm.engine.sampling import SamplingParams
+from whet.llm.engine.scheduler import Limits, Scheduler
 from whet.llm.prompts import PromptReader
-from whet.llm.sampling import SamplingParams
-from whet.llm.scheduler import Limits, Scheduler
 from whet.tests.documents import conform
 from whet.tests.tiny_models import write_checkpoint
 
@@ -172,8 +172,8 @@ def test_command_line(
     assert [(row["batch"], row["prompt_tokens"]) for row in rows] == [(2, 9), (2, 40)]
     assert all(row["decode_rate"] > 0 for row in rows)
     assert run_command([*bench, "--behind", "8"]) == 2
-    monkeypatch.setattr("whet.llm.llama_cpp.LlamaCpp", partial(Peer, LLM(folder).program))
-    monkeypatch.setattr("whet.llm.against.streamed_bytes", lambda _: 1000)
+    monkeypatch.setattr("whet.llm.measure.llama_cpp.LlamaCpp", partial(Peer, LLM(folder).program))
+    monkeypatch.setattr("whet.llm.measure.against.streamed_bytes", lambda _: 1000)
     sizes = ["--prompt-tokens", "20", "--behind", "4", "--behind", "40", "--batch", "1"]
     assert run_command([*bench, *sizes, "--against", "llama.cpp"]) == 0
     found = conform(capsys.readouterr().out)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from whet.errors import InputError, UnsupportedError
-from whet.llm.engine import Engine
-from whet.llm.pages import PagePool
-from whet.llm.sampling import SamplingParams
-from whet.llm.scheduler import Limits, Scheduler
-from whet.llm.structured import Constraint, Grammars
-from whet.llm.template import render_chat
+from whet.llm.checkpoints.template import render_chat
+from whet.llm.engine.engine import Engine
+from whet.llm.engine.pages import PagePool
+from whet.llm.engine.sampling import SamplingParams
+from whet.llm.engine.scheduler import Limits, Scheduler
+from whet.llm.engine.structured import Constraint, Grammars
 from whet.serve.protocol import Chat
 from whet.serve.tools import read_calls, tools_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from whet.llm.transcript import WINDOW, Transcript
+from whet.llm.engine.transcript import WINDOW, Transcript
 
 tokenizers = pytest.importorskip("tokenizers", reason="texts become tokens")
 

@@ -15,8 +15,8 @@ import pytest
 
 from whet.errors import InputError, UnsupportedError, WhetError
 from whet.llm import LLM, ImagePrompt, SamplingParams
-from whet.llm.images import MOST_PIXELS, image_of
-from whet.llm.program import Span
+from whet.llm.engine.program import Span
+from whet.llm.images.images import MOST_PIXELS, image_of
 from whet.llm.prompts import Prompt
 from whet.options import Options
 from whet.tests.tiny_models import VOCABULARY, write_checkpoint

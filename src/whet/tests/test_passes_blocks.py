@@ -11,7 +11,7 @@ import pytest
 import whet
 from whet.graph.edit import static_shape
 from whet.graph.match import Miss
-from whet.llm.graph import FLOAT, INT32, UINT8, GraphWriter
+from whet.llm.graphs.graph import FLOAT, INT32, UINT8, GraphWriter
 from whet.passes import merge_matmuls as merge
 from whet.tests.passkit import assert_left_alone
 from whet.tests.test_block_product import weights_of

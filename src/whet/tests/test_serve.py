@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from whet.errors import InputError
-from whet.llm.engine import Engine
-from whet.llm.pages import PagePool
-from whet.llm.scheduler import Limits, Scheduler
-from whet.llm.structured import Constraint
+from whet.llm.engine.engine import Engine
+from whet.llm.engine.pages import PagePool
+from whet.llm.engine.scheduler import Limits, Scheduler
+from whet.llm.engine.structured import Constraint
 from whet.tests.test_llm_streaming import Counting, letters
 
 uvicorn = pytest.importorskip("uvicorn", reason="it carries the server")

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whet.llm.engine import Request
-from whet.llm.sampling import SamplingParams
-from whet.llm.seq2seq import Seq2Seq
+from whet.llm.engine.engine import Request
+from whet.llm.engine.sampling import SamplingParams
+from whet.llm.seq2seq.model import Seq2Seq
 from whet.options import Options
 from whet.tests.test_llm_seq2seq import arrays, checkpoint
 from whet.tests.test_llm_seq2seq_engine import waves

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from whet.llm.architecture import Architecture, Layer, Part, Parts
-from whet.llm.config import Config
-from whet.llm.rope_config import rope_of
+from whet.llm.checkpoints.config import Config
+from whet.llm.families.rope_config import rope_of
 
 
 def model_parts(config: Config, *, tied: bool = False, plus: float = 0.0) -> Parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from whet.llm.architecture import Architecture, Layer, Rope
-from whet.llm.config import Config
+from whet.llm.checkpoints.config import Config
 from whet.llm.families.common import (
     HEAD_NORMS,
     attention_parts,
@@ -14,7 +14,7 @@ from whet.llm.families.common import (
     norm_parts,
     windows,
 )
-from whet.llm.rope_config import rope_of
+from whet.llm.families.rope_config import rope_of
 
 NORMS = {
     "attention_norm": "input_layernorm",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from whet.errors import UnsupportedError
 from whet.llm.architecture import Architecture, Layer, Part
-from whet.llm.config import Config
+from whet.llm.checkpoints.config import Config
 from whet.llm.families.common import (
     PRE_NORMS,
     attention_parts,
@@ -15,7 +15,7 @@ from whet.llm.families.common import (
     model_parts,
     norm_parts,
 )
-from whet.llm.rope_config import rope_of
+from whet.llm.families.rope_config import rope_of
 
 POST_NORMS = {
     "attention_post_norm": "post_self_attn_layernorm",

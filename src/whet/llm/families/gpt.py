@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from whet.llm.architecture import Architecture, Layer, Part
-from whet.llm.config import Config
+from whet.llm.checkpoints.config import Config
 from whet.llm.families.common import decoder
-from whet.llm.rope_config import rope_of
+from whet.llm.families.rope_config import rope_of
 
 
 def gpt2(config: Config) -> Architecture:

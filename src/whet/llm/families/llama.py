@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from whet.llm.architecture import Architecture
-from whet.llm.config import Config
+from whet.llm.checkpoints.config import Config
 from whet.llm.families.common import (
     HEAD_NORMS,
     PRE_NORMS,

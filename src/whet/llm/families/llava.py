@@ -9,11 +9,12 @@ import onnx_ir as ir
 
 from whet.errors import UnsupportedError
 from whet.llm.architecture import Array
-from whet.llm.checkpoint import Checkpoint
-from whet.llm.config import Config
+from whet.llm.checkpoints.checkpoint import Checkpoint
+from whet.llm.checkpoints.config import Config
 from whet.llm.families.table import architecture_of
-from whet.llm.graph import FLOAT
-from whet.llm.image_resize import (
+from whet.llm.graphs.graph import FLOAT
+from whet.llm.graphs.vision_graph import Tower, VisionWriter
+from whet.llm.images.image_resize import (
     Scaling,
     center_crop,
     processor_facts,
@@ -21,8 +22,7 @@ from whet.llm.image_resize import (
     shortest_edge,
     side,
 )
-from whet.llm.vision import Model, Pixels, Renamed, Vision, plain_name, text_config
-from whet.llm.vision_graph import Tower, VisionWriter
+from whet.llm.images.vision import Model, Pixels, Renamed, Vision, plain_name, text_config
 
 _DEFAULTS = {
     "model_type": "llama",

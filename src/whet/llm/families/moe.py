@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from whet.llm.architecture import Architecture, Experts, Layer, Part
-from whet.llm.config import Config
+from whet.llm.checkpoints.config import Config
 from whet.llm.families.common import (
     HEAD_NORMS,
     PRE_NORMS,

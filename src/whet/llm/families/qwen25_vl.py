@@ -7,12 +7,12 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from whet.llm.architecture import Array
-from whet.llm.checkpoint import Checkpoint
-from whet.llm.config import Config
+from whet.llm.checkpoints.checkpoint import Checkpoint
+from whet.llm.checkpoints.config import Config
 from whet.llm.families.qwen2_vl import attended, embedded_patches, merged_patches, qwen_model
-from whet.llm.patches import Patches, patch_places, prepared_patches
-from whet.llm.vision import Model, Pixels
-from whet.llm.vision_graph import Tower, VisionWriter
+from whet.llm.graphs.vision_graph import Tower, VisionWriter
+from whet.llm.images.patches import Patches, patch_places, prepared_patches
+from whet.llm.images.vision import Model, Pixels
 
 
 def qwen25_vl(checkpoint: Checkpoint) -> Model:

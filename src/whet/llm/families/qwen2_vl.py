@@ -9,14 +9,14 @@ import numpy as np
 import onnx_ir as ir
 
 from whet.llm.architecture import Array
-from whet.llm.checkpoint import Checkpoint
-from whet.llm.config import Config
+from whet.llm.checkpoints.checkpoint import Checkpoint
+from whet.llm.checkpoints.config import Config
 from whet.llm.families.llama import qwen2
-from whet.llm.graph import FLOAT
-from whet.llm.image_resize import processor_facts
-from whet.llm.patches import Patches, prepared_patches
-from whet.llm.vision import Model, Pixels, Renamed, Vision, plain_name, text_config
-from whet.llm.vision_graph import Tower, VisionWriter
+from whet.llm.graphs.graph import FLOAT
+from whet.llm.graphs.vision_graph import Tower, VisionWriter
+from whet.llm.images.image_resize import processor_facts
+from whet.llm.images.patches import Patches, prepared_patches
+from whet.llm.images.vision import Model, Pixels, Renamed, Vision, plain_name, text_config
 
 _LEAST, _MOST = 56 * 56, 28 * 28 * 1280
 

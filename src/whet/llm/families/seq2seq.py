@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from whet.llm.architecture import Part, Parts
-from whet.llm.config import Config
-from whet.llm.seq2seq_graph import Seq2SeqShape, Stack
+from whet.llm.checkpoints.config import Config
+from whet.llm.graphs.seq2seq_graph import Seq2SeqShape, Stack
 
 _BART = {
     "self.q": "self_attn.q_proj",

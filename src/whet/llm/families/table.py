@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from whet.llm.architecture import Architecture
-from whet.llm.config import Config
+from whet.llm.checkpoints.config import Config
 from whet.llm.families import gemma, glm, gpt, llama, moe, olmo, phi3
 
 Family = Callable[[Config], Architecture]

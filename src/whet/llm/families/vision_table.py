@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from whet.llm.checkpoint import Checkpoint
+from whet.llm.checkpoints.checkpoint import Checkpoint
 from whet.llm.families import llava, qwen2_vl, qwen25_vl
 from whet.llm.families.table import FAMILIES, architecture_of
-from whet.llm.vision import Model, Renamed
+from whet.llm.images.vision import Model, Renamed
 
 VISION_FAMILIES: Mapping[str, Callable[[Checkpoint], Model]] = MappingProxyType(
     {

@@ -1,0 +1,1 @@
+"""Images beside texts: read, resized, encoded, and put into prompts."""

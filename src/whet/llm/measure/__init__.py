@@ -1,0 +1,1 @@
+"""How fast and how good a language model is, beside others and without its parts."""

@@ -1,0 +1,1 @@
+"""Encoder–decoders: translation, summaries, and what is said in sound."""
