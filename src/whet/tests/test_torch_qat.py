@@ -76,7 +76,7 @@ def test_the_export_computes_what_was_trained(bits: int, learned: bool) -> None:
 
 
 @pytest.mark.slow
-def test_training_recovers_what_four_bits_lose() -> None:
+def test_training_recovers_what_two_bits_lose() -> None:
     images, labels = digits()
     net = small_net()
     train(net, images[:1200], labels[:1200], 300, 3e-3)
@@ -88,7 +88,7 @@ def test_training_recovers_what_four_bits_lose() -> None:
         found = whet.compile(model)({"x": images[1200:]})["y"]
         return float((found.argmax(axis=1) == labels[1200:]).mean())
 
-    net = prepare_qat(net, QatConfig(weight_bits=4, learned=True))
+    net = prepare_qat(net, QatConfig(weight_bits=2, learned=True))
     with torch.no_grad():
         net.train()(torch.tensor(images[:200]))
         floats = net.eval()(torch.tensor(images[:2]))
@@ -96,7 +96,8 @@ def test_training_recovers_what_four_bits_lose() -> None:
     plain = accuracy(export_qat(net, torch.tensor(images[:2])))
     train(net, images[:1200], labels[:1200], 200, 3e-3)
     trained = accuracy(export_qat(net, torch.tensor(images[:2])))
-    assert trained - plain >= 0.75 * (whole - plain)
+    assert whole - plain > 0.05
+    assert trained - plain >= 0.7 * (whole - plain)
 
 
 def test_learned_scales_begin_with_the_least_error() -> None:
