@@ -94,7 +94,7 @@ def _graph(checkpoint: Checkpoint, layer: int, whole: bool, width: int) -> ir.Mo
     for number in range(depth + 1 + layer if layer < 0 else layer):
         x = _layer(w, x, f"vision.encoder.layers.{number}")
     if not whole:
-        ends = w.ints(1), w.ints(np.iinfo(np.int64).max), w.ints(1)
+        ends = w.g.ints(1), w.g.ints(np.iinfo(np.int64).max), w.g.ints(1)
         x = w.g.op("Slice", x, *ends, name="patches")
     x = w.linear(x, "projector.linear_1", (width, hidden))
     activation = checkpoint.config.text("projector_hidden_act", "gelu")
@@ -111,9 +111,9 @@ def _embedded(w: VisionWriter, size: int, patch: int) -> ir.Value:
     name = "vision.embeddings"
     filters = w.weight(f"{name}.patch_embedding.weight", (hidden, 3, patch, patch))
     y = w.g.op("Conv", pixels, filters, name="patched", strides=[patch, patch])
-    y = w.g.op("Reshape", y, w.ints(0, hidden, count), name="flat")
+    y = w.g.op("Reshape", y, w.g.ints(0, hidden, count), name="flat")
     y = w.g.op("Transpose", y, name="rows", perm=[0, 2, 1])
-    y = w.g.op("Pad", y, w.ints(0, 1, 0, 0, 0, 0), name="begun")  # room for the class embedding
+    y = w.g.op("Pad", y, w.g.ints(0, 1, 0, 0, 0, 0), name="begun")  # room for the class embedding
 
     def places() -> Array:
         table = w.checkpoint.tensor(f"{name}.position_embedding.weight").copy()

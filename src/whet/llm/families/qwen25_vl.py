@@ -47,7 +47,7 @@ def _graph(checkpoint: Checkpoint, cut: Patches, width: int) -> ir.Model:
     w = VisionWriter(checkpoint, tower)
     x, turns = embedded_patches(w, cut)
     seen = w.g.input("seen", ir.DataType.BOOL, ["images", "patches", "patches"])
-    seen = w.g.op("Unsqueeze", seen, w.ints(1), name="seen.heads")
+    seen = w.g.op("Unsqueeze", seen, w.g.ints(1), name="seen.heads")
     whole = inner.values.get("fullatt_block_indexes", (7, 15, 23, 31))
     for number in range(inner.integer("depth", 32)):
         name = f"vision.blocks.{number}"

@@ -121,7 +121,7 @@ def merged_patches(w: VisionWriter, x: ir.Value, cut: Patches, width: int) -> ir
     """Write the merger, and return the whole model."""
     x = w.norm(x, "vision.merger.ln_q")
     wide = w.tower.hidden * cut.merged**2
-    x = w.g.op("Reshape", x, w.ints(0, -1, wide), name="merged")
+    x = w.g.op("Reshape", x, w.g.ints(0, -1, wide), name="merged")
     x = w.linear(x, "vision.merger.mlp.0", (wide, wide))
     x = w.activated(x, "gelu", "vision.merger.activated")
     return w.finished(w.linear(x, "vision.merger.mlp.2", (width, wide)), "merged", width)

@@ -116,7 +116,7 @@ class BlockLinear:
 
             table = g.weight(f"{part.name}.{role}", (shape[0], width), taken, dtype)
             found[role] = g.op("Gather", table, ids, name=f"{name}.{role}", axis=0)
-        last = g.constant("ints.-1", np.array([-1], np.int64))
+        last = g.ints(-1)
         codes = g.op("Cast", found["codes"], name=f"{name}.floats", to=int(ir.DataType.FLOAT))
         split = np.array([-1, groups * kind.spans, GROUP // kind.spans], np.int64)
         values = g.op("Reshape", codes, g.constant(f"{name}.split", split), name=f"{name}.groups")

@@ -148,7 +148,7 @@ class _Decoder:
         rows = g.op("Max", places, zero, name="seen.rows")
         found = g.op("Gather", features, rows, name="seen", axis=0)
         is_seen = g.op("GreaterOrEqual", places, zero, name="seen.is")
-        is_seen = g.op("Unsqueeze", is_seen, self._ints(1), name="seen.wide")
+        is_seen = g.op("Unsqueeze", is_seen, self.g.ints(1), name="seen.wide")
         return g.op("Where", is_seen, found, x, name="embedded.seen")
 
     def _embedded(self, ids: ir.Value, shape: tuple[int, int]) -> ir.Value:
@@ -229,7 +229,7 @@ class _Decoder:
         if rope.sections:
             angles = self._angles_by_section(rope, step)
         else:
-            places = g.op("Unsqueeze", step.positions, self._ints(0), name=f"{name}.places")
+            places = g.op("Unsqueeze", step.positions, self.g.ints(0), name=f"{name}.places")
             angles = (*self._angle_tables(rope), places)
         turned = g.op(
             "RotaryEmbedding",
@@ -259,13 +259,13 @@ class _Decoder:
         for part, table in zip(("cos", "sin"), rope_tables(rope, self.context), strict=True):
             pieces = []
             for k in range(3):
-                at = g.op("Gather", step.positions, self._ints(k), name=f"{part}.at{k}", axis=0)
-                at = g.op("Squeeze", at, self._ints(0), name=f"{part}.of{k}")
+                at = g.op("Gather", step.positions, self.g.ints(k), name=f"{part}.at{k}", axis=0)
+                at = g.op("Squeeze", at, self.g.ints(0), name=f"{part}.of{k}")
                 columns = np.ascontiguousarray(table[:, ends[k] : ends[k + 1]])
                 rows = g.constant(f"rope.{part}{k}", columns)
                 pieces.append(g.op("Gather", rows, at, name=f"{part}.piece{k}", axis=0))
             whole = g.op("Concat", *pieces, name=f"{part}.whole", axis=1)
-            made.append(g.op("Unsqueeze", whole, self._ints(0), name=f"{part}.angles"))
+            made.append(g.op("Unsqueeze", whole, self.g.ints(0), name=f"{part}.angles"))
         step.angles["sections"] = made[0], made[1]
         return made[0], made[1]
 
@@ -370,11 +370,7 @@ class _Decoder:
         return g.op("Mul", g.op("Tanh", small, name=f"{name}.tanh"), factor, name=name)
 
     def _reshape(self, x: ir.Value, dims: tuple[int, ...], name: str) -> ir.Value:
-        return self.g.op("Reshape", x, self._ints(*dims), name=name)
-
-    def _ints(self, *numbers: int) -> ir.Value:
-        name = "ints." + ".".join(map(str, numbers))
-        return self.g.constant(name, np.array(numbers, np.int64))
+        return self.g.op("Reshape", x, self.g.ints(*dims), name=name)
 
 
 def _check_shape(part: Part, checkpoint: Checkpoint, wanted: tuple[int, ...]) -> None:

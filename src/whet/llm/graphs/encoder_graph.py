@@ -114,7 +114,7 @@ class _Encoder:
         dims = ["texts", "tokens"]
         inputs = [g.input(name, INT64, dims) for name in ("ids", "positions", "types")]
         mask = g.input("mask", ir.DataType.BOOL, dims)
-        seen = g.op("Unsqueeze", mask, self._ints(1, 2), name="seen")
+        seen = g.op("Unsqueeze", mask, self.g.ints(1, 2), name="seen")
         x = self._embedded(inputs)
         for number in range(shape.layers):
             x = self._layer(x, seen, f"{shape.prefix}encoder.layer.{number}")
@@ -191,7 +191,3 @@ class _Encoder:
         if shape != wanted:
             raise wrong_shape(self.checkpoint, name, shape, wanted)
         return self.g.weight(name, shape, lambda: self.checkpoint.tensor(name))
-
-    def _ints(self, *numbers: int) -> ir.Value:
-        name = "ints." + ".".join(map(str, numbers))
-        return self.g.constant(name, np.array(numbers, np.int64))

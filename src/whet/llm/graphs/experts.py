@@ -45,10 +45,10 @@ def write_experts(g: GraphWriter, x: ir.Value, experts: Experts, pieces: Pieces)
     name = pieces.name
     logits = pieces.router("router", experts.count)
     shares = g.op("Softmax", logits, name=f"{name}.shares", axis=-1)
-    count = _ints(g, experts.chosen)
+    count = g.ints(experts.chosen)
     weights, chosen = g.two("TopK", shares, count, name=f"{name}.chosen", axis=-1)
     if experts.normalised:
-        total = g.op("ReduceSum", weights, _ints(g, -1), name=f"{name}.total", keepdims=1)
+        total = g.op("ReduceSum", weights, g.ints(-1), name=f"{name}.total", keepdims=1)
         weights = g.op("Div", weights, total, name=f"{name}.weights")
     if experts.shared:
         out = _shared(g, x, experts, pieces)
@@ -79,23 +79,18 @@ def _added(
     out, x = tokens
     weights, chosen = routes
     name = f"{pieces.name}.expert{number}"
-    here = g.op("Equal", chosen, _ints(g, number), name=f"{name}.here")
+    here = g.op("Equal", chosen, g.ints(number), name=f"{name}.here")
     zero = g.constant("zero", np.zeros(1, np.float32))
     parts = g.op("Where", here, weights, zero, name=f"{name}.parts")
-    weight = g.op("ReduceSum", parts, _ints(g, -1), name=f"{name}.weight", keepdims=1)
+    weight = g.op("ReduceSum", parts, g.ints(-1), name=f"{name}.weight", keepdims=1)
     flags = g.op("Cast", here, name=f"{name}.flags", to=int(INT32))
-    used = g.op("ReduceMax", flags, _ints(g, -1), name=f"{name}.used", keepdims=0)
+    used = g.op("ReduceMax", flags, g.ints(-1), name=f"{name}.used", keepdims=0)
     found = g.op("NonZero", used, name=f"{name}.found")
-    rows = g.op("Squeeze", found, _ints(g, 0), name=f"{name}.rows")
+    rows = g.op("Squeeze", found, g.ints(0), name=f"{name}.rows")
     own = g.op("Gather", x, rows, name=f"{name}.tokens", axis=0)
     own.type = ir.TensorType(FLOAT)
     made = pieces.network(own, Network(f"expert{number}.", experts.inner))
     share = g.op("Gather", weight, rows, name=f"{name}.share", axis=0)
     scaled = g.op("Mul", made, share, name=f"{name}.scaled")
-    places = g.op("Unsqueeze", rows, _ints(g, 1), name=f"{name}.places")
+    places = g.op("Unsqueeze", rows, g.ints(1), name=f"{name}.places")
     return g.op("ScatterND", out, places, scaled, name=f"{name}.out", reduction="add")
-
-
-def _ints(g: GraphWriter, *numbers: int) -> ir.Value:
-    name = "ints." + ".".join(map(str, numbers))
-    return g.constant(name, np.array(numbers, np.int64))

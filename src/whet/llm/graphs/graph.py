@@ -35,6 +35,11 @@ class GraphWriter:
         """Add a constant, or return the one of that name."""
         return self._initializer(name, ir.Tensor(array, name=name))
 
+    def ints(self, *numbers: int) -> ir.Value:
+        """Add some integers, or return those that are there."""
+        name = "ints." + ".".join(map(str, numbers))
+        return self.constant(name, np.array(numbers, np.int64))
+
     def weight(
         self,
         name: str,

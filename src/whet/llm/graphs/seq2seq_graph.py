@@ -159,7 +159,7 @@ class _Writer:
         if shape.head_scale != 1.0:
             x = g.op("Mul", x, self._number(shape.head_scale), name="decoded.scaled")
         y = self._linear(x, "head", shape.parts, "head")
-        logits = g.op("Squeeze", y, self._ints(1), name="logits")
+        logits = g.op("Squeeze", y, self.g.ints(1), name="logits")
         outputs = [self._typed(logits, ["texts", shape.vocabulary])]
         return g.model(f"{shape.family}.decoder", [*outputs, *made])
 
@@ -309,10 +309,6 @@ class _Writer:
 
     def _number(self, value: float) -> ir.Value:
         return self.g.constant(f"number.{value:g}", np.array([value], np.float32))
-
-    def _ints(self, *numbers: int) -> ir.Value:
-        name = "ints." + ".".join(map(str, numbers))
-        return self.g.constant(name, np.array(numbers, np.int64))
 
 
 def _sizes(shape: Seq2SeqShape, role: str) -> tuple[int, ...] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_ir as ir
 
 from whet.errors import UnsupportedError
@@ -139,8 +138,3 @@ class VisionWriter:
         found = self.g.op("Identity", features, name="features")
         found.type, found.shape = ir.TensorType(FLOAT), ir.Shape(["images", tokens, width])
         return self.g.model("vision", [found])
-
-    def ints(self, *numbers: int) -> ir.Value:
-        """Return a constant of integers."""
-        name = "ints." + ".".join(map(str, numbers))
-        return self.g.constant(name, np.array(numbers, np.int64))
