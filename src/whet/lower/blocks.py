@@ -112,13 +112,17 @@ def build_block_product(
     anchor = definition.anchor
     assert isinstance(anchor, BlockSum)
     params = Params()
-    output = params.write(storage.root)
-    store = Store(
-        output,
-        address_of(definition.position, storage),
-        to_reads(definition.body, storages, params),
-    )
+    store = _store_of(definition, storage, storages, params)
     return _block_product(anchor, (store,), params, storages, target), params
+
+
+def _store_of(
+    definition: Definition, storage: Storage, storages: Storages, params: Params
+) -> Store:
+    """Return where a product's sums go, and as what; its memory is the first parameter."""
+    output = params.write(storage.root)
+    value = to_reads(definition.body, storages, params)
+    return Store(output, address_of(definition.position, storage), value)
 
 
 def _build_rows_out(
@@ -165,12 +169,7 @@ def build_dequantized_product(
     anchor = definition.anchor
     assert isinstance(anchor, DequantizedSum)
     params = Params()
-    output = params.write(storage.root)
-    store = Store(
-        output,
-        address_of(definition.position, storage),
-        to_reads(definition.body, storages, params),
-    )
+    store = _store_of(definition, storage, storages, params)
     x = to_reads(anchor.x, storages, params)
     assert isinstance(x, Read), "rows are legal here"
     panels = params.number(_packed([_source(w) for w in anchor.weights], anchor))
