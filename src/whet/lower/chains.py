@@ -16,6 +16,7 @@ from whet.kernel.chain_schedule import Link, choose_block
 from whet.kernel.expr import Expr, Read, rewrite_leaves, walk
 from whet.kernel.schedule import Work
 from whet.kernel.spec import Contraction, Param, Store
+from whet.lower.joined import joined_roots
 from whet.lower.rewrites import Rewrites
 from whet.lower.select import KernelCall
 from whet.lower.storage import Root, magnitude
@@ -234,11 +235,8 @@ def _work(kernel: Contraction) -> Work:
 
 def _chain(parts: Sequence[_Part], inner: Sequence[Root], rows: int) -> KernelCall:
     """Return the kernel of a chain."""
-    roots: list[Root] = []
-    written: set[int] = set()
-    for part in parts:
-        roots += [r for r in part.call.roots if all(r is not k for k in (*roots, *inner))]
-        written.add(id(part.root))
+    roots = joined_roots([p.call for p in parts], without=inner)
+    written = {id(p.root) for p in parts}
     numbers = {id(r): k for k, r in enumerate((*roots, *inner))}
     width = {id(p.root): magnitude(p.kernel.col.extent) for p in parts}
     insides = {numbers[id(r)]: Inner(r.dtype, width[id(r)]) for r in inner}

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from whet.kernel.expr import Expr, Read, rewrite_leaves, walk
+from whet.kernel.expr import Read, walk
 from whet.kernel.spec import Contraction, Store
+from whet.lower.joined import renumbered
 from whet.lower.rewrites import Rewrites
 from whet.lower.select import KernelCall
 from whet.lower.storage import Root
@@ -84,10 +85,7 @@ def _redirected(call: KernelCall, written: int, read: int) -> KernelCall:
     """Return a call that reads an operand where it writes; the parameter it had is not used."""
     kernel = call.kernel
     assert isinstance(kernel, Contraction), "only products are candidates"
-
-    def redirect(e: Expr) -> Expr:
-        return replace(e, param=written) if isinstance(e, Read) and e.param == read else e
-
+    numbers = [written if k == read else k for k in range(len(call.roots))]
     (store,) = kernel.stores
-    changed = replace(store, value=rewrite_leaves(store.value, redirect))
+    changed = replace(store, value=renumbered(store.value, numbers))
     return replace(call, kernel=replace(kernel, stores=(changed,)))

@@ -12,9 +12,9 @@ from dataclasses import replace
 from whet.index import Atom, IndexLike, var
 from whet.kernel.expr import Expr, Read, rewrite_leaves
 from whet.kernel.spec import Nest, Param, Store
+from whet.lower.joined import joined_roots, numbers_in, renumbered_store
 from whet.lower.rewrites import Rewrites
 from whet.lower.select import KernelCall
-from whet.lower.storage import Root
 
 NAME = "join_parts"
 
@@ -36,9 +36,9 @@ def _joined(first: KernelCall, second: KernelCall) -> KernelCall | None:
     own, other = first.kernel, second.kernel
     if not isinstance(own, Nest) or not isinstance(other, Nest) or not _alike(own, other):
         return None
-    roots = [*first.roots, *(r for r in second.roots if all(r is not k for k in first.roots))]
+    roots = joined_roots([first, second])
     store = own.stores[0]
-    more = _moved(other, own, [_number(roots, r) for r in second.roots])
+    more = _moved(other, own, numbers_in(roots, second))
     reads = _reads(store.value)
     if more.param != store.param or reads != _reads(more.value):
         return None
@@ -66,22 +66,14 @@ def _alike(own: Nest, other: Nest) -> bool:
     )
 
 
-def _number(roots: Sequence[Root], root: Root) -> int:
-    return next(k for k, known in enumerate(roots) if known is root)
-
-
 def _moved(other: Nest, own: Nest, numbers: Sequence[int]) -> Store:
     """Return the store of one map with the axes of another, and parameters numbered anew."""
     axes: dict[Atom, IndexLike] = {
         a: var(b) for a, b in zip(other.axes, own.axes, strict=True) if a != b
     }
-
-    def renumber(e: Expr) -> Expr:
-        return replace(e, param=numbers[e.param]) if isinstance(e, Read) else e
-
     store = other.stores[0]
-    value = rewrite_leaves(store.value.substitute(axes), renumber)
-    return Store(numbers[store.param], store.address.substitute(axes), value)
+    here = Store(store.param, store.address.substitute(axes), store.value.substitute(axes))
+    return renumbered_store(here, numbers)
 
 
 def _reads(value: Expr) -> set[Read]:

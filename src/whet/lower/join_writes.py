@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from whet.index import Poly
-from whet.kernel.expr import Expr, IndexValue, Read, Within, rewrite_leaves
+from whet.kernel.expr import Within
 from whet.kernel.scatter import Scatter, Update
-from whet.kernel.spec import Param, Store
+from whet.kernel.spec import Param
 from whet.lower.inlined_parts import WRITES
+from whet.lower.joined import joined_roots, numbers_in, renumbered_index, renumbered_store
 from whet.lower.rewrites import Rewrites
 from whet.lower.select import KernelCall
 
@@ -65,9 +65,8 @@ def _joined(first: KernelCall, second: KernelCall) -> KernelCall | None:
     assert isinstance(own, Scatter) and isinstance(other, Scatter), "writes are scatters"
     if _meet(first, second):
         return None
-    roots = [*first.roots, *(r for r in second.roots if all(r is not k for k in first.roots))]
-    numbers = [next(k for k, known in enumerate(roots) if known is r) for r in second.roots]
-    more = _numbered(other, numbers)
+    roots = joined_roots([first, second])
+    more = _numbered(other, numbers_in(roots, second))
     if (own.shared, own.axes, own.inside) != (more.shared, more.axes, more.inside):
         return None
     written = {s.param for u in (*own.updates, *more.updates) for s in u.stores}
@@ -84,23 +83,14 @@ def _joined(first: KernelCall, second: KernelCall) -> KernelCall | None:
 def _numbered(kernel: Scatter, numbers: Sequence[int]) -> Scatter:
     """Return a kernel whose parameters have other numbers."""
 
-    def renumber(e: Expr) -> Expr:
-        return replace(e, param=numbers[e.param]) if isinstance(e, Read) else e
-
-    def index(p: Poly) -> Poly:
-        found = rewrite_leaves(IndexValue(p, "int64"), renumber)
-        assert isinstance(found, IndexValue), "an index stays one"
-        return found.index
-
-    def store(s: Store) -> Store:
-        value = rewrite_leaves(s.value, renumber)
-        return Store(numbers[s.param], index(s.address), value)
-
     def update(u: Update) -> Update:
-        return replace(u, stores=tuple(store(s) for s in u.stores))
+        return replace(u, stores=tuple(renumbered_store(s, numbers) for s in u.stores))
+
+    def condition(c: Within) -> Within:
+        return Within(renumbered_index(c.index, numbers), c.extent)
 
     return replace(
         kernel,
         updates=tuple(update(u) for u in kernel.updates),
-        inside=tuple(Within(index(c.index), c.extent) for c in kernel.inside),
+        inside=tuple(condition(c) for c in kernel.inside),
     )

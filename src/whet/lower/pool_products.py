@@ -22,9 +22,10 @@ from whet.index import (
     product,
     var,
 )
-from whet.kernel.expr import Expr, Guard, Read, Within, rewrite_leaves, walk
+from whet.kernel.expr import Guard, Read, Within, walk
 from whet.kernel.pooled import Lines, Pooled, choose_bands
 from whet.kernel.spec import Contraction, Nest, Param, Store
+from whet.lower.joined import joined_roots, numbers_in, renumbered, renumbered_store
 from whet.lower.rewrites import Rewrites
 from whet.lower.select import KernelCall
 from whet.lower.storage import Root, magnitude
@@ -229,19 +230,16 @@ def _lines(index: Poly, row: Axis) -> Lines | None:
 def _call(pair: _Pair, lines: Lines, bands: tuple[int, int]) -> KernelCall:
     """Return the kernel of a product and its windows."""
     first, second = pair.first, pair.second
-    roots: list[Root] = []
-    for root in (*first.roots, *second.roots):
-        if root is not pair.root and all(root is not r for r in roots):
-            roots.append(root)
-    numbers = {id(r): k for k, r in enumerate((*roots, pair.root))}
+    roots = joined_roots([first, second], without=[pair.root])
+    everything = [*roots, pair.root]
     written = {id(second.roots[s.param]) for s in pair.window.stores}
     params = tuple(Param(r.dtype, id(r) in written) for r in roots)
     inner = (*params, Param(pair.root.dtype, written=True))
     kernel = Pooled(
         params,
         pair.root.dtype,
-        replace(_product(pair, [numbers[id(r)] for r in first.roots]), params=inner),
-        replace(_window(pair, [numbers[id(r)] for r in second.roots]), params=inner),
+        replace(_product(pair, numbers_in(everything, first)), params=inner),
+        replace(_window(pair, numbers_in(everything, second)), params=inner),
         lines,
         *bands,
     )
@@ -254,16 +252,6 @@ def _call(pair: _Pair, lines: Lines, bands: tuple[int, int]) -> KernelCall:
     )
 
 
-def _numbered(e: Expr, numbers: Sequence[int]) -> Expr:
-    return rewrite_leaves(
-        e, lambda leaf: replace(leaf, param=numbers[leaf.param]) if isinstance(leaf, Read) else leaf
-    )
-
-
-def _store(store: Store, numbers: Sequence[int]) -> Store:
-    return Store(numbers[store.param], store.address, _numbered(store.value, numbers))
-
-
 def _product(pair: _Pair, numbers: Sequence[int]) -> Contraction:
     """Return the product with other parameters, whole in depth; a panel does an image row."""
     kernel = pair.product
@@ -273,13 +261,13 @@ def _product(pair: _Pair, numbers: Sequence[int]) -> Contraction:
         a=replace(kernel.a, param=numbers[kernel.a.param]),
         b=replace(kernel.b, param=numbers[kernel.b.param]),
         zeros=numbers[kernel.zeros] if kernel.zeros >= 0 else -1,
-        stores=tuple(_store(s, numbers) for s in kernel.stores),
+        stores=tuple(renumbered_store(s, numbers) for s in kernel.stores),
         tile=replace(kernel.tile, block=0, row_items=tiles),
     )
 
 
 def _window(pair: _Pair, numbers: Sequence[int]) -> Nest:
     """Return the windows with other parameters."""
-    steps = tuple(replace(s, body=_numbered(s.body, numbers)) for s in pair.window.steps)
-    stores = tuple(_store(s, numbers) for s in pair.window.stores)
+    steps = tuple(replace(s, body=renumbered(s.body, numbers)) for s in pair.window.steps)
+    stores = tuple(renumbered_store(s, numbers) for s in pair.window.stores)
     return replace(pair.window, steps=steps, stores=stores)
