@@ -37,14 +37,18 @@ class Filtering:
         return self.size + 2
 
     @property
+    def groups(self) -> list[range]:
+        """The lines of a transformed tile that are done together."""
+        return [range(k, k + self.together) for k in range(0, self.span, self.together)]
+
+    @property
     def kept(self) -> range:
         """Lines of products, from the first on, that pixels of a later group are made of too."""
-        group = {line: line // self.together for line in range(self.span)}
         later = [
             k
-            for factors in self.outputs
-            for k, factor in enumerate(factors)
-            if factor and group[k] < group[_last(factors)]
+            for lines in self.groups
+            for k in lines
+            if any(factors[k] and _last(factors) >= lines.stop for factors in self.outputs)
         ]
         return range(max(later, default=-1) + 1)
 

@@ -70,8 +70,7 @@ def scaled(rng: np.random.Generator, *shape: int) -> Array:
 def test_pixels_are_made_of_what_is_there(together: int) -> None:
     filtering = replace(FILTERINGS[4], together=together)
     done: list[int] = []
-    for first in range(0, filtering.span, together):
-        lines = range(first, first + together)
+    for lines in filtering.groups:
         for i in filtering.complete(lines):
             needed = {k for k, factor in enumerate(filtering.outputs[i]) if factor}
             assert needed <= {*lines, *filtering.kept}, "else a line is lost"

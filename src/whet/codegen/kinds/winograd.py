@@ -23,7 +23,13 @@ from whet.codegen.kinds.kernel_function import (
 )
 from whet.codegen.kinds.register_tile import Operands, register_tile
 from whet.codegen.kinds.winograd_matrices import combined, transformed
-from whet.codegen.kinds.winograd_scratch import Scratch, block_of, grid_of, tiles_of
+from whet.codegen.kinds.winograd_scratch import (
+    Scratch,
+    block_of,
+    grid_of,
+    pixels_come_late,
+    tiles_of,
+)
 from whet.codegen.writing.builder import F32, PTR, Builder, Module, Value, i64, vector
 from whet.codegen.writing.evaluate import Point
 from whet.codegen.writing.frame import Frame
@@ -55,7 +61,7 @@ def write_winograd(
     cursor = fn.b.alloca(PTR)
     filtering = FILTERINGS[kernel.size]
     scratch = Scratch(kernel, target.lanes)
-    writer = _Writer(kernel, fn, scratch, filtering, cursor, target.lane_fma)
+    writer = _Writer(kernel, fn, scratch, filtering, cursor, target)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
@@ -76,7 +82,7 @@ class _Writer:
     scratch: Scratch
     filtering: Filtering
     cursor: Value
-    lane_fma: bool
+    target: Target
 
     @property
     def b(self) -> Builder:
@@ -97,14 +103,9 @@ class _Writer:
         panel_first = b.mul(b.binary("udiv", chunk, blocks), i64(kernel.tile.panels))
         panel_last = b.min(b.add(panel_first, i64(kernel.tile.panels)), panels)
         place = _Place((first, last), (panel_first, panel_last))
-        groups = self._groups()
+        groups = self.filtering.groups
         with b.loop(i64(0), i64(len(groups)), hint="group") as number:
             self._group(frame, number, place, groups)
-
-    def _groups(self) -> list[range]:
-        """Return the lines of a transformed tile that are done together."""
-        size = self.filtering.together
-        return [range(k, k + size) for k in range(0, self.filtering.span, size)]
 
     def _group(self, frame: Frame, number: Value, place: _Place, groups: list[range]) -> None:
         """Write the three stages of a group of lines; their products are the same code for all."""
@@ -178,8 +179,11 @@ class _Writer:
         b, span, matrix = self.b, self.filtering.span, self.filtering.inputs
         needed = [i for i in range(span) if any(matrix[k][i] for k in lines)]
         factors = [[matrix[k][i] for i in needed] for k in lines]
+        fetches = not guarded and pixels_come_late(self.kernel, self.target)
 
         def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
+            if fetches:
+                self._fetch_columns(inner, needed)
             columns = [
                 transformed(b, factors, [self._pixel(inner, mask, (i, j), guarded) for i in needed])
                 for j in range(span)
@@ -190,6 +194,14 @@ class _Writer:
                 b.store(value, self.scratch.input(b, self.fn.scratch, position, at), 64)
 
         strips(frame, self.kernel.depth, self.width, strip)
+
+    def _fetch_columns(self, frame: Frame, lines: Sequence[int]) -> None:
+        """Bring the pixels that the next tile has and this one has not into the first cache."""
+        kernel, span = self.kernel, self.filtering.span
+        for i in lines:
+            for j in range(span, span + kernel.size):
+                shift = {kernel.y: i, kernel.x: j}
+                Point(frame, kernel.depth, self.width, shift=shift).fetch(kernel.a, level=1)
 
     def _pixel(self, frame: Frame, mask: Value | None, at: tuple[int, int], guarded: bool) -> Value:
         """Return a vector of channels of one pixel, zero outside the image."""
@@ -262,7 +274,7 @@ class _Writer:
 
         shape = (rows, kernel.tile.vectors)
         depth = self._static(kernel.depth.extent)
-        operands = Operands(scalar, lane, along if self.lane_fma else None)
+        operands = Operands(scalar, lane, along if self.target.lane_fma else None)
         sums = register_tile(b, width, shape, depth, operands, every=self._fetch_ahead)
         for i, line in enumerate(sums):
             at = (b.add(slot, i64(i)), i64(0))
@@ -288,7 +300,8 @@ class _Writer:
         """
         b, kernel, matrix = self.b, self.kernel, self.filtering.outputs
         bound, low, high = self._output(frame, tile[0], panel[0])
-        later, _, _ = self._output(frame, self._next(frame, tile[0]), panel[0])
+        last = frame.scalar_index(tiles_of(kernel) - 1)
+        later, _, _ = self._output(frame, b.min(b.add(tile[0], i64(1)), last), panel[0])
         skipped = b.mul(b.binary("sub", panel[0], panel[1]), i64(self.scratch.panel))
         complete = self.filtering.complete(lines)
 
@@ -309,12 +322,6 @@ class _Writer:
                     self._pixel_out(inner, mask, (i, j), combined(b, terms))
 
         strips(bound, kernel.col, self.width, strip, span=(low, high))
-
-    def _next(self, frame: Frame, tile: Value) -> Value:
-        """Return the number of the tile after one, or of the last."""
-        b = self.b
-        last = frame.scalar_index(tiles_of(self.kernel) - 1)
-        return b.min(b.add(tile, i64(1)), last)
 
     def _loaded(self, line: int, at: tuple[Value, Value]) -> list[Value]:
         """Return a line of products of a tile."""

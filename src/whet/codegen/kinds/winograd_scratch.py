@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from whet.codegen.writing.builder import F32, Builder, Value, i64
+from whet.dtypes import DTYPES
 from whet.index import Poly, ceil_div, product
 from whet.kernel.spec import Winograd
 from whet.kernel.winograd import FILTERINGS
+from whet.target import Target
 
 
 def grid_of(kernel: Winograd) -> tuple[Poly, Poly]:
@@ -24,6 +26,20 @@ def block_of(kernel: Winograd) -> int:
     """Return the tiles of a block; blocks are of equal size, so that little is done in vain."""
     most, total = kernel.tile.rows * kernel.tile.row_items, tiles_of(kernel).constant
     return most if total is None else -(-total // -(-total // most))
+
+
+def pixels_come_late(kernel: Winograd, target: Target) -> bool:
+    """Tell whether the next tile's pixels are fetched while one is transformed.
+
+    That pays for images that come from the third cache or memory, if the pixels stay in the first
+    one until then. A Cascade Lake transforms 256 x 256 x 64 in 1,200 us instead of 1,400 and
+    128 x 128 x 128 in 810 instead of 920, but 14 x 14 x 512 in 100 instead of 90.
+    """
+    pixel = kernel.depth.extent * DTYPES[kernel.a.dtype].size
+    image = (pixel * kernel.y.extent * kernel.x.extent).constant
+    columns = (pixel * kernel.size * FILTERINGS[kernel.size].span).constant
+    assert image is not None and columns is not None, "images are static in Winograd kernels"
+    return image >= 2 * target.l2_bytes and columns < target.l1_bytes // 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,11 +77,11 @@ class Point:
         assert offset == 1, "lanes are neighbours"
         return pointer
 
-    def fetch(self, read: Read) -> None:
-        """Bring the first lane of a read into the second cache, if lanes lie in a row."""
+    def fetch(self, read: Read, *, level: int = 2) -> None:
+        """Bring the first lane of a read into the cache of a level, if lanes lie in a row."""
         pointer, offset = self._locate(read.param, read.address)
         if offset == 1:
-            self.b.prefetch(pointer, level=2)
+            self.b.prefetch(pointer, level=level)
 
     def _write(self, expr: Expr) -> Value:
         if isinstance(expr, Const):
