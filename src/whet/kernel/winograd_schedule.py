@@ -84,12 +84,12 @@ def winograd_of_size(work: Convolution, target: Target, threads: int, size: int)
     """
     tiles, span = _winograd_tiles(work, size), (size + 2) ** 2
     weights = 4 * span * work.depth * work.filters
-    columns = 2 if threads % 2 == 0 and _shares_columns(work, target, size) else 1
+    columns = 2 if _shares_columns(work, target, threads, size) else 1
     near = NEAR if weights <= target.l2_bytes else NEAR_ALONE
     room = int(near * target.l2_bytes) // _tile_bytes(work, target, size, columns)
-    tallest = most_rows(target, PANEL_VECTORS)
     if weights > target.l2_bytes:
-        room = max(room, LEAST_ITEMS * tallest)
+        room = max(room, _least_block(target))
+    tallest = most_rows(target, PANEL_VECTORS)
     if room > tallest:
         room -= room % tallest
     most = tiles if columns > 1 else max(1, min(tiles, room))
@@ -109,16 +109,21 @@ def winograd_of_size(work: Convolution, target: Target, threads: int, size: int)
     return Tile(rows, vectors, UNROLL, items, -(-panels // columns), min(lines, MOST_PREFETCHES))
 
 
-def _shares_columns(work: Convolution, target: Target, size: int) -> bool:
+def _least_block(target: Target) -> int:
+    """Return the tiles that weights from afar are read for, at least."""
+    return LEAST_ITEMS * most_rows(target, PANEL_VECTORS)
+
+
+def _shares_columns(work: Convolution, target: Target, threads: int, size: int) -> bool:
     """Whether halves of the filters are shared out, so that no thread reads all weights.
 
-    Each thread then transforms all tiles, which have to stay in the second cache with the products
-    of a panel and the kept lines. Two threads of a Cascade Lake took 520 us instead of 600 for
-    14 x 14 x 256 (decision 24), and 355 instead of 368 for 28 x 28 x 128 (decision 25).
+    Each thread then transforms all tiles of two, which pays where half of them are too few to
+    fetch the weights meanwhile. Two threads of a Cascade Lake took 520 us instead of 600 for
+    14 x 14 x 256 (decision 24), 4,360 instead of 5,440 for 28 x 28 x 512 (decision 25).
     """
     weights = 4 * (size + 2) ** 2 * work.depth * work.filters
-    block_bytes = _tile_bytes(work, target, size, 2) * _winograd_tiles(work, size)
-    return weights > 2 * target.l2_bytes and block_bytes <= target.l2_bytes * 13 // 16
+    few = 4 * _winograd_tiles(work, size) <= 5 * _least_block(target) * (threads // 2)
+    return threads % 2 == 0 and weights > 2 * target.l2_bytes and few
 
 
 def _tile_bytes(work: Convolution, target: Target, size: int, columns: int) -> int:
