@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from whet.dtypes import DTYPES, numpy_dtype
-from whet.index import Axis, Dim, product, var
+from whet.index import Axis, Dim, as_poly, product, var
 from whet.kernel.block_formats import dequantized
 from whet.kernel.blocks import BlockSum, QuantizedRows
 from whet.kernel.chain import Chain
 from whet.kernel.dequantized import DequantizedSum
-from whet.kernel.expr import Expr, Load, Read, Within, walk
+from whet.kernel.expr import Expr, Guard, Load, Read, Within, walk
 from whet.kernel.filter import Kept
 from whet.kernel.grid import Grid, Leaf, Scores, widened
 from whet.kernel.interpret_blocks import block_product, quantized_rows
@@ -270,7 +270,11 @@ def run_contraction(
     read = _reader(buffers, [p.dtype for p in kernel.params])
     grid = Grid((*outer_axes, *inner_axes), dims or {}, read, precise=precise)
     inside = grid.holds((*kernel.bounds, *kernel.edges, *_quad_bounds(kernel)))
-    read_a = replace(grid, mask=inside).value(kernel.a)
+    operand: Expr = kernel.a
+    if kernel.second is not None:
+        first = (Within(var(kernel.depth), as_poly(kernel.second.start)),)
+        operand = Guard(first, kernel.a, kernel.second.a, kernel.a.dtype)
+    read_a = replace(grid, mask=inside).value(operand)
     if quad is not None and quad.flips:
         read_a = (read_a ^ np.int8(-128)).view(np.uint8)
     a = widened(np.where(inside, read_a, np.zeros_like(read_a)))

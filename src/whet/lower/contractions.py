@@ -10,7 +10,7 @@ from whet.index import ONE, ZERO, Atom, Axis, IndexLike, Poly, as_poly, product,
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Read, Within
 from whet.kernel.schedule import LINE_BYTES, OPEN_ROWS, Work
 from whet.kernel.schedules import Chooser
-from whet.kernel.spec import QUAD, Contraction, Panels, Quad, Store, Tile
+from whet.kernel.spec import QUAD, Contraction, Panels, Quad, Second, Store, Tile
 from whet.kernel.tensor import Definition, Product
 from whet.lower.loops import by_stride, indices_of, merge_axes
 from whet.lower.packing import product_type, split_panels, strided_view
@@ -57,23 +57,46 @@ class Operand:
         load: what is read.
         conditions: where it is not zero.
         flips: whether the highest bit of 8-bit integers is flipped.
+        second: what is read instead from some depth on.
     """
 
     load: Load
     conditions: tuple[Within, ...]
     flips: bool = False
+    second: tuple[int, Load] | None = None
+
+    @property
+    def loads(self) -> list[Load]:
+        """All that is read."""
+        return [self.load] if self.second is None else [self.load, self.second[1]]
 
 
-def operand_of(a: Expr) -> Operand | None:
-    """Return the operand if it is a load, perhaps guarded with zero; else ``None``."""
+def operand_of(a: Expr, depth: Axis | None = None) -> Operand | None:
+    """Return the operand if it is a load, perhaps guarded with zero; else ``None``.
+
+    With a depth, it may also be two loads, of which the second is read from some depth on.
+    """
     if isinstance(a, Load):
         return Operand(a, ())
     flipped = _flipped(a)
     if flipped is not None:
         return Operand(flipped, (), flips=True)
-    if isinstance(a, Guard) and isinstance(a.then, Load) and getattr(a.otherwise, "value", 1) == 0:
+    if not isinstance(a, Guard) or not isinstance(a.then, Load):
+        return None
+    if getattr(a.otherwise, "value", 1) == 0:
         return Operand(a.then, a.conditions)
-    return None
+    start = _change_of(a.conditions, depth)
+    if start is None or not isinstance(a.otherwise, Load):
+        return None
+    return Operand(a.then, (), second=(start, a.otherwise))
+
+
+def _change_of(conditions: tuple[Within, ...], depth: Axis | None) -> int | None:
+    """Return the depth from which on a condition does not hold, if that is all it says."""
+    if depth is None or depth.extent.constant is None or len(conditions) != 1:
+        return None
+    (condition,) = conditions
+    return condition.extent.constant if condition.index == var(depth) else None
 
 
 def _flipped(a: Expr) -> Load | None:
@@ -98,7 +121,7 @@ def build_contraction(
     """Return the kernel that computes a product into storage, and its parameters."""
     anchor = definition.anchor
     assert isinstance(anchor, Product)
-    operand = operand_of(anchor.a)
+    operand = operand_of(anchor.a, anchor.depth)
     assert operand is not None, "products are legal here"
     params = Params()
     output = params.write(storage.root)
@@ -107,13 +130,16 @@ def build_contraction(
         address_of(definition.position, storage),
         to_reads(definition.body, storages, params),
     )
-    a_root = storages[id(operand.load.source)]
-    a = Read(params.number(a_root.root), address_of(operand.load.index, a_root), operand.load.dtype)
-    rows, row, substitution = _shape_rows(anchor, store, a, operand, storages)
+    a, *later = (_read_of(load, storages, params) for load in operand.loads)
+    guarded = Guard(operand.conditions, a, a, a.dtype) if operand.conditions else a
+    rows, row, substitution = _shape_rows(anchor, store, [guarded, *later], storages)
     store = _carry(store, substitution)
     if _stays_near(anchor, target):
         rows = by_stride(rows, store.address)
-    a = Read(a.param, a.address.substitute(substitution), a.dtype)
+    a = _moved(a, substitution)
+    second = None
+    if operand.second is not None:
+        second = Second(operand.second[0], _moved(later[0], substitution))
     conditions = tuple(c.substitute(substitution) for c in operand.conditions)
     edges = tuple(c for c in conditions if row in c.index.atoms)
     bounds = tuple(c for c in conditions if c not in edges)
@@ -122,6 +148,8 @@ def build_contraction(
     tile, lines = _tile(anchor, shape, target, choose)
     if anchor.quad is not None and _rows_overlap(a, row, anchor.quad):
         tile = replace(tile, unroll=1, prefetch=-(-tile.prefetch // tile.unroll))
+    if second is not None and second.start % tile.unroll:
+        tile = replace(tile, block=0)
     zeros = params.number(_zeros(anchor.depth, a.dtype)) if edges else -1
     panels = _panels(anchor, storages, params, tile, target, substitution)
     kernel = Contraction(
@@ -140,8 +168,18 @@ def build_contraction(
         zeros,
         anchor.quad,
         lines=lines,
+        second=second,
     )
     return kernel, params
+
+
+def _read_of(load: Load, storages: Storages, params: Params) -> Read:
+    storage = storages[id(load.source)]
+    return Read(params.number(storage.root), address_of(load.index, storage), load.dtype)
+
+
+def _moved(read: Read, substitution: dict[Atom, IndexLike]) -> Read:
+    return Read(read.param, read.address.substitute(substitution), read.dtype)
 
 
 def _rows_overlap(a: Read, row: Axis, quad: Quad) -> bool:
@@ -180,15 +218,14 @@ def _zeros(depth: Axis, dtype: str) -> Root:
 
 
 def _shape_rows(
-    anchor: Product, store: Store, a: Read, operand: Operand, storages: Storages
+    anchor: Product, store: Store, operands: list[Expr], storages: Storages
 ) -> tuple[tuple[Axis, ...], Axis, dict[Atom, IndexLike]]:
     """Sort and merge row axes; returns outer axes, the tiled axis and the substitution."""
     b_address = _b_address(anchor, storages)
     shared = [x for x in anchor.rows if anchor.b.depends_on(x)]
     free = [x for x in anchor.rows if x not in shared]
-    guard = Guard(operand.conditions, a, a, a.dtype) if operand.conditions else a
-    b_read = Read(a.param, b_address, a.dtype)
-    indices = indices_of([guard, b_read], [store])
+    b_read = Read(store.param, b_address, anchor.b.dtype)
+    indices = indices_of([*operands, b_read], [store])
     outer, first = merge_axes(by_stride(shared, store.address), indices)
     open_axes, known_axes = _split_known(by_stride(free, store.address))
     inner, second = merge_axes(open_axes, indices)
