@@ -1,4 +1,4 @@
-"""Two products that are added up become one over both depths, as a shortcut and a block's last layer.
+"""Two products that are added up become one over both depths, as a shortcut and a last layer.
 
 ``x U + y V = [x, y] [U; V]``: the weights lie one below the other, rows are read from ``x`` up to
 the depth of ``U`` and from ``y`` behind it. One of the two results is then neither written nor read

@@ -131,7 +131,9 @@ def _written(call: KernelCall) -> list[Root]:
 def _part_of(call: KernelCall) -> _Part | None:
     """Return a kernel as a part, if it is a product with constant weights that all rows share."""
     kernel = call.kernel
-    if not isinstance(kernel, Contraction) or kernel.quad is not None or len(kernel.stores) != 1:
+    if not isinstance(kernel, Contraction) or len(kernel.stores) != 1:
+        return None
+    if kernel.quad is not None or kernel.lines is not None:
         return None
     known = (kernel.row.extent, kernel.col.extent, kernel.depth.extent)
     if any(p.constant is None for p in known) or not kernel.b.padded:

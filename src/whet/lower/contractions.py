@@ -8,10 +8,10 @@ import numpy as np
 
 from whet.index import ONE, ZERO, Atom, Axis, IndexLike, Poly, as_poly, product, var
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Read, Within
-from whet.kernel.schedule import LINE_BYTES, OPEN_ROWS, Work
 from whet.kernel.schedules import Chooser
 from whet.kernel.spec import QUAD, Contraction, Panels, Quad, Second, Store, Tile
 from whet.kernel.tensor import Definition, Product
+from whet.lower.line_tiles import Rows, choose_rows
 from whet.lower.loops import by_stride, indices_of, merge_axes
 from whet.lower.packing import product_type, split_panels, strided_view
 from whet.lower.storage import (
@@ -33,20 +33,6 @@ MIN_EDGE_DEPTH = 12
 ENOUGH_ROWS = 32
 FEW_ROWS = 8
 """Up to so many rows the multiply-adds of large weights wait for memory."""
-
-WHOLE_LINE = 14
-"""Rows of an image line that ``vpdpbusd`` sums at once, one more than usual.
-
-In two halves of 7 they take every weight from the second cache twice: ResNet-50's layers of 3x3 on
-14 x 14 pixels took 230 us so and 211 with 14 x 2 sums (two threads of a Cascade Lake). Elsewhere
-13 rows are as fast, and LLVM spills none of their sums.
-"""
-
-SPARE_REGISTERS = {"vnni": 0, "i8mm": 0, "dotprod": 4, "pairs": 5, "": 12}
-"""Registers of operands of 8-bit integers taken apart, beyond those of a plain product.
-
-Where there are any, LLVM spills sums of products as soon as two depth steps stand together.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +130,8 @@ def build_contraction(
     edges = tuple(c for c in conditions if row in c.index.atoms)
     bounds = tuple(c for c in conditions if c not in edges)
     free = not conditions and not _weight_axes(anchor, storages, substitution) & {*rows[-1:]}
-    shape = _Rows(rows, row, edges=bool(edges), whole=free and _sums_whole_lines(anchor, target))
-    tile, lines = _tile(anchor, shape, target, choose)
+    shape = Rows(rows, row, edges=bool(edges), whole=free)
+    tile, lines = choose_rows(anchor, shape, target, choose)
     if anchor.quad is not None and _rows_overlap(a, row, anchor.quad):
         tile = replace(tile, unroll=1, prefetch=-(-tile.prefetch // tile.unroll))
     if second is not None and second.start % tile.unroll:
@@ -257,73 +243,6 @@ def _weight_axes(
 ) -> set[Atom]:
     """Return what the place of the weights depends on."""
     return set(_b_address(anchor, storages).substitute(substitution).atoms)
-
-
-def _sums_whole_lines(anchor: Product, target: Target) -> bool:
-    """Whether a register tile may be as high as a whole line of an image."""
-    wide = target.vector_bytes == LINE_BYTES
-    return anchor.quad is not None and target.dot == "vnni" and wide
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """The rows of a product.
-
-    Attributes:
-        outer: axes around the tiled one.
-        row: the axis that register tiles run along.
-        edges: whether rows may lie outside the operand.
-        whole: whether a register tile may take several points of the last outer axis.
-    """
-
-    outer: tuple[Axis, ...]
-    row: Axis
-    edges: bool
-    whole: bool
-
-    @property
-    def lines(self) -> int | None:
-        """How many lines of an image fill a register tile, ``None`` if that is no more than one."""
-        length = self.row.extent.constant
-        total = self.outer[-1].extent.constant if self.outer else None
-        if not self.whole or not length or total is None or WHOLE_LINE // length < 2:
-            return None
-        return min(WHOLE_LINE // length, total) if total > 1 else None
-
-
-def _work(anchor: Product, rows: _Rows, lines: int | None) -> Work:
-    """Return the size of a product of which a register tile takes so many lines."""
-    depth, together = magnitude(anchor.depth.extent), lines or 1
-    unknown = any(x.extent.constant is None for x in (*rows.outer, rows.row))
-    count = max(magnitude(rows.row.extent), 1)
-    if rows.row.extent.constant is None:
-        count = max(count, OPEN_ROWS)
-    return Work(
-        outer=-(-max(magnitude(product(x.extent for x in rows.outer)), 1) // together),
-        rows=count * together,
-        cols=max(magnitude(anchor.col.extent), 1),
-        reduction=max(depth * magnitude(product(t.extent for t in anchor.taps)), 1),
-        depth=max(depth, 1),
-        edges=rows.edges,
-        open=unknown,
-        blocks=anchor.quad is None and anchor.depth.extent.constant is not None,
-    )
-
-
-def _tile(anchor: Product, rows: _Rows, target: Target, choose: Chooser) -> tuple[Tile, int | None]:
-    """Return the schedule of a product, and how many lines its register tiles take, if several."""
-    work, reduced = _work(anchor, rows, rows.lines), target
-    if anchor.quad is not None:
-        room = target.registers - SPARE_REGISTERS[target.dot]
-        if _sums_whole_lines(anchor, target) and work.rows == WHOLE_LINE:
-            room += 1
-        reduced = replace(target, registers=room, lane_fma=False)
-        if SPARE_REGISTERS[target.dot]:
-            work = replace(work, unroll=1)
-    tile = choose.tile(work, reduced)
-    if rows.lines is None or tile.rows == work.rows:
-        return tile, rows.lines
-    return _tile(anchor, replace(rows, whole=False), target, choose)
 
 
 def _panels(
