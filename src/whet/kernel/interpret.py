@@ -13,7 +13,7 @@ from whet.kernel.block_formats import dequantized
 from whet.kernel.blocks import BlockSum, QuantizedRows
 from whet.kernel.chain import Chain
 from whet.kernel.dequantized import DequantizedSum
-from whet.kernel.expr import Expr, Guard, Load, Read, Within, walk
+from whet.kernel.expr import Expr, Load, Read, Within, walk
 from whet.kernel.filter import Kept
 from whet.kernel.grid import Grid, Leaf, Scores, widened
 from whet.kernel.interpret_blocks import block_product, quantized_rows
@@ -270,11 +270,7 @@ def run_contraction(
     read = _reader(buffers, [p.dtype for p in kernel.params])
     grid = Grid((*outer_axes, *inner_axes), dims or {}, read, precise=precise)
     inside = grid.holds((*kernel.bounds, *kernel.edges, *_quad_bounds(kernel)))
-    operand: Expr = kernel.a
-    if kernel.second is not None:
-        first = (Within(var(kernel.depth), as_poly(kernel.second.start)),)
-        operand = Guard(first, kernel.a, kernel.second.a, kernel.a.dtype)
-    read_a = replace(grid, mask=inside).value(operand)
+    read_a = _broadcast_operand(grid, kernel, inside)
     if quad is not None and quad.flips:
         read_a = (read_a ^ np.int8(-128)).view(np.uint8)
     a = widened(np.where(inside, read_a, np.zeros_like(read_a)))
@@ -284,6 +280,16 @@ def run_contraction(
     total = grid.reduce("sum", inner_axes, terms)
     grid = replace(grid, names={ACCUMULATOR: total})
     _run_stores(grid, outer_axes, kernel.stores, buffers)
+
+
+def _broadcast_operand(grid: Grid, kernel: Contraction, inside: Array) -> Array:
+    """Return what a contraction broadcasts, anything where it is not inside."""
+    if kernel.second is None:
+        return replace(grid, mask=inside).value(kernel.a)
+    first = grid.holds((Within(var(kernel.depth), as_poly(kernel.second.start)),))
+    below = replace(grid, mask=inside & first).value(kernel.a)
+    behind = replace(grid, mask=inside & ~first).value(kernel.second.a)
+    return np.where(first, below, behind)
 
 
 def run_chain(

@@ -71,18 +71,26 @@ def operand_of(a: Expr, depth: Axis | None = None) -> Operand | None:
         return None
     if getattr(a.otherwise, "value", 1) == 0:
         return Operand(a.then, a.conditions)
-    start = _change_of(a.conditions, depth)
-    if start is None or not isinstance(a.otherwise, Load):
-        return None
-    return Operand(a.then, (), second=(start, a.otherwise))
+    return None if depth is None else _two_operands(a, depth)
 
 
-def _change_of(conditions: tuple[Within, ...], depth: Axis | None) -> int | None:
-    """Return the depth from which on a condition does not hold, if that is all it says."""
-    if depth is None or depth.extent.constant is None or len(conditions) != 1:
+def one_then_other(first: Load, second: Load, depth: Axis, start: int) -> Guard:
+    """Return an operand that is the first load below a depth, the second one from there on."""
+    rest = Within(var(depth) - start, depth.extent - start)
+    behind = Guard((rest,), second, Const(0.0, second.dtype), second.dtype)
+    return Guard((Within(var(depth), as_poly(start)),), first, behind, first.dtype)
+
+
+def _two_operands(a: Guard, depth: Axis) -> Operand | None:
+    """Return the operands of ``one_then_other``."""
+    first, behind = a.then, a.otherwise
+    if not isinstance(behind, Guard) or len(a.conditions) != 1:
         return None
-    (condition,) = conditions
-    return condition.extent.constant if condition.index == var(depth) else None
+    second, start = behind.then, a.conditions[0].extent.constant
+    if not isinstance(first, Load) or not isinstance(second, Load) or not start:
+        return None
+    found = a == one_then_other(first, second, depth, start) and depth.extent.constant is not None
+    return Operand(first, (), second=(start, second)) if found else None
 
 
 def _flipped(a: Expr) -> Load | None:

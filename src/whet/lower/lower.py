@@ -160,7 +160,7 @@ def lower_equations(
     equations = fuse_quantised_norms(equations, rewrites)
     equations = fuse_quantised_products(equations, rewrites, target)
     equations = inline_parts(equations, rewrites)
-    equations = add_products(equations, rewrites)
+    equations = add_products(equations, rewrites, target)
     _separate_outputs(equations)
     _expose(equations, expose)
     layout = choose_layout(equations, share=level >= 1)
