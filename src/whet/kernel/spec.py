@@ -307,8 +307,8 @@ class Winograd:
     Attributes:
         params: pointer parameters.
         image: batch axis.
-        y: input row; tiles start at row ``size * tile - pads[0]``.
-        x: input column; tiles start at column ``size * tile - pads[1]``.
+        y: input row; tiles start at row ``stride * size * tile - pads[0]``.
+        x: input column; tiles start at column ``stride * size * tile - pads[1]``.
         depth: input channels, in lanes while tiles are transformed.
         rows: output row.
         cols: output column.
@@ -319,6 +319,7 @@ class Winograd:
         pads: zeros above and to the left.
         size: output pixels of a tile along one side.
         tile: the schedule; ``row_items`` register tiles of image tiles in one chunk.
+        stride: input pixels from one output pixel to the next.
     """
 
     params: tuple[Param, ...]
@@ -335,6 +336,7 @@ class Winograd:
     pads: tuple[int, int]
     size: int
     tile: Tile
+    stride: int = 1
 
 
 Kernel = (

@@ -54,7 +54,7 @@ class Scratch:
     @property
     def positions(self) -> int:
         """Positions of a group of lines."""
-        filtering = FILTERINGS[self.kernel.size]
+        filtering = FILTERINGS[self.kernel.size, self.kernel.stride]
         return filtering.together * filtering.span
 
     @property
