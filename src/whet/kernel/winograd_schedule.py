@@ -17,7 +17,8 @@ from whet.kernel.winograd import FILTERINGS, sizes_of
 from whet.target import Target
 
 BYTES_PER_CYCLE = 5
-TRANSFORM_CYCLES = 5
+TRANSFORM_CYCLES = {1: 5.0, 2: 2.5}
+"""Cycles of a vector and position by stride; every other pixel is mostly taken as it is."""
 WINOGRAD_GAIN = 0.9
 PANEL_VECTORS = 2
 """Vectors of filters that are done at a time, mostly."""
@@ -48,12 +49,13 @@ def choose_winograd(work: Convolution, target: Target, threads: int) -> tuple[in
     macs = work.depth * work.filters / target.lanes / FMA_PER_CYCLE
     direct = max(pixels * 9 * macs / threads, 9 * work.depth * work.filters * 4 / BYTES_PER_CYCLE)
     best: tuple[float, int, Tile] | None = None
+    each = TRANSFORM_CYCLES[work.stride]
     for size in sizes_of(work.stride):
         tiles = _winograd_tiles(work, size)
         span = work.span(size) ** 2
         tile = winograd_of_size(work, target, threads, size)
         padded = -(-tiles // tile.rows) * tile.rows
-        transforms = tiles * (work.depth + work.filters) / target.lanes * span * TRANSFORM_CYCLES
+        transforms = tiles * (work.depth + work.filters) / target.lanes * span * each
         memory = span * work.depth * work.filters * 4 / BYTES_PER_CYCLE
         cost = max((padded * span * macs + transforms) / threads, memory)
         if best is None or cost < best[0]:
