@@ -12,9 +12,9 @@ import numpy as np
 
 from whet.errors import ArtifactError, InputError
 from whet.index import Poly
-from whet.program.container import write_container
 from whet.program.context import layout_of
 from whet.program.records import (
+    PICTURE_BLOCKS,
     BufferKind,
     FusedGroup,
     Program,
@@ -35,7 +35,6 @@ from whet.runtime.arrays import (
     settle_outputs,
 )
 from whet.runtime.bindings import Bindings
-from whet.runtime.blocks import Blocks
 from whet.runtime.changed import changed_inputs, check_changed, refuse_empty
 from whet.runtime.cpu import check_target
 from whet.runtime.image import NativeCode
@@ -44,6 +43,7 @@ from whet.runtime.source import SourceFile
 from whet.runtime.state import Binding, Engine, State
 
 if TYPE_CHECKING:
+    from whet.runtime.blocks import Blocks
     from whet.runtime.profile import ProfiledRuns, Stamps
     from whet.runtime.walk import ScriptPlan
 
@@ -69,7 +69,7 @@ class CompiledModel:
         self._outputs = _make_ports(program.outputs, program.output_shapes)
         self._dims = _input_dims(program)
         self._changed = changed_inputs(program)
-        self._blocks = Blocks.of(parts.metadata, self._inputs)
+        self._blocks = _picture_blocks(parts, self._inputs)
         self._bindings = Bindings(program, self._inputs) if self._plan is None else None
         self._known = self._bindings.known if self._bindings is not None else {}
         self._engine = _make_engine(parts, code, threads) if code else None
@@ -265,6 +265,8 @@ class CompiledModel:
         Raises:
             ArtifactError: the file cannot be written, or the one loaded was changed.
         """
+        from whet.program.save import write_container
+
         if self._source is not None:
             self._source.check()
         parts = self._parts
@@ -327,6 +329,16 @@ def _script_plan(parts: Parts) -> ScriptPlan | None:
     from whet.runtime.walk import ScriptPlan
 
     return ScriptPlan(parts.program, parts.weights)
+
+
+def _picture_blocks(parts: Parts, inputs: Sequence[Port]) -> Blocks | None:
+    """Return what checks blocks among the inputs, which few models have."""
+    text = parts.metadata.get(PICTURE_BLOCKS)
+    if text is None:
+        return None
+    from whet.runtime.blocks import Blocks
+
+    return Blocks.of(text, inputs)
 
 
 def _make_engine(parts: Parts, code: NativeCode, threads: int) -> Engine:
