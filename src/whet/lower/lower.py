@@ -29,6 +29,7 @@ from whet.lower.join_writes import join_writes
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
 from whet.lower.merged_groups import merge_groups
+from whet.lower.merged_terms import merge_terms
 from whet.lower.outline import Item, Outline
 from whet.lower.pool_products import Pooling, pool_products
 from whet.lower.quantised_norms import fuse_quantised_norms
@@ -158,7 +159,7 @@ def lower_equations(
     equations, rewrites = fuse(equations, level=level), rewrites_within(schedules.rewrites)
     equations = fuse_quantised_norms(equations, rewrites)
     equations = fuse_quantised_products(equations, rewrites, target)
-    equations = inline_parts(equations, rewrites)
+    equations = merge_terms(inline_parts(equations, rewrites))
     _separate_outputs(equations)
     _expose(equations, expose)
     layout = choose_layout(equations, share=level >= 1)
