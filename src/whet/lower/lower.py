@@ -40,6 +40,7 @@ from whet.lower.saturation import saturate_steps
 from whet.lower.scope import OpTable
 from whet.lower.segments import Cut, cut_outline
 from whet.lower.select import KernelCall, Selection
+from whet.lower.shared_kernels import share_kernels
 from whet.lower.storage import Root
 from whet.lower.streamed_weights import stream_weights
 from whet.lower.uses import rewrite_definition
@@ -181,7 +182,7 @@ def lower_equations(
     calls = fetch_ahead(calls, target, schedules.threads, rewrites)
     calls = pool_products(calls, kept, Pooling(target, schedules.threads, rewrites))
     calls = chain_products(calls, kept, Chaining(target, schedules.threads, rewrites))
-    calls = update_in_place(calls, kept, rewrites)
+    calls = share_kernels(update_in_place(calls, kept, rewrites), rewrites)
     return Lowered(
         tuple(calls),
         tuple((t, _input_root(t, layout)) for t in equations.inputs),
