@@ -50,7 +50,7 @@ def test_zero_point_bias_and_more_become_one_constant(columns: int) -> None:
         helper.make_node("Add", ["sum", "bias"], ["more"]),
         helper.make_node("Sub", ["more", "less"], ["y"]),
     ]
-    constants = {"w": w, "zero": np.uint8([77])[0], "bias": bias, "less": less}
+    constants = {"w": w, "zero": np.uint8(77), "bias": bias, "less": less}
     model = model_of(nodes, {k: np.asarray(v) for k, v in constants.items()}, x.shape)
     total = (x.astype(np.int64) - 77) @ w.astype(np.int64) + bias - less.astype(np.int64)
     assert np.array_equal(whet.compile(model)({"x": x})["y"], total.astype(np.int32))

@@ -21,7 +21,7 @@ SHARED: dict[str, int | None] = {NAME: None}
 
 
 def model_of(
-    nodes: list[onnx.NodeProto], constants: dict[str, Array], x: Array, outputs: list[str]
+    nodes: list[onnx.NodeProto], constants: dict[str, Any], x: Array, outputs: list[str]
 ) -> onnx.ModelProto:
     kind = helper.np_dtype_to_tensor_dtype(x.dtype)
     graph = helper.make_graph(
