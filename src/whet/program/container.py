@@ -174,12 +174,18 @@ def _read_structure(handle: int) -> Container:
         raise ArtifactError(f"the file has {size} bytes instead of {file_size}")
     if length > min(size - HEADER.size, _MOST_MANIFEST):
         raise ArtifactError(f"a manifest of {length} bytes does not fit")
-    data = os.pread(handle, length, HEADER.size)
-    if blake2b(data, digest_size=32).digest() != check:
-        raise ArtifactError("the manifest is damaged", hint="compile the model again")
-    manifest = decode_manifest(data)
+    manifest = _read_manifest(handle, length, check)
     _check_sections(handle, manifest, HEADER.size + length, size)
     return Container(program_of(manifest), manifest, handle)
+
+
+def _read_manifest(handle: int, length: int, check: bytes) -> Manifest:
+    """Return the manifest; its bytes have pages of their own, which the heap would keep."""
+    data = memoryview(mmap.mmap(-1, max(length, 1)))[:length]
+    size = os.preadv(handle, [data], HEADER.size) if length else 0
+    if size != length or blake2b(data, digest_size=32).digest() != check:
+        raise ArtifactError("the manifest is damaged", hint="compile the model again")
+    return decode_manifest(data)
 
 
 def _check_sections(handle: int, manifest: Manifest, cursor: int, size: int) -> None:

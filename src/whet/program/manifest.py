@@ -132,7 +132,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return msgspec.json.encode(manifest, order="deterministic")
 
 
-def decode_manifest(data: bytes) -> Manifest:
+def decode_manifest(data: bytes | memoryview) -> Manifest:
     """Read a manifest; unknown, missing, repeated and mistyped fields are errors.
 
     Raises:
@@ -144,7 +144,7 @@ def decode_manifest(data: bytes) -> Manifest:
         raise ArtifactError(f"damaged manifest: {error}") from error
     if encode_manifest(manifest) != data:
         raise ArtifactError("damaged manifest: not in canonical form")
-    return manifest
+    return msgspec.structs.replace(manifest, script=manifest.script.copy())
 
 
 def program_of(manifest: Manifest) -> Program:
