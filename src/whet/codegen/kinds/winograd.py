@@ -53,7 +53,7 @@ def write_winograd(
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
     cursor = fn.b.alloca(PTR)
-    filtering = FILTERINGS[kernel.size]
+    filtering = FILTERINGS[kernel.size, kernel.stride]
     scratch = Scratch(kernel, target.lanes)
     writer = _Writer(kernel, fn, scratch, filtering, cursor, target.lane_fma)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
@@ -155,8 +155,9 @@ class _Writer:
         """Transform one tile of all channels into scratch, some of its lines."""
         b, kernel, span = self.b, self.kernel, self.filtering.span
         image, row, column = self._place(tile)
-        top = b.add(b.mul(row, i64(kernel.size)), i64(-kernel.pads[0]))
-        left = b.add(b.mul(column, i64(kernel.size)), i64(-kernel.pads[1]))
+        step = i64(kernel.stride * kernel.size)
+        top = b.add(b.mul(row, step), i64(-kernel.pads[0]))
+        left = b.add(b.mul(column, step), i64(-kernel.pads[1]))
         bound = frame.bind(kernel.image, image).bind(kernel.y, top).bind(kernel.x, left)
         edge = span - 1
         inside = Point(bound).holds(

@@ -54,7 +54,7 @@ class Scratch:
     @property
     def positions(self) -> int:
         """Positions of a group of lines."""
-        filtering = FILTERINGS[self.kernel.size]
+        filtering = FILTERINGS[self.kernel.size, self.kernel.stride]
         return filtering.together * filtering.span
 
     @property
@@ -77,7 +77,7 @@ class Scratch:
     @property
     def size_bytes(self) -> int:
         """Bytes of all of it."""
-        kept = len(FILTERINGS[self.kernel.size].kept) * self.kernel.size
+        kept = len(FILTERINGS[self.kernel.size, self.kernel.stride].kept) * self.kernel.size
         return 4 * (self._before_kept + kept * self._apart(self.columns))
 
     def input(
