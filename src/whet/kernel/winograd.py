@@ -42,6 +42,27 @@ class Filtering:
         """Inputs along one side of a tile, and products."""
         return len(self.inputs)
 
+    @property
+    def kept(self) -> range:
+        """Lines of products, from the first on, that pixels of a later group are made of too."""
+        group = {line: line // self.together for line in range(self.span)}
+        later = [
+            k
+            for factors in self.outputs
+            for k, factor in enumerate(factors)
+            if factor and group[k] < group[_last(factors)]
+        ]
+        return range(max(later, default=-1) + 1)
+
+    def complete(self, lines: range) -> list[int]:
+        """Return the lines of pixels that are known when a group of lines is done."""
+        return [i for i, factors in enumerate(self.outputs) if _last(factors) in lines]
+
+
+def _last(factors: tuple[float, ...]) -> int:
+    """Return the last line that a line of pixels is made of."""
+    return max(k for k, factor in enumerate(factors) if factor)
+
 
 TWO = Filtering(
     2,

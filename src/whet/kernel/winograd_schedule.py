@@ -98,13 +98,13 @@ def _shares_columns(work: Convolution, target: Target, size: int) -> bool:
     """Whether halves of the filters are shared out, so that no thread reads all weights.
 
     Each thread then transforms all tiles, which have to stay in the second cache with the products
-    of a panel and partial results. Two threads of a Cascade Lake took 520 us instead of 600 for
+    of a panel and the kept lines. Two threads of a Cascade Lake took 520 us instead of 600 for
     14 x 14 x 256 (decision 24), and 355 instead of 368 for 28 x 28 x 128 (decision 25).
     """
     filtering = FILTERINGS[size, work.stride]
     panel = PANEL_VECTORS * target.lanes
     group = filtering.together * filtering.span * (work.depth + panel)
-    tile_bytes = 4 * (group + size**2 * -(-work.filters // 2))
+    tile_bytes = 4 * (group + len(filtering.kept) * size * -(-work.filters // 2))
     weights = 4 * filtering.span**2 * work.depth * work.filters
     near = tile_bytes * _winograd_tiles(work, size) <= target.l2_bytes * 13 // 16
     return weights > 2 * target.l2_bytes and near

@@ -120,6 +120,7 @@ LOWERING = MappingProxyType(
         "pool_products": 2,
         "chain_products": 2,
         "update_in_place": 2,
+        "share_kernels": 2,
     }
 )
 """Rewrites of kernels instead of graphs, which lowering makes, and their levels."""

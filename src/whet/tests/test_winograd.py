@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,6 +79,20 @@ def scaled(rng: np.random.Generator, *shape: int) -> Array:
     fan = int(np.prod(shape[1:])) if len(shape) > 1 else 1
     weights: Array = (rng.standard_normal(shape) / np.sqrt(fan)).astype(np.float32)
     return weights
+
+
+@pytest.mark.parametrize("together", (1, 2, 3, 6))
+def test_pixels_are_made_of_what_is_there(together: int) -> None:
+    filtering = replace(FILTERINGS[4, 1], together=together)
+    done: list[int] = []
+    for first in range(0, filtering.span, together):
+        lines = range(first, first + together)
+        for i in filtering.complete(lines):
+            needed = {k for k, factor in enumerate(filtering.outputs[i]) if factor}
+            assert needed <= {*lines, *filtering.kept}, "else a line is lost"
+            done.append(i)
+    assert done == list(range(filtering.size))
+    assert len(filtering.kept) == {1: 5, 2: 4, 3: 3, 6: 0}[together]
 
 
 @pytest.fixture(scope="module")
