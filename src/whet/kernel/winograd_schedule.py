@@ -13,10 +13,10 @@ from whet.kernel.schedule import (
     register_tile,
 )
 from whet.kernel.spec import Tile
-from whet.kernel.winograd import FILTERINGS
+from whet.kernel.winograd import FILTERINGS, sizes_of
 from whet.target import Target
 
-BYTES_PER_CYCLE = 4
+BYTES_PER_CYCLE = 5
 TRANSFORM_CYCLES = 5
 WINOGRAD_GAIN = 0.9
 PANEL_VECTORS = 2
@@ -25,13 +25,18 @@ PANEL_VECTORS = 2
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """The size of a 3x3 convolution of stride 1: output pixels, input and output channels."""
+    """The size of a 3x3 convolution: output pixels, input and output channels, stride."""
 
     images: int
     rows: int
     cols: int
     depth: int
     filters: int
+    stride: int = 1
+
+    def span(self, size: int) -> int:
+        """Return the products along one side of a tile of so many outputs."""
+        return FILTERINGS[size, self.stride].span
 
 
 def choose_winograd(work: Convolution, target: Target, threads: int) -> tuple[int, Tile] | None:
@@ -43,9 +48,9 @@ def choose_winograd(work: Convolution, target: Target, threads: int) -> tuple[in
     macs = work.depth * work.filters / target.lanes / FMA_PER_CYCLE
     direct = max(pixels * 9 * macs / threads, 9 * work.depth * work.filters * 4 / BYTES_PER_CYCLE)
     best: tuple[float, int, Tile] | None = None
-    for size in (2, 4):
+    for size in sizes_of(work.stride):
         tiles = _winograd_tiles(work, size)
-        span = (size + 2) ** 2
+        span = work.span(size) ** 2
         tile = winograd_of_size(work, target, threads, size)
         padded = -(-tiles // tile.rows) * tile.rows
         transforms = tiles * (work.depth + work.filters) / target.lanes * span * TRANSFORM_CYCLES
@@ -67,7 +72,7 @@ def winograd_of_size(work: Convolution, target: Target, threads: int, size: int)
     Weights that the level-2 cache does not hold come from afar for every block of tiles: then few
     blocks are better than transformed tiles that stay in that cache.
     """
-    tiles, span = _winograd_tiles(work, size), (size + 2) ** 2
+    tiles, span = _winograd_tiles(work, size), work.span(size) ** 2
     weights = 4 * span * work.depth * work.filters
     columns = 2 if threads % 2 == 0 and _shares_columns(work, target, size) else 1
     near = 2 * target.l2_bytes if weights > target.l2_bytes else target.l2_bytes // 2
@@ -91,13 +96,13 @@ def _shares_columns(work: Convolution, target: Target, size: int) -> bool:
     """Whether halves of the filters are shared out, so that no thread reads all weights.
 
     Each thread then transforms all tiles, which have to stay in the second cache with the products
-    of a panel and partial results. Two threads of a Cascade Lake took 520 us instead of 600 for
+    of a panel and the kept lines. Two threads of a Cascade Lake took 520 us instead of 600 for
     14 x 14 x 256 (decision 24), and 355 instead of 368 for 28 x 28 x 128 (decision 25).
     """
-    filtering = FILTERINGS[size]
+    filtering = FILTERINGS[size, work.stride]
     panel = PANEL_VECTORS * target.lanes
     group = filtering.together * filtering.span * (work.depth + panel)
-    tile_bytes = 4 * (group + size**2 * -(-work.filters // 2))
+    tile_bytes = 4 * (group + len(filtering.kept) * size * -(-work.filters // 2))
     weights = 4 * filtering.span**2 * work.depth * work.filters
     near = tile_bytes * _winograd_tiles(work, size) <= target.l2_bytes * 13 // 16
     return weights > 2 * target.l2_bytes and near

@@ -14,6 +14,7 @@ from whet.kernel.recurrence import Recur
 from whet.kernel.schedules import Schedules
 from whet.kernel.tensor import Definition, Product, Tensor, axes_for
 from whet.limits import Budget
+from whet.lower.add_products import add_products
 from whet.lower.build import build_equations, plain_equations
 from whet.lower.chains import Chaining, chain_products
 from whet.lower.choose import choose_by_shape
@@ -161,6 +162,7 @@ def lower_equations(
     equations = fuse_quantised_norms(equations, rewrites)
     equations = fuse_quantised_products(equations, rewrites, target)
     equations = merge_terms(inline_parts(equations, rewrites))
+    equations = add_products(equations, rewrites, target)
     _separate_outputs(equations)
     _expose(equations, expose)
     layout = choose_layout(equations, share=level >= 1)

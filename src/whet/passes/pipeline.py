@@ -113,6 +113,7 @@ LOWERING = MappingProxyType(
         "fuse_quantised_products": 2,
         "fuse_query_rotation": 2,
         "fuse_cache_writes": 2,
+        "add_products": 3,
         "compute_in_copies": 2,
         "join_parts": 2,
         "fetch_ahead": 2,

@@ -115,6 +115,15 @@ def test_lines_of_bytes_are_whole_tiles(pixels: int, rows: int) -> None:
     assert len(spills(kernel, target)) <= (2 * kernel.tile.unroll if rows > LOWER_TILE else 0)
 
 
+@pytest.mark.parametrize(("pixels", "rows"), [(27, 9), (28, 14), (14, 14), (7, 14)])
+def test_lines_of_floats_are_whole_tiles(pixels: int, rows: int) -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2])
+    model = _model(node, (1, 512, 2 * pixels, 2 * pixels), (128, 512, 1, 1))
+    kernel, target = product_kernel(model, AVX512)
+    assert (kernel.tile.rows, kernel.tile.vectors) == (rows, 2)
+    assert len(spills(kernel, target)) == 0
+
+
 @pytest.mark.parametrize("name", [AVX512, AVX2])
 def test_a_tile_larger_than_the_registers_spills(name: str) -> None:
     kernel, target = product_kernel(matrix_product(), name)

@@ -5,12 +5,13 @@ the size of the image, stays in the level-2 cache. Products are transformed back
 of them would push the transformed inputs out of that cache.
 
 Positions are done in groups, one or two lines of a transformed tile, which take little of the
-cache. The back transform of all but the last group leaves partial results in scratch.
+cache. Lines of products that pixels of a later group are made of too wait in scratch, transformed
+back along themselves, which makes them shorter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from whet.codegen.kinds.kernel_function import (
@@ -21,8 +22,9 @@ from whet.codegen.kinds.kernel_function import (
     strips,
 )
 from whet.codegen.kinds.register_tile import Operands, register_tile
+from whet.codegen.kinds.winograd_matrices import combined, transformed
 from whet.codegen.kinds.winograd_scratch import Scratch, block_of, grid_of, tiles_of
-from whet.codegen.writing.builder import F32, PTR, Builder, Module, Value, const, i64, vector
+from whet.codegen.writing.builder import F32, PTR, Builder, Module, Value, i64, vector
 from whet.codegen.writing.evaluate import Point
 from whet.codegen.writing.frame import Frame
 from whet.index import Poly, as_poly, ceil_div, var
@@ -40,7 +42,7 @@ def winograd_chunks(kernel: Winograd, lanes: int) -> Poly:
 
 
 def winograd_scratch(kernel: Winograd, lanes: int) -> int:
-    """Return bytes of scratch of one thread: tiles, a panel of products, and partial results."""
+    """Return bytes of scratch of one thread: tiles, a panel of products, and kept lines."""
     return Scratch(kernel, lanes).size_bytes
 
 
@@ -51,7 +53,7 @@ def write_winograd(
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
     cursor = fn.b.alloca(PTR)
-    filtering = FILTERINGS[kernel.size]
+    filtering = FILTERINGS[kernel.size, kernel.stride]
     scratch = Scratch(kernel, target.lanes)
     writer = _Writer(kernel, fn, scratch, filtering, cursor, target.lane_fma)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
@@ -153,8 +155,9 @@ class _Writer:
         """Transform one tile of all channels into scratch, some of its lines."""
         b, kernel, span = self.b, self.kernel, self.filtering.span
         image, row, column = self._place(tile)
-        top = b.add(b.mul(row, i64(kernel.size)), i64(-kernel.pads[0]))
-        left = b.add(b.mul(column, i64(kernel.size)), i64(-kernel.pads[1]))
+        step = i64(kernel.stride * kernel.size)
+        top = b.add(b.mul(row, step), i64(-kernel.pads[0]))
+        left = b.add(b.mul(column, step), i64(-kernel.pads[1]))
         bound = frame.bind(kernel.image, image).bind(kernel.y, top).bind(kernel.x, left)
         edge = span - 1
         inside = Point(bound).holds(
@@ -280,7 +283,7 @@ class _Writer:
     def _transform_out(
         self, frame: Frame, tile: tuple[Value, Value], panel: tuple[Value, Value], lines: range
     ) -> None:
-        """Transform lines of one tile of products back; write the pixels that are complete.
+        """Transform lines of one tile of products back; write the pixels that are complete then.
 
         ``tile`` is its number and its place in the block, ``panel`` its number and the first one's.
         """
@@ -288,29 +291,23 @@ class _Writer:
         bound, low, high = self._output(frame, tile[0], panel[0])
         later, _, _ = self._output(frame, self._next(frame, tile[0]), panel[0])
         skipped = b.mul(b.binary("sub", panel[0], panel[1]), i64(self.scratch.panel))
+        complete = self.filtering.complete(lines)
 
         def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
             at = b.binary("sub", inner.env[kernel.col], low)
+            kept = (tile[1], b.add(skipped, at))
             following = later.bind(kernel.col, inner.env[kernel.col])
-            rows = [
-                transformed(b, matrix, self._loaded(k, (tile[1], at))) for k in range(len(lines))
-            ]
-            columns = [list(column) for column in zip(*rows, strict=True)]
-            for i, factors in enumerate(matrix):
-                used = [k for k, factor in enumerate(factors) if factor]
-                for j, column in enumerate(columns):
-                    if not set(used) & set(lines):
-                        continue
-                    place = self._partial((i, j), (tile[1], b.add(skipped, at)))
-                    terms = [(factors[k], v) for k, v in zip(lines, column, strict=True)]
-                    if used[0] < lines.start:
-                        terms.append((1, b.load(vector(F32, self.width), place, 64)))
-                    value = combined(b, terms)
-                    if used[-1] not in lines:
-                        b.store(value, place, 64)
-                        continue
+            own = {
+                k: transformed(b, matrix, self._loaded(n, (tile[1], at)))
+                for n, k in enumerate(lines)
+            }
+            self._keep(own, kept)
+            for j in range(kernel.size):
+                column = self._column(own, j, complete, kept)
+                for i in complete:
+                    terms = [(factor, column[k]) for k, factor in enumerate(matrix[i]) if factor]
                     self._fetch_pixel(following, (i, j))
-                    self._pixel_out(inner, mask, (i, j), value)
+                    self._pixel_out(inner, mask, (i, j), combined(b, terms))
 
         strips(bound, kernel.col, self.width, strip, span=(low, high))
 
@@ -327,10 +324,39 @@ class _Writer:
         places = (self.scratch.product(b, self.fn.scratch, n, at) for n in numbers)
         return [b.load(vector(F32, self.width), place, 64) for place in places]
 
-    def _partial(self, pixel: tuple[int, int], at: tuple[Value, Value]) -> Value:
-        """Return where the partial result of a pixel lies."""
-        number = pixel[0] * self.kernel.size + pixel[1]
-        return self.scratch.partial(self.b, self.fn.scratch, number, at)
+    def _keep(self, own: Mapping[int, list[Value]], at: tuple[Value, Value]) -> None:
+        """Store the lines that pixels of later groups are made of."""
+        for k in self.filtering.kept:
+            for j, value in enumerate(own.get(k, ())):
+                self.b.store(value, self._kept((k, j), at), 64)
+
+    def _column(
+        self,
+        own: Mapping[int, list[Value]],
+        j: int,
+        complete: Sequence[int],
+        at: tuple[Value, Value],
+    ) -> dict[int, Value]:
+        """Return element ``j`` of all lines that the complete pixels are made of."""
+        b, matrix = self.b, self.filtering.outputs
+        column = {k: line[j] for k, line in own.items()}
+        for k in self.filtering.kept:
+            if k not in column and any(matrix[i][k] for i in complete):
+                column[k] = b.load(vector(F32, self.width), self._kept((k, j), at), 64)
+        return column
+
+    def _kept(self, place: tuple[int, int], at: tuple[Value, Value]) -> Value:
+        """Return where an element of a line is kept, and fetch that of the next tile.
+
+        ``place`` is line and element, ``at`` the tile in its block and the channel. The second
+        cache has given some of these lines away, and stores wait for them one after the other.
+        """
+        b = self.b
+        number = place[0] * self.kernel.size + place[1]
+        slot, column = at
+        following = (b.add(slot, i64(1)), column)
+        b.prefetch(self.scratch.kept(b, self.fn.scratch, number, following), level=1, writes=True)
+        return self.scratch.kept(b, self.fn.scratch, number, at)
 
     def _fetch_pixel(self, frame: Frame, at: tuple[int, int]) -> None:
         """Bring where a pixel of the next tile will be written into the cache.
@@ -365,24 +391,3 @@ class _Writer:
         with self.b.when(point.holds(conditions)):
             for store in kernel.stores:
                 point.store(store)
-
-
-def transformed(
-    b: Builder, matrix: Sequence[Sequence[float]], values: Sequence[Value]
-) -> list[Value]:
-    """Return a matrix times a vector of registers."""
-    return [combined(b, list(zip(line, values, strict=True))) for line in matrix]
-
-
-def combined(b: Builder, terms: Sequence[tuple[float, Value]]) -> Value:
-    """Return a sum of registers with factors, without products by 0 and 1."""
-    left = sorted((t for t in terms if t[0]), key=lambda t: (t[0] != 1, abs(t[0]) != 1))
-    factor, total = left[0]
-    if factor != 1:
-        total = b.binary("fmul", total, const(total.type, factor))
-    for factor, value in left[1:]:
-        if abs(factor) == 1:
-            total = b.binary("fadd" if factor == 1 else "fsub", total, value)
-        else:
-            total = b.fma(value, const(value.type, factor), total)
-    return total

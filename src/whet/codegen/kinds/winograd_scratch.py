@@ -1,4 +1,4 @@
-"""What a Winograd convolution keeps in scratch: transformed tiles, products and partial results."""
+"""What a Winograd convolution keeps in scratch: transformed tiles, products and lines of them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Scratch:
     @property
     def positions(self) -> int:
         """Positions of a group of lines."""
-        filtering = FILTERINGS[self.kernel.size]
+        filtering = FILTERINGS[self.kernel.size, self.kernel.stride]
         return filtering.together * filtering.span
 
     @property
@@ -77,8 +77,8 @@ class Scratch:
     @property
     def size_bytes(self) -> int:
         """Bytes of all of it."""
-        partial = self.kernel.size**2 * self._apart(self.columns)
-        return 4 * (self._before_partial + partial)
+        kept = len(FILTERINGS[self.kernel.size, self.kernel.stride].kept) * self.kernel.size
+        return 4 * (self._before_kept + kept * self._apart(self.columns))
 
     def input(
         self, b: Builder, base: Value, position: int | Value, at: tuple[Value, Value]
@@ -96,13 +96,16 @@ class Scratch:
         start = b.gep(base, F32, self.positions * self._apart(self.depth))
         return self._place(b, start, (position, *at), self.panel)
 
-    def partial(self, b: Builder, base: Value, pixel: int, at: tuple[Value, Value]) -> Value:
-        """Return where a partial result lies, behind the products, as [pixels, tiles, columns]."""
-        start = b.gep(base, F32, self._before_partial)
-        return self._place(b, start, (pixel, *at), self.columns)
+    def kept(self, b: Builder, base: Value, number: int, at: tuple[Value, Value]) -> Value:
+        """Return where an element of a kept line lies, behind the products.
+
+        They lie as [elements of all lines, tiles, columns].
+        """
+        start = b.gep(base, F32, self._before_kept)
+        return self._place(b, start, (number, *at), self.columns)
 
     @property
-    def _before_partial(self) -> int:
+    def _before_kept(self) -> int:
         return self.positions * (self._apart(self.depth) + self._apart(self.panel))
 
     def _place(
