@@ -1,7 +1,7 @@
 """The matrices of Winograd's minimal filtering for filters of three taps.
 
 Every other output is a filter of two taps over the even inputs, ``F(2, 2)``, and one of one tap
-over the odd ones: 5 products for two outputs where there are 6.
+over the odd ones: 5 products for two outputs where there are 6, two of them with the same weight.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Filtering:
     Attributes:
         size: outputs along one side of a tile.
         inputs: ``B'``, applied to the inputs.
-        filters: ``G``, applied to the taps.
+        filters: ``G``, applied to the taps; further inputs are multiplied by the last of them too.
         outputs: ``A'``, applied to the products.
         together: lines of a transformed tile that are computed from the same lines of pixels, more
             or less; it divides their number.
@@ -41,6 +41,11 @@ class Filtering:
     def span(self) -> int:
         """Inputs along one side of a tile, and products."""
         return len(self.inputs)
+
+    @property
+    def kinds(self) -> int:
+        """Weights along one side, fewer than the products where inputs share some."""
+        return len(self.filters)
 
     @property
     def kept(self) -> range:
@@ -103,13 +108,13 @@ TWO_APART = Filtering(
     2,
     inputs=(
         (1, 0, -1, 0, 0),
-        (0, 1, 0, 0, 0),
         (0, 0, 1, 0, 0),
-        (0, 0, 0, 1, 0),
         (0, 0, -1, 0, 1),
+        (0, 1, 0, 0, 0),
+        (0, 0, 0, 1, 0),
     ),
-    filters=((1, 0, 0), (0, 1, 0), (1, 0, 1), (0, 1, 0), (0, 0, 1)),
-    outputs=((1, 1, 1, 0, 0), (0, 0, 1, 1, 1)),
+    filters=((1, 0, 0), (1, 0, 1), (0, 0, 1), (0, 1, 0)),
+    outputs=((1, 1, 0, 1, 0), (0, 1, 1, 0, 1)),
     together=1,
     stride=2,
 )

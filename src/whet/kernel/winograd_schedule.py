@@ -17,7 +17,8 @@ from whet.kernel.winograd import FILTERINGS, sizes_of
 from whet.target import Target
 
 BYTES_PER_CYCLE = 5
-TRANSFORM_CYCLES = 5
+TRANSFORM_CYCLES = {1: 5.0, 2: 2.5}
+"""Cycles of a vector and position by stride; every other pixel is mostly taken as it is."""
 WINOGRAD_GAIN = 0.9
 PANEL_VECTORS = 2
 """Vectors of filters that are done at a time, mostly."""
@@ -38,6 +39,10 @@ class Convolution:
         """Return the products along one side of a tile of so many outputs."""
         return FILTERINGS[size, self.stride].span
 
+    def weights(self, size: int) -> int:
+        """Return the bytes of all transformed weights for tiles of so many outputs."""
+        return 4 * FILTERINGS[size, self.stride].kinds ** 2 * self.depth * self.filters
+
 
 def choose_winograd(work: Convolution, target: Target, threads: int) -> tuple[int, Tile] | None:
     """Return tile size and schedule of a Winograd convolution, or ``None`` if direct is faster.
@@ -48,13 +53,14 @@ def choose_winograd(work: Convolution, target: Target, threads: int) -> tuple[in
     macs = work.depth * work.filters / target.lanes / FMA_PER_CYCLE
     direct = max(pixels * 9 * macs / threads, 9 * work.depth * work.filters * 4 / BYTES_PER_CYCLE)
     best: tuple[float, int, Tile] | None = None
+    each = TRANSFORM_CYCLES[work.stride]
     for size in sizes_of(work.stride):
         tiles = _winograd_tiles(work, size)
         span = work.span(size) ** 2
         tile = winograd_of_size(work, target, threads, size)
         padded = -(-tiles // tile.rows) * tile.rows
-        transforms = tiles * (work.depth + work.filters) / target.lanes * span * TRANSFORM_CYCLES
-        memory = span * work.depth * work.filters * 4 / BYTES_PER_CYCLE
+        transforms = tiles * (work.depth + work.filters) / target.lanes * span * each
+        memory = work.weights(size) / BYTES_PER_CYCLE
         cost = max((padded * span * macs + transforms) / threads, memory)
         if best is None or cost < best[0]:
             best = cost, size, tile
@@ -73,7 +79,7 @@ def winograd_of_size(work: Convolution, target: Target, threads: int, size: int)
     blocks are better than transformed tiles that stay in that cache.
     """
     tiles, span = _winograd_tiles(work, size), work.span(size) ** 2
-    weights = 4 * span * work.depth * work.filters
+    weights = work.weights(size)
     columns = 2 if threads % 2 == 0 and _shares_columns(work, target, size) else 1
     near = 2 * target.l2_bytes if weights > target.l2_bytes else target.l2_bytes // 2
     room = near // (4 * span * (work.depth + PANEL_VECTORS * target.lanes))
@@ -103,6 +109,6 @@ def _shares_columns(work: Convolution, target: Target, size: int) -> bool:
     panel = PANEL_VECTORS * target.lanes
     group = filtering.together * filtering.span * (work.depth + panel)
     tile_bytes = 4 * (group + len(filtering.kept) * size * -(-work.filters // 2))
-    weights = 4 * filtering.span**2 * work.depth * work.filters
+    weights = work.weights(size)
     near = tile_bytes * _winograd_tiles(work, size) <= target.l2_bytes * 13 // 16
     return weights > 2 * target.l2_bytes and near

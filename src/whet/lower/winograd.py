@@ -139,7 +139,7 @@ def _packed_root(found: _Match, filtering: Filtering, width: int) -> Root:
     value = source.value
     assert value is not None, "matched"
     filters, depth = value.shape[:2]
-    count = filtering.span**2 * -(-filters // width) * width * depth
+    count = filtering.kinds**2 * -(-filters // width) * width * depth
     return Root(
         f"{source.name}.winograd",
         BufferKind.CONSTANT,

@@ -225,8 +225,11 @@ class _Writer:
 
     def _weights(self, panel: Value, position: Value) -> Value:
         """Return where the weights of a position begin in a panel."""
-        b = self.b
-        number = b.add(b.mul(panel, i64(self.filtering.span**2)), position)
+        b, span, kinds = self.b, self.filtering.span, self.filtering.kinds
+        if kinds < span:
+            line, column = (b.min(k, i64(kinds - 1)) for k in b.divide(position, span))
+            position = b.add(b.mul(line, i64(kinds)), column)
+        number = b.add(b.mul(panel, i64(kinds**2)), position)
         start = b.mul(number, i64(self._panel_elements))
         return b.gep(self.fn.params[self.kernel.weights], F32, start)
 
