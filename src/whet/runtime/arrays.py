@@ -68,13 +68,12 @@ def collect_inputs(ports: Sequence[Port], inputs: Mapping[str, Any]) -> list[Arr
     """
     if type(inputs) is not dict and not isinstance(inputs, Mapping):
         raise _not_mapping(inputs, ports, "inputs")
-    try:
-        values = [inputs[port.name] for port in ports]
-    except KeyError as error:
-        raise _missing(ports, inputs) from error
+    for port in ports:
+        if port.name not in inputs:
+            raise _missing(ports, inputs)
     if len(inputs) != len(ports):
         raise _unknown(inputs, ports, "input")
-    return [check_port(value, port) for value, port in zip(values, ports, strict=True)]
+    return [check_port(inputs[port.name], port) for port in ports]
 
 
 def check_names(ports: Sequence[Port], inputs: Mapping[str, Any]) -> None:

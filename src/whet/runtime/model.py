@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from whet.runtime.walk import ScriptPlan
 
 _IDLE_STATES_KEPT = 8
+_SHAPE = attrgetter("shape")
 
 
 class CompiledModel:
@@ -164,10 +166,12 @@ class CompiledModel:
         engine = self._engine or self._engine_here()
         if self._plan is not None:
             return self._run_script(self._plan, engine, inputs, outputs)
-        arrays = self._collect(inputs)
+        arrays = collect_inputs(self._inputs, inputs)
+        if self._blocks is not None:
+            self._blocks.check(arrays)
         if self._changed:
             check_changed(self._changed, self._inputs, inputs, arrays)
-        shapes = tuple([array.shape for array in arrays])
+        shapes = tuple(map(_SHAPE, arrays))
         binding = self._known.get(shapes) or self._whole().bind(shapes)
         if self._changed:
             refuse_empty(self._changed, empty=binding.empty)
@@ -180,7 +184,7 @@ class CompiledModel:
             finally:
                 self._states.append(state)
         if self._source is not None:
-            self._source.check()
+            self._source.check_weights()
         return named
 
     __call__ = run
