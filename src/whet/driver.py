@@ -41,9 +41,10 @@ from whet.lower.outline import Outline
 from whet.ops.table import op_table
 from whet.options import Options
 from whet.passes.pipeline import lowering_limits, run_passes
-from whet.program.aipp_block import METADATA, BlockUse
+from whet.program.aipp_block import BlockUse
 from whet.program.container import digest
 from whet.program.placement import Place, script_placements
+from whet.program.records import PICTURE_BLOCKS
 from whet.runtime.load import from_memory
 from whet.runtime.model import CompiledModel
 from whet.runtime.parts import Parts
@@ -187,7 +188,7 @@ def _load(
 
 
 def _blocks(uses: Sequence[BlockUse]) -> dict[str, str]:
-    return {METADATA: msgspec.json.encode(uses).decode()} if uses else {}
+    return {PICTURE_BLOCKS: msgspec.json.encode(uses).decode()} if uses else {}
 
 
 def _checked(options: Options | None) -> Options:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,8 +13,7 @@ if TYPE_CHECKING:
 BITS_PER_BYTE = 8
 
 
-@dataclass(frozen=True, slots=True)
-class SmallFloat:
+class SmallFloat(msgspec.Struct, frozen=True):
     """A floating-point format of at most 8 bits; sources: OCP OFP8 and MX, ONNX float8.
 
     Attributes:
@@ -45,8 +45,7 @@ class SmallFloat:
         return (1 + fraction / (1 << self.mantissa)) * scale
 
 
-@dataclass(frozen=True, slots=True)
-class DType:
+class DType(msgspec.Struct, frozen=True):
     """An element type.
 
     Attributes:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 if TYPE_CHECKING:
     from whet.index.poly import Poly
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
+class Axis(msgspec.Struct, frozen=True):
     """A loop variable, ``0 <= axis < extent``."""
 
     name: str
@@ -24,8 +24,7 @@ class Axis:
         return f"a.{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Dim:
+class Dim(msgspec.Struct, frozen=True):
     """A dimension known only at run time.
 
     Attributes:
@@ -33,12 +32,21 @@ class Dim:
         least: the smallest value that arithmetic may count on: 1 for a dimension of the model's
             inputs, 0 for one that depends on data.
         counted_on: takes the names of the dimensions of which something was proved that does not
-            hold for 0; a run with 0 there is refused.
+            hold for 0; a run with 0 there is refused. It does not tell dimensions apart.
     """
 
     name: str
     least: int = 1
-    counted_on: set[str] | None = field(default=None, compare=False, repr=False)
+    counted_on: set[str] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dim) and (self.name, self.least) == (other.name, other.least)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.least))
+
+    def __repr__(self) -> str:
+        return f"Dim(name={self.name!r}, least={self.least!r})"
 
     @property
     def key(self) -> str:
@@ -46,8 +54,7 @@ class Dim:
         return f"d.{self.name}"
 
 
-@dataclass(frozen=True)
-class Div:
+class Div(msgspec.Struct, frozen=True, dict=True):
     """Floor division that could not be simplified."""
 
     numerator: Poly
@@ -59,8 +66,7 @@ class Div:
         return f"q.({self.numerator})//({self.denominator})"
 
 
-@dataclass(frozen=True)
-class Mod:
+class Mod(msgspec.Struct, frozen=True, dict=True):
     """Remainder, of the sign of the denominator, that could not be simplified."""
 
     numerator: Poly
@@ -72,8 +78,7 @@ class Mod:
         return f"r.({self.numerator})%({self.denominator})"
 
 
-@dataclass(frozen=True)
-class Opaque:
+class Opaque(msgspec.Struct, frozen=True, dict=True):
     """An index read from data, such as the row of a Gather; ``expr`` belongs to the caller."""
 
     expr: Any

@@ -53,7 +53,9 @@ class Const(Expr):
         return hash((str(self.value), self.dtype))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Const) and repr(self) == repr(other)
+        if not isinstance(other, Const) or self.dtype != other.dtype:
+            return False
+        return repr(self.value) == repr(other.value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from whet.dtypes import DTYPES, numpy_dtype
-from whet.index import Axis, Dim, product, var
+from whet.index import Axis, Dim, as_poly, product, var
 from whet.kernel.block_formats import dequantized
 from whet.kernel.blocks import BlockSum, QuantizedRows
 from whet.kernel.chain import Chain
@@ -270,7 +270,7 @@ def run_contraction(
     read = _reader(buffers, [p.dtype for p in kernel.params])
     grid = Grid((*outer_axes, *inner_axes), dims or {}, read, precise=precise)
     inside = grid.holds((*kernel.bounds, *kernel.edges, *_quad_bounds(kernel)))
-    read_a = replace(grid, mask=inside).value(kernel.a)
+    read_a = _broadcast_operand(grid, kernel, inside)
     if quad is not None and quad.flips:
         read_a = (read_a ^ np.int8(-128)).view(np.uint8)
     a = widened(np.where(inside, read_a, np.zeros_like(read_a)))
@@ -280,6 +280,16 @@ def run_contraction(
     total = grid.reduce("sum", inner_axes, terms)
     grid = replace(grid, names={ACCUMULATOR: total})
     _run_stores(grid, outer_axes, kernel.stores, buffers)
+
+
+def _broadcast_operand(grid: Grid, kernel: Contraction, inside: Array) -> Array:
+    """Return what a contraction broadcasts, anything where it is not inside."""
+    if kernel.second is None:
+        return replace(grid, mask=inside).value(kernel.a)
+    first = grid.holds((Within(var(kernel.depth), as_poly(kernel.second.start)),))
+    below = replace(grid, mask=inside & first).value(kernel.a)
+    behind = replace(grid, mask=inside & ~first).value(kernel.second.a)
+    return np.where(first, below, behind)
 
 
 def run_chain(

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from whet.errors import OptionError
 from whet.kernel.schedule import MAX_VECTORS, Work, choose_tile, most_rows
 from whet.kernel.spec import Tile
+from whet.kernel.winograd import sizes_of
 from whet.kernel.winograd_schedule import Convolution, choose_winograd
 from whet.target import Target
 
@@ -120,7 +121,8 @@ class Chooser:
         if answer is None:
             default = choose_winograd(work, self.target, question.threads)
             answer = Answer() if default is None else Answer(*default)
-        if answer.size not in (0, 2, 4) or (answer.size == 0) != (answer.tile is None):
+        sizes = (0, *sizes_of(work.stride))
+        if answer.size not in sizes or (answer.size == 0) != (answer.tile is None):
             raise _impossible(question)
         if answer.tile is not None and not _possible(answer.tile, self.target):
             raise _impossible(question)

@@ -179,6 +179,19 @@ class Ahead:
 
 
 @dataclass(frozen=True, slots=True)
+class Second:
+    """A second broadcast operand, as where two products are added up.
+
+    Attributes:
+        start: the depth from which on it is read instead of the first.
+        a: the operand; affine in every axis.
+    """
+
+    start: int
+    a: Read
+
+
+@dataclass(frozen=True, slots=True)
 class Contraction:
     """``acc[outer, row, col] = sum over taps and depth of a * b``, then the stores.
 
@@ -204,6 +217,7 @@ class Contraction:
         ahead: what is fetched for the next launch; changes no result.
         lines: points of the last outer axis that a register tile takes together, each with all its
             rows; ``None`` for one, or part of its rows.
+        second: what is read instead of ``a`` for the later depth values, without bounds and edges.
     """
 
     params: tuple[Param, ...]
@@ -222,6 +236,13 @@ class Contraction:
     quad: Quad | None = None
     ahead: Ahead | None = None
     lines: int | None = None
+    second: Second | None = None
+
+    @property
+    def operands(self) -> list[tuple[Read, int]]:
+        """The broadcast operands, and the depth at which each begins."""
+        later = [] if self.second is None else [(self.second.a, self.second.start)]
+        return [(self.a, 0), *later]
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,8 +307,8 @@ class Winograd:
     Attributes:
         params: pointer parameters.
         image: batch axis.
-        y: input row; tiles start at row ``size * tile - pads[0]``.
-        x: input column; tiles start at column ``size * tile - pads[1]``.
+        y: input row; tiles start at row ``stride * size * tile - pads[0]``.
+        x: input column; tiles start at column ``stride * size * tile - pads[1]``.
         depth: input channels, in lanes while tiles are transformed.
         rows: output row.
         cols: output column.
@@ -298,6 +319,7 @@ class Winograd:
         pads: zeros above and to the left.
         size: output pixels of a tile along one side.
         tile: the schedule; ``row_items`` register tiles of image tiles in one chunk.
+        stride: input pixels from one output pixel to the next.
     """
 
     params: tuple[Param, ...]
@@ -314,6 +336,7 @@ class Winograd:
     pads: tuple[int, int]
     size: int
     tile: Tile
+    stride: int = 1
 
 
 Kernel = (

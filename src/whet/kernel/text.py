@@ -12,7 +12,7 @@ from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Load, Read, V
 from whet.kernel.paged import QueryPart
 from whet.kernel.recurrence import Pass
 from whet.kernel.scatter import Update
-from whet.kernel.spec import Ahead, Kernel, Panels, Quad, Step, Store
+from whet.kernel.spec import Ahead, Kernel, Panels, Quad, Second, Step, Store
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "eq": "=="}
 _SMALL = 2
@@ -113,12 +113,17 @@ def _ahead_text(ahead: Ahead) -> str:
     return f"{ahead.bytes} bytes of p{ahead.param}, {ahead.lines} lines at each unrolled step"
 
 
+def _second_text(second: Second) -> str:
+    return f"{expr_text(second.a)} from depth {second.start} on"
+
+
 _WRITERS: tuple[tuple[type, Callable[[Any], str]], ...] = (
     (Axis, axis_text),
     (Within, _within_text),
     (Quad, _quad_text),
     (Ahead, _ahead_text),
     (Panels, _panels_text),
+    (Second, _second_text),
     (Expr, expr_text),
     (Poly, index_text),
 )

@@ -1,4 +1,8 @@
-"""The matrices of Winograd's minimal filtering for filters of three taps."""
+"""The matrices of Winograd's minimal filtering for filters of three taps.
+
+Every other output is a filter of two taps over the even inputs, ``F(2, 2)``, and one of one tap
+over the odd ones: 5 products for two outputs where there are 6, two of them with the same weight.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,16 @@ _BLOCK = 800
 
 @dataclass(frozen=True, slots=True)
 class Filtering:
-    """``F(size, 3)``: ``size`` outputs of a three-tap filter from ``size + 2`` inputs.
+    """``F(size, 3)``: ``size`` outputs of a three-tap filter, or of every other place of it.
 
     Attributes:
         size: outputs along one side of a tile.
         inputs: ``B'``, applied to the inputs.
-        filters: ``G``, applied to the taps.
+        filters: ``G``, applied to the taps; further inputs are multiplied by the last of them too.
         outputs: ``A'``, applied to the products.
         together: lines of a transformed tile that are computed from the same lines of pixels, more
             or less; it divides their number.
+        stride: inputs from one output to the next.
     """
 
     size: int
@@ -30,11 +35,17 @@ class Filtering:
     filters: Matrix
     outputs: Matrix
     together: int
+    stride: int = 1
 
     @property
     def span(self) -> int:
-        """Inputs along one side of a tile."""
-        return self.size + 2
+        """Inputs along one side of a tile, and products."""
+        return len(self.inputs)
+
+    @property
+    def kinds(self) -> int:
+        """Weights along one side, fewer than the products where inputs share some."""
+        return len(self.filters)
 
     @property
     def groups(self) -> list[range]:
@@ -97,7 +108,28 @@ FOUR = Filtering(
     together=2,
 )
 
-FILTERINGS = {f.size: f for f in (TWO, FOUR)}
+TWO_APART = Filtering(
+    2,
+    inputs=(
+        (1, 0, -1, 0, 0),
+        (0, 0, 1, 0, 0),
+        (0, 0, -1, 0, 1),
+        (0, 1, 0, 0, 0),
+        (0, 0, 0, 1, 0),
+    ),
+    filters=((1, 0, 0), (1, 0, 1), (0, 0, 1), (0, 1, 0)),
+    outputs=((1, 1, 0, 1, 0), (0, 1, 1, 0, 1)),
+    together=1,
+    stride=2,
+)
+
+FILTERINGS = {(f.size, f.stride): f for f in (TWO, FOUR, TWO_APART)}
+STRIDES = tuple(sorted({f.stride for f in FILTERINGS.values()}))
+
+
+def sizes_of(stride: int) -> list[int]:
+    """Return the sizes of tiles that there are for a stride."""
+    return [f.size for f in FILTERINGS.values() if f.stride == stride]
 
 
 def transform_weights(weights: np.ndarray, filtering: Filtering) -> np.ndarray:

@@ -14,11 +14,12 @@ from whet.kernel.schedule import (
     register_tile,
 )
 from whet.kernel.spec import Tile
-from whet.kernel.winograd import FILTERINGS
+from whet.kernel.winograd import FILTERINGS, sizes_of
 from whet.target import Target
 
-BYTES_PER_CYCLE = 4
-TRANSFORM_CYCLES = 5
+BYTES_PER_CYCLE = 5
+TRANSFORM_CYCLES = {1: 5.0, 2: 2.5}
+"""Cycles of a vector and position by stride; every other pixel is mostly taken as it is."""
 WINOGRAD_GAIN = 0.9
 PANEL_VECTORS = 2
 """Vectors of filters that are done at a time, mostly."""
@@ -39,13 +40,22 @@ With three instead of four products of 56 x 56 x 128 to 256 took 1,760 us, not 1
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """The size of a 3x3 convolution of stride 1: output pixels, input and output channels."""
+    """The size of a 3x3 convolution: output pixels, input and output channels, stride."""
 
     images: int
     rows: int
     cols: int
     depth: int
     filters: int
+    stride: int = 1
+
+    def span(self, size: int) -> int:
+        """Return the products along one side of a tile of so many outputs."""
+        return FILTERINGS[size, self.stride].span
+
+    def weights(self, size: int) -> int:
+        """Return the bytes of all transformed weights for tiles of so many outputs."""
+        return 4 * FILTERINGS[size, self.stride].kinds ** 2 * self.depth * self.filters
 
 
 def choose_winograd(work: Convolution, target: Target, threads: int) -> tuple[int, Tile] | None:
@@ -57,13 +67,14 @@ def choose_winograd(work: Convolution, target: Target, threads: int) -> tuple[in
     macs = work.depth * work.filters / target.lanes / FMA_PER_CYCLE
     direct = max(pixels * 9 * macs / threads, 9 * work.depth * work.filters * 4 / BYTES_PER_CYCLE)
     best: tuple[float, int, Tile] | None = None
-    for size in (2, 4):
+    each = TRANSFORM_CYCLES[work.stride]
+    for size in sizes_of(work.stride):
         tiles = _winograd_tiles(work, size)
-        span = (size + 2) ** 2
+        span = work.span(size) ** 2
         tile = winograd_of_size(work, target, threads, size)
         padded = -(-tiles // tile.rows) * tile.rows
-        transforms = tiles * (work.depth + work.filters) / target.lanes * span * TRANSFORM_CYCLES
-        memory = span * work.depth * work.filters * 4 / BYTES_PER_CYCLE
+        transforms = tiles * (work.depth + work.filters) / target.lanes * span * each
+        memory = work.weights(size) / BYTES_PER_CYCLE
         cost = max((padded * span * macs + transforms) / threads, memory)
         if best is None or cost < best[0]:
             best = cost, size, tile
@@ -82,8 +93,7 @@ def winograd_of_size(work: Convolution, target: Target, threads: int, size: int)
     fetched while the block before is multiplied: it has to be large enough for that. A block may be
     a quarter larger rather than two: one thread took 4,270 us for 16 x 16 x 512 then, not 4,740.
     """
-    tiles, span = _winograd_tiles(work, size), (size + 2) ** 2
-    weights = 4 * span * work.depth * work.filters
+    tiles, weights = _winograd_tiles(work, size), work.weights(size)
     columns = 2 if _shares_columns(work, target, threads, size) else 1
     near = NEAR if weights <= target.l2_bytes else NEAR_ALONE
     room = int(near * target.l2_bytes) // _tile_bytes(work, target, size, columns)
@@ -121,13 +131,13 @@ def _shares_columns(work: Convolution, target: Target, threads: int, size: int) 
     fetch the weights meanwhile. Two threads of a Cascade Lake took 520 us instead of 600 for
     14 x 14 x 256 (decision 24), 4,360 instead of 5,440 for 28 x 28 x 512 (decision 25).
     """
-    weights = 4 * (size + 2) ** 2 * work.depth * work.filters
+    weights = work.weights(size)
     few = 4 * _winograd_tiles(work, size) <= 5 * _least_block(target) * (threads // 2)
     return threads % 2 == 0 and weights > 2 * target.l2_bytes and few
 
 
 def _tile_bytes(work: Convolution, target: Target, size: int, columns: int) -> int:
     """Return the scratch of a tile: a group of positions, a panel of products, the kept lines."""
-    filtering = FILTERINGS[size]
+    filtering = FILTERINGS[size, work.stride]
     group = filtering.together * filtering.span * (work.depth + PANEL_VECTORS * target.lanes)
     return 4 * (group + len(filtering.kept) * size * -(-work.filters // columns))

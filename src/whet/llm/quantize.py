@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
-from whet.errors import InputError, UnsupportedError
+from whet.errors import InputError, ModelError, UnsupportedError
 from whet.kernel.block_formats import FORMATS
 from whet.llm.architecture import Architecture, Array, Part
 from whet.llm.calibrate import Moments, gather_moments
@@ -30,6 +30,7 @@ from whet.llm.checkpoints.safetensors_file import Entry, write_safetensors
 from whet.llm.families.table import architecture_of
 from whet.llm.graphs.decoder import decoder_graph
 from whet.options import Options
+from whet.whole_files import write_bytes, write_errors
 
 Method = Literal["plain", "gptq", "awq"]
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
@@ -88,8 +89,9 @@ def quantize_folder(source: Path, target: Path, recipe: Recipe) -> list[str]:
     """Write a quantised checkpoint folder; return the names of the matrices that became blocks.
 
     Raises:
+        ArtifactError: the target cannot be written; nothing is left of it.
         InputError: the target exists.
-        ModelError: the checkpoint is incomplete.
+        ModelError: the checkpoint is incomplete, or cannot be read.
         UnsupportedError: no matrix can be quantised.
     """
     if target.exists():
@@ -183,20 +185,39 @@ def _loss(matrix: Array, factor: Array, gram: Array, kind: str) -> float:
 
 
 def _write(folder: TensorFolder, target: Path, plan: _Plan, recipe: Recipe) -> None:
-    """Write the folder under a temporary name, then under its own."""
+    """Write the folder under a temporary name, then under its own; of a failure nothing stays."""
     part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    try:
+        with write_errors(target):
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+        _fill(folder, part, plan, recipe)
+        with write_errors(target):
+            os.replace(part, target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _fill(folder: TensorFolder, part: Path, plan: _Plan, recipe: Recipe) -> None:
     entries = {name: _entry(folder, name, plan, recipe) for name in folder.names}
     write_safetensors(part / "model.safetensors", entries)
     formats = dict.fromkeys(plan.matrices, recipe.kind)
     method = {"quant_method": "whet", "rounding": recipe.method, "tensors": formats}
     values: dict[str, Any] = {**folder.config.values, "quantization_config": method}
-    (part / "config.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
+    write_bytes(part / "config.json", json.dumps(values, indent=1).encode())
     for name in _KEPT:
         if (folder.folder / name).exists():
-            shutil.copy(folder.folder / name, part / name)
-    os.replace(part, target)
+            write_bytes(part / name, _read(folder.folder / name))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"cannot read: {error.strerror or error}", where=str(path), hint="check permissions"
+        ) from error
 
 
 def _entry(folder: TensorFolder, name: str, plan: _Plan, recipe: Recipe) -> Entry:

@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from whet.index import Atom, Axis, IndexLike, product, var
-from whet.kernel.attention_schedule import Heads, choose_attention
+from whet.kernel.attention_schedule import (
+    MOST_INTEGER_KEYS,
+    MOST_KEYS,
+    Heads,
+    choose_attention,
+)
 from whet.kernel.expr import Call, Const, Expr, Load, Read, Var, rewrite_leaves, walk
 from whet.kernel.spec import Attention, Step, Store
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
@@ -203,6 +208,7 @@ def build_attention(
         magnitude(anchor.depth.extent),
         magnitude(anchor.col.extent),
         fixed=anchor.key.extent.constant is not None,
+        most=MOST_KEYS if anchor.integers is None else MOST_INTEGER_KEYS,
     )
     tile = choose_attention(heads, target, threads)
     q, k, v = read(anchor.q), read(anchor.k), read(anchor.v)

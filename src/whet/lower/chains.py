@@ -131,14 +131,16 @@ def _written(call: KernelCall) -> list[Root]:
 def _part_of(call: KernelCall) -> _Part | None:
     """Return a kernel as a part, if it is a product with constant weights that all rows share."""
     kernel = call.kernel
-    if not isinstance(kernel, Contraction) or kernel.quad is not None or len(kernel.stores) != 1:
+    if not isinstance(kernel, Contraction) or len(kernel.stores) != 1:
+        return None
+    if kernel.quad is not None or kernel.lines is not None:
         return None
     known = (kernel.row.extent, kernel.col.extent, kernel.depth.extent)
     if any(p.constant is None for p in known) or not kernel.b.padded:
         return None
     if kernel.b.base.constant is None or kernel.a.dtype != "float32":
         return None
-    indices = [kernel.a.address, kernel.stores[0].address]
+    indices = [*(a.address for a, _ in kernel.operands), kernel.stores[0].address]
     indices += [p for e in walk(kernel.stores[0].value) for p in e.indices()]
     if any(isinstance(a, Opaque) for p in indices for a in p.atoms):
         return None
@@ -165,12 +167,15 @@ def _aligned(part: _Part, first: Contraction) -> _Part | None:
         moved = {kernel.row: inner_row(first.outer, first.row)}
     else:
         return None
-    store = kernel.stores[0]
+    store, second = kernel.stores[0], kernel.second
+    if second is not None:
+        second = replace(second, a=_moved(second.a, moved))
     aligned = replace(
         kernel,
         outer=first.outer,
         row=first.row,
-        a=Read(kernel.a.param, kernel.a.address.substitute(moved), kernel.a.dtype),
+        a=_moved(kernel.a, moved),
+        second=second,
         bounds=tuple(c.substitute(moved) for c in kernel.bounds),
         edges=tuple(c.substitute(moved) for c in kernel.edges),
         stores=(
@@ -178,6 +183,10 @@ def _aligned(part: _Part, first: Contraction) -> _Part | None:
         ),
     )
     return _Part(part.call, aligned)
+
+
+def _moved(read: Read, axes: dict[Atom, IndexLike]) -> Read:
+    return Read(read.param, read.address.substitute(axes), read.dtype)
 
 
 def _reads_rows(parts: Sequence[_Part]) -> bool:
@@ -189,6 +198,8 @@ def _reads_rows(parts: Sequence[_Part]) -> bool:
         source = made.get(id(part.call.roots[read.param]))
         if source is None:
             continue
+        if axis is part.kernel.depth and part.kernel.second is not None:
+            return False
         found = True
         if _column(read.address, axis, part.kernel) != _result(source.kernel):
             return False
@@ -200,7 +211,8 @@ def _reads_rows(parts: Sequence[_Part]) -> bool:
 def _reads(kernel: Contraction) -> list[tuple[Read, Axis]]:
     """Return what a product reads, with the axis that goes along the columns of the result."""
     epilogue = [e for e in walk(kernel.stores[0].value) if isinstance(e, Read)]
-    return [(kernel.a, kernel.depth), *((e, kernel.col) for e in epilogue)]
+    operands = [(a, kernel.depth) for a, _ in kernel.operands]
+    return [*operands, *((e, kernel.col) for e in epilogue)]
 
 
 def _column(address: Poly, axis: Axis, kernel: Contraction) -> Poly:
@@ -275,7 +287,7 @@ def _numbered(
     def leaf(e: Expr) -> Expr:
         return read(e, kernel.col) if isinstance(e, Read) else e
 
-    (store,) = kernel.stores
+    (store,), second = kernel.stores, kernel.second
     number = numbers[store.param]
     inner = insides.get(number)
     address = store.address if inner is None else row * inner.stride + var(kernel.col)
@@ -283,6 +295,7 @@ def _numbered(
     return replace(
         kernel,
         a=read(kernel.a, kernel.depth),
+        second=None if second is None else replace(second, a=read(second.a, kernel.depth)),
         b=replace(kernel.b, param=numbers[kernel.b.param]),
         zeros=numbers[kernel.zeros] if kernel.zeros >= 0 else -1,
         stores=(stored,),

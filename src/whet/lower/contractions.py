@@ -8,10 +8,10 @@ import numpy as np
 
 from whet.index import ONE, ZERO, Atom, Axis, IndexLike, Poly, as_poly, product, var
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Read, Within
-from whet.kernel.schedule import LINE_BYTES, OPEN_ROWS, Work
 from whet.kernel.schedules import Chooser
-from whet.kernel.spec import QUAD, Contraction, Panels, Quad, Store, Tile
+from whet.kernel.spec import QUAD, Contraction, Panels, Quad, Second, Store, Tile
 from whet.kernel.tensor import Definition, Product
+from whet.lower.line_tiles import Rows, choose_rows
 from whet.lower.loops import by_stride, indices_of, merge_axes
 from whet.lower.packing import product_type, split_panels, strided_view
 from whet.lower.storage import (
@@ -34,20 +34,6 @@ ENOUGH_ROWS = 32
 FEW_ROWS = 8
 """Up to so many rows the multiply-adds of large weights wait for memory."""
 
-WHOLE_LINE = 14
-"""Rows of an image line that ``vpdpbusd`` sums at once, one more than usual.
-
-In two halves of 7 they take every weight from the second cache twice: ResNet-50's layers of 3x3 on
-14 x 14 pixels took 230 us so and 211 with 14 x 2 sums (two threads of a Cascade Lake). Elsewhere
-13 rows are as fast, and LLVM spills none of their sums.
-"""
-
-SPARE_REGISTERS = {"vnni": 0, "i8mm": 0, "dotprod": 4, "pairs": 5, "": 12}
-"""Registers of operands of 8-bit integers taken apart, beyond those of a plain product.
-
-Where there are any, LLVM spills sums of products as soon as two depth steps stand together.
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Operand:
@@ -57,23 +43,54 @@ class Operand:
         load: what is read.
         conditions: where it is not zero.
         flips: whether the highest bit of 8-bit integers is flipped.
+        second: what is read instead from some depth on.
     """
 
     load: Load
     conditions: tuple[Within, ...]
     flips: bool = False
+    second: tuple[int, Load] | None = None
+
+    @property
+    def loads(self) -> list[Load]:
+        """All that is read."""
+        return [self.load] if self.second is None else [self.load, self.second[1]]
 
 
-def operand_of(a: Expr) -> Operand | None:
-    """Return the operand if it is a load, perhaps guarded with zero; else ``None``."""
+def operand_of(a: Expr, depth: Axis | None = None) -> Operand | None:
+    """Return the operand if it is a load, perhaps guarded with zero; else ``None``.
+
+    With a depth, it may also be two loads, of which the second is read from some depth on.
+    """
     if isinstance(a, Load):
         return Operand(a, ())
     flipped = _flipped(a)
     if flipped is not None:
         return Operand(flipped, (), flips=True)
-    if isinstance(a, Guard) and isinstance(a.then, Load) and getattr(a.otherwise, "value", 1) == 0:
+    if not isinstance(a, Guard) or not isinstance(a.then, Load):
+        return None
+    if getattr(a.otherwise, "value", 1) == 0:
         return Operand(a.then, a.conditions)
-    return None
+    return None if depth is None else _two_operands(a, depth)
+
+
+def one_then_other(first: Load, second: Load, depth: Axis, start: int) -> Guard:
+    """Return an operand that is the first load below a depth, the second one from there on."""
+    rest = Within(var(depth) - start, depth.extent - start)
+    behind = Guard((rest,), second, Const(0.0, second.dtype), second.dtype)
+    return Guard((Within(var(depth), as_poly(start)),), first, behind, first.dtype)
+
+
+def _two_operands(a: Guard, depth: Axis) -> Operand | None:
+    """Return the operands of ``one_then_other``."""
+    first, behind = a.then, a.otherwise
+    if not isinstance(behind, Guard) or len(a.conditions) != 1:
+        return None
+    second, start = behind.then, a.conditions[0].extent.constant
+    if not isinstance(first, Load) or not isinstance(second, Load) or not start:
+        return None
+    found = a == one_then_other(first, second, depth, start) and depth.extent.constant is not None
+    return Operand(first, (), second=(start, second)) if found else None
 
 
 def _flipped(a: Expr) -> Load | None:
@@ -98,7 +115,7 @@ def build_contraction(
     """Return the kernel that computes a product into storage, and its parameters."""
     anchor = definition.anchor
     assert isinstance(anchor, Product)
-    operand = operand_of(anchor.a)
+    operand = operand_of(anchor.a, anchor.depth)
     assert operand is not None, "products are legal here"
     params = Params()
     output = params.write(storage.root)
@@ -107,21 +124,26 @@ def build_contraction(
         address_of(definition.position, storage),
         to_reads(definition.body, storages, params),
     )
-    a_root = storages[id(operand.load.source)]
-    a = Read(params.number(a_root.root), address_of(operand.load.index, a_root), operand.load.dtype)
-    rows, row, substitution = _shape_rows(anchor, store, a, operand, storages)
+    a, *later = (_read_of(load, storages, params) for load in operand.loads)
+    guarded = Guard(operand.conditions, a, a, a.dtype) if operand.conditions else a
+    rows, row, substitution = _shape_rows(anchor, store, [guarded, *later], storages)
     store = _carry(store, substitution)
     if _stays_near(anchor, target):
         rows = by_stride(rows, store.address)
-    a = Read(a.param, a.address.substitute(substitution), a.dtype)
+    a = _moved(a, substitution)
+    second = None
+    if operand.second is not None:
+        second = Second(operand.second[0], _moved(later[0], substitution))
     conditions = tuple(c.substitute(substitution) for c in operand.conditions)
     edges = tuple(c for c in conditions if row in c.index.atoms)
     bounds = tuple(c for c in conditions if c not in edges)
     free = not conditions and not _weight_axes(anchor, storages, substitution) & {*rows[-1:]}
-    shape = _Rows(rows, row, edges=bool(edges), whole=free and _sums_whole_lines(anchor, target))
-    tile, lines = _tile(anchor, shape, target, choose)
+    shape = Rows(rows, row, edges=bool(edges), whole=free)
+    tile, lines = choose_rows(anchor, shape, target, choose)
     if anchor.quad is not None and _rows_overlap(a, row, anchor.quad):
         tile = replace(tile, unroll=1, prefetch=-(-tile.prefetch // tile.unroll))
+    if second is not None and second.start % tile.unroll:
+        tile = replace(tile, block=0)
     zeros = params.number(_zeros(anchor.depth, a.dtype)) if edges else -1
     panels = _panels(anchor, storages, params, tile, target, substitution)
     kernel = Contraction(
@@ -140,8 +162,18 @@ def build_contraction(
         zeros,
         anchor.quad,
         lines=lines,
+        second=second,
     )
     return kernel, params
+
+
+def _read_of(load: Load, storages: Storages, params: Params) -> Read:
+    storage = storages[id(load.source)]
+    return Read(params.number(storage.root), address_of(load.index, storage), load.dtype)
+
+
+def _moved(read: Read, substitution: dict[Atom, IndexLike]) -> Read:
+    return Read(read.param, read.address.substitute(substitution), read.dtype)
 
 
 def _rows_overlap(a: Read, row: Axis, quad: Quad) -> bool:
@@ -180,15 +212,14 @@ def _zeros(depth: Axis, dtype: str) -> Root:
 
 
 def _shape_rows(
-    anchor: Product, store: Store, a: Read, operand: Operand, storages: Storages
+    anchor: Product, store: Store, operands: list[Expr], storages: Storages
 ) -> tuple[tuple[Axis, ...], Axis, dict[Atom, IndexLike]]:
     """Sort and merge row axes; returns outer axes, the tiled axis and the substitution."""
     b_address = _b_address(anchor, storages)
     shared = [x for x in anchor.rows if anchor.b.depends_on(x)]
     free = [x for x in anchor.rows if x not in shared]
-    guard = Guard(operand.conditions, a, a, a.dtype) if operand.conditions else a
-    b_read = Read(a.param, b_address, a.dtype)
-    indices = indices_of([guard, b_read], [store])
+    b_read = Read(store.param, b_address, anchor.b.dtype)
+    indices = indices_of([*operands, b_read], [store])
     outer, first = merge_axes(by_stride(shared, store.address), indices)
     open_axes, known_axes = _split_known(by_stride(free, store.address))
     inner, second = merge_axes(open_axes, indices)
@@ -220,73 +251,6 @@ def _weight_axes(
 ) -> set[Atom]:
     """Return what the place of the weights depends on."""
     return set(_b_address(anchor, storages).substitute(substitution).atoms)
-
-
-def _sums_whole_lines(anchor: Product, target: Target) -> bool:
-    """Whether a register tile may be as high as a whole line of an image."""
-    wide = target.vector_bytes == LINE_BYTES
-    return anchor.quad is not None and target.dot == "vnni" and wide
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """The rows of a product.
-
-    Attributes:
-        outer: axes around the tiled one.
-        row: the axis that register tiles run along.
-        edges: whether rows may lie outside the operand.
-        whole: whether a register tile may take several points of the last outer axis.
-    """
-
-    outer: tuple[Axis, ...]
-    row: Axis
-    edges: bool
-    whole: bool
-
-    @property
-    def lines(self) -> int | None:
-        """How many lines of an image fill a register tile, ``None`` if that is no more than one."""
-        length = self.row.extent.constant
-        total = self.outer[-1].extent.constant if self.outer else None
-        if not self.whole or not length or total is None or WHOLE_LINE // length < 2:
-            return None
-        return min(WHOLE_LINE // length, total) if total > 1 else None
-
-
-def _work(anchor: Product, rows: _Rows, lines: int | None) -> Work:
-    """Return the size of a product of which a register tile takes so many lines."""
-    depth, together = magnitude(anchor.depth.extent), lines or 1
-    unknown = any(x.extent.constant is None for x in (*rows.outer, rows.row))
-    count = max(magnitude(rows.row.extent), 1)
-    if rows.row.extent.constant is None:
-        count = max(count, OPEN_ROWS)
-    return Work(
-        outer=-(-max(magnitude(product(x.extent for x in rows.outer)), 1) // together),
-        rows=count * together,
-        cols=max(magnitude(anchor.col.extent), 1),
-        reduction=max(depth * magnitude(product(t.extent for t in anchor.taps)), 1),
-        depth=max(depth, 1),
-        edges=rows.edges,
-        open=unknown,
-        blocks=anchor.quad is None and anchor.depth.extent.constant is not None,
-    )
-
-
-def _tile(anchor: Product, rows: _Rows, target: Target, choose: Chooser) -> tuple[Tile, int | None]:
-    """Return the schedule of a product, and how many lines its register tiles take, if several."""
-    work, reduced = _work(anchor, rows, rows.lines), target
-    if anchor.quad is not None:
-        room = target.registers - SPARE_REGISTERS[target.dot]
-        if _sums_whole_lines(anchor, target) and work.rows == WHOLE_LINE:
-            room += 1
-        reduced = replace(target, registers=room, lane_fma=False)
-        if SPARE_REGISTERS[target.dot]:
-            work = replace(work, unroll=1)
-    tile = choose.tile(work, reduced)
-    if rows.lines is None or tile.rows == work.rows:
-        return tile, rows.lines
-    return _tile(anchor, replace(rows, whole=False), target, choose)
 
 
 def _panels(

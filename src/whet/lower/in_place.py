@@ -75,7 +75,8 @@ def _replaces(call: KernelCall, kernel: Contraction, store: Store, read: int) ->
         return False
     if output.dtype != operand.dtype or output.size != operand.size:
         return False
-    if read in (kernel.a.param, kernel.b.param) or call.roots.count(operand) > 1:
+    multiplied = {kernel.b.param, *(a.param for a, _ in kernel.operands)}
+    if read in multiplied or call.roots.count(operand) > 1:
         return False
     reads = [e for e in walk(store.value) if isinstance(e, Read) and e.param == read]
     return bool(reads) and all(e.address == store.address for e in reads)

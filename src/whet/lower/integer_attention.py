@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from whet.index import Atom, Axis, IndexLike, var
-from whet.kernel.attention_schedule import MOST_KEYS
+from whet.kernel.attention_schedule import MOST_INTEGER_KEYS
 from whet.kernel.expr import Call, Const, Expr, Load, Var, rewrite_leaves, walk
 from whet.kernel.integer_attention import MASS, QUAD_WORDS, SHARE, IntegerAttention
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
@@ -59,7 +59,7 @@ def fuse_integer_attention(tensor: Tensor, single: Single, readers: Readers) -> 
         return False
     soft = source_at(outer.a, (*outer.rows, outer.depth), lambda t: readers(t) <= 2)
     softmax = None if soft is None else _softmax(soft)
-    if soft is None or softmax is None or (outer.depth.extent.constant or 0) > MOST_KEYS:
+    if soft is None or softmax is None or (outer.depth.extent.constant or 0) > MOST_INTEGER_KEYS:
         return False
     body = _with_mass(definition.body, outer, single)
     scored = _scored(soft, softmax, single)

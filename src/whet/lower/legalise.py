@@ -85,8 +85,8 @@ def _legal_a(
 ) -> tuple[Expr, Tensor | None]:
     rows = [r for r in anchor.rows if anchor.a.depends_on(r)]
     axes = (*rows, *anchor.taps, anchor.depth)
-    operand = operand_of(anchor.a)
-    if operand is None or not _is_affine(operand.load, axes, layout):
+    operand = operand_of(anchor.a, anchor.depth)
+    if operand is None or not all(_is_affine(load, axes, layout) for load in operand.loads):
         return _gathered(tensor, "a", axes, anchor.a)
     edges = [c for c in operand.conditions if not _shortens_tap(c, anchor, row)]
     at_rows = all(row in c.index.atoms for c in edges)

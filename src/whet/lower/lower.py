@@ -14,6 +14,7 @@ from whet.kernel.recurrence import Recur
 from whet.kernel.schedules import Schedules
 from whet.kernel.tensor import Definition, Product, Tensor, axes_for
 from whet.limits import Budget
+from whet.lower.add_products import add_products
 from whet.lower.build import build_equations, plain_equations
 from whet.lower.chains import Chaining, chain_products
 from whet.lower.choose import choose_by_shape
@@ -29,6 +30,7 @@ from whet.lower.join_writes import join_writes
 from whet.lower.layout import Layout, choose_layout
 from whet.lower.legalise import legalise
 from whet.lower.merged_groups import merge_groups
+from whet.lower.merged_terms import merge_terms
 from whet.lower.outline import Item, Outline
 from whet.lower.pool_products import Pooling, pool_products
 from whet.lower.quantised_norms import fuse_quantised_norms
@@ -39,6 +41,7 @@ from whet.lower.saturation import saturate_steps
 from whet.lower.scope import OpTable
 from whet.lower.segments import Cut, cut_outline
 from whet.lower.select import KernelCall, Selection
+from whet.lower.shared_kernels import share_kernels
 from whet.lower.storage import Root
 from whet.lower.streamed_weights import stream_weights
 from whet.lower.uses import rewrite_definition
@@ -158,7 +161,8 @@ def lower_equations(
     equations, rewrites = fuse(equations, level=level), rewrites_within(schedules.rewrites)
     equations = fuse_quantised_norms(equations, rewrites)
     equations = fuse_quantised_products(equations, rewrites, target)
-    equations = inline_parts(equations, rewrites)
+    equations = merge_terms(inline_parts(equations, rewrites))
+    equations = add_products(equations, rewrites, target)
     _separate_outputs(equations)
     _expose(equations, expose)
     layout = choose_layout(equations, share=level >= 1)
@@ -180,7 +184,7 @@ def lower_equations(
     calls = fetch_ahead(calls, target, schedules.threads, rewrites)
     calls = pool_products(calls, kept, Pooling(target, schedules.threads, rewrites))
     calls = chain_products(calls, kept, Chaining(target, schedules.threads, rewrites))
-    calls = update_in_place(calls, kept, rewrites)
+    calls = share_kernels(update_in_place(calls, kept, rewrites), rewrites)
     return Lowered(
         tuple(calls),
         tuple((t, _input_root(t, layout)) for t in equations.inputs),

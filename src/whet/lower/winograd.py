@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whet.index import Atom, Axis, IndexLike, as_poly, var
+from whet.index import Axis, Poly, as_poly, var
 from whet.kernel.expr import Load, Read
 from whet.kernel.schedules import Chooser
 from whet.kernel.spec import Store, Winograd
 from whet.kernel.tensor import Definition, Product, Tensor
-from whet.kernel.winograd import FILTERINGS, transform_weights
+from whet.kernel.winograd import FILTERINGS, STRIDES, Filtering, transform_weights
 from whet.kernel.winograd_schedule import Convolution
 from whet.lower.contractions import Operand, operand_of
 from whet.lower.packing import split_panels
@@ -33,12 +33,13 @@ MIN_CHANNELS = 16
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """A 3x3 convolution of stride 1 and its padding."""
+    """A 3x3 convolution, its padding and stride."""
 
     anchor: Product
     operand: Operand
     weights: Load
     pads: tuple[int, int]
+    stride: int
 
 
 def _match(definition: Definition) -> _Match | None:
@@ -50,10 +51,14 @@ def _match(definition: Definition) -> _Match | None:
         return None
     if operand.load.source.rank != 4 or operand.load.index[1] != var(anchor.depth):
         return None
-    pads = [_padding(operand, 2 + k, anchor.rows[1 + k], anchor.taps[k]) for k in range(2)]
-    if pads[0] is None or pads[1] is None:
-        return None
-    return _Match(anchor, operand, weights, (pads[0], pads[1]))
+    for stride in STRIDES:
+        pads = [
+            _padding(operand, 2 + k, var(anchor.rows[1 + k]) * stride + var(anchor.taps[k]))
+            for k in range(2)
+        ]
+        if pads[0] is not None and pads[1] is not None:
+            return _Match(anchor, operand, weights, (pads[0], pads[1]), stride)
+    return None
 
 
 def _filters(anchor: Product) -> Load | None:
@@ -65,10 +70,9 @@ def _filters(anchor: Product) -> Load | None:
     return b if b.index == places and b.source.value.shape[2:] == (3, 3) else None
 
 
-def _padding(operand: Operand, dimension: int, row: Axis, tap: Axis) -> int | None:
-    """Return the padding along one dimension if it is read at ``row + tap - padding``."""
-    index = operand.load.index[dimension]
-    offset = (index - var(row) - var(tap)).constant
+def _padding(operand: Operand, dimension: int, place: Poly) -> int | None:
+    """Return the padding along one dimension if it is read at ``place - padding``."""
+    offset = (operand.load.index[dimension] - place).constant
     return -offset if offset is not None and offset <= 0 else None
 
 
@@ -87,6 +91,7 @@ def build_winograd(
         cols=magnitude(cols.extent),
         depth=magnitude(anchor.depth.extent),
         filters=magnitude(anchor.col.extent),
+        stride=found.stride,
     )
     static = all(p.constant is not None for p in (rows.extent, cols.extent, *source.shape[1:]))
     if not static or min(work.depth, work.filters) < MIN_CHANNELS:
@@ -100,18 +105,14 @@ def build_winograd(
     body = to_reads(definition.body, storages, params)
     store = Store(output, address_of(definition.position, storage), body)
     y, x = Axis("y", source.shape[2]), Axis("x", source.shape[3])
-    start: dict[Atom, IndexLike] = {
-        anchor.taps[0]: 0,
-        anchor.taps[1]: 0,
-        rows: var(y) + found.pads[0],
-        cols: var(x) + found.pads[1],
-    }
-    index = tuple(p.substitute(start) for p in found.operand.load.index)
+    index = (*found.operand.load.index[:2], var(y), var(x))
     place = storages[id(source)]
     a = Read(params.number(place.root), address_of(index, place), source.dtype)
     if a.address.coefficient(anchor.depth) != 1:
         return None
-    weights = params.number(_packed_root(found.weights.source, size, tile.vectors * target.lanes))
+    weights = params.number(
+        _packed_root(found, FILTERINGS[size, found.stride], tile.vectors * target.lanes)
+    )
     kernel = Winograd(
         params.records(),
         image,
@@ -127,27 +128,29 @@ def build_winograd(
         found.pads,
         size,
         tile,
+        found.stride,
     )
     return kernel, params
 
 
-def _packed_root(source: Tensor, size: int, width: int) -> Root:
+def _packed_root(found: _Match, filtering: Filtering, width: int) -> Root:
     """Return transformed weights; to transform them is left to the one who packs them."""
+    source: Tensor = found.weights.source
     value = source.value
     assert value is not None, "matched"
     filters, depth = value.shape[:2]
-    count = (size + 2) ** 2 * -(-filters // width) * width * depth
+    count = filtering.kinds**2 * -(-filters // width) * width * depth
     return Root(
         f"{source.name}.winograd",
         BufferKind.CONSTANT,
         "float32",
         as_poly(count),
-        lambda: _pack(value, size, width),
+        lambda: _pack(value, filtering, width),
         packed_content(source, "float32"),
     )
 
 
-def _pack(weights: np.ndarray, size: int, width: int) -> np.ndarray:
+def _pack(weights: np.ndarray, filtering: Filtering, width: int) -> np.ndarray:
     """Return transformed weights as [panels, positions, depth, width], zeros at the end."""
-    moved = transform_weights(weights, FILTERINGS[size])
+    moved = transform_weights(weights, filtering)
     return split_panels(moved, width).transpose(2, 0, 1, 3)

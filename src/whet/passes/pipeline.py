@@ -113,12 +113,14 @@ LOWERING = MappingProxyType(
         "fuse_quantised_products": 2,
         "fuse_query_rotation": 2,
         "fuse_cache_writes": 2,
+        "add_products": 3,
         "compute_in_copies": 2,
         "join_parts": 2,
         "fetch_ahead": 2,
         "pool_products": 2,
         "chain_products": 2,
         "update_in_place": 2,
+        "share_kernels": 2,
     }
 )
 """Rewrites of kernels instead of graphs, which lowering makes, and their levels."""

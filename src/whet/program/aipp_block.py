@@ -14,14 +14,12 @@ import msgspec
 import numpy as np
 
 from whet.errors import ArtifactError, InputError
+from whet.program.records import PICTURE_BLOCKS
 
 Record = np.ndarray[Any, Any]
 
 BLOCK = "ascend_dynamic_aipp_data"
 """Name of the input; further ones get the position of the image input behind it."""
-
-METADATA = "aipp_blocks"
-"""Under which a compiled file says which of its inputs are such blocks."""
 
 
 def _record(size: int, *fields: tuple[str, str, int] | tuple[str, str, int, int]) -> np.dtype[Any]:
@@ -97,7 +95,9 @@ def read_uses(text: str) -> tuple[BlockUse, ...]:
     try:
         return msgspec.json.decode(text, type=tuple[BlockUse, ...])
     except msgspec.ValidationError as error:
-        raise ArtifactError(f"damaged: {error}", where=METADATA, hint="compile again") from error
+        raise ArtifactError(
+            f"damaged: {error}", where=PICTURE_BLOCKS, hint="compile again"
+        ) from error
 
 
 def split_block(block: Record) -> tuple[Record, Record]:

@@ -11,13 +11,11 @@ what you trust. The digests find damage, not malice.
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 import numpy as np
@@ -29,8 +27,6 @@ from whet.program.manifest import (
     Manifest,
     SectionRow,
     decode_manifest,
-    encode_manifest,
-    make_manifest,
     program_of,
 )
 from whet.program.records import Program
@@ -40,7 +36,7 @@ MAJOR, MINOR = 2, 1
 PAGE = 4096
 SECTIONS = ("code", "graph", "weights")
 
-_HEADER = struct.Struct("<8sIIQQ32s")
+HEADER = struct.Struct("<8sIIQQ32s")
 _MOST_MANIFEST = 2**28
 _GRID_COLUMNS = 1024
 _GRID_BLOCK = 512 * _GRID_COLUMNS
@@ -83,45 +79,6 @@ def digest(data: memoryview) -> str:
         state.update(block[whole:].tobytes())
     state.update(bytes(data[data.nbytes // 8 * 8 :]))
     return state.hexdigest()
-
-
-def write_container(
-    path: str | os.PathLike[str],
-    program: Program,
-    symbols: Mapping[str, int],
-    sections: Mapping[str, memoryview],
-    metadata: Mapping[str, str],
-) -> None:
-    """Write a file, whole or not at all: temporary file, fsync, rename, fsync of the folder.
-
-    Args:
-        path: where to; an existing file is replaced.
-        program: the program.
-        symbols: offsets of functions in the code.
-        sections: bytes by name, from ``SECTIONS``.
-        metadata: further facts to keep.
-
-    Raises:
-        ArtifactError: the file cannot be written; nothing is left behind.
-    """
-    target = Path(path)
-    views = {name: sections[name].cast("B") for name in SECTIONS if name in sections}
-    digests = {name: digest(view) for name, view in views.items()}
-    head, rows = _compose(program, symbols, views, digests, metadata)
-    temporary = target.with_name(f".{target.name}.{os.urandom(8).hex()}.tmp")
-    try:
-        try:
-            _write_file(temporary, head, [(row.offset, views[row.name]) for row in rows])
-            os.replace(temporary, target)
-        finally:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
-        _sync_folder(target.parent)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = "free some space, or save elsewhere" if full else None
-        reason = error.strerror or str(error)
-        raise ArtifactError(f"cannot write: {reason}", where=str(target), hint=hint) from error
 
 
 @contextmanager
@@ -199,64 +156,14 @@ def check_section(row: SectionRow, view: memoryview) -> None:
         raise ArtifactError(f"section {row.name!r} is damaged", hint="compile the model again")
 
 
-def _compose(
-    program: Program,
-    symbols: Mapping[str, int],
-    views: Mapping[str, memoryview],
-    digests: Mapping[str, str],
-    metadata: Mapping[str, str],
-) -> tuple[bytes, list[SectionRow]]:
-    """Return header and manifest, and the sections' places, which depend on its length."""
-    length = 0
-    while True:
-        rows, cursor = [], _HEADER.size + length
-        for name, view in views.items():
-            start = -(-cursor // PAGE) * PAGE
-            rows.append(SectionRow(name, start, view.nbytes, digests[name]))
-            cursor = start + view.nbytes
-        manifest = encode_manifest(make_manifest(program, symbols, rows, metadata))
-        if len(manifest) == length:
-            break
-        length = len(manifest)
-    check = blake2b(manifest, digest_size=32).digest()
-    return _HEADER.pack(MAGIC, MAJOR, MINOR, cursor, length, check) + manifest, rows
-
-
-def _write_file(path: Path, head: bytes, parts: list[tuple[int, memoryview]]) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        _write_all(handle, memoryview(head))
-        cursor = len(head)
-        for offset, view in parts:
-            _write_all(handle, memoryview(bytes(offset - cursor)))
-            _write_all(handle, view)
-            cursor = offset + view.nbytes
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write_all(handle: int, view: memoryview) -> None:
-    while view.nbytes:
-        view = view[os.write(handle, view[: 2**30]) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _read_structure(handle: int) -> Container:
     size = os.fstat(handle).st_size
-    head = os.pread(handle, _HEADER.size, 0)
+    head = os.pread(handle, HEADER.size, 0)
     if head[: len(MAGIC)] != MAGIC:
         raise ArtifactError("not a .whet file", hint="give a file that whet compile wrote")
-    if len(head) < _HEADER.size:
+    if len(head) < HEADER.size:
         raise ArtifactError("the file is truncated")
-    _, major, minor, file_size, length, check = _HEADER.unpack(head)
+    _, major, minor, file_size, length, check = HEADER.unpack(head)
     if major != MAJOR or minor > MINOR:
         age = "newer" if (major, minor) > (MAJOR, MINOR) else "older"
         raise ArtifactError(
@@ -265,14 +172,20 @@ def _read_structure(handle: int) -> Container:
         )
     if file_size != size:
         raise ArtifactError(f"the file has {size} bytes instead of {file_size}")
-    if length > min(size - _HEADER.size, _MOST_MANIFEST):
+    if length > min(size - HEADER.size, _MOST_MANIFEST):
         raise ArtifactError(f"a manifest of {length} bytes does not fit")
-    data = os.pread(handle, length, _HEADER.size)
-    if blake2b(data, digest_size=32).digest() != check:
-        raise ArtifactError("the manifest is damaged", hint="compile the model again")
-    manifest = decode_manifest(data)
-    _check_sections(handle, manifest, _HEADER.size + length, size)
+    manifest = _read_manifest(handle, length, check)
+    _check_sections(handle, manifest, HEADER.size + length, size)
     return Container(program_of(manifest), manifest, handle)
+
+
+def _read_manifest(handle: int, length: int, check: bytes) -> Manifest:
+    """Return the manifest; its bytes have pages of their own, which the heap would keep."""
+    data = memoryview(mmap.mmap(-1, max(length, 1)))[:length]
+    size = os.preadv(handle, [data], HEADER.size) if length else 0
+    if size != length or blake2b(data, digest_size=32).digest() != check:
+        raise ArtifactError("the manifest is damaged", hint="compile the model again")
+    return decode_manifest(data)
 
 
 def _check_sections(handle: int, manifest: Manifest, cursor: int, size: int) -> None:

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from whet.dtypes import numpy_dtype
 from whet.errors import ArtifactError
 from whet.index import Poly
-from whet.program.contents import (
-    NO_CONTENT,
-    ContentRow,
-    content_at,
-    content_rows,
-    contents_of,
-    number_contents,
-)
-from whet.program.polynomials import from_json, to_json
+from whet.program.contents import NO_CONTENT, ContentRow, content_at, contents_of
+from whet.program.polynomials import from_json
 from whet.program.records import (
     Buffer,
     BufferKind,
-    Content,
     Launch,
     Part,
     Program,
     TargetInfo,
     TensorSpec,
 )
-from whet.program.script import Script
+
+if TYPE_CHECKING:
+    from whet.program.script import Script
 
 IN_PLACE = "scatter_"
 """Kernels that may change an input of the program: scatters into a cache."""
+
+NO_SCRIPT = b"null"
+"""What a manifest has in the place of a script."""
 
 _MOST_BYTES = 2**47
 _MOST_THREADS = 1024
@@ -109,7 +106,8 @@ class SectionRow(_Row, frozen=True):
 class Manifest(_Row, frozen=True, omit_defaults=True):
     """Everything in a ``.whet`` file but the sections' bytes.
 
-    What has a default came with format 2.1; files of 2.0 lack it.
+    What has a default came with format 2.1; files of 2.0 lack it. ``script`` stays JSON until it is
+    known to be one: most programs have none, and its records need not be imported for them.
     """
 
     inputs: list[TensorRow]
@@ -118,7 +116,7 @@ class Manifest(_Row, frozen=True, omit_defaults=True):
     buffers: list[BufferRow]
     launches: list[LaunchRow]
     parts: list[PartRow]
-    script: Script | None
+    script: msgspec.Raw
     scratch_bytes: int
     threads: int
     reuse: bool
@@ -129,61 +127,24 @@ class Manifest(_Row, frozen=True, omit_defaults=True):
     contents: list[ContentRow] = []
 
 
-def make_manifest(
-    program: Program,
-    symbols: Mapping[str, int],
-    sections: Sequence[SectionRow],
-    metadata: Mapping[str, str],
-) -> Manifest:
-    """Return the manifest of a program."""
-    target, contents = program.target, number_contents(program.buffers)
-    return Manifest(
-        inputs=_tensor_rows(program.inputs, program.input_shapes),
-        outputs=_tensor_rows(program.outputs, program.output_shapes),
-        dims=list(program.dims),
-        buffers=[_buffer_row(b, contents) for b in program.buffers],
-        launches=[_launch_row(launch) for launch in program.launches],
-        parts=[_part_row(part) for part in program.parts],
-        script=program.script,
-        scratch_bytes=program.scratch_bytes,
-        threads=program.threads,
-        reuse=program.reuse,
-        target=TargetRow(target.triple, target.cpu, list(target.features)),
-        symbols=dict(symbols),
-        sections=list(sections),
-        metadata=dict(metadata),
-        contents=content_rows(contents),
-    )
-
-
 def encode_manifest(manifest: Manifest) -> bytes:
     """Return the one encoding that a manifest has."""
-    return msgspec.json.encode(manifest, order="deterministic", enc_hook=_encode_poly)
+    return msgspec.json.encode(manifest, order="deterministic")
 
 
-def decode_manifest(data: bytes) -> Manifest:
+def decode_manifest(data: bytes | memoryview) -> Manifest:
     """Read a manifest; unknown, missing, repeated and mistyped fields are errors.
 
     Raises:
         ArtifactError: the bytes are not what ``encode_manifest`` writes.
     """
     try:
-        manifest = msgspec.json.decode(data, type=Manifest, dec_hook=_decode_poly)
+        manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, RecursionError, TypeError, ValueError) as error:
         raise ArtifactError(f"damaged manifest: {error}") from error
     if encode_manifest(manifest) != data:
         raise ArtifactError("damaged manifest: not in canonical form")
-    return manifest
-
-
-def _encode_poly(value: object) -> Any:
-    assert isinstance(value, Poly), "a manifest holds polynomials and plain values"
-    return to_json(value)
-
-
-def _decode_poly(kind: type, value: object) -> Poly:
-    assert kind is Poly, "a manifest holds polynomials and plain values"
-    return from_json(value)
+    return msgspec.structs.replace(manifest, script=manifest.script.copy())
 
 
 def program_of(manifest: Manifest) -> Program:
@@ -233,36 +194,16 @@ def _build_program(manifest: Manifest) -> Program:
         target=TargetInfo(target.triple, target.cpu, tuple(target.features)),
         reuse=manifest.reuse,
         parts=tuple(_part(row) for row in manifest.parts),
-        script=manifest.script,
+        script=_script(manifest.script),
     )
 
 
-def _tensor_rows(specs: Sequence[TensorSpec], shapes: Sequence[Sequence[Poly]]) -> list[TensorRow]:
-    return [
-        TensorRow(s.name, s.dtype, list(s.shape), [to_json(axis) for axis in axes])
-        for s, axes in zip(specs, shapes, strict=True)
-    ]
+def _script(data: msgspec.Raw) -> Script | None:
+    if bytes(data) == NO_SCRIPT:
+        return None
+    from whet.program.script_json import decode_script
 
-
-def _buffer_row(buffer: Buffer, contents: Mapping[Content, int]) -> BufferRow:
-    content = NO_CONTENT if buffer.content is None else contents[buffer.content]
-    size = to_json(buffer.size_bytes)
-    return BufferRow(str(buffer.kind), buffer.name, size, buffer.offset, content)
-
-
-def _launch_row(launch: Launch) -> LaunchRow:
-    return LaunchRow(
-        kernel=launch.kernel,
-        args=list(launch.args),
-        writes=list(launch.writes),
-        chunks=to_json(launch.chunks),
-        waits=launch.waits,
-        nodes=list(launch.nodes),
-        ops=list(launch.ops),
-        flops=to_json(launch.flops),
-        bytes=to_json(launch.bytes),
-        fetched=launch.fetched,
-    )
+    return decode_script(bytes(data))
 
 
 def _launch(row: LaunchRow) -> Launch:
@@ -277,19 +218,6 @@ def _launch(row: LaunchRow) -> Launch:
         flops=from_json(row.flops),
         bytes=from_json(row.bytes),
         fetched=row.fetched,
-    )
-
-
-def _part_row(part: Part) -> PartRow:
-    return PartRow(
-        begin=part.begin,
-        end=part.end,
-        inputs=list(part.inputs),
-        outputs=list(part.outputs),
-        shapes=[[to_json(axis) for axis in axes] for axes in part.output_shapes],
-        dtypes=list(part.output_dtypes),
-        dims=list(part.dims),
-        when=[list(shape) for shape in part.when],
     )
 
 

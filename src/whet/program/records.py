@@ -7,11 +7,17 @@ runtime knows. They mention neither ONNX nor LLVM.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from whet.index import Poly
-from whet.program.script import Script
+
+if TYPE_CHECKING:
+    from whet.program.script import Script
+
+PICTURE_BLOCKS = "aipp_blocks"
+"""Under which the metadata of a program say which of its inputs are blocks of ``aipp_block.py``."""
 
 
 class BufferKind(StrEnum):

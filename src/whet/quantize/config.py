@@ -30,7 +30,7 @@ class QuantizeConfig(
         per_channel: whether every output channel of a weight has a grid of its own.
         weight_search: whether ranges of weights are narrowed where that lowers the error.
         activation_products: whether products of two activations are quantised; ``None`` for those
-            of attention that one kernel does in integers: at most 512 keys, a number that is known.
+            of attention that one kernel does in integers, of a known number of keys up to 512.
         embeddings: whether tables that rows are gathered from are.
         bias_correction: whether the mean error of every channel is taken out through its bias.
         equalize: whether weights are balanced across layers first.

@@ -9,7 +9,6 @@ import onnx_ir as ir
 
 from whet.graph.edit import constant_tensor, ints, rank, single_user, static_shape
 from whet.graph.match import Miss
-from whet.kernel.attention_schedule import MOST_KEYS
 from whet.kernel.integer_attention import QUAD_WORDS
 from whet.quantize.config import QuantizeConfig
 
@@ -142,7 +141,7 @@ def _in_integer_attention(node: ir.Node) -> bool:
     left = node.inputs[0]
     behind = None if left is None else left.producer()
     if behind is not None and behind.op_type == "Softmax":
-        return 0 < _last(left) <= MOST_KEYS
+        return 0 < _last(left) <= _MOST_KEYS
     reached = node
     while reached.op_type in ("MatMul", *_BETWEEN):
         user = single_user(reached.outputs[0])
@@ -150,11 +149,14 @@ def _in_integer_attention(node: ir.Node) -> bool:
             return False
         reached = user
     depth = _last(left)
-    return depth > 0 and depth % QUAD_WORDS == 0 and 0 < _last(node.outputs[0]) <= MOST_KEYS
+    return depth > 0 and depth % QUAD_WORDS == 0 and 0 < _last(node.outputs[0]) <= _MOST_KEYS
 
 
 _BETWEEN = ("Add", "Div", "Mul", "Where")
 """Operators between a product and the softmax of attention: scale and mask."""
+
+_MOST_KEYS = 512
+"""Of more keys many probabilities are less than one of 255 steps."""
 
 
 def _last(value: ir.Value | None) -> int:

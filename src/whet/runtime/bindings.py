@@ -94,8 +94,8 @@ class Bindings:
             refuse_zeros([name for name in zero if name in self._needed])
             plan = _plan(program, dims, variant.live)
         values = tuple(enumerate(dims.values()))
-        buffers = variant.inputs, variant.outputs
-        binding = Binding(values, outputs, plan, empty, variant.number, *buffers)
+        buffers = (*variant.inputs, *variant.outputs)
+        binding = Binding(values, outputs, plan, empty, variant.number, buffers)
         while len(self.known) >= BINDINGS_KEPT:
             self.known.pop(next(iter(self.known)), None)
         self.known[shapes] = binding

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from whet.errors import ArtifactError
-from whet.program.aipp_block import HEAD, IMAGE, METADATA, BlockUse, check_block, read_uses
+from whet.program.aipp_block import HEAD, IMAGE, BlockUse, check_block, read_uses
+from whet.program.records import PICTURE_BLOCKS
 from whet.runtime.arrays import Array, Port
 
 
@@ -21,15 +22,12 @@ class Blocks:
         self._good: dict[int, bytes] = {}
 
     @classmethod
-    def of(cls, metadata: Mapping[str, str], ports: Sequence[Port]) -> Blocks | None:
-        """Return those that a compiled file names, ``None`` if there are none.
+    def of(cls, text: str, ports: Sequence[Port]) -> Blocks:
+        """Return those that a compiled file names.
 
         Raises:
             ArtifactError: what it says does not fit its inputs.
         """
-        text = metadata.get(METADATA)
-        if text is None:
-            return None
         places = {port.name: place for place, port in enumerate(ports)}
         uses: dict[int, BlockUse] = {}
         for use in read_uses(text):
@@ -38,7 +36,7 @@ class Blocks:
             if port is None or port.dtype != "uint8" or port.shape != (size,):
                 raise ArtifactError(
                     f"there is no input {use.block!r} of {size} bytes",
-                    where=METADATA,
+                    where=PICTURE_BLOCKS,
                     hint="compile again",
                 )
             uses[places[use.block]] = use

@@ -53,20 +53,19 @@ def load(
         if not runs and not foreign:
             check_target(container.program.target)
         symbols = container.manifest.symbols
-        mapped = [map_unread(container, row) for row in container.sections.values()
-                  if row.name != "code"]  # fmt: skip
+        mapped = {row.name: map_unread(container, row) for row in container.sections.values()
+                  if row.name != "code"}  # fmt: skip
         image = read_section(container, container.sections["code"])
         code = map_code(image, symbols) if runs else None
-    views = {section.row.name: section.view for section in mapped}
     parts = Parts(
         program=container.program,
         code=code.view if code else image,
         symbols=symbols,
-        weights=np.frombuffer(views["weights"], np.uint8),
-        graph=views.get("graph"),
+        weights=np.frombuffer(mapped["weights"].view, np.uint8),
+        graph=mapped["graph"].view if "graph" in mapped else None,
         metadata=container.manifest.metadata,
     )
-    source = SourceFile(os.fspath(path), tuple(mapped))
+    source = SourceFile(os.fspath(path), tuple(mapped.values()), mapped["weights"].mapped)
     return CompiledModel(parts, code, thread_count(parts.program, threads), source)
 
 

@@ -6,15 +6,16 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from whet.errors import ArtifactError, InputError
 from whet.index import Poly
-from whet.program.container import write_container
 from whet.program.context import layout_of
 from whet.program.records import (
+    PICTURE_BLOCKS,
     BufferKind,
     FusedGroup,
     Program,
@@ -35,19 +36,20 @@ from whet.runtime.arrays import (
     settle_outputs,
 )
 from whet.runtime.bindings import Bindings
-from whet.runtime.blocks import Blocks
 from whet.runtime.changed import changed_inputs, check_changed, refuse_empty
 from whet.runtime.cpu import check_target
 from whet.runtime.image import NativeCode
 from whet.runtime.parts import Parts
 from whet.runtime.source import SourceFile
-from whet.runtime.state import Binding, Engine, State
+from whet.runtime.state import Engine, State
 
 if TYPE_CHECKING:
+    from whet.runtime.blocks import Blocks
     from whet.runtime.profile import ProfiledRuns, Stamps
     from whet.runtime.walk import ScriptPlan
 
 _IDLE_STATES_KEPT = 8
+_SHAPE = attrgetter("shape")
 
 
 class CompiledModel:
@@ -69,11 +71,12 @@ class CompiledModel:
         self._outputs = _make_ports(program.outputs, program.output_shapes)
         self._dims = _input_dims(program)
         self._changed = changed_inputs(program)
-        self._blocks = Blocks.of(parts.metadata, self._inputs)
+        self._blocks = _picture_blocks(parts, self._inputs)
         self._bindings = Bindings(program, self._inputs) if self._plan is None else None
         self._known = self._bindings.known if self._bindings is not None else {}
         self._engine = _make_engine(parts, code, threads) if code else None
-        self._states: deque[State] = deque()
+        self._names = tuple(spec.name for spec in program.outputs)
+        self._states: deque[State] = deque(maxlen=_IDLE_STATES_KEPT)
         self._pid = os.getpid()
 
     @property
@@ -141,14 +144,13 @@ class CompiledModel:
         assert self._bindings is not None, "a script has plans of its own"
         return self._bindings
 
-    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
-        """Run the model; the same as ``run``."""
-        return self.run(inputs)
-
     def run(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Any] | None = None
     ) -> dict[str, Array]:
-        """Run the model once.
+        """Run the model once; calling the model is the same.
+
+        The fewer steps Python takes here, the better: a large model leaves nothing of Python in the
+        caches, and each function costs some microseconds then.
 
         Args:
             inputs: an array for each input by name. Contiguous ones are used in place.
@@ -161,22 +163,31 @@ class CompiledModel:
             ArtifactError: the file that the model was loaded from was changed.
             TargetError: the code is for another machine.
         """
-        engine = self._engine_here()
+        engine = self._engine or self._engine_here()
         if self._plan is not None:
             return self._run_script(self._plan, engine, inputs, outputs)
-        arrays = self._collect(inputs)
+        arrays = collect_inputs(self._inputs, inputs)
+        if self._blocks is not None:
+            self._blocks.check(arrays)
         if self._changed:
             check_changed(self._changed, self._inputs, inputs, arrays)
-        shapes = tuple([array.shape for array in arrays])
+        shapes = tuple(map(_SHAPE, arrays))
         binding = self._known.get(shapes) or self._whole().bind(shapes)
         if self._changed:
             refuse_empty(self._changed, empty=binding.empty)
         results = place_outputs(self._outputs, binding.output_shapes, outputs, arrays)
+        named = dict(zip(self._names, results, strict=True))
         if not binding.empty:
-            self._execute(engine, binding, arrays, results)
+            state = self._take_state(engine)
+            try:
+                state.run(binding, binding.buffers, (*arrays, *results))
+            finally:
+                self._states.append(state)
         if self._source is not None:
-            self._source.check()
-        return {port.name: result for port, result in zip(self._outputs, results, strict=True)}
+            self._source.check_weights()
+        return named
+
+    __call__ = run
 
     def release(self) -> None:
         """Free the memory and helper threads that are kept for the next call."""
@@ -224,7 +235,7 @@ class CompiledModel:
         binding = self._whole().bind(tuple([array.shape for array in arrays]))
         results = place_outputs(self._outputs, binding.output_shapes, None, arrays)
         if not binding.empty:
-            self._run_state(state, binding, arrays, results)
+            state.run(binding, binding.buffers, (*arrays, *results))
 
     def _walk(
         self, plan: ScriptPlan, state: State, items: list[Any], own: Mapping[int, Array]
@@ -250,7 +261,7 @@ class CompiledModel:
         try:
             results = self._walk(plan, state, items, own)
         finally:
-            self._return_state(state)
+            self._states.append(state)
         return settle_outputs(self._outputs, results, given, items)
 
     def _script_dims(self, items: Sequence[Any]) -> dict[str, int]:
@@ -265,6 +276,8 @@ class CompiledModel:
         Raises:
             ArtifactError: the file cannot be written, or the one loaded was changed.
         """
+        from whet.program.save import write_container
+
         if self._source is not None:
             self._source.check()
         parts = self._parts
@@ -286,38 +299,13 @@ class CompiledModel:
         assert self._engine is not None, "code without an engine is for another machine"
         return self._engine
 
-    def _execute(
-        self, engine: Engine, binding: Binding, arrays: list[Array], results: list[Array]
-    ) -> None:
-        state = self._take_state(engine)
-        try:
-            self._run_state(state, binding, arrays, results)
-        finally:
-            self._return_state(state)
-
     def _take_state(self, engine: Engine) -> State:
         if os.getpid() != self._pid:
-            self._states, self._pid = deque(), os.getpid()
+            self._states, self._pid = deque(maxlen=_IDLE_STATES_KEPT), os.getpid()
         try:
             return self._states.pop()
         except IndexError:
             return State(engine)
-
-    def _return_state(self, state: State) -> None:
-        if len(self._states) < _IDLE_STATES_KEPT:
-            self._states.append(state)
-
-    def _run_state(
-        self, state: State, binding: Binding, arrays: list[Array], results: list[Array]
-    ) -> None:
-        state.bind(binding)
-        slots, first = state.slots, state.buffer_slot
-        for buffer, array in zip(binding.inputs, arrays, strict=True):
-            if buffer >= 0:
-                slots[first + buffer] = address_of(array)
-        for buffer, array in zip(binding.outputs, results, strict=True):
-            slots[first + buffer] = address_of(array)
-        state.run()
 
 
 def _script_plan(parts: Parts) -> ScriptPlan | None:
@@ -327,6 +315,16 @@ def _script_plan(parts: Parts) -> ScriptPlan | None:
     from whet.runtime.walk import ScriptPlan
 
     return ScriptPlan(parts.program, parts.weights)
+
+
+def _picture_blocks(parts: Parts, inputs: Sequence[Port]) -> Blocks | None:
+    """Return what checks blocks among the inputs, which few models have."""
+    text = parts.metadata.get(PICTURE_BLOCKS)
+    if text is None:
+        return None
+    from whet.runtime.blocks import Blocks
+
+    return Blocks.of(text, inputs)
 
 
 def _make_engine(parts: Parts, code: NativeCode, threads: int) -> Engine:

@@ -21,10 +21,22 @@ class Section(msgspec.Struct, frozen=True):
 
 
 class SourceFile(msgspec.Struct, frozen=True):
-    """The file that a loaded model reads while it runs."""
+    """The file that a loaded model reads while it runs.
+
+    Attributes:
+        path: the file.
+        sections: what is mapped of it.
+        weights: the mapping that every run reads, ``None`` if there are no weights.
+    """
 
     path: str
     sections: tuple[Section, ...]
+    weights: MappedFile | None
+
+    def check_weights(self) -> None:
+        """Do as ``check`` does where the weights were changed, which is what a run depends on."""
+        if self.weights is not None and self.weights.changed():
+            self.check()
 
     def check(self) -> None:
         """Refuse to go on when the file is not what was loaded.

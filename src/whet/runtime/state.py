@@ -6,6 +6,7 @@ import mmap
 import os
 import threading
 import weakref
+from collections.abc import Sequence
 
 import msgspec
 
@@ -13,6 +14,7 @@ from whet.errors import ResourceError
 from whet.program import context
 from whet.program.context import ContextLayout, profile_slots
 from whet.program.plan import MemoryPlan
+from whet.runtime.arrays import Array, address_of
 from whet.runtime.cpu import available_cpus
 from whet.runtime.image import NativeCode, buffer_address, outside_functions
 
@@ -32,8 +34,8 @@ class Binding(msgspec.Struct, frozen=True, eq=False):
         plan: where temporaries lie.
         empty: whether there is nothing to compute because all outputs are empty.
         part: which part of the program it is for.
-        inputs: buffers of the inputs, -1 where one is not used; not for parts of a script.
-        outputs: buffers of the outputs; not for parts of a script.
+        buffers: those of the inputs and outputs, -1 where one is not used; none for parts of a
+            script.
     """
 
     dims: tuple[tuple[int, int], ...]
@@ -41,8 +43,7 @@ class Binding(msgspec.Struct, frozen=True, eq=False):
     plan: MemoryPlan
     empty: bool
     part: int = 0
-    inputs: tuple[int, ...] = ()
-    outputs: tuple[int, ...] = ()
+    buffers: tuple[int, ...] = ()
 
 
 class Engine(msgspec.Struct, frozen=True, eq=False):
@@ -81,7 +82,7 @@ class State:
         self._block = allocate(size + stride * threads)
         self.address = buffer_address(self._block)
         self.slots = memoryview(self._block).cast("q")
-        self.buffer_slot = engine.layout.buffer_table // context.SLOT
+        self._buffer_slot = engine.layout.buffer_table // context.SLOT
         spin_ns = _SPIN_NS if threads <= available_cpus() else _SPIN_NS_OVERSUBSCRIBED
         syscall, clock = outside_functions()
         for offset, value in (
@@ -94,28 +95,23 @@ class State:
         ):
             self.slots[offset // context.SLOT] = value
         for index, address in engine.constants.items():
-            self.slots[self.buffer_slot + index] = address
+            self.slots[self._buffer_slot + index] = address
         self._start_helpers()
 
-    def bind(self, binding: Binding) -> None:
-        """Point temporaries and dimensions at what a binding says."""
-        if binding is self._bound:
-            return
-        self._bound = None  # an interrupt below must not leave a half-made binding in force
-        need = binding.plan.arena_bytes
-        if self._arena is None or need > self._arena_bytes:
-            self._arena, self._arena_bytes = allocate(need + _HUGE_PAGE), need
-        base = -(-buffer_address(self._arena) // _HUGE_PAGE) * _HUGE_PAGE
-        slots, first = self.slots, self.buffer_slot
-        for index, offset in binding.plan.offsets.items():
-            slots[first + index] = base + offset
-        for index, value in binding.dims:
-            slots[context.DIMS // context.SLOT + index] = value
-        slots[context.PART // context.SLOT] = binding.part
-        self._bound = binding
+    def run(self, binding: Binding, buffers: Sequence[int], arrays: Sequence[Array]) -> None:
+        """Run the program once; the GIL is released.
 
-    def run(self) -> None:
-        """Run the program once with the pointers in the slots; the GIL is released."""
+        Args:
+            binding: what follows from the shapes.
+            buffers: where the program finds each array; -1 if it does not look.
+            arrays: inputs and outputs, contiguous.
+        """
+        if binding is not self._bound:
+            self._bind(binding)
+        slots, first = self.slots, self._buffer_slot
+        for buffer, array in zip(buffers, arrays, strict=True):
+            if buffer >= 0:
+                slots[first + buffer] = address_of(array)
         self._engine.code.start(self.address)
 
     def profile(self, *, on: bool) -> memoryview | None:
@@ -134,6 +130,21 @@ class State:
         self._profile[:] = bytes(len(self._profile))
         self.slots[context.PROFILE // context.SLOT] = buffer_address(self._profile)
         return memoryview(self._profile).cast("q")[:slots]
+
+    def _bind(self, binding: Binding) -> None:
+        """Point temporaries and dimensions at what a binding says."""
+        self._bound = None  # an interrupt below must not leave a half-made binding in force
+        need = binding.plan.arena_bytes
+        if self._arena is None or need > self._arena_bytes:
+            self._arena, self._arena_bytes = allocate(need + _HUGE_PAGE), need
+        base = -(-buffer_address(self._arena) // _HUGE_PAGE) * _HUGE_PAGE
+        slots, first = self.slots, self._buffer_slot
+        for index, offset in binding.plan.offsets.items():
+            slots[first + index] = base + offset
+        for index, value in binding.dims:
+            slots[context.DIMS // context.SLOT + index] = value
+        slots[context.PART // context.SLOT] = binding.part
+        self._bound = binding
 
     def _start_helpers(self) -> None:
         engine = self._engine

@@ -27,7 +27,7 @@ from whet.program.script import (
     Script,
     Slice,
 )
-from whet.runtime.arrays import Array, address_of, dim_name, empty_aligned
+from whet.runtime.arrays import Array, dim_name, empty_aligned
 from whet.runtime.bindings import fits, needed_dims, refuse_zeros
 from whet.runtime.calls import CALLS
 from whet.runtime.state import Binding, State
@@ -183,13 +183,9 @@ class Walk:
             slots[slot] = own if fits else empty_aligned(shape, dtype)
         if binding.empty:
             return
-        state.bind(binding)
-        table, first = state.slots, state.buffer_slot
         values, buffers = (*step.inputs, *step.outputs), (*part.inputs, *part.outputs)
-        for slot, buffer in zip(values, buffers, strict=True):
-            if buffer >= 0:
-                table[first + buffer] = address_of(slots[slot])
-        state.run()
+        used = [(b, np.asarray(slots[s])) for s, b in zip(values, buffers, strict=True) if b >= 0]
+        state.run(binding, [buffer for buffer, _ in used], [array for _, array in used])
 
     def _expect(self, step: Expect) -> None:
         array = self._slots[step.slot]

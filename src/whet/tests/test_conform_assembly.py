@@ -115,6 +115,24 @@ def test_lines_of_bytes_are_whole_tiles(pixels: int, rows: int) -> None:
     assert len(spills(kernel, target)) <= (2 * kernel.tile.unroll if rows > LOWER_TILE else 0)
 
 
+@pytest.mark.parametrize(
+    ("pixels", "depth", "tile"),
+    [
+        (27, 512, (9, 2)),
+        (28, 512, (14, 2)),
+        (14, 512, (14, 2)),
+        (7, 512, (14, 2)),
+        (14, 15, (7, 3)),
+    ],
+)
+def test_lines_of_floats_are_whole_tiles(pixels: int, depth: int, tile: tuple[int, int]) -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2])
+    model = _model(node, (1, depth, 2 * pixels, 2 * pixels), (128, depth, 1, 1))
+    kernel, target = product_kernel(model, AVX512)
+    assert (kernel.tile.rows, kernel.tile.vectors) == tile
+    assert len(spills(kernel, target)) == 0
+
+
 @pytest.mark.parametrize("name", [AVX512, AVX2])
 def test_a_tile_larger_than_the_registers_spills(name: str) -> None:
     kernel, target = product_kernel(matrix_product(), name)

@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 
 from whet.errors import ArtifactError
-from whet.program.manifest import (
-    SectionRow,
-    decode_manifest,
-    encode_manifest,
-    make_manifest,
-    program_of,
-)
+from whet.program.make_manifest import make_manifest
+from whet.program.manifest import SectionRow, decode_manifest, encode_manifest, program_of
 from whet.program.records import Program
 from whet.program.script import Block, Loop, Read, Run, Script
 from whet.tests.flow_models import check, compiled

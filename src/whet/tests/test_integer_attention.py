@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import whet
 from whet.codegen.objects.targets import resolve_target
-from whet.kernel.attention_schedule import MOST_KEYS
+from whet.kernel.attention_schedule import MOST_INTEGER_KEYS, MOST_KEYS
 
 Array = np.ndarray[Any, Any]
 
@@ -26,6 +26,7 @@ class Builder:
         self.rows, self.depth, self.cols = sizes
         self.kind = options.get("kind", "uint8")
         self.zeros = {**ZEROS, **options.get("zeros", {})}
+        self.scales = {**SCALES, **options.get("scales", {})}
         self.rounded = (
             ("q", "k", "v", "raw", "p") if options.get("scores") else ("q", "k", "v", "p")
         )
@@ -40,7 +41,7 @@ class Builder:
             return source
         point = self.zeros[name] - (128 if self.kind == "int8" else 0)
         scale, zero = f"{name}_s", f"{name}_z"
-        held = {scale: np.array(SCALES[name], np.float32), zero: np.array(point, self.kind)}
+        held = {scale: np.array(self.scales[name], np.float32), zero: np.array(point, self.kind)}
         self.constants += [numpy_helper.from_array(a, n) for n, a in held.items()]
         code = self.add("QuantizeLinear", source, scale, zero, to=f"{name}_q")
         return self.add("DequantizeLinear", code, scale, zero, to=f"{name}_dq")
@@ -91,17 +92,18 @@ class Builder:
         score = raw * np.float32(self.depth**-0.5) + feeds.get("mask", np.float32(0))
         raised = np.exp(score - score.max(-1, keepdims=True))
         share = raised / raised.sum(-1, keepdims=True)
-        codes = share / np.float32(SCALES["p"])
-        doubtful = np.abs(codes - np.floor(codes) - 0.5) < 2e-4
-        moved = np.einsum("bhij,bhjd->bihd", doubtful * SCALES["p"], np.abs(rounded["v"]))
+        codes = share / np.float32(self.scales["p"])
+        # Single precision knows scores of up to 32, and the logarithms of shares, to 2e-6.
+        doubtful = np.abs(codes - np.floor(codes) - 0.5) < 2e-4 + 4e-6 * codes
+        moved = np.einsum("bhij,bhjd->bihd", doubtful * self.scales["p"], np.abs(rounded["v"]))
         return np.einsum("bhij,bhjd->bihd", self._rounded(share, "p"), rounded["v"]), moved
 
     def _rounded(self, x: Array, name: str) -> Array:
         if name not in self.rounded:
             return x
-        scale, zero = np.float32(SCALES[name]).astype(np.float64), self.zeros[name]
-        codes = np.clip(np.rint(x.astype(np.float64) / scale) + zero, 0, 255)
-        return np.asarray((codes - zero) * scale)
+        scale, zero = np.float32(self.scales[name]).astype(np.float64), self.zeros[name]
+        steps = np.rint(x / scale.astype(x.dtype)).astype(np.float64)
+        return np.asarray((np.clip(steps + zero, 0, 255) - zero) * scale)
 
 
 CASES: list[tuple[tuple[int, int, int], dict[str, Any]]] = [
@@ -111,6 +113,10 @@ CASES: list[tuple[tuple[int, int, int], dict[str, Any]]] = [
     ((1, 4, 1), {"zeros": {"q": 0, "k": 255, "v": 0}}),
     ((33, 12, 5), {"keys": 50, "zeros": {"q": 128, "k": 128, "v": 128}}),
     ((5, 68, 17), {"keys": 3}),
+    ((7, 16, 9), {"keys": MOST_KEYS + 1, "scales": {"p": 1 / 5000}}),
+    ((3, 64, 64), {"keys": 1000, "scales": {"p": 1 / 8000}, "kind": "int8"}),
+    ((19, 8, 33), {"keys": 2048, "scales": {"p": 1 / 20000}, "scores": True}),
+    ((1, 12, 5), {"keys": 4099, "scales": {"p": 1 / 40000}, "mask": False}),
 ]
 
 
@@ -157,10 +163,14 @@ def test_rounded_scores_are_those_of_onnx_runtime() -> None:
     assert np.abs(found - right).max() <= 2 * step and np.abs(found - right).mean() < 0.01 * step
 
 
-@pytest.mark.parametrize("sizes", [(4, 6, 8), (MOST_KEYS + 1, 4, 4)])
-def test_what_one_kernel_cannot_do_stays_two_products(sizes: tuple[int, int, int]) -> None:
-    """Depths that are no whole quads, and keys whose sum is not known in time."""
-    built = Builder(sizes, mask=False)
+@pytest.mark.parametrize(
+    ("sizes", "keys"), [((4, 6, 8), 4), ((2, 4, 4), MOST_INTEGER_KEYS + 1)], ids=str
+)
+def test_what_one_kernel_cannot_do_stays_two_products(
+    sizes: tuple[int, int, int], keys: int
+) -> None:
+    """Depths that are no whole quads, and keys that are too many for one block."""
+    built = Builder(sizes, mask=False, keys=keys)
     compiled = whet.compile(built.model())
     assert "attention" not in kinds(compiled) and kinds(compiled).count("contraction") == 2
     feeds = built.feeds(4)

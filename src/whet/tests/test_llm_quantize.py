@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whet.errors import WhetError
+from whet.errors import ArtifactError, ModelError, WhetError
 from whet.kernel.block_formats import FORMATS, dequantized, read_blocks
 from whet.llm import LLM, Source
 from whet.llm.calibrate import gather_moments
@@ -115,6 +119,47 @@ def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
     path.write_text(json.dumps(values))
     with pytest.raises(WhetError, match="other"):
         TensorFolder(tmp_path / "small")
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let the system refuse to write more to a file, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, "llama")
+    before = {p.name for p in tmp_path.iterdir()}
+    for most in (0, 100, 5000):
+        with files_of_at_most(most), pytest.raises(ArtifactError, match="cannot write") as caught:
+            quantize_folder(folder, tmp_path / "small", Recipe("Q8_0"))
+        assert caught.value.where and caught.value.hint
+        assert {p.name for p in tmp_path.iterdir()} == before
+    entries = {"w": Entry("float32", (64, 64), lambda: np.zeros((64, 64), np.float32))}
+    with files_of_at_most(1000), pytest.raises(ArtifactError, match="cannot write"):
+        write_safetensors(tmp_path / "w.safetensors", entries)
+    assert {p.name for p in tmp_path.iterdir()} == before
+    write_safetensors(tmp_path / "w.safetensors", entries)
+    assert (tmp_path / "w.safetensors").stat().st_size > 64 * 64 * 4
+
+
+def test_a_target_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, "llama")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ArtifactError, match="cannot write"):
+        quantize_folder(folder, tmp_path / "file" / "small", Recipe("Q8_0"))
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    (folder / "tokenizer.json").mkdir()
+    with pytest.raises(ModelError, match="cannot read"):
+        quantize_folder(folder, tmp_path / "small", Recipe("Q8_0"))
+    assert not [p for p in tmp_path.iterdir() if "small" in p.name]
 
 
 def standard_library() -> bytes:

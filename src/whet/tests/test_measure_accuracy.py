@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -29,6 +30,7 @@ from whet.measure.accuracy.metrics import measure_error
 from whet.measure.accuracy.recipe import Recipe, recipe_of
 from whet.measure.accuracy.reduce import reduce_model
 from whet.measure.accuracy.reference import Golden, run_golden
+from whet.measure.accuracy.stretches import with_fusion
 from whet.measure.accuracy.verify import passed, verify_outputs
 from whet.options import Options
 from whet.tests.faulty import plant_wrong_operator, plant_wrong_rewrite
@@ -235,6 +237,60 @@ def test_a_wrong_kernel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     later = found.layers[-1]
     assert later.breaches
     assert not later.own_breaches
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the compilations of recipes from here on."""
+    seen: list[int] = []
+    plain = Recipe.compile
+
+    def compile_counted(self: Recipe, *given: Any, **more: Any) -> Any:
+        seen.append(1)
+        return plain(self, *given, **more)
+
+    monkeypatch.setattr(Recipe, "compile", compile_counted)
+    return seen
+
+
+def test_all_values_take_two_compilations(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = biased_chain(3), counted(monkeypatch)
+    found = verify_layers(model, feeds_of(model), recipe=RECIPE)
+    assert len(seen) == 2
+    assert {layer.place for layer in found.layers} == {"memory", "output"}
+    assert all(layer.own is not None and layer.accumulated is not None for layer in found.layers)
+    assert max(x.accumulated.max_scaled for x in found.layers if x.accumulated) < 1e-5
+
+
+def test_more_operators_than_runs_take_one_compilation_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, seen = biased_chain(3), counted(monkeypatch)
+    monkeypatch.setattr("whet.measure.accuracy.stretches.MOST_RUNS", 0)
+    plant_wrong_operator(monkeypatch, "Tanh")
+    found = verify_layers(model, feeds_of(model), recipe=RECIPE)
+    assert len(seen) == 3
+    assert [x.value for x in found.layers if x.own_breaches] == ["a0", "a1", "a2"]
+    assert all(layer.accumulated is not None for layer in found.layers)
+
+
+def test_a_wrong_fusion_is_the_fault_of_what_it_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operators by themselves are right; the kernel that takes them together is not."""
+    model = biased_chain(5)
+    plant_wrong_rewrite(monkeypatch, "fold_scale", spoil_gemm, 3)
+    found = verify_layers(model, feeds_of(model), recipe=RECIPE)
+    (wrong,) = [layer for layer in found.layers if layer.own_breaches]
+    assert wrong.place == "memory" and "act2" in wrong.group
+    assert found.first_own == found.first_accumulated == wrong.value
+    assert found.layers[-1].breaches and not found.layers[-1].own_breaches
+
+
+def test_what_fusion_adds_is_added_to_golden_results() -> None:
+    own, kept, alone = (
+        np.array(v, np.float32) for v in ([1, 2, 3], [5, np.nan, 7], [4, np.nan, 7])
+    )
+    assert np.array_equal(with_fusion(own, kept, alone), np.array([2, 2, 3], np.float32))
+    wide = with_fusion(own[:2], np.array([np.inf, 1], np.float32), np.array([np.inf, np.nan]))
+    assert wide[0] == 1 and np.isnan(wide[1])
 
 
 def test_recipe_is_read_from_a_compiled_file(tmp_path: Path) -> None:

@@ -17,15 +17,11 @@ import pytest
 
 from whet.errors import ArtifactError, TargetError, WhetError
 from whet.index import Dim, as_poly, var
-from whet.program.container import MINOR, digest, map_section, open_container, write_container
-from whet.program.manifest import (
-    SectionRow,
-    decode_manifest,
-    encode_manifest,
-    make_manifest,
-    program_of,
-)
+from whet.program.container import MINOR, digest, map_section, open_container
+from whet.program.make_manifest import make_manifest
+from whet.program.manifest import SectionRow, decode_manifest, encode_manifest, program_of
 from whet.program.records import Content, Program, TargetInfo
+from whet.program.save import write_container
 from whet.runtime.load import load
 from whet.tests.toys import CHUNK, make_model, make_program, random_steps, simulate
 
@@ -250,7 +246,7 @@ def test_contents_of_buffers_round_trip() -> None:
 def test_files_of_format_2_0_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.whet"
     with monkeypatch.context() as patch:
-        patch.setattr("whet.program.container.MINOR", 0)
+        patch.setattr("whet.program.save.MINOR", 0)
         program, _ = _saved(path)
     data = path.read_bytes()
     assert struct.unpack_from("<II", data, 8) == (2, 0)

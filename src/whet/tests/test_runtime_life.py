@@ -200,7 +200,7 @@ def test_idle_states_are_limited() -> None:
     for _ in range(20):
         model._states.append(State(model._engine_here()))
     assert _agrees(model, 1)
-    assert len(model._states) == 20  # one less: it was dropped, not put back
+    assert len(model._states) == 8
 
 
 def test_code_is_never_writable() -> None:

@@ -12,7 +12,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import whet
-from whet.kernel.winograd import FILTERINGS
+from whet.driver import plan
+from whet.kernel.winograd import FILTERINGS, Filtering
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -24,16 +25,30 @@ SHAPES = {
     "wide rows": (1, 33, 65, 7, 61),
 }
 """Images, input channels, filters, rows, columns."""
+APART = {
+    "even image": ((1, 96, 112, 40, 42), [1, 1, 1, 1]),
+    "even image without padding": ((1, 96, 112, 42, 44), [0, 0, 0, 0]),
+    "odd image": ((1, 97, 130, 53, 39), [1, 1, 1, 1]),
+    "padding on two sides": ((1, 97, 130, 53, 40), [0, 0, 1, 1]),
+    "channels that fill no vector": ((2, 101, 125, 44, 48), [1, 0, 0, 1]),
+    "weights that no cache holds": ((1, 256, 257, 28, 28), [1, 1, 1, 1]),
+    "wide rows": ((1, 96, 95, 8, 181), [1, 1, 1, 1]),
+}
+"""The same and paddings, of which every other pixel is computed."""
 THIN = 8
 
 
-def convolution(shape: tuple[int, ...], pads: list[int], weights: list[Array]) -> ModelProto:
+def convolution(
+    shape: tuple[int, ...], pads: list[int], weights: list[Array], stride: int = 1
+) -> ModelProto:
     """Return a 3x3 convolution, its activation and a sum between two 1x1 convolutions."""
     images, _, _, rows, cols = shape
-    out = [images, THIN, rows + pads[0] + pads[2] - 2, cols + pads[1] + pads[3] - 2]
+    lines = (rows + pads[0] + pads[2] - 3, cols + pads[1] + pads[3] - 3)
+    out = [images, THIN, *(line // stride + 1 for line in lines)]
+    strides = [stride, stride]
     nodes = [
         helper.make_node("Conv", ["x", "w0"], ["wide"]),
-        helper.make_node("Conv", ["wide", "w1", "bias"], ["c"], pads=pads),
+        helper.make_node("Conv", ["wide", "w1", "bias"], ["c"], pads=pads, strides=strides),
         helper.make_node("Relu", ["c"], ["r"]),
         helper.make_node("Conv", ["r", "w2"], ["y"]),
     ]
@@ -68,7 +83,7 @@ def scaled(rng: np.random.Generator, *shape: int) -> Array:
 
 @pytest.mark.parametrize("together", (1, 2, 3, 6))
 def test_pixels_are_made_of_what_is_there(together: int) -> None:
-    filtering = replace(FILTERINGS[4], together=together)
+    filtering = replace(FILTERINGS[4, 1], together=together)
     done: list[int] = []
     for lines in filtering.groups:
         for i in filtering.complete(lines):
@@ -88,7 +103,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("pads", ([1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 1]), ids=str)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_agrees_with_the_direct_sum(shape: tuple[int, ...], pads: list[int], cache: Path) -> None:
-    rng = np.random.default_rng([*shape, *pads])
+    check_convolution(shape, pads, 1, cache)
+
+
+@pytest.mark.parametrize(("shape", "pads"), APART.values(), ids=APART.keys())
+def test_every_other_pixel(shape: tuple[int, ...], pads: list[int], cache: Path) -> None:
+    check_convolution(shape, pads, 2, cache)
+
+
+def check_convolution(shape: tuple[int, ...], pads: list[int], stride: int, cache: Path) -> None:
+    """Compare a compiled Winograd convolution with direct sums in double precision."""
+    rng = np.random.default_rng([*shape, *pads, stride])
     images, depth, filters, rows, cols = shape
     weights = [
         scaled(rng, depth, THIN, 1, 1),
@@ -96,10 +121,43 @@ def test_agrees_with_the_direct_sum(shape: tuple[int, ...], pads: list[int], cac
         scaled(rng, THIN, filters, 1, 1),
         scaled(rng, filters),
     ]
-    model = convolution(shape, pads, weights)
+    model = convolution(shape, pads, weights, stride)
     compiled = whet.compile(model, options=whet.Options(threads=2, cache_dir=cache))
     kernels = [group.kernel for group in compiled.stats.groups]
     assert any(name.startswith("winograd") for name in kernels), kernels
     x = rng.standard_normal((images, THIN, rows, cols)).astype(np.float32)
     # Transforms of F(4, 3) add numbers up to 100 times the result: about two digits are lost.
     np.testing.assert_allclose(compiled({"x": x})["y"], in_double(model, x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("filtering", FILTERINGS.values(), ids=str)
+def test_the_matrices_filter(filtering: Filtering) -> None:
+    rng = np.random.default_rng()
+    x, taps = rng.standard_normal(filtering.span), rng.standard_normal(3)
+    windows = np.lib.stride_tricks.sliding_window_view(x, 3)[:: filtering.stride]
+    inputs, filters, outputs = (
+        np.array(m) for m in (filtering.inputs, filtering.filters, filtering.outputs)
+    )
+    kinds = np.minimum(np.arange(filtering.span), filtering.kinds - 1)
+    found = outputs @ ((inputs @ x) * (filters @ taps)[kinds])
+    assert len(windows) == filtering.size
+    np.testing.assert_allclose(found, windows @ taps, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("strides", [[1, 2], [2, 1], [3, 3]])
+def test_other_strides_are_direct_sums(strides: list[int]) -> None:
+    rng = np.random.default_rng(0)
+    model = convolution(
+        (1, 64, 64, 29, 29),
+        [1, 1, 1, 1],
+        [scaled(rng, 64, THIN, 1, 1), scaled(rng, 64, 64, 3, 3), scaled(rng, THIN, 64, 1, 1),
+         scaled(rng, 64)],
+    )  # fmt: skip
+    (attribute,) = [a for a in model.graph.node[1].attribute if a.name == "strides"]
+    attribute.ints[:] = strides
+    for dim, step in zip(
+        model.graph.output[0].type.tensor_type.shape.dim[2:], strides, strict=True
+    ):
+        dim.dim_value = 28 // step + 1
+    names = plan(model, options=whet.Options(threads=2)).kernels
+    assert not any(name.startswith("winograd") for name in names), names

@@ -17,6 +17,7 @@ from whet.kernel.schedule import (
 )
 from whet.kernel.schedules import Answer, Question, fits
 from whet.kernel.spec import Tile
+from whet.kernel.winograd import sizes_of
 from whet.kernel.winograd_schedule import Convolution, winograd_of_size
 
 SHAPES = 4
@@ -49,9 +50,9 @@ def _of_product(question: Question, work: Work, current: Answer) -> Iterator[Ans
 
 
 def _of_convolution(question: Question, work: Convolution, current: Answer) -> Iterator[Answer]:
-    """Return the plain product, both sizes of Winograd tiles and what is around the current."""
+    """Return the plain product, all sizes of Winograd tiles and what is around the current."""
     yield Answer()
-    for size in (2, 4):
+    for size in sizes_of(work.stride):
         yield Answer(size, winograd_of_size(work, question.target, question.threads, size))
     if current.tile is not None:
         for option in _neighbours(current.tile):

@@ -18,7 +18,8 @@ def write_attention(
 ) -> None:
     """Write the function of an attention."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
-    accesses = accesses_of([kernel.q, kernel.k, kernel.v, kernel.score], kernel.stores)
+    shares = [] if kernel.integers is None else [kernel.integers.share]
+    accesses = accesses_of([kernel.q, kernel.k, kernel.v, kernel.score, *shares], kernel.stores)
     frame = frame_of(fn, kernel.params, accesses)
     layout, together = Layout(kernel, target.lanes), chains_together(target)
     writer = AttentionWriter(kernel, fn, layout, target.lane_fma, together)

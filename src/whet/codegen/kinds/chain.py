@@ -65,7 +65,7 @@ def write_chain(
         after = inner.bind(parts[0].row, i64(kernel.rows))
         for own in streams:
             for flow, stream in own:
-                at = after.bind(flow.along, i64(0)).pointers[flow.access][0]
+                at = after.bind(flow.along.axis, i64(flow.along.begin)).pointers[flow.access][0]
                 b.store(at, stream.cursor, 8)
         for writer in writers:
             writer.all_rows(inner)
@@ -73,8 +73,10 @@ def write_chain(
 
 
 def _accesses(parts: Iterable[Contraction]) -> list[tuple[int, Poly]]:
-    found = (access for part in parts for access in accesses_of([part.a], part.stores))
-    return list(dict.fromkeys(found))
+    found: dict[tuple[int, Poly], None] = {}
+    for part in parts:
+        found.update(dict.fromkeys(accesses_of((a for a, _ in part.operands), part.stores)))
+    return list(found)
 
 
 def _at_block(frame: Frame, kernel: Chain, start: Axis, chunk: Value) -> Frame:
@@ -103,18 +105,23 @@ def _of_block(part: Contraction, kernel: Chain, start: Axis) -> Contraction:
     def at(param: int, address: Poly) -> Poly:
         return address.substitute(inside if param >= first_inner else outside)
 
+    def read(e: Read) -> Read:
+        return Read(e.param, at(e.param, e.address), e.dtype)
+
     def leaf(e: Expr) -> Expr:
-        return Read(e.param, at(e.param, e.address), e.dtype) if isinstance(e, Read) else e
+        return read(e) if isinstance(e, Read) else e
 
     def store(s: Store) -> Store:
         value = rewrite_leaves(s.value, leaf).substitute(outside)
         return Store(s.param, at(s.param, s.address), value)
 
+    second = part.second
     return replace(
         part,
         outer=(),
         row=row,
-        a=Read(part.a.param, at(part.a.param, part.a.address), part.a.dtype),
+        a=read(part.a),
+        second=None if second is None else replace(second, a=read(second.a)),
         edges=tuple(c.substitute(outside) for c in part.edges),
         stores=tuple(map(store, part.stores)),
     )

@@ -7,7 +7,7 @@ over all depth steps of a chain they cost next to nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from whet.codegen.writing.frame import Access
@@ -19,18 +19,27 @@ from whet.kernel.spec import Contraction
 
 
 @dataclass(frozen=True, slots=True)
+class Along:
+    """Where the elements of a row lie: an axis, from which point on, and how many."""
+
+    axis: Axis
+    begin: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
 class Flow:
     """Rows that lie one behind the other.
 
     Attributes:
         access: where they lie.
-        along: the axis along a row.
+        along: what goes along a row.
         lines: cache lines of a block.
         writes: whether they are written.
     """
 
     access: Access
-    along: Axis
+    along: Along
     lines: int
     writes: bool
 
@@ -46,22 +55,35 @@ def flows_of(parts: Sequence[Contraction], outside: int, rows: int) -> list[Flow
     written = {part.stores[0].param for part in parts}
     found: dict[Access, Flow] = {}
     for part in parts:
-        (store,) = part.stores
-        reads = [(part.a, part.depth)]
-        reads += [(e, part.col) for e in walk(store.value) if isinstance(e, Read)]
-        places = [(r.param, r.address, axis, False) for r, axis in reads if r.param not in written]
-        for param, address, axis, writes in (*places, (store.param, store.address, part.col, True)):
-            size = DTYPES[part.params[param].dtype].size
-            lines = _lines(address, part.row, axis, rows * size)
-            if param < outside and lines:
-                found[(param, address)] = Flow((param, address), axis, lines, writes)
+        for access, along, writes in _accesses(part):
+            param, address = access
+            if param >= outside or (param in written and not writes):
+                continue
+            lines = _lines(address, part.row, along, rows * DTYPES[part.params[param].dtype].size)
+            if lines:
+                found[access] = Flow(access, along, lines, writes)
     return sorted(found.values(), key=lambda f: -f.lines)
 
 
-def _lines(address: Poly, row: Axis, along: Axis, row_bytes: int) -> int:
+def _accesses(part: Contraction) -> Iterator[tuple[Access, Along, bool]]:
+    """Yield what a part reads and writes row by row, and whether it writes it."""
+    depth, columns = part.depth.extent.constant or 0, part.col.extent.constant or 0
+    end = depth
+    for a, begin in reversed(part.operands):
+        yield (a.param, a.address), Along(part.depth, begin, end - begin), False
+        end = begin
+    (store,) = part.stores
+    column = Along(part.col, 0, columns)
+    for e in walk(store.value):
+        if isinstance(e, Read):
+            yield (e.param, e.address), column, False
+    yield (store.param, store.address), column, True
+
+
+def _lines(address: Poly, row: Axis, along: Along, row_bytes: int) -> int:
     """Return the cache lines of a block, 0 if its rows do not follow each other closely."""
-    step, width = address.coefficient(row).constant, along.extent.constant
-    if step is None or width is None or address.coefficient(along) != 1:
+    step, width = address.coefficient(row).constant, along.width
+    if step is None or not width or address.coefficient(along.axis) != 1:
         return 0
     return -(-step * row_bytes // LINE_BYTES) if width <= step <= width + width // 4 else 0
 

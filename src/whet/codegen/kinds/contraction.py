@@ -82,7 +82,7 @@ def write_contraction(
 ) -> None:
     """Write the function of a contraction."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
-    frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
+    frame = frame_of(fn, kernel.params, accesses_of((a for a, _ in kernel.operands), kernel.stores))
     writer = contraction_writer(kernel, fn, target)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
@@ -96,7 +96,10 @@ def contraction_writer(
     steps = depth_steps(kernel, fn, target)
     epilogue = tile_epilogue(kernel, fn, target)
     fetching = Fetching(fn.b, kernel, fn.b.alloca(PTR), fn.b.alloca(PTR), streams)
-    tiles = TileWriter(kernel, fn, target.lanes, steps, epilogue, fetching)
+    later = None
+    if kernel.second is not None:
+        later = depth_steps(replace(kernel, a=kernel.second.a), fn, target)
+    tiles = TileWriter(kernel, fn, target.lanes, steps, epilogue, fetching, later)
     return ContractionWriter(kernel, fn, target.lanes, tiles)
 
 

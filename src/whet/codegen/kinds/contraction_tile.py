@@ -34,6 +34,29 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class _Multiplied:
+    """What a register tile multiplies, over the depth of one broadcast operand.
+
+    Attributes:
+        frame: where the tile is.
+        panel: the vector operand at depth 0.
+        cells: where the sums are.
+        steps: writes the depth steps.
+        rows: pointers to the rows of the operand at depth 0, if some lie outside.
+        start: the first depth.
+        stop: the depth behind the last one, ``None`` for all.
+    """
+
+    frame: Frame
+    panel: Value
+    cells: Cells
+    steps: DepthSteps
+    rows: list[Value] | None
+    start: int = 0
+    stop: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TileWriter:
     """Writes register tiles.
 
@@ -44,6 +67,7 @@ class TileWriter:
         steps: writes the depth steps.
         epilogue: writes what sums begin with and where they go.
         fetching: writes what is fetched ahead.
+        later: writes the depth steps of the second operand, if there is one.
     """
 
     kernel: Contraction
@@ -52,6 +76,7 @@ class TileWriter:
     steps: DepthSteps
     epilogue: TileEpilogue
     fetching: Fetching
+    later: DepthSteps | None = None
 
     @property
     def b(self) -> Builder:
@@ -106,34 +131,50 @@ class TileWriter:
             inside = b.icmp("sle", low, frame.env[tap]), b.icmp("slt", frame.env[tap], high)
             for holds in inside:
                 end = b.select(holds, end, block.start)
+        for operand in self._operands(frame, pointer, cells):
+            low = b.max(block.start, i64(operand.start)) if operand.start else block.start
+            high = end if operand.stop is None else b.min(end, i64(operand.stop))
+            with b.loop(low, high, unroll, hint="depth") as k:
+                self._at(operand, k, (unroll, False))
+
+    def _operands(self, frame: Frame, pointer: Value, cells: Cells) -> list[_Multiplied]:
+        """Return the broadcast operands one after the other, in the depth that they have."""
         rows = self._row_pointers(frame, len(cells.cells))
-        with b.loop(block.start, end, unroll, hint="depth") as k:
-            self._at(frame, k, pointer, rows, (unroll, False), cells)
+        second = self.kernel.second
+        if second is None or self.later is None:
+            return [_Multiplied(frame, pointer, cells, self.steps, rows)]
+        return [
+            _Multiplied(frame, pointer, cells, self.steps, rows, stop=second.start),
+            _Multiplied(frame, pointer, cells, self.later, None, start=second.start),
+        ]
 
     def _depth(self, frame: Frame, b_pointer: Value, cells: Cells) -> None:
         """Write the innermost reduction, unrolled."""
-        b, kernel = self.b, self.kernel
-        unroll = kernel.tile.unroll
-        extent = kernel.depth.extent.constant
-        rows = self._row_pointers(frame, len(cells.cells))
-        if extent is not None and extent <= unroll:
-            self._at(frame, i64(0), b_pointer, rows, (extent, True), cells)
+        b, unroll, depth = self.b, self.kernel.tile.unroll, self.kernel.depth.extent
+        operands = self._operands(frame, b_pointer, cells)
+        if depth.constant is not None:
+            for operand in operands:
+                self._known(operand, depth.constant if operand.stop is None else operand.stop)
             return
-        length = frame.scalar_index(kernel.depth.extent)
-        full = (
-            i64((extent - self.steps.rest) // unroll * unroll)
-            if extent is not None
-            else b.binary("and", length, i64(-unroll))
-        )
+        (operand,) = operands
+        length = frame.scalar_index(depth)
+        full = b.binary("and", length, i64(-unroll))
         with b.loop(i64(0), full, unroll, hint="depth") as k:
-            self._at(frame, k, b_pointer, rows, (unroll, False), cells)
-        if extent is not None:
-            if extent > (full.known or 0):
-                count = extent - (full.known or 0)
-                self._at(frame, full, b_pointer, rows, (count, True), cells)
-            return
+            self._at(operand, k, (unroll, False))
         with b.loop(full, length, hint="rest") as k:
-            self._at(frame, k, b_pointer, rows, (1, False), cells)
+            self._at(operand, k, (1, False))
+
+    def _known(self, operand: _Multiplied, stop: int) -> None:
+        """Write the depth steps of an operand up to a known one."""
+        unroll, start = self.kernel.tile.unroll, operand.start
+        if stop - start <= unroll:
+            self._at(operand, i64(start), (stop - start, True))
+            return
+        full = start + (stop - start - operand.steps.rest) // unroll * unroll
+        with self.b.loop(i64(start), i64(full), unroll, hint="depth") as k:
+            self._at(operand, k, (unroll, False))
+        if stop > full:
+            self._at(operand, i64(full), (stop - full, True))
 
     def _row_pointers(self, frame: Frame, count: int) -> list[Value] | None:
         """Return a pointer per row where rows may lie outside ``a``; those outside see zeros."""
@@ -149,23 +190,16 @@ class TileWriter:
             found.append(self.b.select(point.holds(kernel.edges), inside, zeros))
         return found
 
-    def _at(
-        self,
-        frame: Frame,
-        k: Value,
-        b_pointer: Value,
-        rows: list[Value] | None,
-        run: Run,
-        cells: Cells,
-    ) -> None:
+    def _at(self, operand: _Multiplied, k: Value, run: Run) -> None:
         """Write a run of depth steps from depth ``k``."""
-        moved = advanced(frame, self.kernel, b_pointer, k)
+        frame, rows = operand.frame, operand.rows
+        moved = advanced(frame, self.kernel, operand.panel, k)
         if run[0] == self.kernel.tile.unroll:
             self.fetching.fetch()
         if rows is not None:
             kind = storage_type(self.kernel.a.dtype)
             rows = [self.b.gep(r, kind, k) for r in rows]
-        self.steps.write(frame.bind(self.kernel.depth, k), moved, rows, run, cells)
+        operand.steps.write(frame.bind(self.kernel.depth, k), moved, rows, run, operand.cells)
 
     def at_taps(self, frame: Frame, pointer: Value) -> Value:
         """Return a pointer to the vector operand moved to the taps that are bound."""

@@ -179,7 +179,7 @@ class _PlainSteps:
             kind = vector(storage_type(kernel.a.dtype), self.width)
             place = self.b.gep(rows[row], storage_type(kernel.a.dtype), u)
             return from_storage(self.b, self.b.load(kind, place), kernel.a.dtype)
-        shift = {kernel.row: row, kernel.depth: u}
+        shift = {**row_shift(kernel, row), kernel.depth: u}
         return Point(frame, kernel.depth, self.width, shift=shift).scalar(kernel.a)
 
     def _load_a(self, frame: Frame, rows: list[Value] | None, row: int, u: int) -> Value:
@@ -188,7 +188,8 @@ class _PlainSteps:
             kind = storage_type(kernel.a.dtype)
             loaded = self.b.load(kind, self.b.gep(rows[row], kind, u))
             return from_storage(self.b, loaded, kernel.a.dtype)
-        return Point(frame, shift={kernel.row: row, kernel.depth: u}).scalar(kernel.a)
+        shift = {**row_shift(kernel, row), kernel.depth: u}
+        return Point(frame, shift=shift).scalar(kernel.a)
 
 
 @dataclass(frozen=True, slots=True)

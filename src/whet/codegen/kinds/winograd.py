@@ -40,6 +40,9 @@ from whet.kernel.spec import ACCUMULATOR, Winograd
 from whet.kernel.winograd import FILTERINGS, Filtering
 from whet.target import Target
 
+At = tuple[Value, Value]
+Lines = Mapping[int, list[Value]]
+
 
 def winograd_chunks(kernel: Winograd, lanes: int) -> Poly:
     """Return the number of chunks of a Winograd convolution."""
@@ -59,7 +62,7 @@ def write_winograd(
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
     cursor = fn.b.alloca(PTR)
-    filtering = FILTERINGS[kernel.size]
+    filtering = FILTERINGS[kernel.size, kernel.stride]
     scratch = Scratch(kernel, target.lanes)
     writer = _Writer(kernel, fn, scratch, filtering, cursor, target)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
@@ -156,8 +159,9 @@ class _Writer:
         """Transform one tile of all channels into scratch, some of its lines."""
         b, kernel, span = self.b, self.kernel, self.filtering.span
         image, row, column = self._place(tile)
-        top = b.add(b.mul(row, i64(kernel.size)), i64(-kernel.pads[0]))
-        left = b.add(b.mul(column, i64(kernel.size)), i64(-kernel.pads[1]))
+        step = i64(kernel.stride * kernel.size)
+        top = b.add(b.mul(row, step), i64(-kernel.pads[0]))
+        left = b.add(b.mul(column, step), i64(-kernel.pads[1]))
         bound = frame.bind(kernel.image, image).bind(kernel.y, top).bind(kernel.x, left)
         edge = span - 1
         inside = Point(bound).holds(
@@ -199,7 +203,7 @@ class _Writer:
         """Bring the pixels that the next tile has and this one has not into the first cache."""
         kernel, span = self.kernel, self.filtering.span
         for i in lines:
-            for j in range(span, span + kernel.size):
+            for j in range(span, span + kernel.size * kernel.stride):
                 shift = {kernel.y: i, kernel.x: j}
                 Point(frame, kernel.depth, self.width, shift=shift).fetch(kernel.a, level=1)
 
@@ -236,8 +240,11 @@ class _Writer:
 
     def _weights(self, panel: Value, position: Value) -> Value:
         """Return where the weights of a position begin in a panel."""
-        b = self.b
-        number = b.add(b.mul(panel, i64(self.filtering.span**2)), position)
+        b, span, kinds = self.b, self.filtering.span, self.filtering.kinds
+        if kinds < span:
+            line, column = (b.min(k, i64(kinds - 1)) for k in b.divide(position, span))
+            position = b.add(b.mul(line, i64(kinds)), column)
+        number = b.add(b.mul(panel, i64(kinds**2)), position)
         start = b.mul(number, i64(self._panel_elements))
         return b.gep(self.fn.params[self.kernel.weights], F32, start)
 
@@ -330,19 +337,13 @@ class _Writer:
         places = (self.scratch.product(b, self.fn.scratch, n, at) for n in numbers)
         return [b.load(vector(F32, self.width), place, 64) for place in places]
 
-    def _keep(self, own: Mapping[int, list[Value]], at: tuple[Value, Value]) -> None:
+    def _keep(self, own: Lines, at: At) -> None:
         """Store the lines that pixels of later groups are made of."""
         for k in self.filtering.kept:
             for j, value in enumerate(own.get(k, ())):
                 self.b.store(value, self._kept((k, j), at), 64)
 
-    def _column(
-        self,
-        own: Mapping[int, list[Value]],
-        j: int,
-        complete: Sequence[int],
-        at: tuple[Value, Value],
-    ) -> dict[int, Value]:
+    def _column(self, own: Lines, j: int, complete: Sequence[int], at: At) -> dict[int, Value]:
         """Return element ``j`` of all lines that the complete pixels are made of."""
         b, matrix = self.b, self.filtering.outputs
         column = {k: line[j] for k, line in own.items()}
@@ -351,7 +352,7 @@ class _Writer:
                 column[k] = b.load(vector(F32, self.width), self._kept((k, j), at), 64)
         return column
 
-    def _kept(self, place: tuple[int, int], at: tuple[Value, Value]) -> Value:
+    def _kept(self, place: tuple[int, int], at: At) -> Value:
         """Return where an element of a line is kept, and fetch that of the next tile.
 
         ``place`` is line and element, ``at`` the tile in its block and the channel. The second
@@ -359,8 +360,7 @@ class _Writer:
         """
         b = self.b
         number = place[0] * self.kernel.size + place[1]
-        slot, column = at
-        following = (b.add(slot, i64(1)), column)
+        following = (b.add(at[0], i64(1)), at[1])
         b.prefetch(self.scratch.kept(b, self.fn.scratch, number, following), level=1, writes=True)
         return self.scratch.kept(b, self.fn.scratch, number, at)
 

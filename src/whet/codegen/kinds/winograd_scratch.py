@@ -37,7 +37,8 @@ def pixels_come_late(kernel: Winograd, target: Target) -> bool:
     """
     pixel = kernel.depth.extent * DTYPES[kernel.a.dtype].size
     image = (pixel * kernel.y.extent * kernel.x.extent).constant
-    columns = (pixel * kernel.size * FILTERINGS[kernel.size].span).constant
+    span = FILTERINGS[kernel.size, kernel.stride].span
+    columns = (pixel * kernel.size * kernel.stride * span).constant
     assert image is not None and columns is not None, "images are static in Winograd kernels"
     return image >= 2 * target.l2_bytes and columns < target.l1_bytes // 2
 
@@ -70,7 +71,7 @@ class Scratch:
     @property
     def positions(self) -> int:
         """Positions of a group of lines."""
-        filtering = FILTERINGS[self.kernel.size]
+        filtering = FILTERINGS[self.kernel.size, self.kernel.stride]
         return filtering.together * filtering.span
 
     @property
@@ -93,7 +94,7 @@ class Scratch:
     @property
     def size_bytes(self) -> int:
         """Bytes of all of it."""
-        kept = len(FILTERINGS[self.kernel.size].kept) * self.kernel.size
+        kept = len(FILTERINGS[self.kernel.size, self.kernel.stride].kept) * self.kernel.size
         return 4 * (self._before_kept + kept * self._apart(self.columns))
 
     def input(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from whet.llm.architecture import Array
+from whet.whole_files import write_whole
 
 _NAMES = {"float32": "F32", "uint8": "U8"}
 
@@ -30,7 +31,26 @@ class Entry:
 
 
 def write_safetensors(path: Path, entries: Mapping[str, Entry]) -> None:
-    """Write a file; it appears under its name when it is complete."""
+    """Write a file; it appears under its name when it is complete.
+
+    Raises:
+        ArtifactError: the file cannot be written.
+    """
+    header = _header(entries)
+
+    def write(file: IO[bytes]) -> None:
+        file.write(len(header).to_bytes(8, "little"))
+        file.write(header)
+        for entry in entries.values():
+            array = np.ascontiguousarray(entry.read(), entry.dtype)
+            assert array.shape == entry.shape, f"{array.shape} is not {entry.shape}"
+            file.write(array.data)
+
+    write_whole(path, write)
+
+
+def _header(entries: Mapping[str, Entry]) -> bytes:
+    """Return where each tensor lies, as JSON of a length that is a multiple of eight."""
     header: dict[str, object] = {}
     place = 0
     for name, entry in entries.items():
@@ -39,15 +59,4 @@ def write_safetensors(path: Path, entries: Mapping[str, Entry]) -> None:
         header[name] = {"dtype": kind, "shape": list(entry.shape), "data_offsets": span}
         place = span[1]
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
-        for entry in entries.values():
-            array = np.ascontiguousarray(entry.read(), entry.dtype)
-            assert array.shape == entry.shape, f"{array.shape} is not {entry.shape}"
-            file.write(array.data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    return text + b" " * (-len(text) % 8)

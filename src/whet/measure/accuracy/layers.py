@@ -1,12 +1,12 @@
 """Every value of a model against its golden one: where an error arises and how it travels.
 
 Each value gets two errors. The *accumulated* error is what a run from the model's inputs shows. The
-*own* error is what the value's stretch of the program adds when it is fed with golden values: all
-values around it are cut, and each cut is fed with what the reference computed.
+*own* error is what the value's stretch of the program adds to golden values.
 
 A value that fusion left in memory is read from the program as it is (``place`` is ``memory``). One
-that it removed is looked at in a second compilation, in which every such value is an output
-(``place`` is ``output``): the same operators, less fused.
+that it removed is computed from those by the model's own operators, one by one (``place`` is
+``output``). They compute from golden values too: what they miss is the own error of the values
+between them, and what a kernel gives beside its operators is added to that of its result.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ import onnx
 
 from whet.errors import WhetError
 from whet.measure.accuracy.graphs import (
-    cut_at,
-    given_name,
     node_label,
     producers,
     value_names,
@@ -32,6 +30,7 @@ from whet.measure.accuracy.limits import Breach, Limits, find_breaches
 from whet.measure.accuracy.metrics import Metrics, measure_error
 from whet.measure.accuracy.recipe import Recipe
 from whet.measure.accuracy.reference import AUTO, Golden, run_golden
+from whet.measure.accuracy.stretches import Stretches, with_fusion
 from whet.program.records import Program
 
 Array = np.ndarray[Any, Any]
@@ -88,12 +87,11 @@ class LayersReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class _Errors:
-    """Values that the four programs gave, by name."""
+    """Values by name: of a run from the inputs, and of golden values; and which were in memory."""
 
-    memory: Mapping[str, Array]
-    output: Mapping[str, Array]
-    own_memory: Mapping[str, Array]
-    own_output: Mapping[str, Array]
+    found: Mapping[str, Array]
+    own: Mapping[str, Array]
+    memory: frozenset[str]
     kernels: Mapping[str, tuple[str, tuple[str, ...]]]
     notes: tuple[str, ...]
 
@@ -145,32 +143,73 @@ def _run_programs(
     names: list[str],
     how: tuple[Recipe, Progress],
 ) -> _Errors:
-    """Compile and run the model whole and in stretches, fused and not."""
+    """Compile and run the model whole, and cut into its operators."""
     recipe, tell = how
     notes: list[str] = []
-    tell("programs", 0, 4)
+    tell("programs", 0, 2)
     program = recipe.compile(model, expose=names)
     memory = program.run(feeds)
-    tell("programs", 1, 4)
+    tell("programs", 1, 2)
     missing = [name for name in names if name not in memory]
-    runs: list[dict[str, Array]] = []
-    variants = (
-        (
-            "values that fusion removed",
-            missing,
-            lambda: with_outputs(model, missing, golden.values),
-        ),
-        ("own errors in memory", list(memory), lambda: _cut(model, list(memory), golden)),
-        ("own errors of what fusion removed", missing, lambda: _cut(model, names, golden)),
-    )
-    for number, (what, wanted, build) in enumerate(variants):
-        runs.append(
-            _try(build, {**feeds, **_given(golden)}, recipe, (what, notes)) if wanted else {}
-        )
-        tell("programs", number + 2, 4)
+    found = _alone(model, (feeds, memory), golden, names, (recipe, notes))
+    if found is None:
+        output, own = _plain(model, missing, golden, (feeds, recipe, notes)), dict[str, Array]()
+    else:
+        output, own = found
+    tell("programs", 2, 2)
     made_by = producers(model)
     kernels = {name: _writer(program.program, name, node_label(made_by[name])) for name in memory}
-    return _Errors(memory, runs[0], runs[1], runs[2], kernels, tuple(notes))
+    return _Errors({**output, **memory}, own, frozenset(memory), kernels, tuple(notes))
+
+
+def _alone(
+    model: onnx.ModelProto,
+    given: tuple[dict[str, Array], dict[str, Array]],
+    golden: Golden,
+    names: list[str],
+    how: tuple[Recipe, list[str]],
+) -> tuple[dict[str, Array], dict[str, Array]] | None:
+    """Return values on their way through the program, and as it makes them of golden ones.
+
+    Args:
+        model: the model.
+        given: its inputs, and what the program left in memory.
+        golden: golden values.
+        names: the values to look at.
+        how: how to compile, and where notes go: where it fails, one says so.
+    """
+    (feeds, memory), (recipe, notes) = given, how
+    try:
+        stretches = Stretches(model, names, golden, feeds, recipe)
+        own = stretches.run(golden.values)
+    except WhetError as error:
+        notes.append(f"own errors: {' '.join(str(error).split())}")
+        return None
+    own = {name: own[name] for name in stretches.cut}
+    held = {name: memory[name] for name in stretches.cut if name in memory}
+    passed = stretches.settle(held)
+    if passed is None:
+        missing = [name for name in names if name not in memory]
+        return _plain(model, missing, golden, (feeds, recipe, notes)), own
+    return passed, {
+        name: with_fusion(value, held[name], passed[name]) if name in held else value
+        for name, value in own.items()
+    }
+
+
+def _plain(
+    model: onnx.ModelProto,
+    missing: list[str],
+    golden: Golden,
+    how: tuple[dict[str, Array], Recipe, list[str]],
+) -> dict[str, Array]:
+    """Return values that fusion removed from a program of their own; a note if that fails."""
+    feeds, recipe, notes = how
+    try:
+        return recipe.run(with_outputs(model, missing, golden.values), feeds) if missing else {}
+    except WhetError as error:
+        notes.append(f"values that fusion removed: {' '.join(str(error).split())}")
+        return {}
 
 
 def _writer(program: Program, name: str, node: str) -> tuple[str, tuple[str, ...]]:
@@ -201,38 +240,11 @@ def _last_writer(program: Program, buffer: int, node: str, before: int) -> int |
     return max(own or writers, default=None)
 
 
-def _given(golden: Golden) -> dict[str, Array]:
-    return {given_name(name): value for name, value in golden.values.items()}
-
-
-def _cut(model: onnx.ModelProto, names: list[str], golden: Golden) -> onnx.ModelProto:
-    """Cut a model at its floating-point values; others may decide shapes."""
-    floats = [n for n in names if n in golden.values and golden.values[n].dtype.kind in "fcV"]
-    made_here = set(value_names(model))
-    return cut_at(model, [n for n in floats if n in made_here], golden.values)
-
-
-def _try(
-    build: Callable[[], onnx.ModelProto],
-    feeds: dict[str, Array],
-    recipe: Recipe,
-    report: tuple[str, list[str]],
-) -> dict[str, Array]:
-    """Compile and run a variant; where that fails, a note says so and its values are missing."""
-    what, notes = report
-    try:
-        return recipe.run(build(), feeds)
-    except WhetError as error:
-        notes.append(f"{what}: {' '.join(str(error).split())}")
-        return {}
-
-
 def _layer(
     node: onnx.NodeProto, name: str, golden: Golden, errors: _Errors, limits: Limits | None
 ) -> LayerReport:
     place: Place = "memory" if name in errors.memory else "output"
-    found = errors.memory.get(name, errors.output.get(name))
-    own = (errors.own_memory if place == "memory" else errors.own_output).get(name)
+    found, own = errors.found.get(name), errors.own.get(name)
     accumulated = None if found is None else measure_error(found, golden.values[name])
     added = None if own is None else measure_error(own, golden.values[name])
     kernel, group = errors.kernels.get(name, ("", ()))

@@ -19,7 +19,7 @@ import numpy as np
 
 import whet
 from whet.errors import CompileError, WhetError
-from whet.program.container import _HEADER, MAGIC, MAJOR, MINOR
+from whet.program.container import HEADER, MAGIC, MAJOR, MINOR
 from whet.tests.fuzz.children import BUG, OK, REFUSED
 from whet.tests.fuzz.mutate import FLOATS, INTEGERS, TEXTS, Rng, mutate_bytes
 from whet.tests.small_models import layer_model, run_layer
@@ -42,8 +42,8 @@ def damaged(seed: int) -> tuple[bytes, bool]:
     rng, data = np.random.default_rng(seed), original()
     if rng.random() < 0.5:
         return mutate_bytes(data, rng), False
-    length = _HEADER.unpack(data[: _HEADER.size])[4]
-    manifest = data[_HEADER.size : _HEADER.size + length]
+    length = HEADER.unpack(data[: HEADER.size])[4]
+    manifest = data[HEADER.size : HEADER.size + length]
     if rng.random() < 0.2:
         changed = mutate_bytes(manifest, rng)
     else:
@@ -57,11 +57,11 @@ def damaged(seed: int) -> tuple[bytes, bool]:
 def _signed(data: bytes, length: int, manifest: bytes) -> bytes:
     """Return the file with another manifest, the header fitting it."""
     page = 4096
-    start = -(-(_HEADER.size + length) // page) * page
-    place = -(-(_HEADER.size + len(manifest)) // page) * page
+    start = -(-(HEADER.size + length) // page) * page
+    place = -(-(HEADER.size + len(manifest)) // page) * page
     tail = data[start:]
     check = hashlib.blake2b(manifest, digest_size=32).digest()
-    head = _HEADER.pack(MAGIC, MAJOR, MINOR, place + len(tail), len(manifest), check)
+    head = HEADER.pack(MAGIC, MAJOR, MINOR, place + len(tail), len(manifest), check)
     padding = bytes(place - len(head) - len(manifest))
     return head + manifest + padding + tail
 
