@@ -119,6 +119,9 @@ class TorchRunner:
         self.torch.set_num_threads(self.threads)
         self.module = self.load()
         if self.compiled:
+            # Processes that wait for code to compile take a CPU from whoever runs after it.
+            inductor: Any = _import_peer("torch._inductor.config", "torch")
+            inductor.compile_threads = 1
             self.module = self.torch.compile(self.module, dynamic=False)
 
     def run(self, inputs: Inputs) -> Outputs:
