@@ -93,8 +93,10 @@ class Builder:
         raised = np.exp(score - score.max(-1, keepdims=True))
         share = raised / raised.sum(-1, keepdims=True)
         codes = share / np.float32(self.scales["p"])
-        # Single precision knows scores of up to 32, and the logarithms of shares, to 2e-6.
-        doubtful = np.abs(codes - np.floor(codes) - 0.5) < 2e-4 + 4e-6 * codes
+        # Single precision knows scores of up to 32, and the logarithms of shares, to 2e-6. Steps
+        # of a share that are as small as more keys need show it.
+        unsure = 4e-6 * codes if self.scales["p"] < SCALES["p"] else 0.0
+        doubtful = np.abs(codes - np.floor(codes) - 0.5) < 2e-4 + unsure
         moved = np.einsum("bhij,bhjd->bihd", doubtful * self.scales["p"], np.abs(rounded["v"]))
         return np.einsum("bhij,bhjd->bihd", self._rounded(share, "p"), rounded["v"]), moved
 

@@ -26,6 +26,7 @@ from whet.codegen.kinds.winograd_matrices import combined, transformed
 from whet.codegen.kinds.winograd_scratch import (
     Scratch,
     block_of,
+    filtering_of,
     grid_of,
     pixels_come_late,
     tiles_of,
@@ -37,7 +38,7 @@ from whet.index import Poly, as_poly, ceil_div, var
 from whet.kernel.expr import Within
 from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import ACCUMULATOR, Winograd
-from whet.kernel.winograd import FILTERINGS, Filtering
+from whet.kernel.winograd import Filtering
 from whet.target import Target
 
 At = tuple[Value, Value]
@@ -62,9 +63,8 @@ def write_winograd(
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
     cursor = fn.b.alloca(PTR)
-    filtering = FILTERINGS[kernel.size, kernel.stride]
     scratch = Scratch(kernel, target.lanes)
-    writer = _Writer(kernel, fn, scratch, filtering, cursor, target)
+    writer = _Writer(kernel, fn, scratch, filtering_of(kernel), cursor, target)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()

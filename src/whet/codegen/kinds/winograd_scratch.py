@@ -8,8 +8,13 @@ from whet.codegen.writing.builder import F32, Builder, Value, i64
 from whet.dtypes import DTYPES
 from whet.index import Poly, ceil_div, product
 from whet.kernel.spec import Winograd
-from whet.kernel.winograd import FILTERINGS
+from whet.kernel.winograd import FILTERINGS, Filtering
 from whet.target import Target
+
+
+def filtering_of(kernel: Winograd) -> Filtering:
+    """Return how the tiles of a convolution are filtered."""
+    return FILTERINGS[kernel.size, kernel.stride]
 
 
 def grid_of(kernel: Winograd) -> tuple[Poly, Poly]:
@@ -37,7 +42,7 @@ def pixels_come_late(kernel: Winograd, target: Target) -> bool:
     """
     pixel = kernel.depth.extent * DTYPES[kernel.a.dtype].size
     image = (pixel * kernel.y.extent * kernel.x.extent).constant
-    span = FILTERINGS[kernel.size, kernel.stride].span
+    span = filtering_of(kernel).span
     columns = (pixel * kernel.size * kernel.stride * span).constant
     assert image is not None and columns is not None, "images are static in Winograd kernels"
     return image >= 2 * target.l2_bytes and columns < target.l1_bytes // 2
@@ -71,7 +76,7 @@ class Scratch:
     @property
     def positions(self) -> int:
         """Positions of a group of lines."""
-        filtering = FILTERINGS[self.kernel.size, self.kernel.stride]
+        filtering = filtering_of(self.kernel)
         return filtering.together * filtering.span
 
     @property
@@ -94,7 +99,7 @@ class Scratch:
     @property
     def size_bytes(self) -> int:
         """Bytes of all of it."""
-        kept = len(FILTERINGS[self.kernel.size, self.kernel.stride].kept) * self.kernel.size
+        kept = len(filtering_of(self.kernel).kept) * self.kernel.size
         return 4 * (self._before_kept + kept * self._apart(self.columns))
 
     def input(
