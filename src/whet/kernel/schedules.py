@@ -14,8 +14,8 @@ from types import MappingProxyType
 from whet.errors import OptionError
 from whet.kernel.schedule import MAX_VECTORS, Work, choose_tile, most_rows
 from whet.kernel.spec import Tile
-from whet.kernel.winograd import sizes_of
-from whet.kernel.winograd_schedule import Convolution, choose_winograd
+from whet.kernel.winograd_schedule import choose_winograd, sizes_for
+from whet.kernel.winograd_work import Convolution
 from whet.target import Target
 
 MOST_UNROLL = 16
@@ -121,10 +121,10 @@ class Chooser:
         if answer is None:
             default = choose_winograd(work, self.target, question.threads)
             answer = Answer() if default is None else Answer(*default)
-        sizes = (0, *sizes_of(work.stride))
+        sizes = (0, *sizes_for(work, self.target))
         if answer.size not in sizes or (answer.size == 0) != (answer.tile is None):
             raise _impossible(question)
-        if answer.tile is not None and not _possible(answer.tile, self.target):
+        if answer.tile is not None and not _fits_winograd(answer, work, self.target):
             raise _impossible(question)
         self._note(question, answer)
         return None if answer.tile is None else (answer.size, answer.tile)
@@ -141,6 +141,13 @@ def fits(tile: Tile, work: Work, target: Target) -> bool:
     )
     rows = target.registers // 2 if work.edges else target.registers
     return _possible(tile, target) and blocks and tile.rows <= min(rows, max(work.rows, 1))
+
+
+def _fits_winograd(answer: Answer, work: Convolution, target: Target) -> bool:
+    """Tell whether tiles can be done with a schedule; whole images are done a vector at a time."""
+    tile = answer.tile
+    assert tile is not None, "else it is no Winograd convolution"
+    return _possible(tile, target) and (tile.vectors == 1 or not work.filtering(answer.size).whole)
 
 
 def _possible(tile: Tile, target: Target) -> bool:

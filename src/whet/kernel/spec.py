@@ -314,7 +314,8 @@ class Winograd:
         cols: output column.
         col: output channels, in lanes.
         a: input, affine in image, y, x and depth, contiguous in depth.
-        weights: parameter of the packed weights, [panels, positions, depth, panel].
+        weights: parameter of the packed weights, [panels, positions, depth, panel], or of the taps,
+            [panels, depth, 9, lanes], where a tile is a whole image.
         stores: epilogue; reads the result as ``Var("acc")``.
         pads: zeros above and to the left.
         size: output pixels of a tile along one side.

@@ -6,78 +6,20 @@ over the odd ones: 5 products for two outputs where there are 6, two of them wit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-Matrix = tuple[tuple[float, ...], ...]
+from whet.kernel.winograd_filtering import Filtering
+from whet.kernel.winograd_sides import WHOLE_SIDES
 
 _BLOCK = 800
 """Pairs of channels transformed at a time; larger products make OpenBLAS wait for its threads."""
-
-
-@dataclass(frozen=True, slots=True)
-class Filtering:
-    """``F(size, 3)``: ``size`` outputs of a three-tap filter, or of every other place of it.
-
-    Attributes:
-        size: outputs along one side of a tile.
-        inputs: ``B'``, applied to the inputs.
-        filters: ``G``, applied to the taps; further inputs are multiplied by the last of them too.
-        outputs: ``A'``, applied to the products.
-        together: lines of a transformed tile that are computed from the same lines of pixels, more
-            or less; it divides their number.
-        stride: inputs from one output to the next.
-    """
-
-    size: int
-    inputs: Matrix
-    filters: Matrix
-    outputs: Matrix
-    together: int
-    stride: int = 1
-
-    @property
-    def span(self) -> int:
-        """Inputs along one side of a tile, and products."""
-        return len(self.inputs)
-
-    @property
-    def kinds(self) -> int:
-        """Weights along one side, fewer than the products where inputs share some."""
-        return len(self.filters)
-
-    @property
-    def groups(self) -> list[range]:
-        """The lines of a transformed tile that are done together."""
-        return [range(k, k + self.together) for k in range(0, self.span, self.together)]
-
-    @property
-    def kept(self) -> range:
-        """Lines of products, from the first on, that pixels of a later group are made of too."""
-        later = [
-            k
-            for lines in self.groups
-            for k in lines
-            if any(factors[k] and _last(factors) >= lines.stop for factors in self.outputs)
-        ]
-        return range(max(later, default=-1) + 1)
-
-    def complete(self, lines: range) -> list[int]:
-        """Return the lines of pixels that are known when a group of lines is done."""
-        return [i for i, factors in enumerate(self.outputs) if _last(factors) in lines]
-
-
-def _last(factors: tuple[float, ...]) -> int:
-    """Return the last line that a line of pixels is made of."""
-    return max(k for k, factor in enumerate(factors) if factor)
-
 
 TWO = Filtering(
     2,
     inputs=((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
     filters=((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
     outputs=((1, 1, 1, 0), (0, 1, -1, -1)),
+    weight_of=(0, 1, 2, 3),
     together=1,
 )
 
@@ -105,6 +47,7 @@ FOUR = Filtering(
         (0, 1, 1, 4, 4, 0),
         (0, 1, -1, 8, -8, 1),
     ),
+    weight_of=(0, 1, 2, 3, 4, 5),
     together=2,
 )
 
@@ -119,17 +62,13 @@ TWO_APART = Filtering(
     ),
     filters=((1, 0, 0), (1, 0, 1), (0, 0, 1), (0, 1, 0)),
     outputs=((1, 1, 0, 1, 0), (0, 1, 1, 0, 1)),
+    weight_of=(0, 1, 2, 3, 3),
     together=1,
     stride=2,
 )
 
-FILTERINGS = {(f.size, f.stride): f for f in (TWO, FOUR, TWO_APART)}
+FILTERINGS = {(f.size, f.stride): f for f in (TWO, FOUR, TWO_APART, *WHOLE_SIDES)}
 STRIDES = tuple(sorted({f.stride for f in FILTERINGS.values()}))
-
-
-def sizes_of(stride: int) -> list[int]:
-    """Return the sizes of tiles that there are for a stride."""
-    return [f.size for f in FILTERINGS.values() if f.stride == stride]
 
 
 def transform_weights(weights: np.ndarray, filtering: Filtering) -> np.ndarray:

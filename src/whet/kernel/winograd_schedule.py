@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from whet.kernel.schedule import (
     FMA_PER_CYCLE,
     LINE_BYTES,
@@ -14,7 +12,9 @@ from whet.kernel.schedule import (
     register_tile,
 )
 from whet.kernel.spec import Tile
-from whet.kernel.winograd import FILTERINGS, sizes_of
+from whet.kernel.winograd import FILTERINGS
+from whet.kernel.winograd_whole_schedule import fits_whole, whole_cycles, whole_tile
+from whet.kernel.winograd_work import Convolution
 from whet.target import Target
 
 BYTES_PER_CYCLE = 5
@@ -38,26 +38,6 @@ With three instead of four products of 56 x 56 x 128 to 256 took 1,760 us, not 1
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Convolution:
-    """The size of a 3x3 convolution: output pixels, input and output channels, stride."""
-
-    images: int
-    rows: int
-    cols: int
-    depth: int
-    filters: int
-    stride: int = 1
-
-    def span(self, size: int) -> int:
-        """Return the products along one side of a tile of so many outputs."""
-        return FILTERINGS[size, self.stride].span
-
-    def weights(self, size: int) -> int:
-        """Return the bytes of all transformed weights for tiles of so many outputs."""
-        return 4 * FILTERINGS[size, self.stride].kinds ** 2 * self.depth * self.filters
-
-
 def choose_winograd(work: Convolution, target: Target, threads: int) -> tuple[int, Tile] | None:
     """Return tile size and schedule of a Winograd convolution, or ``None`` if direct is faster.
 
@@ -66,20 +46,36 @@ def choose_winograd(work: Convolution, target: Target, threads: int) -> tuple[in
     pixels = work.images * work.rows * work.cols
     macs = work.depth * work.filters / target.lanes / FMA_PER_CYCLE
     direct = max(pixels * 9 * macs / threads, 9 * work.depth * work.filters * 4 / BYTES_PER_CYCLE)
-    best: tuple[float, int, Tile] | None = None
-    each = TRANSFORM_CYCLES[work.stride]
-    for size in sizes_of(work.stride):
-        tiles = _winograd_tiles(work, size)
-        span = work.span(size) ** 2
-        tile = winograd_of_size(work, target, threads, size)
-        padded = -(-tiles // tile.rows) * tile.rows
-        transforms = tiles * (work.depth + work.filters) / target.lanes * span * each
-        memory = work.weights(size) / BYTES_PER_CYCLE
-        cost = max((padded * span * macs + transforms) / threads, memory)
-        if best is None or cost < best[0]:
-            best = cost, size, tile
-    assert best is not None
-    return best[1:] if best[0] < WINOGRAD_GAIN * direct else None
+
+    def cycles(size: int) -> float:
+        estimate = whole_cycles if work.filtering(size).whole else _tiled_cycles
+        return estimate(work, target, threads, size)
+
+    size = min(sizes_for(work, target), key=cycles)
+    if cycles(size) >= WINOGRAD_GAIN * direct:
+        return None
+    return size, winograd_of_size(work, target, threads, size)
+
+
+def sizes_for(work: Convolution, target: Target) -> list[int]:
+    """Return the sizes of tiles that a convolution can be done in, along one side."""
+    return [
+        size
+        for (size, stride), filtering in FILTERINGS.items()
+        if stride == work.stride and (not filtering.whole or fits_whole(work, target, size))
+    ]
+
+
+def _tiled_cycles(work: Convolution, target: Target, threads: int, size: int) -> float:
+    """Estimate the cycles of a convolution in tiles that are smaller than the image."""
+    tiles, span = _winograd_tiles(work, size), work.span(size) ** 2
+    tile = winograd_of_size(work, target, threads, size)
+    padded = -(-tiles // tile.rows) * tile.rows
+    macs = work.depth * work.filters / target.lanes / FMA_PER_CYCLE
+    each = span * TRANSFORM_CYCLES[work.stride]
+    transforms = tiles * (work.depth + work.filters) / target.lanes * each
+    memory = work.weights(size) / BYTES_PER_CYCLE
+    return max((padded * span * macs + transforms) / threads, memory)
 
 
 def _winograd_tiles(work: Convolution, size: int) -> int:
@@ -87,12 +83,16 @@ def _winograd_tiles(work: Convolution, size: int) -> int:
 
 
 def winograd_of_size(work: Convolution, target: Target, threads: int, size: int) -> Tile:
-    """Return a schedule whose transformed tiles of a size, or else the weights, stay near.
+    """Return a schedule for tiles of a size.
+
+    The transformed tiles stay near, or else the weights.
 
     Weights that the level-2 cache does not hold come from afar for every block of tiles, and are
     fetched while the block before is multiplied: it has to be large enough for that. A block may be
     a quarter larger rather than two: one thread took 4,270 us for 16 x 16 x 512 then, not 4,740.
     """
+    if work.filtering(size).whole:
+        return whole_tile(work, target, threads, size)
     tiles, weights = _winograd_tiles(work, size), work.weights(size)
     columns = 2 if _shares_columns(work, target, threads, size) else 1
     near = NEAR if weights <= target.l2_bytes else NEAR_ALONE
@@ -138,6 +138,6 @@ def _shares_columns(work: Convolution, target: Target, threads: int, size: int) 
 
 def _tile_bytes(work: Convolution, target: Target, size: int, columns: int) -> int:
     """Return the scratch of a tile: a group of positions, a panel of products, the kept lines."""
-    filtering = FILTERINGS[size, work.stride]
+    filtering = work.filtering(size)
     group = filtering.together * filtering.span * (work.depth + PANEL_VECTORS * target.lanes)
     return 4 * (group + len(filtering.kept) * size * -(-work.filters // columns))

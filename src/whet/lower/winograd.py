@@ -11,8 +11,9 @@ from whet.kernel.expr import Load, Read
 from whet.kernel.schedules import Chooser
 from whet.kernel.spec import Store, Winograd
 from whet.kernel.tensor import Definition, Product, Tensor
-from whet.kernel.winograd import FILTERINGS, STRIDES, Filtering, transform_weights
-from whet.kernel.winograd_schedule import Convolution
+from whet.kernel.winograd import FILTERINGS, STRIDES, transform_weights
+from whet.kernel.winograd_filtering import TAPS, Filtering
+from whet.kernel.winograd_work import Convolution
 from whet.lower.contractions import Operand, operand_of
 from whet.lower.packing import split_panels
 from whet.lower.storage import (
@@ -134,12 +135,12 @@ def build_winograd(
 
 
 def _packed_root(found: _Match, filtering: Filtering, width: int) -> Root:
-    """Return transformed weights; to transform them is left to the one who packs them."""
+    """Return weights that are only transformed, or ordered, when they are packed."""
     source: Tensor = found.weights.source
     value = source.value
     assert value is not None, "matched"
     filters, depth = value.shape[:2]
-    count = filtering.kinds**2 * -(-filters // width) * width * depth
+    count = filtering.stored * -(-filters // width) * width * depth
     return Root(
         f"{source.name}.winograd",
         BufferKind.CONSTANT,
@@ -151,6 +152,12 @@ def _packed_root(found: _Match, filtering: Filtering, width: int) -> Root:
 
 
 def _pack(weights: np.ndarray, filtering: Filtering, width: int) -> np.ndarray:
-    """Return transformed weights as [panels, positions, depth, width], zeros at the end."""
+    """Return transformed weights as [panels, positions, depth, width], zeros at the end.
+
+    Where they are transformed in registers it is the taps, as [panels, depth, taps, width].
+    """
+    if filtering.whole:
+        taps = weights.reshape(*weights.shape[:2], TAPS).transpose(1, 2, 0)
+        return split_panels(taps, width).transpose(2, 0, 1, 3)
     moved = transform_weights(weights, filtering)
     return split_panels(moved, width).transpose(2, 0, 1, 3)

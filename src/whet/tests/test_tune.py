@@ -20,7 +20,7 @@ from whet.errors import OptionError
 from whet.kernel.schedule import Work, choose_tile
 from whet.kernel.schedules import Answer, Question, fits
 from whet.kernel.tuning import FORM, Entry, Tuning, read_tuning
-from whet.kernel.winograd_schedule import Convolution
+from whet.kernel.winograd_work import Convolution
 from whet.options import Options
 from whet.tune.candidates import candidates
 from whet.tune.trial import Times

@@ -13,7 +13,8 @@ from onnx.reference import ReferenceEvaluator
 
 import whet
 from whet.driver import plan
-from whet.kernel.winograd import FILTERINGS, Filtering
+from whet.kernel.winograd import FILTERINGS
+from whet.kernel.winograd_filtering import Filtering
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -133,13 +134,13 @@ def check_convolution(shape: tuple[int, ...], pads: list[int], stride: int, cach
 @pytest.mark.parametrize("filtering", FILTERINGS.values(), ids=str)
 def test_the_matrices_filter(filtering: Filtering) -> None:
     rng = np.random.default_rng()
-    x, taps = rng.standard_normal(filtering.span), rng.standard_normal(3)
+    x, taps = rng.standard_normal(len(filtering.inputs[0])), rng.standard_normal(3)
     windows = np.lib.stride_tricks.sliding_window_view(x, 3)[:: filtering.stride]
     inputs, filters, outputs = (
         np.array(m) for m in (filtering.inputs, filtering.filters, filtering.outputs)
     )
-    kinds = np.minimum(np.arange(filtering.span), filtering.kinds - 1)
-    found = outputs @ ((inputs @ x) * (filters @ taps)[kinds])
+    weights = (filters @ taps)[list(filtering.weight_of)]
+    found = outputs @ ((inputs @ x) * weights)
     assert len(windows) == filtering.size
     np.testing.assert_allclose(found, windows @ taps, rtol=1e-12, atol=1e-12)
 

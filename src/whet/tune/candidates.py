@@ -17,8 +17,8 @@ from whet.kernel.schedule import (
 )
 from whet.kernel.schedules import Answer, Question, fits
 from whet.kernel.spec import Tile
-from whet.kernel.winograd import sizes_of
-from whet.kernel.winograd_schedule import Convolution, winograd_of_size
+from whet.kernel.winograd_schedule import sizes_for, winograd_of_size
+from whet.kernel.winograd_work import Convolution
 
 SHAPES = 4
 """Register tiles that are tried, the best by the cost model."""
@@ -52,11 +52,17 @@ def _of_product(question: Question, work: Work, current: Answer) -> Iterator[Ans
 def _of_convolution(question: Question, work: Convolution, current: Answer) -> Iterator[Answer]:
     """Return the plain product, all sizes of Winograd tiles and what is around the current."""
     yield Answer()
-    for size in sizes_of(work.stride):
+    for size in sizes_for(work, question.target):
         yield Answer(size, winograd_of_size(work, question.target, question.threads, size))
     if current.tile is not None:
         for option in _neighbours(current.tile):
             near = option.near != current.tile.near  # which Winograd kernels do not look at
+            whole = work.filtering(current.size).whole
+            if whole and (option.panels, option.prefetch) == (
+                current.tile.panels,
+                current.tile.prefetch,
+            ):
+                continue  # nor at the rest, where tiles are images
             if not near and option.rows <= most_rows(question.target, option.vectors):
                 yield Answer(current.size, option)
 

@@ -35,7 +35,11 @@ from whet.codegen.kinds.row_quantization import row_quantization_chunks, write_r
 from whet.codegen.kinds.scan import scan_chunks, write_scan
 from whet.codegen.kinds.scatter import scatter_chunks, write_scatter
 from whet.codegen.kinds.sort import sort_chunks, write_sort
-from whet.codegen.kinds.winograd import winograd_chunks, winograd_scratch, write_winograd
+from whet.codegen.kinds.winograd_function import (
+    winograd_chunks,
+    winograd_scratch,
+    write_winograd,
+)
 from whet.codegen.writing.builder import Module
 from whet.index import Poly
 from whet.kernel.blocks import BlockProduct, RowQuantization

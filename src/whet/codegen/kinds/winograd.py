@@ -38,28 +38,28 @@ from whet.index import Poly, as_poly, ceil_div, var
 from whet.kernel.expr import Within
 from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import ACCUMULATOR, Winograd
-from whet.kernel.winograd import Filtering
+from whet.kernel.winograd_filtering import Filtering
 from whet.target import Target
 
 At = tuple[Value, Value]
 Lines = Mapping[int, list[Value]]
 
 
-def winograd_chunks(kernel: Winograd, lanes: int) -> Poly:
-    """Return the number of chunks of a Winograd convolution."""
+def tiled_chunks(kernel: Winograd, lanes: int) -> Poly:
+    """Return the number of chunks: blocks of tiles times blocks of panels."""
     panels = ceil_div(kernel.col.extent, kernel.tile.vectors * lanes)
     return ceil_div(tiles_of(kernel), block_of(kernel)) * ceil_div(panels, kernel.tile.panels)
 
 
-def winograd_scratch(kernel: Winograd, lanes: int) -> int:
+def tiled_scratch(kernel: Winograd, lanes: int) -> int:
     """Return bytes of scratch of one thread: tiles, a panel of products, and kept lines."""
     return Scratch(kernel, lanes).size_bytes
 
 
-def write_winograd(
+def write_tiled(
     module: Module, name: str, kernel: Winograd, dims: tuple[str, ...], target: Target
 ) -> None:
-    """Write the function of a Winograd convolution."""
+    """Write the function of a Winograd convolution of tiles that are smaller than the image."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
     cursor = fn.b.alloca(PTR)

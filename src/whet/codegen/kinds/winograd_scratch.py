@@ -8,7 +8,8 @@ from whet.codegen.writing.builder import F32, Builder, Value, i64
 from whet.dtypes import DTYPES
 from whet.index import Poly, ceil_div, product
 from whet.kernel.spec import Winograd
-from whet.kernel.winograd import FILTERINGS, Filtering
+from whet.kernel.winograd import FILTERINGS
+from whet.kernel.winograd_filtering import Filtering
 from whet.target import Target
 
 

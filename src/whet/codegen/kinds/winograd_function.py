@@ -1,0 +1,31 @@
+"""The function of a Winograd convolution, of tiles or of whole images."""
+
+from __future__ import annotations
+
+from whet.codegen.kinds.winograd import tiled_chunks, tiled_scratch, write_tiled
+from whet.codegen.kinds.winograd_scratch import filtering_of
+from whet.codegen.kinds.winograd_whole import whole_chunks, whole_scratch, write_whole
+from whet.codegen.writing.builder import Module
+from whet.index import Poly
+from whet.kernel.spec import Winograd
+from whet.target import Target
+
+
+def winograd_chunks(kernel: Winograd, lanes: int) -> Poly:
+    """Return the number of chunks of a Winograd convolution."""
+    chunks = whole_chunks if filtering_of(kernel).whole else tiled_chunks
+    return chunks(kernel, lanes)
+
+
+def winograd_scratch(kernel: Winograd, lanes: int) -> int:
+    """Return bytes of scratch of one thread."""
+    scratch = whole_scratch if filtering_of(kernel).whole else tiled_scratch
+    return scratch(kernel, lanes)
+
+
+def write_winograd(
+    module: Module, name: str, kernel: Winograd, dims: tuple[str, ...], target: Target
+) -> None:
+    """Write the function of a Winograd convolution."""
+    write = write_whole if filtering_of(kernel).whole else write_tiled
+    write(module, name, kernel, dims, target)

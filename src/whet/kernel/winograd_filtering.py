@@ -1,0 +1,81 @@
+"""What Winograd's minimal filtering does along one side of a tile, as matrices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Matrix = tuple[tuple[float, ...], ...]
+
+TAPS = 9
+"""Weights of a filter of 3x3 taps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filtering:
+    """``F(size, 3)``: ``size`` outputs of a three-tap filter, or of every other place of it.
+
+    Attributes:
+        size: outputs along one side of a tile.
+        inputs: ``B'``, applied to the inputs.
+        filters: ``G``, applied to the taps.
+        outputs: ``A'``, applied to the products.
+        weight_of: which line of ``G`` each product is made with, in ascending order.
+        together: lines of a transformed tile that are computed from the same lines of pixels, more
+            or less; it divides their number.
+        stride: inputs from one output to the next.
+        whole: whether a tile is an image, so that each weight is used a few times only and better
+            transformed where it is multiplied than read.
+    """
+
+    size: int
+    inputs: Matrix
+    filters: Matrix
+    outputs: Matrix
+    weight_of: tuple[int, ...]
+    together: int
+    stride: int = 1
+    whole: bool = False
+
+    @property
+    def span(self) -> int:
+        """Inputs along one side of a tile, and products."""
+        return len(self.inputs)
+
+    @property
+    def kinds(self) -> int:
+        """Weights along one side, fewer than the products where inputs share some."""
+        return len(self.filters)
+
+    @property
+    def stored(self) -> int:
+        """Weights of a pair of channels in a file: transformed ones, or taps."""
+        return TAPS if self.whole else self.kinds**2
+
+    def products_of(self, kind: int) -> list[int]:
+        """Return the products that are made with a weight."""
+        return [k for k, weight in enumerate(self.weight_of) if weight == kind]
+
+    @property
+    def groups(self) -> list[range]:
+        """The lines of a transformed tile that are done together."""
+        return [range(k, k + self.together) for k in range(0, self.span, self.together)]
+
+    @property
+    def kept(self) -> range:
+        """Lines of products, from the first on, that pixels of a later group are made of too."""
+        later = [
+            k
+            for lines in self.groups
+            for k in lines
+            if any(factors[k] and _last(factors) >= lines.stop for factors in self.outputs)
+        ]
+        return range(max(later, default=-1) + 1)
+
+    def complete(self, lines: range) -> list[int]:
+        """Return the lines of pixels that are known when a group of lines is done."""
+        return [i for i, factors in enumerate(self.outputs) if _last(factors) in lines]
+
+
+def _last(factors: tuple[float, ...]) -> int:
+    """Return the last line that a line of pixels is made of."""
+    return max(k for k, factor in enumerate(factors) if factor)
