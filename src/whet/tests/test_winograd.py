@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 import whet
 from whet.driver import plan
+from whet.kernel.spec import Winograd
 from whet.kernel.winograd import FILTERINGS
 from whet.kernel.winograd_filtering import Filtering
 
@@ -36,7 +37,19 @@ APART = {
     "wide rows": ((1, 96, 95, 8, 181), [1, 1, 1, 1]),
 }
 """The same and paddings, of which every other pixel is computed."""
+WHOLE = {
+    "7 pixels": ((1, 96, 112, 7, 7), [1, 1, 1, 1]),
+    "7 pixels, filters that fill no vector": ((3, 64, 101, 7, 7), [1, 1, 1, 1]),
+    "7 pixels, less than a vector of filters": ((1, 64, 17, 7, 7), [1, 1, 1, 1]),
+    "7 pixels without padding": ((2, 64, 48, 9, 9), [0, 0, 0, 0]),
+    "8 pixels, padding on two sides": ((1, 80, 64, 8, 8), [1, 0, 1, 2]),
+    "6 pixels, zeros alone on one side": ((1, 80, 64, 5, 6), [0, 1, 3, 1]),
+    "5 pixels": ((5, 64, 80, 5, 5), [1, 1, 1, 1]),
+    "weights that no cache holds": ((1, 256, 257, 7, 7), [1, 1, 1, 1]),
+}
+"""The same, of which a tile is an image."""
 THIN = 8
+AVX512 = "x86_64-linux-gnu:cascadelake"
 
 
 def convolution(
@@ -112,6 +125,58 @@ def test_every_other_pixel(shape: tuple[int, ...], pads: list[int], cache: Path)
     check_convolution(shape, pads, 2, cache)
 
 
+@pytest.mark.parametrize(("shape", "pads"), WHOLE.values(), ids=WHOLE.keys())
+def test_whole_images(shape: tuple[int, ...], pads: list[int], cache: Path) -> None:
+    check_convolution(shape, pads, 1, cache)
+
+
+def sizes_of_tiles(shape: tuple[int, ...], target: str) -> list[int]:
+    """Return the sizes of Winograd tiles that a padded convolution is done in on a processor."""
+    rng = np.random.default_rng(0)
+    images, depth, filters, rows, cols = shape
+    weights = [
+        scaled(rng, depth, THIN, 1, 1),
+        scaled(rng, filters, depth, 3, 3),
+        scaled(rng, THIN, filters, 1, 1),
+        scaled(rng, filters),
+    ]
+    model = convolution((images, depth, filters, rows, cols), [1, 1, 1, 1], weights)
+    kernels = plan(model, options=whet.Options(threads=2, target=target)).kernels.values()
+    return [kernel.size for kernel in kernels if isinstance(kernel, Winograd)]
+
+
+@pytest.mark.parametrize("size", (5, 6, 7, 8))
+def test_small_images_are_one_tile(size: int) -> None:
+    assert sizes_of_tiles((1, 96, 96, size, size), AVX512) == [size]
+
+
+@pytest.mark.parametrize(
+    ("shape", "target"),
+    (
+        ((1, 96, 96, 7, 8), AVX512),
+        ((1, 100, 96, 7, 7), AVX512),
+        ((1, 96, 96, 14, 14), AVX512),
+        ((1, 96, 96, 7, 7), "x86_64-linux-gnu:haswell"),
+    ),
+    ids=("not square", "channels that fill no vector", "large", "too few registers"),
+)
+def test_others_are_not(shape: tuple[int, ...], target: str) -> None:
+    assert not set(sizes_of_tiles(shape, target)) & {5, 6, 7, 8}
+
+
+def test_whole_images_do_not_depend_on_threads(cache: Path) -> None:
+    rng = np.random.default_rng()
+    weights = [scaled(rng, 64, THIN, 1, 1), scaled(rng, 80, 64, 3, 3), scaled(rng, THIN, 80, 1, 1),
+               scaled(rng, 80)]  # fmt: skip
+    model = convolution((2, 64, 80, 7, 7), [1, 1, 1, 1], weights)
+    x = rng.standard_normal((2, THIN, 7, 7)).astype(np.float32)
+    one, three = (
+        whet.compile(model, options=whet.Options(threads=n, cache_dir=cache))({"x": x})["y"]
+        for n in (1, 3)
+    )
+    np.testing.assert_array_equal(one, three)
+
+
 def check_convolution(shape: tuple[int, ...], pads: list[int], stride: int, cache: Path) -> None:
     """Compare a compiled Winograd convolution with direct sums in double precision."""
     rng = np.random.default_rng([*shape, *pads, stride])
@@ -124,8 +189,9 @@ def check_convolution(shape: tuple[int, ...], pads: list[int], stride: int, cach
     ]
     model = convolution(shape, pads, weights, stride)
     compiled = whet.compile(model, options=whet.Options(threads=2, cache_dir=cache))
-    kernels = [group.kernel for group in compiled.stats.groups]
-    assert any(name.startswith("winograd") for name in kernels), kernels
+    if shape not in [small for small, _ in WHOLE.values()]:
+        kernels = [group.kernel for group in compiled.stats.groups]
+        assert any(name.startswith("winograd") for name in kernels), kernels
     x = rng.standard_normal((images, THIN, rows, cols)).astype(np.float32)
     # Transforms of F(4, 3) add numbers up to 100 times the result: about two digits are lost.
     np.testing.assert_allclose(compiled({"x": x})["y"], in_double(model, x), rtol=1e-4, atol=1e-4)
