@@ -35,18 +35,17 @@ def fits_whole(work: Convolution, target: Target, size: int) -> bool:
 
 
 def whole_cycles(work: Convolution, target: Target, threads: int, size: int) -> float:
-    """Estimate the cycles of a convolution: every multiply-add loads its scalar, and taps thrice.
+    """Estimate the cycles of a convolution: every multiply-add loads its scalar, and its line taps.
 
     The image is transformed by each thread that has some of its filters.
     """
     filtering = work.filtering(size)
     positions = filtering.span**2
     read = 3 * sum(sum(1 for factor in line if factor) for line in filtering.filters)
-    panels = -(-work.filters // target.lanes)
-    each = work.images * panels / threads
-    products = each * work.depth * (positions + read) / LOADS_PER_CYCLE
-    shared = threads // gcd(work.images, threads)
-    transformed = work.images * work.depth / target.lanes * shared / threads + each
+    chunks = work.images * _blocks(work, threads) // threads
+    panels = chunks * whole_tile(work, target, threads, size).panels
+    products = panels * work.depth * (positions + read) / LOADS_PER_CYCLE
+    transformed = chunks * work.depth / target.lanes + panels
     cycles = products + transformed * positions * TRANSFORM_CYCLES
     return max(cycles, work.weights(size) / BYTES_PER_CYCLE)
 
@@ -57,8 +56,13 @@ def whole_tile(work: Convolution, target: Target, threads: int, size: int) -> Ti
     Taps that the second cache does not hold are fetched while those before are multiplied.
     """
     panels = -(-work.filters // target.lanes)
-    blocks = threads // gcd(work.images, threads)
+    blocks = _blocks(work, threads)
     steps = work.filtering(size).kinds * target.lanes // UNROLL
     lines = TAPS * target.lanes * target.vector_bytes // LINE_BYTES
     far = work.weights(size) > target.l2_bytes
     return Tile(1, 1, UNROLL, 1, -(-panels // blocks), -(-lines // steps) if far else 0)
+
+
+def _blocks(work: Convolution, threads: int) -> int:
+    """Return into how many parts the filters are cut, so that threads have as many chunks."""
+    return threads // gcd(work.images, threads)
