@@ -14,12 +14,14 @@ BYTES_PER_CYCLE = 8
 """Of taps from memory, which are read in order; a Cascade Lake has 9.6 with nothing else to do."""
 TRANSFORM_CYCLES = 5.0
 """Of a vector and position."""
+MOST_IMAGES = 4
+"""Of more images, tiles of all share transformed weights often enough; more were not measured."""
 MORE_THAN_SUMS = 7
 """Registers beside the sums of a line: what its weights are made of, and one of them."""
 
 
 def fits_whole(work: Convolution, target: Target, size: int) -> bool:
-    """Tell whether images of a size can be single tiles: square, and a line's sums in registers.
+    """Tell whether images of a size can be single tiles: few, square, and a line's sums in registers.
 
     Multiply-adds that take a lane of a register would need the inputs in another order.
     """
@@ -28,6 +30,7 @@ def fits_whole(work: Convolution, target: Target, size: int) -> bool:
     room = target.registers - MORE_THAN_SUMS
     return (
         work.rows == work.cols == size
+        and work.images <= MOST_IMAGES
         and work.depth % target.lanes == 0
         and lines * filtering.span <= room
         and not target.lane_fma

@@ -44,7 +44,7 @@ WHOLE = {
     "7 pixels without padding": ((2, 64, 48, 9, 9), [0, 0, 0, 0]),
     "8 pixels, padding on two sides": ((1, 80, 64, 8, 8), [1, 0, 1, 2]),
     "6 pixels, zeros alone on one side": ((1, 80, 64, 5, 6), [0, 1, 3, 1]),
-    "5 pixels": ((5, 64, 80, 5, 5), [1, 1, 1, 1]),
+    "5 pixels": ((4, 64, 80, 5, 5), [1, 1, 1, 1]),
     "weights that no cache holds": ((1, 256, 257, 7, 7), [1, 1, 1, 1]),
 }
 """The same, of which a tile is an image."""
@@ -156,9 +156,10 @@ def test_small_images_are_one_tile(size: int) -> None:
         ((1, 96, 96, 7, 8), AVX512),
         ((1, 100, 96, 7, 7), AVX512),
         ((1, 96, 96, 14, 14), AVX512),
+        ((8, 96, 96, 7, 7), AVX512),
         ((1, 96, 96, 7, 7), "x86_64-linux-gnu:haswell"),
     ),
-    ids=("not square", "channels that fill no vector", "large", "too few registers"),
+    ids=("not square", "channels that fill no vector", "large", "many images", "too few registers"),
 )
 def test_others_are_not(shape: tuple[int, ...], target: str) -> None:
     assert not set(sizes_of_tiles(shape, target)) & {5, 6, 7, 8}
