@@ -15,13 +15,16 @@ BYTES_PER_CYCLE = 8
 TRANSFORM_CYCLES = 5.0
 """Of a vector and position."""
 MOST_IMAGES = 4
-"""Of more images, tiles of all share transformed weights often enough; more were not measured."""
+"""Of more images, tiles of all share transformed weights often enough.
+
+On 7 pixels of 512 channels 2 images take 0.66 of the time, 3 take 0.96, 4 take 0.93; of 128, 1.05.
+"""
 MORE_THAN_SUMS = 7
 """Registers beside the sums of a line: what its weights are made of, and one of them."""
 
 
 def fits_whole(work: Convolution, target: Target, size: int) -> bool:
-    """Tell whether images of a size can be single tiles: few, square, and a line's sums in registers.
+    """Tell whether few square images can be single tiles: a line's sums stay in registers.
 
     Multiply-adds that take a lane of a register would need the inputs in another order.
     """
