@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from whet.errors import ArtifactError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -22,10 +24,11 @@ def write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        full = error.errno in _FULL
         raise ArtifactError(
             f"cannot write: {error.strerror or error}",
             where=str(path),
-            hint="check space and permissions",
+            hint="free some space, or save elsewhere" if full else "check space and permissions",
         ) from error
 
 
@@ -35,19 +38,18 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         ArtifactError: the file cannot be written.
     """
-    with (
-        write_errors(path),
-        tempfile.NamedTemporaryFile(dir=path.parent, prefix=".whet-", delete=False) as file,
-    ):
+    temporary = path.with_name(f".whet-{os.urandom(8).hex()}.tmp")
+    with write_errors(path):
         try:
-            os.fchmod(file.fileno(), 0o644)
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+            with temporary.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+        _sync_folder(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -57,3 +59,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         ArtifactError: the file cannot be written.
     """
     write_whole(path, lambda file: file.write(data))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name outlast a loss of power."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

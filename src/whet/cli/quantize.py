@@ -58,6 +58,8 @@ _CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy", "sca
               help="Give activations the zero point in the middle.")  # fmt: skip
 @click.option("--per-tensor", is_flag=True,
               help="Give a weight one scale, not one for each output channel.")  # fmt: skip
+@click.option("--asymmetric", is_flag=True,
+              help="Give weights zero points, where their range is not centred on 0.")  # fmt: skip
 @click.option("--rounding", type=click.Choice(("nearest", "adaptive", "gptq")),
               help="How weights are rounded; nearest if not given.")  # fmt: skip
 @click.option("--smooth", type=click.FloatRange(0, 1), metavar="ALPHA",
@@ -155,6 +157,7 @@ def _converted(model: Path, mode: Any, values: Mapping[str, Any]) -> Any:
             how = WeightConfig(
                 bits=4 if values["bits"] == "4" else 8,
                 block=values["block"],
+                symmetric=not values["asymmetric"],
                 method=values["method"],
                 form=values["form"],
                 integer_rows=values["integer_rows"],
@@ -231,6 +234,8 @@ def _config(values: Mapping[str, Any]) -> QuantizeConfig:
         given["activations_symmetric"] = True
     if values["per_tensor"]:
         given["per_channel"] = False
+    if values["asymmetric"]:
+        given["weights_symmetric"] = False
     layers = {**base.get("layers", {}), **dict.fromkeys(values["skipped"], "float")}
     return config_from_dict({**base, **given, "layers": layers}, "command line")
 

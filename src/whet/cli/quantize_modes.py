@@ -19,7 +19,7 @@ MODES: Mapping[str, tuple[str, ...]] = MappingProxyType(
              "equalize", "bias_correction", "measured", "goal", "state"), _STATIC,
         ),
         **dict.fromkeys(("max_drop", "metric", "evaluation"), (*_STATIC, *_FLOATS)),
-        "skipped": (*_STATIC, *_WEIGHTS),
+        **dict.fromkeys(("skipped", "asymmetric"), (*_STATIC, *_WEIGHTS)),
     }
 )  # fmt: skip
 """Options by parameter name, and the modes that look at them; all others belong to every mode."""

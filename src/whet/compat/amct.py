@@ -133,7 +133,7 @@ _LEAVES: dict[str, Rule] = {
     "num_bits": _only((8,), _WHOLE),
     "quant_bits": _only((8,), _WHOLE),
     "channel_wise": _channel_wise,
-    "with_offset": _only((False,), "weights are symmetric: give false"),
+    "with_offset": _sets("weights_symmetric", lambda on: not on),
     "act_algo": _algorithm({"ifmr": ("calibrator", "scale_search"), "hfmg": ("calibrator", "mse")}),
     "wts_algo": _algorithm(
         {"arq_quantize": ("rounding", "nearest"), "ada_quantize": ("rounding", "adaptive")}

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
-from whet.errors import ArtifactError
 from whet.program.blake2b import blake2b
 from whet.program.container import HEADER, MAGIC, MAJOR, MINOR, PAGE, SECTIONS, digest
 from whet.program.make_manifest import make_manifest
 from whet.program.manifest import SectionRow, encode_manifest
 from whet.program.records import Program
+from whet.whole_files import write_whole
 
 
 def write_container(
@@ -23,7 +22,7 @@ def write_container(
     sections: Mapping[str, memoryview],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a file, whole or not at all: temporary file, fsync, rename, fsync of the folder.
+    """Write a file, whole or not at all.
 
     Args:
         path: where to; an existing file is replaced.
@@ -39,20 +38,7 @@ def write_container(
     views = {name: sections[name].cast("B") for name in SECTIONS if name in sections}
     digests = {name: digest(view) for name, view in views.items()}
     head, rows = _compose(program, symbols, views, digests, metadata)
-    temporary = target.with_name(f".{target.name}.{os.urandom(8).hex()}.tmp")
-    try:
-        try:
-            _write_file(temporary, head, [(row.offset, views[row.name]) for row in rows])
-            os.replace(temporary, target)
-        finally:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
-        _sync_folder(target.parent)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = "free some space, or save elsewhere" if full else None
-        reason = error.strerror or str(error)
-        raise ArtifactError(f"cannot write: {reason}", where=str(target), hint=hint) from error
+    write_whole(target, lambda file: _write_parts(file, head, rows, views))
 
 
 def _compose(
@@ -78,28 +64,13 @@ def _compose(
     return HEADER.pack(MAGIC, MAJOR, MINOR, cursor, length, check) + manifest, rows
 
 
-def _write_file(path: Path, head: bytes, parts: list[tuple[int, memoryview]]) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        _write_all(handle, memoryview(head))
-        cursor = len(head)
-        for offset, view in parts:
-            _write_all(handle, memoryview(bytes(offset - cursor)))
-            _write_all(handle, view)
-            cursor = offset + view.nbytes
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write_all(handle: int, view: memoryview) -> None:
-    while view.nbytes:
-        view = view[os.write(handle, view[: 2**30]) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _write_parts(
+    file: IO[bytes], head: bytes, rows: list[SectionRow], views: Mapping[str, memoryview]
+) -> None:
+    file.write(head)
+    cursor = len(head)
+    for row in rows:
+        view = views[row.name]
+        file.write(bytes(row.offset - cursor))
+        file.write(view)
+        cursor = row.offset + view.nbytes

@@ -29,7 +29,7 @@ from whet.quantize.measured import (
     chosen_point,
 )
 from whet.quantize.observe import Progress
-from whet.quantize.scores import find_metric
+from whet.quantize.scores import find_metric, metric_source
 from whet.quantize.static import (
     Model,
     Prepared,
@@ -155,7 +155,7 @@ def _request(
     for name in more:
         if name not in known:
             raise OptionError(f"unknown option {name!r}", hint=f"valid: {', '.join(sorted(known))}")
-    chosen = config if isinstance(config, QuantizeConfig) else config_from_dict(dict(config or {}))
+    chosen = config if isinstance(config, QuantizeConfig) else config_from_dict(config or {})
     folder = _folder(more.get("state"))
     silent: Progress = lambda stage, done, total: None  # noqa: E731 - the type is the point
     return Request(
@@ -228,7 +228,7 @@ def make_judge(ready: Prepared, request: Request, goal: Goal, state: Path | None
     digest = hashlib.sha256(msgspec.json.encode(request.config))
     for name, grid in sorted(ready.plan.grids.items()):
         digest.update(f"{name} {grid.scale} {grid.zero}".encode())
-    digest.update(f"{goal.metric} {given if isinstance(given, str | Path) else ''}".encode())
+    digest.update(metric_source(goal.metric))
     return Judge(
         data=data,
         metric=find_metric(goal.metric),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,6 +81,8 @@ class QuantizeConfig(
             )
         if self.batch < 1 or self.samples < 0:
             raise OptionError("batch is below 1 or samples below 0", hint="give positive numbers")
+        if not 0 <= self.seed < 2**63:
+            raise OptionError(f"seed is {self.seed}", hint="give 0 or more, below 2**63")
         if self.smooth is not None and not 0 <= self.smooth <= 1:
             raise OptionError(f"smooth is {self.smooth}", hint="give a number from 0 to 1")
 
@@ -90,12 +93,18 @@ class QuantizeConfig(
         return moved or self.bias_correction
 
 
-def config_from_dict(values: dict[str, Any], where: str = "config") -> QuantizeConfig:
+def config_from_dict(values: Mapping[str, Any], where: str = "config") -> QuantizeConfig:
     """Return a configuration from plain values.
 
     Raises:
         OptionError: a key is unknown or a value has the wrong type.
     """
+    if not isinstance(values, Mapping):
+        raise OptionError(
+            f"a configuration is no {type(values).__name__}",
+            where=where,
+            hint="give a QuantizeConfig or its fields",
+        )
     for key in values:
         if key not in QuantizeConfig.__struct_fields__:
             raise OptionError(

@@ -73,13 +73,12 @@ def convert_weights(request: Request, config: WeightConfig) -> Converted:
         WhetError: as ``quantize_weights`` does.
     """
     made = quantize_weights(request, config)
-    before = weight_bytes(optimize_graph(request.source, shapes=request.shapes).model)
-    count = sum(_reads_blocks(node) for node in made.graph)
+    count = sum(_reads_blocks(node) for node in made.model.graph)
     report = ConvertReport(
-        mode="weights", converted=count, floats={}, bytes_before=before,
-        bytes_after=weight_bytes(made),
+        mode="weights", converted=count, floats=dict(made.left),
+        bytes_before=weight_bytes(made.base), bytes_after=weight_bytes(made.model),
     )  # fmt: skip
-    return Converted(ir.to_proto(made), report)
+    return Converted(ir.to_proto(made.model), report)
 
 
 def _reads_blocks(node: ir.Node) -> bool:
@@ -102,7 +101,8 @@ def convert_floats(request: Request, kind: FloatKind, goal: Goal) -> Converted:
     nodes = [name for name in convertible(base, kind) if name not in stay]
     if not nodes:
         raise UnsupportedError(
-            f"nothing in the model fits in {kind}", hint="bfloat16 has the range of float32"
+            f"nothing in the model fits in {kind}" if stay else f"nothing to convert to {kind}",
+            hint="bfloat16 has the range of float32" if stay else "nodes that read float32 can be",
         )
     target = None
     if goal.max_drop is not None:

@@ -201,6 +201,12 @@ class CalibrationData:
 
 def _again(source: Iterable[Any]) -> Iterator[Any]:
     """Begin an iterable anew; an iterator can be read once only."""
+    if not isinstance(source, Iterable):
+        raise InputError(
+            f"{type(source).__name__} is no calibration data",
+            where="calibration",
+            hint="give a path, an array, a list of arrays or a function that returns an iterator",
+        )
     made = iter(source)
     if made is source:
         raise InputError(

@@ -49,6 +49,8 @@ class Judge:
     def begin(self, base: ir.Model) -> Score:
         """Run the float model, whose outputs the others are compared with; return its score."""
         self.references, self.labels = self._run(base)
+        if self.memory is not None:
+            self.key += _digest(self.references, self.labels)
         if self.memory is not None and self.memory.exists():
             self.known = _read(self.memory)
         return score(self.metric, self.references, self.references, self.labels)
@@ -78,6 +80,15 @@ class Judge:
                 labels.append(batch.labels)
         whole = labels and len(labels) == len(parts)
         return joined(parts), np.concatenate(labels) if whole else None
+
+
+def _digest(references: Mapping[str, Array], labels: Array | None) -> str:
+    """Return a hash of what variants are compared with: of other data or models it is another."""
+    made = hashlib.sha256()
+    for name, array in sorted({**references, "": np.asarray(labels)}.items()):
+        made.update(f"{name} {array.dtype} {array.shape}".encode())
+        made.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())
+    return made.hexdigest()
 
 
 def _read(path: Path) -> dict[str, tuple[float, float]]:

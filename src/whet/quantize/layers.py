@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
-from whet.graph.edit import constant_tensor, ints, rank, single_user, static_shape
+from whet.graph.edit import constant_array, constant_tensor, ints, rank, single_user, static_shape
 from whet.graph.match import Miss
 from whet.kernel.integer_attention import QUAD_WORDS
 from whet.quantize.config import QuantizeConfig
+from whet.quantize.grid import LIMITS, Grid
 
 MOVERS = frozenset({
     "DepthToSpace", "Flatten", "Identity", "MaxPool", "Reshape", "Slice", "SpaceToDepth",
@@ -62,12 +64,16 @@ def find_layers(
     found: dict[str, Layer] = {}
     skipped: list[Skipped] = []
     for node in model.graph:
+        if node.op_type in _DONE:
+            skipped.append(Skipped(node.name or "", node.op_type, "it is quantised already"))
         finder = _FINDERS.get(node.op_type) if node.domain == "" else None
         if finder is None:
             continue
         layer = finder(node, config)
         if node.op_type in config.skip_ops:
             layer = Miss("its operator is left alone")
+        if isinstance(layer, Layer) and layer.weight is not None:
+            layer = layer if _is_finite(node.inputs[layer.weight]) else Miss(_NOT_FINITE)
         if isinstance(layer, Layer):
             found[layer.name] = layer
         else:
@@ -102,11 +108,59 @@ def is_mover(node: ir.Node) -> bool:
     return moves and not is_constant(node.inputs[0]) and is_float32(node.inputs[0])
 
 
+def bias_of(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """Return the node that adds a constant bias to a product, and its input; ``None`` for none.
+
+    It is the product itself, or the sum that alone reads a MatMul.
+    """
+    if node.op_type != "MatMul":
+        position = _bias(node, 2)
+        return None if position is None else (node, position)
+    after = single_user(node.outputs[0])
+    if after is None or after.op_type != "Add" or after.domain:
+        return None
+    position = 1 if after.inputs[0] is node.outputs[0] else 0
+    bias, weight = static_shape(after.inputs[position]), static_shape(node.inputs[1])
+    fits = bias is not None and weight is not None and bias == weight[-1:] and len(weight) == 2
+    return (after, position) if fits and is_constant(after.inputs[position]) else None
+
+
+def given_grid(value: ir.Value) -> Grid | None:
+    """Return the grid that the model itself has rounded a value to, if it is one for all of it."""
+    node = value.producer()
+    if node is None or node.op_type != "DequantizeLinear" or is_constant(node.inputs[0]):
+        return None
+    stored, scale, zero = (*node.inputs, None)[:3]
+    steps, offset = constant_tensor(scale), constant_tensor(zero)
+    kind = "" if stored is None or stored.dtype is None else stored.dtype.numpy().name
+    known = steps is not None and steps.size == 1 and (zero is None or offset is not None)
+    if kind not in LIMITS or steps is None or not known or not is_float32(value):
+        return None
+    middle = 0 if offset is None else int(offset.numpy().astype(np.int64).reshape(()))
+    return Grid(steps.numpy().reshape(()), np.asarray(middle, np.int32), kind)
+
+
+_NOT_FINITE = "its weight has NaN or infinity"
+
+
+def _is_finite(value: ir.Value | None) -> bool:
+    return bool(np.isfinite(constant_array(value)).all())
+
+
 def _needs(node: ir.Node, weight: int) -> Miss | None:
-    if not is_float32(node.inputs[0]) or is_constant(node.inputs[0]):
-        return Miss("its first input is no float32 activation")
-    if not is_constant(node.inputs[weight]):
-        return Miss("its weight is not constant")
+    first = node.inputs[0]
+    if is_constant(first):
+        return Miss("its first input is constant")
+    if first is None or not is_float32(first):
+        kind = "" if first is None or first.dtype is None else first.dtype.name.lower()
+        return Miss(f"its first input is {kind or 'unknown'}, not float32")
+    given = node.inputs[weight]
+    if not is_constant(given):
+        behind = None if given is None else given.producer()
+        done = behind is not None and behind.op_type == "DequantizeLinear"
+        return Miss("its weight is quantised already" if done else "its weight is not constant")
+    if not is_float32(given):
+        return Miss("its weight is not float32")
     return None
 
 
@@ -204,6 +258,9 @@ _FINDERS: dict[str, Callable[[ir.Node, QuantizeConfig], Layer | Miss]] = {
     "Gather": _gather,
 }
 """Products and tables."""
+
+_DONE = frozenset({"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"})
+"""Products that others quantised."""
 
 
 def _add_followers(model: ir.Model, found: dict[str, Layer], config: QuantizeConfig) -> None:

@@ -82,9 +82,10 @@ def restored_moments(state: dict[str, Array]) -> Moments:
 def rows_read(node: ir.Node, layer: Layer, values: Array, seed: int) -> Array | None:
     """Return rows that a product reads of its first input, (rows, groups, depth); a sample of all.
 
-    ``None`` where the layer is no product with a constant, or a transposed convolution.
+    ``None`` where the layer is no product with one matrix: a transposed convolution, or a MatMul
+    with a constant of one or three dimensions.
     """
-    if layer.weight is None or layer.op not in ("Conv", "Gemm", "MatMul"):
+    if layer.weight is None or layer.axis is None or layer.op not in ("Conv", "Gemm", "MatMul"):
         return None
     generator = np.random.default_rng(seed)
     if layer.op == "Conv":

@@ -39,12 +39,14 @@ class Observations:
         moments: of what products read, by layer; empty unless asked for.
         batches: batches that were run.
         samples: samples in them.
+        data: hash of them, where a state is kept.
     """
 
     histograms: dict[str, Histogram] = field(default_factory=dict)
     moments: dict[str, Moments] = field(default_factory=dict)
     batches: int = 0
     samples: int = 0
+    data: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,9 @@ def observe(
     found = _resumed(how.state, key, names)
     nodes = {str(node.name): node for node in model.graph}
     chosen = {x.name: (nodes[x.name], x) for x in layers}
+    seen = _Seen(how.state, found)
     for number, batch in enumerate(data.batches()):
-        if number < found.batches:
+        if seen.before(batch):
             continue
         results = {**program.run(batch.feeds), **{n: batch.feeds[n] for n in names if n in given}}
         _check_finite(results, names, batch)
@@ -109,9 +112,45 @@ def observe(
         how.progress("calibrate", found.batches, 0)
         if how.state is not None and found.batches % _SAVE_EVERY == 0:
             _save(how.state, key, found)
+    seen.finish()
     if how.state is not None:
         _save(how.state, key, found)
     return found
+
+
+class _Seen:
+    """Tells batches that a state has from new ones, and that they are the same as then."""
+
+    def __init__(self, state: Path | None, found: Observations) -> None:
+        self._state, self._found = state, found
+        self._resumed, self._number = found.batches, 0
+        self._digest = hashlib.sha256()
+
+    def before(self, batch: Batch) -> bool:
+        """Tell whether a batch was seen before the interruption."""
+        if self._state is None:
+            return False
+        self._number += 1
+        for name, array in sorted(batch.feeds.items()):
+            self._digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            self._digest.update(array.tobytes())
+        if self._number == self._resumed and self._digest.hexdigest() != self._found.data:
+            raise self._other()
+        if self._number > self._resumed:
+            self._found.data = self._digest.hexdigest()
+        return self._number <= self._resumed
+
+    def finish(self) -> None:
+        """Check that nothing of what was seen has gone."""
+        if self._number < self._resumed:
+            raise self._other()
+
+    def _other(self) -> ModelError:
+        return ModelError(
+            "the calibration state is of other data",
+            where=str(self._state),
+            hint="delete it to start again, or name another file",
+        )
 
 
 def _size(batch: Batch) -> int:
@@ -167,6 +206,9 @@ def _key(model: ir.Model, names: list[str], config: QuantizeConfig) -> str:
     digest = hashlib.sha256()
     for node in model.graph:
         digest.update(f"{node.op_type} {node.name} {[v and v.name for v in node.inputs]}".encode())
+        digest.update(
+            f"{sorted((a.name, str(a.value)) for a in node.attributes.values())}".encode()
+        )
     for value in model.graph.initializers.values():
         if value.const_value is not None:
             digest.update(np.ascontiguousarray(value.const_value.numpy()).tobytes())
@@ -179,6 +221,7 @@ def _save(path: Path, key: str, found: Observations) -> None:
     """Write the state, whole or not at all."""
     arrays: dict[str, Array] = {"key": np.array(key)}
     arrays["done"] = np.array([found.batches, found.samples])
+    arrays["data"] = np.array(found.data)
     for kind, items in (("h", found.histograms), ("m", found.moments)):
         for name, item in items.items():
             for part, array in item.state().items():
@@ -203,12 +246,21 @@ def _resumed(path: Path | None, key: str, names: list[str]) -> Observations:
             where=str(path),
             hint="delete it to start again, or name another file",
         )
+    try:
+        return _restored(arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            "the calibration state is incomplete", where=str(path), hint="delete it and start again"
+        ) from error
+
+
+def _restored(arrays: Mapping[str, Array]) -> Observations:
     parts: dict[tuple[str, str], dict[str, Array]] = {}
     for label, array in arrays.items():
-        if label not in ("key", "done"):
+        if label not in ("key", "done", "data"):
             kind, part, name = label.split("/", 2)
             parts.setdefault((kind, name), {})[part] = array
     batches, samples = (int(n) for n in arrays["done"])
     histograms = {n: restored(state) for (kind, n), state in parts.items() if kind == "h"}
     moments = {n: restored_moments(state) for (kind, n), state in parts.items() if kind == "m"}
-    return Observations(histograms, moments, batches, samples)
+    return Observations(histograms, moments, batches, samples, str(arrays["data"]))

@@ -63,6 +63,8 @@ def _cosines(a: Array, b: Array) -> float:
     return float(np.where(lengths > 0, dots / np.where(lengths > 0, lengths, 1.0), same).mean())
 
 
+_SIGNATURE = "it takes outputs, the float model's outputs and labels, and gives a number"
+
 METRICS: dict[str, Metric] = {"top1": top1, "cosine": cosine}
 """Metrics by name."""
 
@@ -99,18 +101,27 @@ def find_metric(text: str) -> Metric:
     return _guarded(getattr(module, name), text)
 
 
+def metric_source(text: str) -> bytes:
+    """Return what tells a metric from others: its name, and the file of one's own."""
+    path = text.rpartition(":")[0]
+    return text.encode() + (b"" if text in METRICS else Path(path).read_bytes())
+
+
 def _guarded(function: Callable[..., Any], where: str) -> Metric:
     """Return a metric that turns what goes wrong in a user's function into one clear error."""
 
     def metric(outputs: Outputs, references: Outputs, labels: Array | None) -> float:
         try:
-            return float(function(dict(outputs), dict(references), labels))
+            found = float(function(dict(outputs), dict(references), labels))
         except Exception as error:
             raise OptionError(
                 f"the metric fails: {type(error).__name__}: {error}",
                 where=where,
-                hint="it takes outputs, the float model's outputs and labels, and gives a number",
+                hint=_SIGNATURE,
             ) from error
+        if np.isnan(found):
+            raise OptionError("the metric is no number", where=where, hint=_SIGNATURE)
+        return found
 
     return metric
 
@@ -140,5 +151,21 @@ def _relative(a: Array, g: Array) -> float:
 
 
 def joined(parts: Sequence[Outputs]) -> dict[str, Array]:
-    """Return the outputs of several batches as one."""
-    return {name: np.concatenate([np.atleast_1d(p[name]) for p in parts]) for name in parts[0]}
+    """Return the outputs of several batches as one.
+
+    Raises:
+        InputError: their shapes differ in more than the number of samples.
+    """
+    made = {}
+    for name in parts[0]:
+        arrays = [np.atleast_1d(part[name]) for part in parts]
+        shapes = sorted({array.shape[1:] for array in arrays})
+        if len(shapes) > 1:
+            raise InputError(
+                f"{name!r} has samples of {len(shapes)} shapes, such as {list(shapes[0])} and "
+                f"{list(shapes[-1])}, which no metric compares as one array",
+                where="evaluation",
+                hint="evaluate on samples of one shape",
+            )
+        made[name] = np.concatenate(arrays)
+    return made

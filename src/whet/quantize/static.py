@@ -15,13 +15,13 @@ from whet.errors import OptionError, UnsupportedError, nearest
 from whet.optimize.optimize import optimize_graph
 from whet.options import Options
 from whet.program.records import TensorSpec
-from whet.quantize.bias import corrected_biases
+from whet.quantize.bias import add_biases, corrected_biases
 from whet.quantize.config import QuantizeConfig
 from whet.quantize.data import CalibrationData, Source
 from whet.quantize.equalize import equalize_layers
 from whet.quantize.grid import Grid
 from whet.quantize.images import ImageOptions
-from whet.quantize.layers import Layer, Skipped, find_layers
+from whet.quantize.layers import Layer, Skipped, find_layers, given_grid
 from whet.quantize.observe import Observations, Observer, Progress, observe
 from whet.quantize.ranges import Target, find_range
 from whet.quantize.rounding import rounded_layers
@@ -93,15 +93,18 @@ def prepare(request: Request) -> Prepared:
     base = optimize_graph(request.source, shapes=request.shapes).model
     if config.equalize:
         equalize_layers(base)
+    if config.bias_correction:
+        add_biases(base)
     layers, skipped = find_layers(base, config)
-    _check_choices(layers, config)
+    _check_choices(layers, skipped, config)
     data = calibration_data(request, input_specs(base))
     observer = Observer(config, request.options, request.state, request.progress)
     seen = observe(base, layers, data, observer)
     if config.smooth is not None and smooth_layers(base, layers, seen, config.smooth):
         observer = replace(observer, state=None)
         seen = observe(base, layers, data, observer)  # ranges and moments have moved
-    plan = Plan(config, layers, dict(config.layers), find_grids(seen, config))
+    grids = {**find_grids(seen, config), **given_grids(base)}
+    plan = Plan(config, layers, dict(config.layers), grids)
     return Prepared(base, rounded_layers(base, plan, seen), skipped, seen, data)
 
 
@@ -120,6 +123,13 @@ def find_grids(seen: Observations, config: QuantizeConfig) -> dict[str, Grid]:
     }
 
 
+def given_grids(model: ir.Model) -> dict[str, Grid]:
+    """Return the grids that values have in the model already, by name."""
+    values = [value for node in model.graph for value in node.outputs]
+    found = {value.name or "": given_grid(value) for value in values}
+    return {name: grid for name, grid in found.items() if grid is not None}
+
+
 def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
     """Describe what a graph takes."""
     made = []
@@ -131,11 +141,14 @@ def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
     return tuple(made)
 
 
-def _check_choices(layers: tuple[Layer, ...], config: QuantizeConfig) -> None:
+def _check_choices(
+    layers: tuple[Layer, ...], skipped: tuple[Skipped, ...], config: QuantizeConfig
+) -> None:
     names = [layer.name for layer in layers]
     if not names:
+        why = f": {skipped[0].name}: {skipped[0].why}" if skipped else ""
         raise UnsupportedError(
-            "nothing in the model can be quantised",
+            f"nothing in the model can be quantised{why}",
             hint="products with constant float32 weights can: Conv, Gemm, MatMul",
         )
     for name in config.layers:

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from whet.errors import OptionError, UnsupportedError
+from whet.errors import OptionError, UnsupportedError, nearest
 from whet.graph.edit import constant_array
 from whet.optimize.optimize import optimize_graph
 from whet.quantize.awq import scale_activations
@@ -78,8 +78,23 @@ class WeightPlan:
     numbers: Mapping[str, tuple[Array, BlockGrid]]
 
 
-def quantize_weights(request: Request, config: WeightConfig) -> ir.Model:
-    """Return a model whose matrices are quantised.
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightResult:
+    """A model whose matrices are quantised.
+
+    Attributes:
+        base: the float graph.
+        model: the quantised one.
+        left: products that stay as they are, and why.
+    """
+
+    base: ir.Model
+    model: ir.Model
+    left: Mapping[str, str]
+
+
+def quantize_weights(request: Request, config: WeightConfig) -> WeightResult:
+    """Quantise the matrices of a model.
 
     Args:
         request: the model, and calibration data unless the method is ``nearest``.
@@ -91,15 +106,7 @@ def quantize_weights(request: Request, config: WeightConfig) -> ir.Model:
     """
     base = optimize_graph(request.source, shapes=request.shapes).model
     inner = QuantizeConfig(rounding="gptq", batch=request.config.batch, seed=request.config.seed)
-    found, _ = find_layers(base, inner)
-    layers = tuple(
-        x for x in found
-        if x.op in ("MatMul", "Gemm") and x.axis is not None and x.name not in config.skip
-    )  # fmt: skip
-    if not layers:
-        raise UnsupportedError(
-            "no matrix of the model can be quantised", hint="MatMul and Gemm with constants can"
-        )
+    layers, left = _matrices(base, inner, config.skip)
     seen = Observations()
     if config.method != "nearest":
         data = calibration_data(replace(request, config=inner), input_specs(base))
@@ -115,7 +122,38 @@ def quantize_weights(request: Request, config: WeightConfig) -> ir.Model:
         numbers[layer.name] = _numbers(layer, matrix, seen, config)
     plan = WeightPlan(layers, numbers)
     level = INTEGER_ROWS if config.integer_rows else 0
-    return write_weights(base, plan.layers, plan.numbers, config.form, level)
+    made = write_weights(base, plan.layers, plan.numbers, config.form, level)
+    return WeightResult(base, made, left)
+
+
+def _matrices(
+    base: ir.Model, config: QuantizeConfig, skip: tuple[str, ...]
+) -> tuple[tuple[Layer, ...], dict[str, str]]:
+    """Return the products whose matrices are quantised, and why others are not."""
+    found, skipped = find_layers(base, config)
+    left = {x.name: x.why for x in skipped}
+    for layer in found:
+        if layer.name in skip:
+            left[layer.name] = "it is to be left alone"
+        elif layer.weight is not None and (layer.op not in _MATRICES or layer.axis is None):
+            left[layer.name] = "its weight is no matrix of a MatMul or Gemm"
+    unknown = [name for name in skip if name not in left]
+    if unknown:
+        names = [layer.name for layer in found]
+        raise OptionError(
+            f"there is no layer {unknown[0]!r}", where="skip", hint=nearest(unknown[0], names)
+        )
+    layers = tuple(x for x in found if x.weight is not None and x.name not in left)
+    if not layers:
+        why = "".join(f": {name}: {reason}" for name, reason in list(left.items())[:1])
+        raise UnsupportedError(
+            f"no matrix of the model can be quantised{why}",
+            hint="MatMul and Gemm with float32 constants can",
+        )
+    return layers, left
+
+
+_MATRICES = ("MatMul", "Gemm")
 
 
 def rounded_blocks(matrix: Array, config: WeightConfig) -> Array:

@@ -24,7 +24,7 @@ from whet.graph.edit import (
 )
 from whet.quantize.config import Choice, QuantizeConfig
 from whet.quantize.grid import Grid, dequantize, grid_of_weights, quantize, storage_type
-from whet.quantize.layers import Layer, is_mover
+from whet.quantize.layers import Layer, bias_of, given_grid, is_mover, root_of
 
 Array = np.ndarray[Any, Any]
 
@@ -91,6 +91,7 @@ class _Writer:
         self.active = plan.active()
         self._plan = plan
         self._names = Names(model)
+        self._roots = root_names(model)
         self._made: dict[str, ir.Value] = {}
         self._stored: dict[str, list[tuple[Array, Grid, ir.Value]]] = {}
 
@@ -103,20 +104,24 @@ class _Writer:
         for position in layer.activations:
             value = node.inputs[position]
             assert value is not None
-            grid = self._plan.grids[self._root(value)]
+            grid = self._grid(value)
             node.replace_input_with(position, self._activation(value))
         if layer.weight is None:
             return
         assert grid is not None
         weight = node.inputs[layer.weight]
         bias = None if layer.bias is None else constant_array(node.inputs[layer.bias])
-        bias = self._plan.biases.get(layer.name, bias)
+        corrected = self._plan.biases.get(layer.name)
+        if bias is not None and corrected is not None:
+            bias = corrected
         numbers, steps = self._weights(layer, constant_array(weight), bias, grid)
         assert weight is not None
         stored = self._stored_weight(weight, numbers, steps, node)
         node.replace_input_with(layer.weight, stored)
         if layer.bias is not None and bias is not None and not np.any(steps.zero):
             node.replace_input_with(layer.bias, self._bias(node, bias, grid, steps))
+        elif corrected is not None:
+            self._float_bias(node, corrected)
 
     def _weights(
         self, layer: Layer, weight: Array, bias: Array | None, grid: Grid
@@ -135,23 +140,19 @@ class _Writer:
         if name in self._made:
             return self._made[name]
         node = value.producer()
+        if given_grid(value) is not None:  # the model has rounded it already
+            return value
         if node is not None and is_mover(node) and self._only_layers(value):
             above = node.inputs[0]
             assert above is not None
             node.replace_input_with(0, self._activation(above))
-        root = self._root(value)
-        made = self._pair(value, self._plan.grids[root], node)
+        made = self._pair(value, self._grid(value), node)
         self._made[name] = made
         return made
 
-    def _root(self, value: ir.Value) -> str:
-        """Return the name that a value's grid has, past the pairs that were put in already."""
-        node = value.producer()
-        while node is not None and (is_mover(node) or node.op_type in _PAIR):
-            assert node.inputs[0] is not None
-            value = node.inputs[0]
-            node = value.producer()
-        return value.name or ""
+    def _grid(self, value: ir.Value) -> Grid:
+        """Return the grid of a value, which is that of the value whose elements it has."""
+        return self._plan.grids[self._roots[value.name or ""]]
 
     def _only_layers(self, value: ir.Value) -> bool:
         """Tell whether all that reads a value is quantised."""
@@ -230,6 +231,13 @@ class _Writer:
         product = Grid(np.asarray(scale, np.float32), zeros, "int32", axis)
         return self._dequantized(f"{node.name}_bias", numbers, product, node)
 
+    def _float_bias(self, node: ir.Node, bias: Array) -> None:
+        """Give a product, or the sum behind it, another bias."""
+        place = bias_of(node)
+        assert place is not None
+        made = add_initializer(self.graph, bias, self._names.fresh(f"{node.name}_bias"))
+        place[0].replace_input_with(place[1], made)
+
     def _table(self, node: ir.Node, layer: Layer) -> None:
         """Gather rows of 8 bits and their scales, and multiply: ``y = q[i] · s[i]``."""
         table, indices = node.inputs
@@ -261,7 +269,10 @@ class _Writer:
         ir.convenience.replace_nodes_and_values(self.graph, node, [node], fresh, [output], [made])
 
 
-_PAIR = ("QuantizeLinear", "DequantizeLinear")
+def root_names(model: ir.Model) -> dict[str, str]:
+    """Return the name that the grid of each value of a graph has."""
+    values = [*model.graph.inputs, *(v for node in model.graph for v in node.outputs)]
+    return {value.name or "": root_of(value).name or "" for value in values}
 
 
 def widened(steps: Grid, bias: Array, grid: Grid) -> Grid:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -25,11 +24,7 @@ from whet.serve.jobs import Completes, Job, chosen, collected, deltas, job_of, s
 from whet.serve.merging import merged
 from whet.serve.metrics import Metrics, Watch, decoder_gauges
 from whet.serve.protocol import Chat, Completions, parse
-
-T = TypeVar("T")
-
-_LOOK_S = 0.2
-"""How often to look whether the caller is still there."""
+from whet.serve.waiting import all_of
 
 
 def application(llm: LLM, settings: Settings) -> Starlette:
@@ -141,7 +136,7 @@ class Server:
     async def _answered(self, request: Request, job: Job) -> Response:
         """Answer when all is there; if the caller goes away before, the work is cancelled."""
         numbers = range(len(job.parts))
-        found = await _all_of(request, [collected(self._deltas(job, k)) for k in numbers])
+        found = await all_of(request, [collected(self._deltas(job, k)) for k in numbers])
         new, cached = sum(len(c.choices) for c in found), sum(c.cached for c in found)
         usage = usage_of(sum(map(len, job.prompts)), new, cached)
         return JSONResponse(job.form.whole(chosen(job, [said(job, c) for c in found]), usage))
@@ -149,7 +144,7 @@ class Server:
     async def _searched(self, request: Request, job: Job, length_penalty: float) -> Response:
         """Answer with the likeliest whole completions."""
         work = [searched(self.llm, self.engine, job, p, length_penalty) for p in job.prompts]
-        found = [beam for beams in await _all_of(request, work) for beam in beams]
+        found = [beam for beams in await all_of(request, work) for beam in beams]
         usage = usage_of(sum(map(len, job.prompts)), sum(len(b.tokens) for b in found))
         return JSONResponse(job.form.whole([said_of(beam) for beam in found], usage))
 
@@ -198,25 +193,6 @@ class Server:
                     choices = [c for d in waiting for c in d.choices]
                     yield Said(delta.text, delta.reason, choices, cached=delta.cached)
                     waiting = []
-
-
-async def _all_of(request: Request, work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return what becomes of pieces of work; if the caller goes away before, they are cancelled."""
-    tasks = [asyncio.create_task(one) for one in work]
-    waiting = set(tasks)
-    try:
-        while waiting:
-            done, waiting = await asyncio.wait(
-                waiting, timeout=_LOOK_S, return_when=asyncio.FIRST_EXCEPTION
-            )
-            for task in done:
-                task.result()  # the first that failed ends it
-            if waiting and await request.is_disconnected():
-                raise ClientDisconnect
-    finally:
-        for task in tasks:
-            task.cancel()
-    return [task.result() for task in tasks]
 
 
 def _line(value: object) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -25,13 +25,13 @@ from whet.serve.front import Front, Settings
 from whet.serve.jobs import collected
 from whet.serve.metrics import Metrics, Watch, seq2seq_gauges
 from whet.serve.speech_protocol import Segment, Speech, speech_of, written
+from whet.serve.waiting import all_of
 
 AUDIO_BODY_BYTES = 64 << 20
 """Longest body of a request with sound; half an hour of 16-bit samples, 16,000 a second."""
 _TOGETHER = 4
 """Pieces of one sound that run at once, so that others have their turns."""
 _AGAIN_S = 0.1
-_LOOK_S = 0.2
 
 Piece = tuple[Stretch, Source]
 
@@ -120,21 +120,7 @@ class _Speech:
             async with places:
                 return Segment(piece[0], await self._text(piece[1], params))
 
-        tasks = [asyncio.create_task(one(piece)) for piece in pieces]
-        waiting = set(tasks)
-        try:
-            while waiting:
-                done, waiting = await asyncio.wait(
-                    waiting, timeout=_LOOK_S, return_when=asyncio.FIRST_EXCEPTION
-                )
-                for task in done:
-                    task.result()
-                if waiting and await request.is_disconnected():
-                    raise ClientDisconnect
-        finally:
-            for task in tasks:
-                task.cancel()
-        return [task.result() for task in tasks]
+        return await all_of(request, [one(piece) for piece in pieces])
 
     async def _text(self, source: Source, params: SamplingParams) -> str:
         """Return what is said in a piece; a sound that was taken waits for room, however long."""

@@ -12,9 +12,9 @@ import pytest
 
 from whet.cli import exits
 from whet.cli.main import run_command
+from whet.tests.chain_models import biased_chain, chain, spoil_gemm
 from whet.tests.faulty import plant_wrong_operator, plant_wrong_rewrite
 from whet.tests.small_models import run_layer, write_layer
-from whet.tests.test_measure_accuracy import biased_chain, chain, spoil_gemm
 
 
 @pytest.fixture

@@ -93,6 +93,10 @@ def other_weights(plain: Constants, made: Constants, _: Any) -> bool:
     return bool(same) and any(not np.array_equal(made[k], plain[k]) for k in same)
 
 
+def zero_points(name: str) -> Check:
+    return lambda p, m, _: name not in p and bool(m[name].astype(np.int32).any())
+
+
 def halves(constants: Constants) -> int:
     return sum(a.dtype == np.float16 for a in constants.values())
 
@@ -111,6 +115,8 @@ OPTIONS: dict[str, tuple[str, str, Check]] = {
     "uint16": (CONV, "--activations uint16", much_finer),
     "symmetric": (CONV, "--symmetric", lambda p, m, _: p["r1_zero"] != m["r1_zero"] == 128),
     "per_tensor": (CONV, "--per-tensor", lambda p, m, _: p["w2_scale"].size > m["w2_scale"].size),
+    "asymmetric": (CONV, "--asymmetric", zero_points("w2_zero")),
+    "asymmetric weights": (WEIGHTS, "--asymmetric", zero_points("w1_zero")),
     "adaptive": (CONV, "--rounding adaptive", other_weights),
     "gptq": (CONV, "--rounding gptq", other_weights),
     "smooth": (DENSE, "--smooth 0.5", lambda p, m, _: np.ptp(m["g"]) < 0.5 * np.ptp(p["g"])),

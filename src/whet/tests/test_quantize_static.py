@@ -13,7 +13,7 @@ import pytest
 import whet
 from whet.cli import exits
 from whet.cli.main import run_command
-from whet.errors import InputError, ModelError, OptionError, UnsupportedError
+from whet.errors import ArtifactError, InputError, ModelError, OptionError, UnsupportedError
 from whet.tests.quantized_models import build, norm_net, residual_net, uneven_chain
 from whet.tests.test_lower_attention import attention_model
 
@@ -196,6 +196,28 @@ def test_calibration_goes_on_where_it_was(net: onnx.ModelProto, tmp_path: Path) 
     )
     with pytest.raises(ModelError, match="of another model or configuration"):
         whet.quantize(net, data(), config={"batch": 2}, state=tmp_path)
+    for other in (data(1), data()[:8]):
+        with pytest.raises(ModelError, match="of other data"):
+            whet.quantize(net, other, config=config, state=tmp_path)
+    more = np.concatenate([data(), data(1, 3)])
+    assert whet.quantize(net, more, config=config, state=tmp_path).report.samples == len(more)
+    with np.load(tmp_path / "calibration.npz") as file:
+        kept = {name: file[name] for name in file.files if name != "done"}
+    np.savez(tmp_path / "calibration.npz", **kept)
+    with pytest.raises(ArtifactError, match="is incomplete"):
+        whet.quantize(net, more, config=config, state=tmp_path)
+
+
+def test_scores_are_kept_for_the_same_data_alone(net: onnx.ModelProto, tmp_path: Path) -> None:
+    metric = tmp_path / "m.py"
+    metric.write_text("def f(outputs, references, labels):\n    return 1.0\n")
+    kept = []
+    for seed, text in [(0, "1.0"), (0, "1.0"), (1, "1.0"), (1, "0.5")]:
+        metric.write_text(f"def f(outputs, references, labels):\n    return {text}\n")
+        more: Any = {"metric": f"{metric}:f", "max_drop": 0.5, "evaluation": data(seed)}
+        whet.quantize(net, data(), state=tmp_path, **more)
+        kept.append(len(json.loads((tmp_path / "scores.json").read_text())))
+    assert kept == [1, 1, 2, 3]
 
 
 def test_bad_settings(net: onnx.ModelProto) -> None:
@@ -206,10 +228,17 @@ def test_bad_settings(net: onnx.ModelProto) -> None:
         ({"layers": {"conv9": "float"}}, "there is no layer 'conv9'"),
         ({"layers": {"conv1": "int3"}}, "Invalid enum value"),
         ({"smooth": 2.0}, "smooth is 2"),
+        ({"seed": -1}, "seed is -1"),
     ]
     for config, message in cases:
         with pytest.raises(OptionError, match=message):
             whet.quantize(net, data(), config=config)
+    given: Any = "mse"
+    with pytest.raises(OptionError, match="a configuration is no str"):
+        whet.quantize(net, data(), config=given)
+    for source in (None, 3):
+        with pytest.raises(InputError, match="is no calibration data"):
+            whet.quantize(net, source)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="unknown option 'shape'"):
         whet.quantize(net, data(), shape={})
 

@@ -13,8 +13,8 @@ import pytest
 import whet
 from whet.cli import exits
 from whet.cli.main import run_command
-from whet.errors import OptionError, UnsupportedError
-from whet.quantize.scores import Score, cosine, find_metric, top1
+from whet.errors import InputError, OptionError, UnsupportedError
+from whet.quantize.scores import Score, cosine, find_metric, joined, top1
 from whet.quantize.target import Search, parse_drop
 from whet.tests.quantized_models import digits, residual_net, trained_net
 
@@ -81,7 +81,8 @@ def test_drops_and_metrics(tmp_path: Path) -> None:
     assert cosine(a, b, None) == pytest.approx((0.8 + 1 + 1) / 3)
     file = tmp_path / "custom.py"
     file.write_text("def f(outputs, references, labels):\n    return len(outputs['y']) / 4\n"
-                    "def g(*a):\n    return 1 / 0\n")  # fmt: skip
+                    "def g(*a):\n    return 1 / 0\n"
+                    "def n(*a):\n    return float('nan')\n")  # fmt: skip
     assert find_metric(f"{file}:f")(a, b, None) == 0.75
     for text, message in [
         (f"{file}:h", "there is no function 'h'"), ("none.py:f", "cannot read"), ("f", "no metric"),
@@ -90,6 +91,10 @@ def test_drops_and_metrics(tmp_path: Path) -> None:
             find_metric(text)
     with pytest.raises(OptionError, match="ZeroDivisionError"):
         find_metric(f"{file}:g")(a, b, None)
+    with pytest.raises(OptionError, match="the metric is no number"):
+        find_metric(f"{file}:n")(a, b, None)
+    with pytest.raises(InputError, match=r"samples of 2 shapes, such as \[2, 6\] and \[3, 6\]"):
+        joined([{"y": np.zeros((4, n, 6))} for n in (3, 2)])
 
 
 def accuracy(model: onnx.ModelProto, images: Any, labels: Any) -> float:

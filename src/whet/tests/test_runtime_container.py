@@ -267,7 +267,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     model = load(path)
-    for name in ("write", "fsync", "replace"):
+    for name in ("fsync", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(f"os.{name}", refuse)
             with pytest.raises(ArtifactError, match="No space left"):
@@ -278,9 +278,35 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         model.save(tmp_path / "none" / "m.whet")
 
 
+_LIMITED = """
+    import resource, signal, sys
+    from whet.errors import ArtifactError
+    from whet.runtime.load import load
+    model = load(sys.argv[1])
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+    try:
+        model.save(sys.argv[1])
+    except ArtifactError as error:
+        assert "File too large" in str(error) and "free some space" in str(error), error
+    else:
+        raise AssertionError("it was written")
+"""
+
+
+def test_a_disk_that_fills_up_on_the_way(tmp_path: Path) -> None:
+    path = tmp_path / "m.whet"
+    _saved(path)
+    before = path.read_bytes()
+    assert len(before) > 5000
+    subprocess.run([sys.executable, "-c", textwrap.dedent(_LIMITED), str(path)], check=True)
+    assert os.listdir(tmp_path) == ["m.whet"]
+    assert path.read_bytes() == before
+
+
 _KILLED = """
     import os, signal, sys
-    import whet.program.container as c
+    import whet.program.save as save
     from whet.runtime.load import load
     model = load(sys.argv[1])
     left = int(sys.argv[2])
@@ -292,8 +318,16 @@ _KILLED = """
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*args, **kwargs)
         return call
-    for name in ("open", "write", "fsync", "close", "replace"):
-        setattr(c.os, name, counted(getattr(os, name)))
+    for name in ("open", "fsync", "close", "replace"):
+        setattr(os, name, counted(getattr(os, name)))
+    class Counted:
+        def __init__(self, file):
+            self.file = file
+        def write(self, data):
+            counted(self.file.write)(data)
+            self.file.flush()
+    parts = save._write_parts
+    save._write_parts = lambda file, *rest: parts(Counted(file), *rest)
     model.save(sys.argv[1])
 """
 
