@@ -157,7 +157,7 @@ def _pack(weights: np.ndarray, filtering: Filtering, width: int) -> np.ndarray:
     Where they are transformed in registers it is the taps, as [panels, depth, taps, width].
     """
     if filtering.whole:
-        taps = weights.reshape(*weights.shape[:2], TAPS).transpose(1, 2, 0)
-        return split_panels(taps, width).transpose(2, 0, 1, 3)
-    moved = transform_weights(weights, filtering)
-    return split_panels(moved, width).transpose(2, 0, 1, 3)
+        rows = weights.reshape(*weights.shape[:2], TAPS).transpose(1, 2, 0)
+    else:
+        rows = transform_weights(weights, filtering)
+    return split_panels(rows, width).transpose(2, 0, 1, 3)

@@ -29,6 +29,7 @@ from whet.codegen.kinds.winograd_scratch import (
     filtering_of,
     grid_of,
     pixels_come_late,
+    static,
     tiles_of,
 )
 from whet.codegen.writing.builder import F32, PTR, Builder, Module, Value, i64, vector
@@ -133,14 +134,10 @@ class _Writer:
     def _place(self, tile: Value) -> tuple[Value, Value, Value]:
         """Return image, tile row and tile column of a flat tile number."""
         b = self.b
-        down, across = (self._static(p) for p in grid_of(self.kernel))
+        down, across = (static(p) for p in grid_of(self.kernel))
         column = b.binary("urem", tile, i64(across))
         line = b.binary("udiv", tile, i64(across))
         return b.binary("udiv", line, i64(down)), b.binary("urem", line, i64(down)), column
-
-    def _static(self, p: Poly) -> int:
-        assert p.constant is not None, "images are static in Winograd kernels"
-        return p.constant
 
     def _output(self, frame: Frame, tile: Value, panel: Value) -> tuple[Frame, Value, Value]:
         """Return the frame of a tile's first output pixel, and the panel's channels."""
@@ -251,7 +248,7 @@ class _Writer:
     @property
     def _panel_elements(self) -> int:
         """Weights of one position in a panel."""
-        return self._static(self.kernel.depth.extent) * self.scratch.panel
+        return static(self.kernel.depth.extent) * self.scratch.panel
 
     def _following(self, number: Value, panel: Value, place: _Place) -> Value:
         """Return the weights that follow a group's: of the next panel, or of the next group."""
@@ -280,7 +277,7 @@ class _Writer:
             return b.load(vector(F32, width), b.gep(line, F32, u * panel + j * width), 64)
 
         shape = (rows, kernel.tile.vectors)
-        depth = self._static(kernel.depth.extent)
+        depth = static(kernel.depth.extent)
         operands = Operands(scalar, lane, along if self.target.lane_fma else None)
         sums = register_tile(b, width, shape, depth, operands, every=self._fetch_ahead)
         for i, line in enumerate(sums):
@@ -386,9 +383,7 @@ class _Writer:
         conditions = tuple(
             Within(var(axis), axis.extent)
             for axis, k in zip((kernel.rows, kernel.cols), at, strict=True)
-            if k
-            and self._static(axis.extent) % kernel.size
-            and k >= self._static(axis.extent) % kernel.size
+            if k and static(axis.extent) % kernel.size and k >= static(axis.extent) % kernel.size
         )
         if not conditions:
             for store in kernel.stores:

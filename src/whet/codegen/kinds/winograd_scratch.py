@@ -18,6 +18,12 @@ def filtering_of(kernel: Winograd) -> Filtering:
     return FILTERINGS[kernel.size, kernel.stride]
 
 
+def static(extent: Poly) -> int:
+    """Return an extent of an image or of channels."""
+    assert extent.constant is not None, "channels and images are static in Winograd kernels"
+    return extent.constant
+
+
 def grid_of(kernel: Winograd) -> tuple[Poly, Poly]:
     """Return the tiles of an image, down and across."""
     return ceil_div(kernel.rows.extent, kernel.size), ceil_div(kernel.cols.extent, kernel.size)

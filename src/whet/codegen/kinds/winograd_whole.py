@@ -23,13 +23,13 @@ from whet.codegen.kinds.kernel_function import (
 )
 from whet.codegen.kinds.register_tile import UNROLL
 from whet.codegen.kinds.winograd_matrices import combined, transformed
+from whet.codegen.kinds.winograd_scratch import filtering_of, static
 from whet.codegen.writing.builder import F32, Builder, Module, Value, const, i64, vector
 from whet.codegen.writing.evaluate import Point
 from whet.codegen.writing.frame import Frame
-from whet.index import Axis, Poly, ceil_div
+from whet.index import Poly, ceil_div
 from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import ACCUMULATOR, Winograd
-from whet.kernel.winograd import FILTERINGS
 from whet.kernel.winograd_filtering import TAPS, Filtering
 from whet.target import Target
 
@@ -41,8 +41,7 @@ def whole_chunks(kernel: Winograd, lanes: int) -> Poly:
 
 def whole_scratch(kernel: Winograd, lanes: int) -> int:
     """Return bytes of scratch of one thread: a transformed image and the sums of a panel."""
-    positions = FILTERINGS[kernel.size, kernel.stride].span ** 2
-    return 4 * positions * (_static(kernel.depth) + lanes)
+    return 4 * filtering_of(kernel).span ** 2 * (static(kernel.depth.extent) + lanes)
 
 
 def write_whole(
@@ -51,8 +50,7 @@ def write_whole(
     """Write the function of a Winograd convolution whose tiles are images."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
-    filtering = FILTERINGS[kernel.size, kernel.stride]
-    writer = _Writer(kernel, fn, filtering, target.lanes)
+    writer = _Writer(kernel, fn, filtering_of(kernel), target.lanes)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
@@ -60,12 +58,6 @@ def write_whole(
 
 def _blocks(kernel: Winograd, lanes: int) -> Poly:
     return ceil_div(ceil_div(kernel.col.extent, lanes), kernel.tile.panels)
-
-
-def _static(axis: Axis) -> int:
-    extent = axis.extent.constant
-    assert extent is not None, "channels and images are static in Winograd kernels"
-    return extent
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +73,7 @@ class _Writer:
 
     @property
     def depth(self) -> int:
-        return _static(self.kernel.depth)
+        return static(self.kernel.depth.extent)
 
     @property
     def positions(self) -> int:
@@ -91,9 +83,8 @@ class _Writer:
     def chunk(self, frame: Frame, chunk: Value) -> None:
         """Write one chunk: an image and a block of panels."""
         b, kernel = self.b, self.kernel
-        blocks = _static(Axis("blocks", _blocks(kernel, self.width)))
-        image, block = b.divide(chunk, blocks)
-        panels = -(-_static(kernel.col) // self.width)
+        image, block = b.divide(chunk, static(_blocks(kernel, self.width)))
+        panels = static(ceil_div(kernel.col.extent, self.width))
         first = b.mul(block, i64(kernel.tile.panels))
         last = b.min(b.add(first, i64(kernel.tile.panels)), i64(panels))
         bound = frame.bind(kernel.image, image)
@@ -114,7 +105,7 @@ class _Writer:
         inside = []
         for axis, pad in zip((kernel.y, kernel.x), kernel.pads, strict=True):
             bound = bound.bind(axis, i64(-pad))
-            inside.append([k for k in range(len(matrix[0])) if 0 <= k - pad < _static(axis)])
+            inside.append([k for k in range(len(matrix[0])) if 0 <= k - pad < static(axis.extent)])
         down, across = ([[line[k] for k in near] for line in matrix] for near in inside)
 
         def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
@@ -208,7 +199,7 @@ class _Writer:
         b, kernel, matrix = self.b, self.kernel, self.filtering.outputs
         span, type_ = self.filtering.span, vector(F32, self.width)
         low = b.mul(panel, i64(self.width))
-        high = b.min(b.add(low, i64(self.width)), i64(_static(kernel.col)))
+        high = b.min(b.add(low, i64(self.width)), i64(static(kernel.col.extent)))
         bound = frame.bind(kernel.rows, i64(0)).bind(kernel.cols, i64(0))
 
         def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
