@@ -23,6 +23,7 @@ class Target:
         dot: how four products of 8-bit integers are added up in a lane: ``vnni`` or ``i8mm`` in one
             instruction, ``dotprod`` of signed ones, ``pairs`` of 16-bit integers, or ``""`` one by
             one.
+        bfloat16_dot: whether an instruction adds up two products of bfloat16 in a lane.
     """
 
     triple: str
@@ -35,6 +36,7 @@ class Target:
     l2_bytes: int = 1024 * 1024
     lane_fma: bool = False
     dot: str = ""
+    bfloat16_dot: bool = False
 
     @property
     def lanes(self) -> int:

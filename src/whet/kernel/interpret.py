@@ -27,7 +27,7 @@ from whet.kernel.scan import Prefix
 from whet.kernel.scatter import Updates
 from whet.kernel.semantics import Array, register_dtype
 from whet.kernel.sort import Sorted
-from whet.kernel.spec import ACCUMULATOR, QUAD, Attention, Contraction, Nest, Store
+from whet.kernel.spec import ACCUMULATOR, Attention, Contraction, Nest, Store
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor
 
 # -- tensors ---------------------------------------------------------------------------------------
@@ -265,13 +265,13 @@ def run_contraction(
 ) -> None:
     """Run a contraction on flat buffers, one per parameter; ``lanes`` is the vector width."""
     outer_axes = (*kernel.outer, kernel.row, kernel.col)
-    quad = kernel.quad
-    inner_axes = (*kernel.taps, kernel.depth, *((quad.axis,) if quad is not None else ()))
+    dot = kernel.dot
+    inner_axes = (*kernel.taps, kernel.depth, *((dot.axis,) if dot is not None else ()))
     read = _reader(buffers, [p.dtype for p in kernel.params])
     grid = Grid((*outer_axes, *inner_axes), dims or {}, read, precise=precise)
-    inside = grid.holds((*kernel.bounds, *kernel.edges, *_quad_bounds(kernel)))
+    inside = grid.holds((*kernel.bounds, *kernel.edges, *_dot_bounds(kernel)))
     read_a = _broadcast_operand(grid, kernel, inside)
-    if quad is not None and quad.flips:
+    if dot is not None and dot.flips:
         read_a = (read_a ^ np.int8(-128)).view(np.uint8)
     a = widened(np.where(inside, read_a, np.zeros_like(read_a)))
     b = widened(_panel_values(grid, kernel, buffers, lanes))
@@ -343,12 +343,12 @@ def run_attention(
     _run_stores(grid, outer_axes, kernel.stores, buffers)
 
 
-def _quad_bounds(kernel: Contraction) -> tuple[Within, ...]:
-    """Return the condition under which a depth value of a quad exists."""
-    if kernel.quad is None:
+def _dot_bounds(kernel: Contraction) -> tuple[Within, ...]:
+    """Return the condition under which a depth value of a lane exists."""
+    if kernel.dot is None:
         return ()
-    place = var(kernel.depth) * QUAD + var(kernel.quad.axis)
-    return (Within(place, kernel.quad.extent),)
+    place = var(kernel.depth) * kernel.dot.size + var(kernel.dot.axis)
+    return (Within(place, kernel.dot.extent),)
 
 
 def _panel_values(grid: Grid, kernel: Contraction, buffers: Sequence[Array], lanes: int) -> Array:
@@ -356,8 +356,8 @@ def _panel_values(grid: Grid, kernel: Contraction, buffers: Sequence[Array], lan
     width = kernel.tile.vectors * lanes
     column = grid.atom(kernel.col)
     lane = column % width
-    if kernel.quad is not None:
-        lane = lane * QUAD + grid.atom(kernel.quad.axis)
+    if kernel.dot is not None:
+        lane = lane * kernel.dot.size + grid.atom(kernel.dot.axis)
     address = grid.index(panels.base) + lane
     address = address + column // width * grid.index(panels.panel_stride)
     address = address + grid.atom(kernel.depth) * grid.index(panels.depth_stride)

@@ -129,7 +129,7 @@ class Panels:
 
     Address of lane ``j`` of vector ``v`` in panel ``p`` at reduction position ``k``, in elements:
     ``base + p * panel_stride + k * depth_stride + v * lanes + j``; taps advance by ``tap_strides``.
-    With quads, a lane has four elements: ``... + 4 * (v * lanes + j) + i``.
+    With dot products a lane has several elements: ``... + size * (v * lanes + j) + i``.
     """
 
     param: int
@@ -140,15 +140,16 @@ class Panels:
     padded: bool
 
 
-QUAD = 4
+BYTES_OF_DOT, PAIR = 4, 2
+"""Values of 8 and of 16 bits that share a lane of 32 bits."""
 
 
 @dataclass(frozen=True, slots=True)
-class Quad:
-    """Four depth values of 8 bits that one multiply-add takes in a lane of 32 bits.
+class Dot:
+    """Depth values that one multiply-add takes in a lane: four of 8 bits, or two of bfloat16.
 
     Attributes:
-        axis: the position among the four; depth value ``4 * depth + axis``.
+        axis: the position among them; depth value ``size * depth + axis``.
         extent: number of depth values; at and behind it ``a`` is not read and counts as 0.
         flips: whether ``a`` is signed and its highest bit is flipped, which makes it unsigned and
             128 more.
@@ -157,6 +158,13 @@ class Quad:
     axis: Axis
     extent: Poly
     flips: bool
+
+    @property
+    def size(self) -> int:
+        """How many depth values a lane takes."""
+        size = self.axis.extent.constant
+        assert size is not None, "lanes are of known size"
+        return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +220,8 @@ class Contraction:
         b: the vector operand.
         stores: epilogue; reads the sum as ``Var("acc")``.
         tile: the schedule.
-        quad: for 8-bit integers, which depth values go together: ``a`` is unsigned, ``b`` signed,
-            and the sum a 32-bit integer that wraps.
+        dot: which depth values share a lane, if several do. Of 8-bit integers ``a`` is unsigned,
+            ``b`` signed, and the sum a 32-bit integer that wraps; of bfloat16 the sum is a float.
         ahead: what is fetched for the next launch; changes no result.
         lines: points of the last outer axis that a register tile takes together, each with all its
             rows; ``None`` for one, or part of its rows.
@@ -233,10 +241,15 @@ class Contraction:
     tile: Tile
     edges: tuple[Within, ...] = ()
     zeros: int = -1
-    quad: Quad | None = None
+    dot: Dot | None = None
     ahead: Ahead | None = None
     lines: int | None = None
     second: Second | None = None
+
+    @property
+    def sums_integers(self) -> bool:
+        """Whether sums are of 8-bit integers, so that their terms may be added in any order."""
+        return self.dot is not None and self.dot.size == BYTES_OF_DOT
 
     @property
     def operands(self) -> list[tuple[Read, int]]:

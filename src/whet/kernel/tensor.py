@@ -18,7 +18,7 @@ from whet.kernel.recurrence import Recur
 from whet.kernel.scan import Prefix
 from whet.kernel.scatter import Updates
 from whet.kernel.sort import Sorted
-from whet.kernel.spec import Quad, Step
+from whet.kernel.spec import Dot, Step
 
 Rewrite = Callable[[Expr], Expr]
 
@@ -49,7 +49,7 @@ class Product:
         col: output axis of ``b``.
         taps: outer reduction axes, such as kernel rows and columns.
         depth: innermost reduction axis, such as input channels.
-        quad: which depth values go together, once operands of 8-bit integers lie so; ``a`` is
+        dot: which depth values share a lane, once operands lie so. Of 8-bit integers ``a`` is
             then unsigned and ``b`` signed, and the sum a 32-bit integer.
         merged: how many groups of the model are one here; of as many channels one is not zero.
     """
@@ -60,7 +60,7 @@ class Product:
     col: Axis
     taps: tuple[Axis, ...]
     depth: Axis
-    quad: Quad | None = None
+    dot: Dot | None = None
     merged: int = 1
 
     def expressions(self) -> list[Expr]:

@@ -12,7 +12,7 @@ from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Load, Read, V
 from whet.kernel.paged import QueryPart
 from whet.kernel.recurrence import Pass
 from whet.kernel.scatter import Update
-from whet.kernel.spec import Ahead, Kernel, Panels, Quad, Second, Step, Store
+from whet.kernel.spec import Ahead, Dot, Kernel, Panels, Second, Step, Store
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "eq": "=="}
 _SMALL = 2
@@ -104,9 +104,9 @@ def _panels_text(panels: Panels) -> str:
     return f"p{panels.param}[{index_text(panels.base)} + {terms}]"
 
 
-def _quad_text(quad: Quad) -> str:
-    flips = ", sign flipped" if quad.flips else ""
-    return f"{axis_text(quad.axis)} of {index_text(quad.extent)}{flips}"
+def _dot_text(dot: Dot) -> str:
+    flips = ", sign flipped" if dot.flips else ""
+    return f"{axis_text(dot.axis)} of {index_text(dot.extent)}{flips}"
 
 
 def _ahead_text(ahead: Ahead) -> str:
@@ -120,7 +120,7 @@ def _second_text(second: Second) -> str:
 _WRITERS: tuple[tuple[type, Callable[[Any], str]], ...] = (
     (Axis, axis_text),
     (Within, _within_text),
-    (Quad, _quad_text),
+    (Dot, _dot_text),
     (Ahead, _ahead_text),
     (Panels, _panels_text),
     (Second, _second_text),

@@ -51,6 +51,11 @@ class Filtering:
         """Weights of a pair of channels in a file: transformed ones, or taps."""
         return TAPS if self.whole else self.kinds**2
 
+    @property
+    def saving(self) -> float:
+        """How many products of a direct convolution each product stands for."""
+        return TAPS * self.size**2 / self.span**2
+
     def products_of(self, kind: int) -> list[int]:
         """Return the products that are made with a weight."""
         return [k for k, weight in enumerate(self.weight_of) if weight == kind]

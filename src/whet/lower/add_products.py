@@ -116,7 +116,7 @@ def _pair_of(tensor: Tensor, readers: Readers) -> _Pair | None:
 
 def _factors(anchor: object) -> _Factors | None:
     """Return a product taken apart, if it can be joined with another one."""
-    if not isinstance(anchor, Product) or anchor.quad is not None or anchor.merged != 1:
+    if not isinstance(anchor, Product) or anchor.dot is not None or anchor.merged != 1:
         return None
     if any(t.extent != 1 for t in anchor.taps):
         return None

@@ -9,7 +9,7 @@ import numpy as np
 from whet.index import ONE, ZERO, Atom, Axis, IndexLike, Poly, as_poly, product, var
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Read, Within
 from whet.kernel.schedules import Chooser
-from whet.kernel.spec import QUAD, Contraction, Panels, Quad, Second, Store, Tile
+from whet.kernel.spec import Contraction, Dot, Panels, Second, Store, Tile
 from whet.kernel.tensor import Definition, Product
 from whet.lower.line_tiles import Rows, choose_rows
 from whet.lower.loops import by_stride, indices_of, merge_axes
@@ -140,7 +140,7 @@ def build_contraction(
     free = not conditions and not _weight_axes(anchor, storages, substitution) & {*rows[-1:]}
     shape = Rows(rows, row, edges=bool(edges), whole=free)
     tile, lines = choose_rows(anchor, shape, target, choose)
-    if anchor.quad is not None and _rows_overlap(a, row, anchor.quad):
+    if anchor.dot is not None and _rows_overlap(a, row, anchor.dot):
         tile = replace(tile, unroll=1, prefetch=-(-tile.prefetch // tile.unroll))
     if second is not None and second.start % tile.unroll:
         tile = replace(tile, block=0)
@@ -160,7 +160,7 @@ def build_contraction(
         tile,
         edges,
         zeros,
-        anchor.quad,
+        anchor.dot,
         lines=lines,
         second=second,
     )
@@ -176,12 +176,12 @@ def _moved(read: Read, substitution: dict[Atom, IndexLike]) -> Read:
     return Read(read.param, read.address.substitute(substitution), read.dtype)
 
 
-def _rows_overlap(a: Read, row: Axis, quad: Quad) -> bool:
+def _rows_overlap(a: Read, row: Axis, dot: Dot) -> bool:
     """Whether neighbouring rows read the same elements at other depths.
 
     LLVM would load those once for several depth steps, run out of registers and spill.
     """
-    stride, extent = a.address.coefficient(row).constant, quad.extent.constant
+    stride, extent = a.address.coefficient(row).constant, dot.extent.constant
     return stride is not None and extent is not None and 0 < stride < extent
 
 
@@ -263,16 +263,16 @@ def _panels(
 ) -> Panels:
     """Return how the second operand lies.
 
-    A constant is packed as [batch..., panels, taps..., depth, width], quads behind it.
+    A constant is packed as [batch..., panels, taps..., depth, width], what shares a lane behind it.
     """
     assert isinstance(anchor.b, Load)
     source = anchor.b.source
     width = tile.vectors * target.lanes
-    quad = () if anchor.quad is None else (anchor.quad.axis,)
-    step = 1 if anchor.quad is None else QUAD
+    dot = () if anchor.dot is None else (anchor.dot.axis,)
+    step = 1 if anchor.dot is None else anchor.dot.size
     address = _b_address(anchor, storages)
     if source.value is None:
-        inside = (anchor.col, anchor.depth, *anchor.taps, *quad)
+        inside = (anchor.col, anchor.depth, *anchor.taps, *dot)
         rest = address.substitute(dict.fromkeys(inside, 0))
         return Panels(
             params.number(storages[id(source)].root),
@@ -289,11 +289,11 @@ def _panels(
     shape = (*(x.extent for x in batch), as_poly(-(-col // width)), *inner)
 
     def pack() -> np.ndarray:
-        axes = (*batch, *anchor.taps, anchor.depth, *quad, anchor.col)
+        axes = (*batch, *anchor.taps, anchor.depth, *dot, anchor.col)
         panels = np.moveaxis(
             split_panels(strided_view(value, address, axes), width), -2, len(batch)
         )
-        return np.swapaxes(panels, -1, -2) if quad else panels
+        return np.swapaxes(panels, -1, -2) if dot else panels
 
     kind = _packed_type(anchor, value, target)
     name, content = f"{source.name}.packed", packed_content(source, kind)
@@ -316,8 +316,11 @@ def _panels(
 def _packed_type(anchor: Product, value: np.ndarray, target: Target) -> str:
     """Return the type of packed weights: half precision stays where memory sets the time.
 
-    Each weight is then converted once for a few rows, and read from memory at half the cost.
+    Each weight is then converted once for a few rows, and read from memory at half the cost. It
+    also stays where it is multiplied as it is.
     """
+    if anchor.dot is not None:
+        return value.dtype.name
     rows = product(x.extent for x in anchor.rows if not anchor.b.depends_on(x)).constant
     if rows is not None and rows <= FEW_ROWS and value.nbytes > target.l2_bytes:
         return value.dtype.name

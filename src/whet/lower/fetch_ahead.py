@@ -58,7 +58,7 @@ def _has_room(kernel: Contraction, target: Target) -> bool:
     """Whether registers are left when a product of integers has its sums: LLVM spills else."""
     sums = kernel.tile.rows * kernel.tile.vectors
     operands = kernel.tile.vectors + 1
-    return kernel.quad is not None and sums + operands < target.registers - 1
+    return kernel.dot is not None and sums + operands < target.registers - 1
 
 
 def _fetching(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from whet.index import Atom, Axis, IndexLike, Opaque, Poly, at_least, var
@@ -11,21 +12,24 @@ from whet.kernel.paged import PagedAttend
 from whet.kernel.recurrence import Phase, Recur
 from whet.kernel.tensor import Attend, Definition, Product, Tensor, axes_for
 from whet.lower.contractions import MIN_EDGE_DEPTH, Operand, operand_of, tiled_row
+from whet.lower.dots import in_dots, whole_depth
 from whet.lower.equations import Equations
 from whet.lower.layout import Layout
 from whet.lower.narrow_depths import is_narrow, joined_depth
 from whet.lower.pieces import pieces_of
-from whet.lower.quads import needs_quads, quad_product, whole_depth
 from whet.lower.storage import address_of
 
 MIN_MOVED_DEPTH = 32
 """Depth from which an operand with channels first is worth a copy with channels last."""
 
 
-def legalise(equations: Equations, layout: Layout) -> bool:
+def legalise(
+    equations: Equations, layout: Layout, dot_size: Callable[[Tensor, Product], int | None]
+) -> bool:
     """Insert copies in front of products that need them; returns whether there were any.
 
-    A change makes the layout out of date: choose it again.
+    ``dot_size`` says how many depth values of a product are to share a lane, ``None`` if they do
+    already or one takes it. A change makes the layout out of date: choose it again.
     """
     result: list[Tensor] = []
     before = len(equations.tensors)
@@ -33,11 +37,12 @@ def legalise(equations: Equations, layout: Layout) -> bool:
         definition = tensor.definition
         if definition is not None and isinstance(definition.anchor, Product):
             anchor = definition.anchor
-            if anchor.quad is not None:
+            if anchor.dot is not None:
                 result.append(tensor)
                 continue
-            if needs_quads(anchor):
-                result.extend(_legal_integers(tensor, definition, anchor, layout))
+            size = dot_size(tensor, anchor)
+            if size is not None:
+                result.extend(_legal_dots(tensor, anchor, layout, size))
                 result.append(tensor)
                 continue
             place = address_of(definition.position, layout.storages[id(tensor)])
@@ -204,32 +209,34 @@ def _span(index: Poly) -> tuple[Poly, Poly]:
     return low, high
 
 
-def _legal_integers(
-    tensor: Tensor, definition: Definition, anchor: Product, layout: Layout
-) -> list[Tensor]:
-    """Copy what a product of 8-bit integers cannot read in place; then lay it out in quads."""
+def _legal_dots(tensor: Tensor, anchor: Product, layout: Layout, size: int) -> list[Tensor]:
+    """Copy what a product cannot read several values at a time; then lay it out so."""
     copy: Tensor | None
-    whole = whole_depth(anchor.depth)
+    definition = tensor.definition
+    assert definition is not None, "a product is computed"
+    whole = whole_depth(anchor.depth, size)
     if whole is not anchor.depth:
         anchor, copy = _whole_product(tensor, anchor, whole)
     else:
-        joined = _joined(tensor, anchor, layout)
+        joined = _joined(tensor, anchor, layout, size)
         if joined is not None:
             anchor, copy = joined
         else:
             a, copy = _contiguous_a(tensor, anchor, layout, definition)
             anchor = replace(anchor, a=a)
     if copy is None:
-        anchor, copy = quad_product(tensor, anchor)
+        anchor, copy = in_dots(tensor, anchor, size)
     tensor.definition = replace(definition, anchor=anchor)
     return [copy]
 
 
-def _joined(tensor: Tensor, anchor: Product, layout: Layout) -> tuple[Product, Tensor] | None:
+def _joined(
+    tensor: Tensor, anchor: Product, layout: Layout, size: int
+) -> tuple[Product, Tensor] | None:
     """Return a product of few depth values with its last tap among them, and its copy."""
     if not is_narrow(anchor):
         return None
-    outside = anchor.a.otherwise if isinstance(anchor.a, Guard) else Const(0, "uint8")
+    outside = anchor.a.otherwise if isinstance(anchor.a, Guard) else Const(0, anchor.a.dtype)
     operand = operand_of(anchor.a.then if isinstance(anchor.a, Guard) else anchor.a)
     if operand is None or not isinstance(outside, Const):
         return None
@@ -242,7 +249,7 @@ def _joined(tensor: Tensor, anchor: Product, layout: Layout) -> tuple[Product, T
     padded = _padded(tensor, Operand(operand.load, conditions, operand.flips), outside)
     if padded is None or not isinstance(padded[0], Load):
         return None
-    return joined_depth(anchor, padded[0], padded[1])
+    return joined_depth(anchor, padded[0], padded[1], size)
 
 
 def _whole_product(tensor: Tensor, anchor: Product, whole: Axis) -> tuple[Product, Tensor]:
@@ -263,7 +270,7 @@ def _contiguous_a(
     """Return the first operand such that depth values lie next to each other."""
     rows = [r for r in anchor.rows if anchor.a.depends_on(r)]
     axes = (*rows, *anchor.taps, anchor.depth)
-    outside = anchor.a.otherwise if isinstance(anchor.a, Guard) else Const(0, "uint8")
+    outside = anchor.a.otherwise if isinstance(anchor.a, Guard) else Const(0, anchor.a.dtype)
     zeros = isinstance(outside, Const) and outside.value == 0
     inner = anchor.a.then if isinstance(anchor.a, Guard) else anchor.a
     operand = operand_of(inner)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from whet.index import Axis, product
 from whet.kernel.schedule import LINE_BYTES, OPEN_ROWS, UNROLL, Work
 from whet.kernel.schedules import Chooser
-from whet.kernel.spec import Tile
+from whet.kernel.spec import BYTES_OF_DOT, PAIR, Dot, Tile
 from whet.kernel.tensor import Product
 from whet.lower.storage import magnitude
 from whet.target import Target
@@ -65,8 +65,8 @@ def choose_rows(
     """Return the schedule of a product, and how many lines its register tiles take, if several."""
     lines = rows.lines if _may_be_tall(anchor, target) else None
     work = _work(anchor, rows, lines)
-    if anchor.quad is not None:
-        work, reduced = _of_integers(work, target, tall=_may_be_tall(anchor, target))
+    if anchor.dot is not None:
+        work, reduced = _of_dots(anchor.dot, work, target, tall=_may_be_tall(anchor, target))
         tile = choose.tile(work, reduced)
     else:
         tile = _tile_of_floats(work, target, choose, tall=_may_be_tall(anchor, target))
@@ -79,15 +79,18 @@ def _may_be_tall(anchor: Product, target: Target) -> bool:
     """Whether a register tile may have a row more than usual."""
     if target.vector_bytes != LINE_BYTES or target.lane_fma:
         return False
-    return anchor.a.dtype == "float32" if anchor.quad is None else target.dot == "vnni"
+    if anchor.dot is None:
+        return anchor.a.dtype == "float32"
+    return anchor.dot.size == PAIR or target.dot == "vnni"
 
 
-def _of_integers(work: Work, target: Target, *, tall: bool) -> tuple[Work, Target]:
-    """Return a product of 8-bit integers, and the processor with the registers it leaves."""
-    room = target.registers - SPARE_REGISTERS[target.dot]
+def _of_dots(dot: Dot, work: Work, target: Target, *, tall: bool) -> tuple[Work, Target]:
+    """Return a product of several values a lane, and the processor with the registers left."""
+    spare = SPARE_REGISTERS[target.dot] if dot.size == BYTES_OF_DOT else 0
+    room = target.registers - spare
     if tall and work.rows == WHOLE_LINE:
         room += 1
-    if SPARE_REGISTERS[target.dot]:
+    if spare:
         work = replace(work, unroll=1)
     return work, replace(target, registers=room, lane_fma=False)
 
@@ -121,5 +124,5 @@ def _work(anchor: Product, rows: Rows, lines: int | None) -> Work:
         depth=max(depth, 1),
         edges=rows.edges,
         open=unknown,
-        blocks=anchor.quad is None and anchor.depth.extent.constant is not None,
+        blocks=anchor.dot is None and anchor.depth.extent.constant is not None,
     )

@@ -167,14 +167,14 @@ def lower_equations(
     _expose(equations, expose)
     layout = choose_layout(equations, share=level >= 1)
     for _ in range(MAX_LAYOUTS):
-        if not legalise(equations, layout):
+        selection = Selection(layout, target, schedules, level)
+        if not legalise(equations, layout, selection.dot_size):
             break
         layout = choose_layout(equations, share=level >= 1)
     else:
         raise CompileError("operands stay illegal after copying them")
     compute_in_copies(equations, rewrites)
     saturate_steps(equations)
-    selection = Selection(layout, target, schedules, level)
     calls: list[KernelCall] = []
     for tensor in equations.tensors:
         calls.extend(selection.calls(tensor))

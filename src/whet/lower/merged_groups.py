@@ -38,7 +38,7 @@ def merge_groups(equations: Equations, lanes: int) -> int:
 def _merged(definition: Definition, lanes: int) -> tuple[Definition, Tensor] | None:
     """Return a definition with fewer groups and the weights that it reads, or ``None``."""
     anchor = definition.anchor
-    if not isinstance(anchor, Product) or anchor.quad is not None:
+    if not isinstance(anchor, Product) or anchor.dot is not None:
         return None
     group = _group_axis(anchor)
     sizes = [a.extent.constant for a in (anchor.col, anchor.depth)]

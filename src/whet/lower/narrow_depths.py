@@ -1,9 +1,9 @@
 """Products with few depth values, such as the first layer of a network on images.
 
 The innermost tap and the depth lie behind each other in memory once the operand is copied with
-channels last: they become one depth, so that four values that share a lane are hardly ever filled
-up with zeros, and the innermost loop is long enough to be one. It is a whole number of quads: the
-weights behind its end are zeros, and the copy is that much wider, so that the last quad is loaded
+channels last: they become one depth, so that lanes of several values are hardly ever filled
+up with zeros, and the innermost loop is long enough to be one. It is a whole number of lanes: the
+weights behind its end are zeros, and the copy is that much wider, so that the last lane is loaded
 like the others.
 """
 
@@ -13,7 +13,6 @@ from dataclasses import replace
 
 from whet.index import Atom, Axis, IndexLike, ceil_div, var
 from whet.kernel.expr import Const, Load, Within, guard
-from whet.kernel.spec import QUAD
 from whet.kernel.tensor import Definition, Product, Tensor, axes_for
 
 NARROW = 16
@@ -26,13 +25,16 @@ def is_narrow(anchor: Product) -> bool:
     return depth is not None and depth < NARROW and bool(anchor.taps)
 
 
-def joined_depth(anchor: Product, load: Load, copy: Tensor) -> tuple[Product, Tensor] | None:
+def joined_depth(
+    anchor: Product, load: Load, copy: Tensor, size: int
+) -> tuple[Product, Tensor] | None:
     """Return a product whose last tap is part of its depth, and the copy that it reads.
 
     Args:
         anchor: the product.
         load: how it reads the copy.
         copy: the whole operand, padded.
+        size: depth values that share a lane.
 
     Returns:
         ``None`` where tap and depth are not each read along one dimension in steps of 1.
@@ -46,7 +48,7 @@ def joined_depth(anchor: Product, load: Load, copy: Tensor) -> tuple[Product, Te
     assert definition is not None, "a copy is computed"
     width = depth.extent
     length = tap.extent * width
-    whole = ceil_div(length, QUAD) * QUAD
+    whole = ceil_div(length, size) * size
     spare = whole - length
     kept = [d for d in range(copy.rank) if d not in (across, deep)]
     line = copy.shape[across] * copy.shape[deep]

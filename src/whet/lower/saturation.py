@@ -24,7 +24,7 @@ import numpy as np
 from whet.dtypes import DTYPES
 from whet.index import product
 from whet.kernel.expr import Call, Const, Expr, Load, Var
-from whet.kernel.spec import ACCUMULATOR, QUAD
+from whet.kernel.spec import ACCUMULATOR, BYTES_OF_DOT
 from whet.kernel.tensor import Product
 from whet.lower.equations import Equations
 
@@ -63,7 +63,7 @@ def saturate_steps(equations: Equations) -> None:
         definition = tensor.definition
         if definition is None or not isinstance(definition.anchor, Product):
             continue
-        if definition.anchor.quad is not None:
+        if definition.anchor.dot is not None and definition.anchor.a.dtype == "uint8":
             sums = _sums_range(definition.anchor)
             tensor.definition = replace(definition, body=shortened(definition.body, sums))
 
@@ -73,7 +73,7 @@ def _sums_range(anchor: Product) -> Range | None:
     count = product(a.extent for a in (*anchor.taps, anchor.depth)).constant
     if count is None:
         return None
-    largest = float(count * QUAD * UNSIGNED * SIGNED)
+    largest = float(count * BYTES_OF_DOT * UNSIGNED * SIGNED)
     return Range(-largest, largest)
 
 

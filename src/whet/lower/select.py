@@ -16,7 +16,7 @@ from whet.kernel.scan import Prefix
 from whet.kernel.scatter import Updates
 from whet.kernel.schedules import Chooser, Schedules
 from whet.kernel.sort import Sorted
-from whet.kernel.spec import Kernel, Nest
+from whet.kernel.spec import PAIR, Kernel, Nest
 from whet.kernel.tensor import Attend, Definition, Product, Steps, Tensor, axes_for
 from whet.lower.attention import build_attention
 from whet.lower.blocks import (
@@ -25,6 +25,7 @@ from whet.lower.blocks import (
     build_row_quantization,
 )
 from whet.lower.contractions import build_contraction
+from whet.lower.dots import dot_size
 from whet.lower.fuse import work
 from whet.lower.layout import Layout
 from whet.lower.nests import build_nest
@@ -34,11 +35,13 @@ from whet.lower.scans import build_scan
 from whet.lower.scatters import build_scatter
 from whet.lower.sorts import build_filter, build_sort
 from whet.lower.storage import Params, Root, Storage, Storages
-from whet.lower.winograd import build_winograd
+from whet.lower.winograd import build_winograd, multiplies_less
 from whet.ops.movement import concat_parts
 from whet.target import Target
 
 WINOGRAD_LEVEL = 3
+PAIRS_GAIN = 2.5
+"""How many multiply-adds a product of pairs is worth, and the transforms that it does without."""
 
 Build = Callable[[Definition, Storage, Storages, Target, int], tuple[Kernel, Params]]
 """Builds the kernel of a definition, with chunks for a number of threads, and its parameters."""
@@ -97,6 +100,18 @@ class Selection:
     schedules: Schedules
     level: int
 
+    def dot_size(self, tensor: Tensor, anchor: Product) -> int | None:
+        """Return how many depth values of a product are to share a lane; see ``dots.dot_size``.
+
+        Winograd's algorithm, in float32, goes before pairs where it spares more than they do.
+        """
+        size = dot_size(anchor, self.target)
+        if size != PAIR or self.level < WINOGRAD_LEVEL or tensor.definition is None:
+            return size
+        choose = Chooser(self.schedules, self.target, tensor.nodes)
+        fast = multiplies_less(tensor.definition, self.layout.storages, choose, PAIRS_GAIN)
+        return None if fast else size
+
     def calls(self, tensor: Tensor) -> list[KernelCall]:
         """Return the kernels that compute a tensor: none for inputs, constants and no elements."""
         if tensor.definition is None or tensor.size == 0:
@@ -141,7 +156,7 @@ def flops_of(definition: Definition) -> Poly:
     points = product(a.extent for a in definition.axes)
     anchor = definition.anchor
     if isinstance(anchor, Product):
-        depth = anchor.depth.extent if anchor.quad is None else anchor.quad.extent
+        depth = anchor.depth.extent if anchor.dot is None else anchor.dot.extent
         return points * product(t.extent for t in anchor.taps) * (depth // anchor.merged) * 2
     if isinstance(anchor, Attend):
         rows = product(a.extent for a in anchor.rows) * anchor.key.extent * 2

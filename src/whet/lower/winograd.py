@@ -9,7 +9,7 @@ import numpy as np
 from whet.index import Axis, Poly, as_poly, var
 from whet.kernel.expr import Load, Read
 from whet.kernel.schedules import Chooser
-from whet.kernel.spec import Store, Winograd
+from whet.kernel.spec import Store, Tile, Winograd
 from whet.kernel.tensor import Definition, Product, Tensor
 from whet.kernel.winograd import FILTERINGS, STRIDES, transform_weights
 from whet.kernel.winograd_filtering import TAPS, Filtering
@@ -30,6 +30,8 @@ from whet.program.records import BufferKind
 from whet.target import Target
 
 MIN_CHANNELS = 16
+FLOATS = ("float32", "float16", "bfloat16")
+"""Types that are read and written as they are; tiles and products are float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def _match(definition: Definition) -> _Match | None:
 def _filters(anchor: Product) -> Load | None:
     """Return the weights if they are constant, [filters, channels, 3, 3]."""
     b = anchor.b
-    if not isinstance(b, Load) or b.source.value is None or b.dtype != "float32":
+    if not isinstance(b, Load) or b.source.value is None or b.dtype not in FLOATS:
         return None
     places = (var(anchor.col), var(anchor.depth), var(anchor.taps[0]), var(anchor.taps[1]))
     return b if b.index == places and b.source.value.shape[2:] == (3, 3) else None
@@ -77,10 +79,22 @@ def _padding(operand: Operand, dimension: int, place: Poly) -> int | None:
     return -offset if offset is not None and offset <= 0 else None
 
 
-def build_winograd(
-    definition: Definition, storage: Storage, storages: Storages, target: Target, choose: Chooser
-) -> tuple[Winograd, Params] | None:
-    """Return a Winograd kernel for a convolution, or ``None`` where it would not be faster."""
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A convolution that Winograd's algorithm is to compute: what it reads and the schedule."""
+
+    match: _Match
+    a: Load
+    size: int
+    tile: Tile
+
+    @property
+    def filtering(self) -> Filtering:
+        return FILTERINGS[self.size, self.match.stride]
+
+
+def _plan(definition: Definition, storages: Storages, choose: Chooser) -> _Plan | None:
+    """Return how to do a convolution, or ``None`` where Winograd's algorithm is not faster."""
     found = _match(definition)
     if found is None:
         return None
@@ -97,23 +111,40 @@ def build_winograd(
     static = all(p.constant is not None for p in (rows.extent, cols.extent, *source.shape[1:]))
     if not static or min(work.depth, work.filters) < MIN_CHANNELS:
         return None
-    choice = choose.winograd(work)
-    if choice is None:
+    place = storages[id(source)]
+    if address_of(found.operand.load.index, place).coefficient(anchor.depth) != 1:
         return None
-    size, tile = choice
+    choice = choose.winograd(work)
+    return None if choice is None else _Plan(found, found.operand.load, *choice)
+
+
+def multiplies_less(
+    definition: Definition, storages: Storages, choose: Chooser, times: float
+) -> bool:
+    """Whether Winograd's algorithm is chosen and takes more than ``times`` fewer products."""
+    plan = _plan(definition, storages, choose)
+    return plan is not None and plan.filtering.saving > times
+
+
+def build_winograd(
+    definition: Definition, storage: Storage, storages: Storages, target: Target, choose: Chooser
+) -> tuple[Winograd, Params] | None:
+    """Return a Winograd kernel for a convolution, or ``None`` where it would not be faster."""
+    plan = _plan(definition, storages, choose)
+    if plan is None:
+        return None
+    found, tile, source = plan.match, plan.tile, plan.a.source
+    anchor = found.anchor
+    image, rows, cols = anchor.rows
     params = Params()
     output = params.write(storage.root)
     body = to_reads(definition.body, storages, params)
     store = Store(output, address_of(definition.position, storage), body)
     y, x = Axis("y", source.shape[2]), Axis("x", source.shape[3])
-    index = (*found.operand.load.index[:2], var(y), var(x))
     place = storages[id(source)]
-    a = Read(params.number(place.root), address_of(index, place), source.dtype)
-    if a.address.coefficient(anchor.depth) != 1:
-        return None
-    weights = params.number(
-        _packed_root(found, FILTERINGS[size, found.stride], tile.vectors * target.lanes)
-    )
+    address = address_of((*plan.a.index[:2], var(y), var(x)), place)
+    a = Read(params.number(place.root), address, source.dtype)
+    weights = params.number(_packed_root(found, plan.filtering, tile.vectors * target.lanes))
     kernel = Winograd(
         params.records(),
         image,
@@ -127,7 +158,7 @@ def build_winograd(
         weights,
         (store,),
         found.pads,
-        size,
+        plan.size,
         tile,
         found.stride,
     )
@@ -157,7 +188,7 @@ def _pack(weights: np.ndarray, filtering: Filtering, width: int) -> np.ndarray:
     Where they are transformed in registers it is the taps, as [panels, depth, taps, width].
     """
     if filtering.whole:
-        rows = weights.reshape(*weights.shape[:2], TAPS).transpose(1, 2, 0)
+        rows = weights.reshape(*weights.shape[:2], TAPS).transpose(1, 2, 0).astype(np.float32)
     else:
         rows = transform_weights(weights, filtering)
     return split_panels(rows, width).transpose(2, 0, 1, 3)

@@ -146,7 +146,7 @@ def test_padding_of_bytes(channels: int) -> None:
     zero = np.array(7, np.uint8)
     model = model_of(nodes, x, ("float32", (2, 16, 10, 11)), w=weights, z=zero)
     kernels = driver.plan(model, options=whet.Options(threads=2)).kernels.values()
-    assert any(isinstance(k, Contraction) and k.quad is not None for k in kernels)
+    assert any(isinstance(k, Contraction) and k.dot is not None for k in kernels)
     wide = np.pad(x.astype(np.int64) - 7, ((0, 0), (0, 0), (1, 2), (0, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(wide, (3, 3), (2, 3))
     exact = np.einsum("nchwij,mcij->nmhw", windows, weights.astype(np.int64))

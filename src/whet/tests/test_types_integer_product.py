@@ -289,7 +289,7 @@ def test_kernels_agree_with_the_interpreter(first: str, fixed: bool, tmp_path: P
     weights = draw(rng, "int8", 41, 37) if fixed else None
     for target in targets_here():
         calls, _ = kernels_of(integer_model(first, weights), target=target)
-        assert any(isinstance(c.kernel, Contraction) and c.kernel.quad for c in calls)
+        assert any(isinstance(c.kernel, Contraction) and c.kernel.dot for c in calls)
         for call in calls:
             trial = trial_of(call, target, {"n": 11}, rng, odd=False)
             expected = interpret(trial, precise=True)

@@ -38,7 +38,7 @@ def slot(b: Builder, base: Value, number: Value, size: int) -> Value:
 
 def sum_bytes(kernel: Contraction) -> int:
     """Return the size of one partial sum."""
-    return 4 if kernel.quad is not None else max(4, DTYPES[kernel.a.dtype].size)
+    return 4 if kernel.dot is not None else max(4, DTYPES[kernel.a.dtype].size)
 
 
 def resume_sums(b: Builder, block: Block, sums: Value, cells: Cells) -> None:

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from whet.codegen.kinds.kernel_function import Function
-from whet.codegen.writing.builder import Builder, Value, const, i64, vector
+from whet.codegen.writing.builder import F32, Builder, Value, const, i64, vector
 from whet.codegen.writing.conversions import from_storage, register_type, storage_type
-from whet.codegen.writing.dot_product import DotProduct, dot_product
+from whet.codegen.writing.dot_product import DotProduct, bfloat16_product, dot_product
 from whet.codegen.writing.evaluate import Point
 from whet.codegen.writing.frame import Frame
 from whet.codegen.writing.operations import apply
 from whet.index import Axis
-from whet.kernel.spec import QUAD, Contraction, Quad
+from whet.kernel.spec import Contraction, Dot
 from whet.target import Target
 
 SIGN_BITS = 0x80808080
-BITS = 8
+LANE_BITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,9 @@ class DepthSteps(Protocol):
 
 def depth_steps(kernel: Contraction, fn: Function, target: Target) -> DepthSteps:
     """Return what writes the depth steps of a kernel."""
-    if kernel.quad is not None:
-        return _IntegerSteps(kernel, kernel.quad, fn, target.lanes, dot_product(target))
+    if kernel.dot is not None:
+        product = dot_product(target) if kernel.sums_integers else bfloat16_product(target)
+        return _DotSteps(kernel, kernel.dot, fn, target.lanes, product)
     return _PlainSteps(kernel, fn, target.lanes, target.lane_fma)
 
 
@@ -193,14 +194,14 @@ class _PlainSteps:
 
 
 @dataclass(frozen=True, slots=True)
-class _IntegerSteps:
-    """Four depth values of 8 bits a step, broadcast together to all lanes of 32 bits."""
+class _DotSteps:
+    """Several depth values a step, broadcast together to all lanes of 32 bits."""
 
     kernel: Contraction
-    quad: Quad
+    dot: Dot
     fn: Function
     width: int
-    dot: DotProduct
+    product: DotProduct
 
     @property
     def b(self) -> Builder:
@@ -208,7 +209,7 @@ class _IntegerSteps:
 
     @property
     def accumulator(self) -> str:
-        return "i32"
+        return "i32" if self.kernel.sums_integers else F32
 
     @property
     def rest(self) -> int:
@@ -216,34 +217,35 @@ class _IntegerSteps:
 
     @property
     def _last(self) -> int:
-        """Depth values in the last step, if they are fewer than four."""
-        extent = self.quad.extent.constant
-        return extent % QUAD if extent is not None else 0
+        """Depth values in the last step, if they do not fill a lane."""
+        extent = self.dot.extent.constant
+        return extent % self.dot.size if extent is not None else 0
 
     def write(
         self, frame: Frame, pointer: Value, rows: list[Value] | None, run: Run, cells: Cells
     ) -> None:
-        assert rows is None, "rows of integers are padded by a copy"
-        b, (count, ends) = self.b, run
-        start = frame.bind(self.quad.axis, i64(0))
+        assert rows is None, "rows read in lanes are padded by a copy"
+        b, product, (count, ends) = self.b, self.product, run
+        start = frame.bind(self.dot.axis, i64(0))
         sums = _add_up(b, cells)
         for u in range(count):
-            values = self._last if ends and u == count - 1 and self._last else QUAD
-            vectors = [self.dot.vectors(b, v) for v in self._load_b(frame, pointer, u, cells)]
+            values = self._last if ends and u == count - 1 and self._last else self.dot.size
+            vectors = [product.vectors(b, v) for v in self._load_b(frame, pointer, u, cells)]
             for i, line in enumerate(sums):
-                scalars = self.dot.scalars(b, self._load_a(start, i, u, values), self.width)
+                scalars = product.scalars(b, self._load_a(start, i, u, values), self.width)
                 for j, before in enumerate(line):
-                    line[j] = self.dot.add(b, before, scalars, vectors[j])
+                    line[j] = product.add(b, before, scalars, vectors[j])
         _keep(b, sums, cells)
 
     def _load_a(self, frame: Frame, row: int, u: int, values: int) -> Value:
-        """Return depth values as one 32-bit integer, the first in the lowest byte."""
+        """Return depth values as one 32-bit integer, the first in the lowest bits."""
         b, kernel = self.b, self.kernel
         shift = {**row_shift(kernel, row), kernel.depth: u}
         place = Point(frame, shift=shift).pointer(kernel.a)
-        loaded = b.cast("zext", b.load(f"i{BITS * values}", place), "i32")
-        signs = SIGN_BITS & ((1 << BITS * values) - 1)
-        return b.binary("xor", loaded, const("i32", signs)) if self.quad.flips else loaded
+        bits = LANE_BITS // self.dot.size * values
+        loaded = b.cast("zext", b.load(f"i{bits}", place), "i32")
+        signs = SIGN_BITS & ((1 << bits) - 1)
+        return b.binary("xor", loaded, const("i32", signs)) if self.dot.flips else loaded
 
     def _load_b(self, frame: Frame, pointer: Value, u: int, cells: Cells) -> list[Value]:
         b, type_ = self.b, vector("i32", self.width)

@@ -130,7 +130,7 @@ def first_sum(kernel: Contraction) -> tuple[Expr | None, tuple[Store, ...]]:
     """
     start: Expr | None = None
     stores = kernel.stores
-    if kernel.quad is None or kernel.tile.block:
+    if not kernel.sums_integers or kernel.tile.block:
         return start, stores
     while (found := _addend(stores, kernel.col)) is not None:
         total, amount = found

@@ -17,8 +17,8 @@ NEON = ("neon",)
 
 # What LLVM may use of its own accord where the CPU has it. Code for this machine then requires it;
 # code for a named CPU goes without, so that it runs on every CPU of the same vector unit, but with
-# the dot products of 8-bit integers that an x86-64 CPU has, which are worth a factor of two to
-# four, and with what the name asks for.
+# the dot products of 8-bit integers and bfloat16 that an x86-64 CPU has, which are worth a factor
+# of two to four, and with what the name asks for.
 X86_EXTRAS = (
     "avx512bf16", "avx512bitalg", "avx512fp16", "avx512ifma", "avx512vbmi", "avx512vbmi2",
     "avx512vnni", "avx512vpopcntdq", "avxifma", "avxneconvert", "avxvnni", "avxvnniint8",
@@ -29,8 +29,11 @@ ARM_EXTRAS = (
     "sve",
 )  # fmt: skip
 
-_USED = {"x86_64": ("avx512vnni", "avxvnni"), "aarch64": ("dotprod", "i8mm")}
-"""Features that a name can ask for: those that multiply 8-bit integers."""
+_USED = {
+    "x86_64": ("avx512bf16", "avx512vnni", "avxvnni"),
+    "aarch64": ("bf16", "dotprod", "i8mm"),
+}
+"""Features that a name can ask for: those that multiply 8-bit integers or bfloat16."""
 
 # Kept where a named AArch64 CPU has them, because threads meet through atomics.
 ARM_ATOMICS = ("lse", "rcpc")
@@ -105,6 +108,7 @@ def _arm(triple: str, cpu: str, features: str, has: set[str]) -> Target:
         l2_bytes,
         lane_fma=True,
         dot=next((name for name in ("i8mm", "dotprod") if name in extras), ""),
+        bfloat16_dot="bf16" in extras,
     )
 
 
@@ -113,7 +117,17 @@ def _x86(triple: str, cpu: str, features: str, has: set[str]) -> Target:
     if set(AVX512) <= has:
         wide = ",".join(p for p in (features, "-prefer-256-bit") if p)
         dot = "vnni" if "avx512vnni" in extras else "pairs"
-        return Target(triple, cpu, wide, (*AVX512, *AVX2, *extras), 64, 32, 48 * 1024, dot=dot)
+        return Target(
+            triple,
+            cpu,
+            wide,
+            (*AVX512, *AVX2, *extras),
+            64,
+            32,
+            48 * 1024,
+            dot=dot,
+            bfloat16_dot="avx512bf16" in extras,
+        )
     if set(AVX2) <= has:
         dot = "vnni" if "avxvnni" in extras else "pairs"
         return Target(triple, cpu, features, (*AVX2, *extras), 32, 16, dot=dot)

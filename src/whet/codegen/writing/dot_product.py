@@ -1,7 +1,8 @@
-"""Sums of four products of unsigned and signed 8-bit integers in every 32-bit lane, exactly.
+"""Sums of several products in every 32-bit lane.
 
-One operand is the same four values in every lane, the *scalars*, the other has its own in each
-lane, the *vectors*; either may be the signed one.
+Four of unsigned and signed 8-bit integers, exactly, or two of bfloat16. One operand is the same
+values in every lane, the *scalars*, the other has its own in each lane, the *vectors*; of integers
+either may be the signed one.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from whet.codegen.writing.builder import Builder, Value, const, lanes, vector
+from whet.kernel.spec import PAIR
 from whet.target import Target
 
 Factors = tuple[Value, ...]
 BYTE = 8
 BYTES = 4
 HALF = 128
+X86_BYTES = 64
+"""Vectors that x86 multiplies pairs of bfloat16 in."""
 TOPS = -0x7F7F7F80
 """``0x80808080`` as a signed number: the highest bit of four bytes."""
 
@@ -24,13 +28,13 @@ class DotProduct(Protocol):
     """How a target multiplies: operands are prepared once and used in several products."""
 
     def scalars(self, b: Builder, value: Value, width: int) -> Factors:
-        """Prepare four values, an ``i32``, for every lane."""
+        """Prepare values that fill an ``i32``, for every lane."""
 
     def vectors(self, b: Builder, value: Value) -> Factors:
-        """Prepare four values in each lane."""
+        """Prepare the values in each lane."""
 
     def add(self, b: Builder, total: Value, scalars: Factors, vectors: Factors) -> Value:
-        """Return a sum with four more products in each lane."""
+        """Return a sum with their products in each lane."""
 
 
 def dot_product(target: Target, *, signed_scalars: bool = False) -> DotProduct:
@@ -52,6 +56,32 @@ def dot_product(target: Target, *, signed_scalars: bool = False) -> DotProduct:
         name = "llvm.x86.avx512.pmaddw.d.512" if wide else "llvm.x86.avx2.pmadd.wd"
         return _Pairs(name, signed_scalars)
     return _Single(signed_scalars)
+
+
+def bfloat16_product(target: Target) -> DotProduct:
+    """Return how a target that has an instruction for it multiplies pairs of bfloat16.
+
+    Sums are float32, rounded after each product on x86; numbers below 2**-126 count as 0.
+    """
+    if target.vector_bytes == X86_BYTES:
+        return _Bfloat16("llvm.x86.avx512bf16.dpbf16ps.512")
+    return _Bfloat16("llvm.aarch64.neon.bfdot.v4f32.v8bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class _Bfloat16:
+    """``vdpbf16ps`` or ``bfdot``."""
+
+    name: str
+
+    def scalars(self, b: Builder, value: Value, width: int) -> Factors:
+        return self.vectors(b, b.splat(value, width))
+
+    def vectors(self, b: Builder, value: Value) -> Factors:
+        return (b.cast("bitcast", value, vector("bfloat", PAIR * lanes(value.type))),)
+
+    def add(self, b: Builder, total: Value, scalars: Factors, vectors: Factors) -> Value:
+        return b.call(self.name, total.type, total, *scalars, *vectors)
 
 
 @dataclass(frozen=True, slots=True)
