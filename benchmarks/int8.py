@@ -11,22 +11,18 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-import whet
 from benchmarks.models.export import DEFAULT_CACHE, ensure, model_path
-from benchmarks.models.inputs import Array, make_inputs
+from benchmarks.models.inputs import make_inputs
 from benchmarks.models.registry import MODELS
-from benchmarks.run import RESULTS, device_slug
-from whet.measure.interleave import Plan, Samples, measure_interleaved
-from whet.measure.machine import describe_machine
-from whet.measure.memory import measure_memory
+from benchmarks.reduced import Feed, Named, compiled, ratios, sizes, times, write_table
+from whet.measure.interleave import Plan, measure_interleaved
 from whet.measure.peers import file_runner
 from whet.measure.runner import Runner
-from whet.measure.statistics import compare, summarise
 
 CALIBRATION_SEEDS = (21, 22, 23, 24)
 FEED_SEED = 11
@@ -34,22 +30,12 @@ TRANSFORMER = ["MatMul", "Gemm", "Gather"]
 """What is quantised in models without convolutions: products, as ONNX Runtime advises, and the
 tables that rows are gathered from, which are a fifth of BERT-base."""
 
-Feed = dict[str, Array]
 HEADER = (
     "| model | threads | Whet int8 | Whet float32 | ONNX Runtime int8 | OpenVINO int8 "
     "| ORT / Whet | OpenVINO / Whet | float32 / int8 | correlation with ORT "
     "| MiB int8 / float32 | resident MiB int8 / float32 |",
     "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
 )
-
-
-class _Named:
-    """A runner under another name, so that two of one runtime can take turns."""
-
-    def __init__(self, name: str, inner: Runner) -> None:
-        self.name = name
-        self.prepare = inner.prepare
-        self.run = inner.run
 
 
 def quantised(model: str, cache: Path) -> Path:
@@ -88,13 +74,6 @@ def quantised(model: str, cache: Path) -> Path:
     return target
 
 
-def compiled(source: Path, threads: int) -> Path:
-    """Return Whet's compiled file of a model."""
-    target = source.with_suffix(f".{threads}.whet")
-    whet.compile(source, options=whet.Options(threads=threads)).save(target)
-    return target
-
-
 def measure(model: str, threads: int, cache: Path, plan: Plan | None) -> str:
     """Measure one model and return its line of the table; without a plan, only prepare."""
     exported = ensure(model, "torchscript", cache)
@@ -110,7 +89,7 @@ def measure(model: str, threads: int, cache: Path, plan: Plan | None) -> str:
     if plan is None:
         return model
     runners: list[Runner] = [
-        _Named(name, file_runner(kind, path, threads)) for name, (path, kind) in files.items()
+        Named(name, file_runner(kind, path, threads)) for name, (path, kind) in files.items()
     ]
     feed = make_inputs(MODELS[model].inputs, FEED_SEED)
     outputs = {}
@@ -119,35 +98,14 @@ def measure(model: str, threads: int, cache: Path, plan: Plan | None) -> str:
         outputs[runner.name] = next(iter(runner.run(feed).values()))
     samples = measure_interleaved(runners, [feed], plan)
     nearness = np.corrcoef(outputs["whet"].ravel(), outputs["ort"].ravel())[0, 1]
-    pair = [files[name][0] for name in ("whet", "float32")]
-    sizes = [
-        _both(p.stat().st_size for p in pair),
-        _both(_resident(p, feed, threads) for p in pair),
+    cells = [
+        model,
+        str(threads),
+        *times(samples, ("whet", "float32", "ort", "openvino")),
+        *ratios(samples, ("ort", "openvino", "float32")),
+        f"{nearness:.5f}",
+        *sizes(files["whet"][0], files["float32"][0], feed, threads),
     ]
-    return _line(model, threads, samples, (float(nearness), sizes))
-
-
-def _both(numbers: Iterable[float]) -> str:
-    """Return bytes of two things in MiB, and the first as a share of the second."""
-    small, large = numbers
-    return f"{small / 2**20:.0f} / {large / 2**20:.0f} ({small / large:.0%})"
-
-
-def _resident(file: Path, feed: Feed, threads: int) -> int:
-    """Return bytes that loading a compiled file and one run add to a fresh process."""
-    use = measure_memory("whet", file, feed, threads=threads)
-    return use.after_bytes - use.before_bytes
-
-
-def _line(model: str, threads: int, samples: Samples, facts: tuple[float, list[str]]) -> str:
-    cells = [model, str(threads)]
-    for name in ("whet", "float32", "ort", "openvino"):
-        times = summarise(samples.seconds[name])
-        cells.append(f"{times.best_ms:.2f} / {times.median_ms:.2f}")
-    for peer in ("ort", "openvino", "float32"):
-        cells.append(f"{compare(samples, 'whet', peer).ratio:.2f}")
-    nearness, sizes = facts
-    cells += [f"{nearness:.5f}", *sizes]
     return f"| {' | '.join(cells)} |"
 
 
@@ -169,14 +127,7 @@ def main() -> None:
         print(lines[-1], flush=True)
     if arguments.prepare_only:
         return
-    machine = describe_machine()
-    path = RESULTS / f"{device_slug(machine)}.int8.md"
-    note = f"{machine.cpu}, {machine.cpus} CPUs; best / median ms; ratios are medians of pairs.\n"
-    text = "\n".join(["# int8", "", note, *HEADER, *lines, ""])
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
-    print(path)
+    print(write_table("int8", HEADER, lines))
 
 
 if __name__ == "__main__":

@@ -45,11 +45,13 @@ from whet.lower.shared_kernels import share_kernels
 from whet.lower.storage import Root
 from whet.lower.streamed_weights import stream_weights
 from whet.lower.uses import rewrite_definition
+from whet.lower.wide_operands import widen_operands
 from whet.target import Target
 
 MAX_LAYOUTS = 4
 STREAM_LEVEL = 2
 MERGE_LEVEL = 3
+WIDEN_LEVEL = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,8 @@ def lower_equations(
     equations = fuse_quantised_products(equations, rewrites, target)
     equations = merge_terms(inline_parts(equations, rewrites))
     equations = add_products(equations, rewrites, target)
+    if level >= WIDEN_LEVEL:
+        widen_operands(equations, target)
     _separate_outputs(equations)
     _expose(equations, expose)
     layout = choose_layout(equations, share=level >= 1)

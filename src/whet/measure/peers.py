@@ -56,13 +56,14 @@ class OrtRunner:
 
 
 class OpenVinoRunner:
-    """OpenVINO on the CPU: latency hint, f32 arithmetic, one stream."""
+    """OpenVINO on the CPU: latency hint, one stream, arithmetic in ``f32`` or ``bf16``."""
 
     name = "openvino"
 
-    def __init__(self, model: Path, threads: int) -> None:
+    def __init__(self, model: Path, threads: int, precision: str = "f32") -> None:
         self.model = model
         self.threads = threads
+        self.precision = precision
         self.request: Any = None
         self.outputs: list[str] = []
 
@@ -74,7 +75,7 @@ class OpenVinoRunner:
             "CPU",
             {
                 "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_PRECISION_HINT": "f32",
+                "INFERENCE_PRECISION_HINT": self.precision,
                 "INFERENCE_NUM_THREADS": self.threads,
             },
         )

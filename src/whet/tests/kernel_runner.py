@@ -86,15 +86,16 @@ def kernels_of(
     level: int = 3,
     target: str | Target = "host",
     rewrites: Mapping[str, int | None] = MappingProxyType({}),
+    every: bool = False,
 ) -> tuple[list[KernelCall], Target]:
-    """Return the kernels of a model that the interpreter knows."""
+    """Return the kernels of a model that the interpreter knows, or every one."""
     loaded = load_model(model)
     run_passes(loaded, opt_level=level, switches={})
     chosen = resolve_target(target) if isinstance(target, str) else target
     lowered = lower(
         loaded, op_table(), chosen, level=level, schedules=Schedules(2, rewrites=rewrites)
     )
-    return [c for c in lowered.calls if isinstance(c.kernel, INTERPRETED)], chosen
+    return [c for c in lowered.calls if every or isinstance(c.kernel, INTERPRETED)], chosen
 
 
 def trial_of(

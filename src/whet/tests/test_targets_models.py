@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 import whet
 from whet.codegen.objects.targets import resolve_target
+from whet.dtypes import numpy_dtype
 from whet.program.records import TargetInfo
 from whet.runtime.cpu import runs_here
 from whet.tests.emulation import Array, build_driver, needs_emulator, run_emulated
@@ -107,6 +108,24 @@ def test_arm_multiplies_bytes_exactly(
     np.testing.assert_array_equal(
         run_emulated(driver, tmp_path / "m.whet", {"a": a})["y"], expected
     )
+
+
+@needs_emulator
+def test_arm_multiplies_pairs_of_bfloat16(tmp_path: Path, driver: Path) -> None:
+    kind = numpy_dtype("bfloat16")
+    rng = np.random.default_rng(8)
+    a, b = (rng.standard_normal(s).astype(kind) for s in ((14, 515), (515, 37)))
+    given = helper.make_tensor_value_info("a", onnx.TensorProto.BFLOAT16, a.shape)
+    out = helper.make_tensor_value_info("y", onnx.TensorProto.BFLOAT16, None)
+    node = helper.make_node("MatMul", ["a", "b"], ["y"])
+    model = helper.make_model(
+        helper.make_graph([node], "pairs", [given], [out], [numpy_helper.from_array(b, "b")])
+    )
+    options = whet.Options(target="aarch64-linux-gnu:neoverse-v1+bf16", cache_dir="")
+    whet.compile(model, options=options).save(tmp_path / "m.whet")
+    bits = run_emulated(driver, tmp_path / "m.whet", {"a": a})["y"]
+    expected = a.astype(np.float64) @ b.astype(np.float64)
+    np.testing.assert_allclose(bits.astype(np.float64), expected, rtol=2.0**-8, atol=1e-3)
 
 
 @needs_emulator
