@@ -46,13 +46,15 @@ def joined_depth(
     across, deep = dims[0] or 0, dims[1] or 0
     definition = copy.definition
     assert definition is not None, "a copy is computed"
-    width = depth.extent
+    width = depth.extent.constant
+    if width is None:
+        return None
     length = tap.extent * width
     whole = ceil_div(length, size) * size
     spare = whole - length
     kept = [d for d in range(copy.rank) if d not in (across, deep)]
     line = copy.shape[across] * copy.shape[deep]
-    shape = (*(copy.shape[d] for d in kept), line + spare)
+    shape = (*(copy.shape[d] for d in kept), ceil_div(line + spare, width) * width)
     axes = axes_for(shape)
     if copy.shape[deep] != width:
         return None

@@ -18,6 +18,7 @@ def write_attention(
 ) -> None:
     """Write the function of an attention."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
+    fn.b.flushes = target.bfloat16_dot
     shares = [] if kernel.integers is None else [kernel.integers.share]
     accesses = accesses_of([kernel.q, kernel.k, kernel.v, kernel.score, *shares], kernel.stores)
     frame = frame_of(fn, kernel.params, accesses)

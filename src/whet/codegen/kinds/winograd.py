@@ -62,6 +62,7 @@ def write_tiled(
 ) -> None:
     """Write the function of a Winograd convolution of tiles that are smaller than the image."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
+    fn.b.flushes = target.bfloat16_dot
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
     cursor = fn.b.alloca(PTR)
     scratch = Scratch(kernel, target.lanes)

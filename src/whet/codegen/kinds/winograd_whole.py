@@ -49,6 +49,7 @@ def write_whole(
 ) -> None:
     """Write the function of a Winograd convolution whose tiles are images."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
+    fn.b.flushes = target.bfloat16_dot
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
     writer = _Writer(kernel, fn, filtering_of(kernel), target.lanes)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:

@@ -105,6 +105,7 @@ class Builder:
     Attributes:
         narrow: bits in memory that values came from, by the values' names, where LLVM cannot know
             that narrowing them again gives the same.
+        flushes: whether floats become bfloat16 by an instruction that may make subnormal numbers 0.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Builder:
         self._count = 0
         self.block = "body"
         self.narrow: dict[str, Value] = {}
+        self.flushes = False
 
     # -- structure ---------------------------------------------------------------------------
 

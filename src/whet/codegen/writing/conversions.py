@@ -78,12 +78,16 @@ def to_storage(b: Builder, value: Value, dtype: str) -> Value:
 def _upper_half(b: Builder, value: Value) -> Value:
     """Round floats to the bits of bfloat16, ties to even; those that came from there have them.
 
-    AVX512-BF16's instruction would make subnormal numbers 0, and copies would change them.
+    AVX512-BF16's instruction makes subnormal numbers 0, and copies would change them: it is for
+    what is computed.
     """
     known = b.narrow.get(value.text)
     if known is not None and lanes(known.type) == lanes(value.type):
         return known
     count = lanes(value.type)
+    if b.flushes:
+        rounded = b.cast("fptrunc", value, vector("bfloat", count))
+        return b.cast("bitcast", rounded, vector("i16", count))
     bits = b.cast("bitcast", value, vector("i32", count))
     last = b.binary("lshr", bits, const(bits.type, UPPER))
     odd = b.binary("and", last, const(bits.type, 1))
