@@ -284,6 +284,10 @@ def run_contraction(
 
 def _broadcast_operand(grid: Grid, kernel: Contraction, inside: Array) -> Array:
     """Return what a contraction broadcasts, anything where it is not inside."""
+    if kernel.spread:
+        group = var(kernel.col) // kernel.spread * kernel.spread
+        lanes = replace(kernel.a, address=kernel.a.address + group)
+        return replace(grid, mask=inside).value(lanes)
     if kernel.second is None:
         return replace(grid, mask=inside).value(kernel.a)
     first = grid.holds((Within(var(kernel.depth), as_poly(kernel.second.start)),))

@@ -226,6 +226,8 @@ class Contraction:
         lines: points of the last outer axis that a register tile takes together, each with all its
             rows; ``None`` for one, or part of its rows.
         second: what is read instead of ``a`` for the later depth values, without bounds and edges.
+        spread: where lanes are of groups of channels, how many each group has: lane ``j`` reads
+            ``a`` at ``j // spread * spread`` elements more; 0 where all lanes read the same.
     """
 
     params: tuple[Param, ...]
@@ -245,6 +247,7 @@ class Contraction:
     ahead: Ahead | None = None
     lines: int | None = None
     second: Second | None = None
+    spread: int = 0
 
     @property
     def sums_integers(self) -> bool:

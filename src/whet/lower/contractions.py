@@ -9,11 +9,12 @@ import numpy as np
 from whet.index import ONE, ZERO, Atom, Axis, IndexLike, Poly, as_poly, product, var
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Read, Within
 from whet.kernel.schedules import Chooser
-from whet.kernel.spec import Contraction, Dot, Panels, Second, Store, Tile
+from whet.kernel.spec import Contraction, Dot, Panels, Second, Store
 from whet.kernel.tensor import Definition, Product
 from whet.lower.line_tiles import Rows, choose_rows
 from whet.lower.loops import by_stride, indices_of, merge_axes
 from whet.lower.packing import product_type, split_panels, strided_view
+from whet.lower.spread_groups import own_weights, spread_depth, spread_of
 from whet.lower.storage import (
     Params,
     Root,
@@ -144,15 +145,21 @@ def build_contraction(
         tile = replace(tile, unroll=1, prefetch=-(-tile.prefetch // tile.unroll))
     if second is not None and second.start % tile.unroll:
         tile = replace(tile, block=0)
+    spread = spread_of(anchor, a, target)
+    depth = spread_depth(anchor, spread)
+    if spread:
+        a = replace(a, address=a.address.substitute({anchor.depth: var(depth)}))
+        tile = replace(tile, unroll=spread, block=0, prefetch=0)
     zeros = params.number(_zeros(anchor.depth, a.dtype)) if edges else -1
-    panels = _panels(anchor, storages, params, tile, target, substitution)
+    lanes = _Lanes(tile.vectors * target.lanes, spread)
+    panels = _panels(anchor, lanes, storages, params, target, substitution)
     kernel = Contraction(
         params.records(),
         rows,
         row,
         anchor.col,
         anchor.taps,
-        anchor.depth,
+        depth,
         a,
         bounds,
         panels,
@@ -163,6 +170,7 @@ def build_contraction(
         anchor.dot,
         lines=lines,
         second=second,
+        spread=spread,
     )
     return kernel, params
 
@@ -253,11 +261,19 @@ def _weight_axes(
     return set(_b_address(anchor, storages).substitute(substitution).atoms)
 
 
+@dataclass(frozen=True, slots=True)
+class _Lanes:
+    """The lanes of a panel; where they are of several groups, the channels of one, else 0."""
+
+    width: int
+    spread: int
+
+
 def _panels(
     anchor: Product,
+    lanes: _Lanes,
     storages: Storages,
     params: Params,
-    tile: Tile,
     target: Target,
     substitution: dict[Atom, IndexLike],
 ) -> Panels:
@@ -267,7 +283,7 @@ def _panels(
     """
     assert isinstance(anchor.b, Load)
     source = anchor.b.source
-    width = tile.vectors * target.lanes
+    width, spread = lanes.width, lanes.spread
     dot = () if anchor.dot is None else (anchor.dot.axis,)
     step = 1 if anchor.dot is None else anchor.dot.size
     address = _b_address(anchor, storages)
@@ -285,7 +301,8 @@ def _panels(
     batch = tuple(x for x in anchor.rows if x in address.atoms)
     value, col = source.value, anchor.col.extent.constant
     assert col is not None, "weights are static"
-    inner = (*(x.extent for x in (*anchor.taps, anchor.depth)), as_poly(width * step))
+    reduced = (*anchor.taps, spread_depth(anchor, spread))
+    inner = (*(x.extent for x in reduced), as_poly(width * step))
     shape = (*(x.extent for x in batch), as_poly(-(-col // width)), *inner)
 
     def pack() -> np.ndarray:
@@ -293,6 +310,8 @@ def _panels(
         panels = np.moveaxis(
             split_panels(strided_view(value, address, axes), width), -2, len(batch)
         )
+        if spread:
+            return own_weights(panels, spread)
         return np.swapaxes(panels, -1, -2) if dot else panels
 
     kind = _packed_type(anchor, value, target)

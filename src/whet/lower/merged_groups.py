@@ -3,8 +3,9 @@
 With ``M`` filters a group, a vector of ``L`` lanes holds ``L / M`` groups. As one group of ``L``
 filters they take as many multiply-adds as before: before, the other lanes were empty; now they
 multiply zeros. But loads, stores and the lines that pixels come in are whole, and the innermost
-loop is ``L / M`` times as long. A pixel that is not a finite number reaches the groups beside its
-own, as it reaches the pixels beside it in Winograd convolution: level 3 only.
+loop is ``L / M`` times as long. Kernels leave the zeros out again where groups have as many filters
+as channels (``spread_groups.py``); else a pixel that is not a finite number reaches the groups
+beside its own, as it reaches the pixels beside it in Winograd convolution: level 3 only.
 """
 
 from __future__ import annotations

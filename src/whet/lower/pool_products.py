@@ -95,7 +95,7 @@ def _pair(first: KernelCall, second: KernelCall) -> _Pair | None:
     if not isinstance(own, Contraction) or not isinstance(other, Nest):
         return None
     plain = (own.dot, own.ahead, own.second, own.lines) == (None, None, None, None)
-    if not plain or len(own.stores) != 1 or not own.outer:
+    if not plain or own.spread or len(own.stores) != 1 or not own.outer:
         return None
     if not other.steps or not other.tile or other.block or other.row:
         return None

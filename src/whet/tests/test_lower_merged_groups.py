@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -10,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 import whet
 from whet.codegen.objects.targets import resolve_target
 from whet.kernel.spec import Contraction
-from whet.tests.kernel_runner import kernels_of
+from whet.tests.kernel_runner import execute, interpret, kernels_of, trial_of
 from whet.tests.tolerance import assert_close
 
 AVX512 = "x86_64-unknown-linux-gnu:skylake-avx512"
@@ -59,7 +61,9 @@ def merged_kernel(model: onnx.ModelProto, name: str, *, level: int = 3) -> Contr
 
 
 @pytest.mark.parametrize(("stride", "size"), [(1, 9), (2, 9), (1, "height")])
-@pytest.mark.parametrize(("group", "widths"), [(8, (4, 4)), (4, (3, 8)), (32, (2, 2)), (6, (5, 4))])
+@pytest.mark.parametrize(
+    ("group", "widths"), [(8, (4, 4)), (4, (3, 8)), (4, (8, 8)), (32, (2, 2)), (6, (5, 4))]
+)
 def test_merged_groups_give_what_groups_give(
     group: int, widths: tuple[int, int], stride: int, size: int | str
 ) -> None:
@@ -75,7 +79,40 @@ def test_a_vector_is_filled(name: str, group: int, wide: int) -> None:
     kernel = merged_kernel(grouped(group, (4, 4)), name)
     assert resolve_target(name).lanes == wide
     assert kernel.col.extent == wide
-    assert kernel.depth.extent == wide
+    assert (kernel.spread, kernel.depth.extent) == (4, 4)
+
+
+@pytest.mark.parametrize(("group", "widths", "spread"), [(4, (8, 8), 8), (4, (3, 8), 0)])
+def test_lanes_take_their_own_channels_where_groups_are_square(
+    group: int, widths: tuple[int, int], spread: int
+) -> None:
+    assert merged_kernel(grouped(group, widths), AVX512).spread == spread
+
+
+@pytest.mark.parametrize("group", [8, 16])
+@pytest.mark.parametrize("width", [2, 4, 8])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_kernels_agree_with_the_interpreter(
+    group: int, width: int, stride: int, tmp_path: Path
+) -> None:
+    calls, target = kernels_of(grouped(group, (width, width), stride=stride))
+    rng = np.random.default_rng(width)
+    for call in calls:
+        trial = trial_of(call, target, {}, rng, odd=False)
+        for found, wanted in zip(
+            execute(trial, tmp_path, threads=2), interpret(trial, precise=True), strict=True
+        ):
+            assert_close(found, wanted, "product", length=9 * width, scale=2.0)
+
+
+def test_what_is_not_finite_stays_in_its_group() -> None:
+    model = grouped(8, (4, 4))
+    x = np.ones((1, 32, 9, 7), np.float32)
+    x[0, 5, 4, 3] = np.inf
+    found = whet.compile(model, options=whet.Options(threads=1, cache_dir=""))({"x": x})["y"]
+    apart = [k for k in range(32) if k // 4 != 1]
+    assert np.isfinite(found[0, apart]).all()
+    assert not np.isfinite(found[0, 4:8, 3:6, 2:5]).all()
 
 
 @pytest.mark.parametrize(("group", "widths"), [(8, (4, 4)), (4, (3, 8)), (32, (2, 2))])

@@ -132,7 +132,11 @@ class _PlainSteps:
             vectors = self._load_b(frame, pointer, u, cells)
             self._fetch_near(frame, pointer, u, cells)
             for i, line in enumerate(sums):
-                if self._in_lanes(u, count):
+                if self.kernel.spread:
+                    if u == 0:
+                        shared[i] = self._load_a_lanes(frame, rows, i, 0)
+                    broadcast = b.shuffle(shared[i], self._own_group(u))
+                elif self._in_lanes(u, count):
                     if u % self.width == 0:
                         shared[i] = self._load_a_lanes(frame, rows, i, u)
                     broadcast = b.shuffle(shared[i], [u % self.width] * self.width)
@@ -168,6 +172,11 @@ class _PlainSteps:
         later = advanced(frame, self.kernel, pointer, i64(u + near))
         for j in range(cells.columns.vectors):
             b.prefetch(b.gep(later, kind, j * self.width), level=1)
+
+    def _own_group(self, u: int) -> list[int]:
+        """Return the channel that each lane multiplies at a depth step: one of its own group."""
+        spread = self.kernel.spread
+        return [lane // spread * spread + u for lane in range(self.width)]
 
     def _in_lanes(self, u: int, count: int) -> bool:
         """Whether depth step ``u`` takes its scalars from vectors loaded along the depth."""
