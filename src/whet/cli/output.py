@@ -83,7 +83,7 @@ def check_writable(path: Path) -> None:
         raise ArtifactError("the output is a folder", where=str(path), hint="name a file in it")
     if not path.parent.is_dir():
         raise ArtifactError("no such folder", where=str(path.parent), hint="create it first")
-    if not os.access(path.parent, os.W_OK):
+    if not whole_files.is_stream(path) and not os.access(path.parent, os.W_OK):
         raise ArtifactError(
             "the folder is not writable", where=str(path.parent), hint="choose another with -o"
         )
