@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from whet.array_files import HINT, load_arrays
 from whet.cli.opening import Array
 from whet.cli.output import write_whole
 from whet.errors import InputError, nearest
@@ -69,13 +70,13 @@ def _read_source(
     """Read one source for the inputs that it may fill."""
     word, _, seed = source.partition(":")
     if word == RANDOM:
-        if seed and not seed.isdigit():
+        if seed and not seed.isdecimal():
             raise InputError(f"the seed {seed!r} is not a number", hint="such as random:42")
         return random_inputs(specs, dims, seed=int(seed or 0))
     if word == ZERO and not seed:
         made = random_inputs(specs, dims, seed=0)
         return {name: np.zeros_like(array) for name, array in made.items()}
-    loaded = load_arrays(Path(source))
+    loaded = load_arrays(Path(source), hint=f"{HINT}, or random")
     if isinstance(loaded, dict):
         return loaded
     if len(specs) != 1:
@@ -86,26 +87,6 @@ def _read_source(
             hint="say which one: --input NAME=FILE",
         )
     return {specs[0].name: loaded}
-
-
-def load_arrays(path: Path) -> Array | dict[str, Array]:
-    """Load a ``.npy`` or ``.npz`` file; nothing in it is ever executed."""
-    hint = "give a .npy or .npz file that numpy.save or numpy.savez wrote, or random"
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            return {name: loaded[name] for name in loaded.files}
-    except OSError as error:
-        raise InputError(
-            f"cannot read: {error.strerror or error}", where=str(path), hint=hint
-        ) from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).partition(". ")[0].rstrip(".")
-        if "pickle" in reason:  # what NumPy says of whatever it does not know
-            reason = "its form is unknown, or it holds Python objects"
-        raise InputError(f"not an array file: {reason}", where=str(path), hint=hint) from error
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:

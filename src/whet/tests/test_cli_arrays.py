@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from whet.cli import arrays
-from whet.errors import ArtifactError, InputError
+from whet.errors import ArtifactError, InputError, ResourceError
 from whet.program.records import TensorSpec
 
 ONE = (TensorSpec("x", "float32", (2, 3)),)
@@ -97,6 +98,29 @@ def test_outputs_survive_saving_under_any_name(tmp_path: Path) -> None:
         assert read["low"].dtype == np.float32
         assert read["low"].tolist() == [1.5, 2]
     assert [path.name for path in tmp_path.iterdir()] == ["y.npz"]
+
+
+def test_damaged_files_are_errors(tmp_path: Path) -> None:
+    """A cut header, a changed compressed stream, a method of compression that there is none of."""
+    np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
+    np.savez_compressed(tmp_path / "x.npz", x=np.random.default_rng(0).random(300))
+    rng = np.random.default_rng(1)
+    for name in ("x.npy", "x.npz"):
+        path = tmp_path / name
+        data = path.read_bytes()
+        for _ in range(300):
+            changed = bytearray(data)
+            for at in rng.integers(0, len(data), 3):
+                changed[at] ^= 1 << int(rng.integers(8))
+            path.write_bytes(changed)
+            with suppress(InputError):
+                arrays.read_inputs([str(path)], ONE, {})
+
+
+@pytest.mark.parametrize("size", [10**15, 2**62, 10**30])
+def test_random_inputs_beyond_memory(size: int) -> None:
+    with pytest.raises(ResourceError, match="'a'"):
+        arrays.read_inputs(["random"], TWO, {"batch": size})
 
 
 def test_single_output_to_npy(tmp_path: Path) -> None:
