@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from whet.dtypes import numpy_dtype
+from whet.dtypes import DTYPES, numpy_dtype
 from whet.errors import InputError, ResourceError
 from whet.program.records import TensorSpec
 
@@ -20,12 +20,19 @@ def random_inputs(
     """Make inputs from a seed: normal floats, and integers of 0 or 1, which are valid anywhere.
 
     Raises:
-        InputError: a dimension is known at run time only and ``dims`` does not give it.
+        InputError: a dimension is known at run time only and ``dims`` does not give it, or an input
+            holds texts or is no array.
         ResourceError: an input is too large for memory, or for any.
     """
     generator = np.random.default_rng(seed)
     arrays: dict[str, Array] = {}
     for spec in specs:
+        if spec.dtype not in DTYPES:
+            raise InputError(
+                f"there are no random values of the type {spec.dtype}",
+                where=f"input {spec.name!r}",
+                hint=f"give them: --input {spec.name}=FILE.npy, or an array from Python",
+            )
         shape = tuple(_resolve(dim, spec, dims) for dim in spec.shape)
         try:
             arrays[spec.name] = _draw(generator, shape, numpy_dtype(spec.dtype))

@@ -117,6 +117,13 @@ def test_damaged_files_are_errors(tmp_path: Path) -> None:
                 arrays.read_inputs([str(path)], ONE, {})
 
 
+@pytest.mark.parametrize("kind", ["string", "seq(tensor(float))"])
+def test_values_that_are_not_drawn(kind: str) -> None:
+    with pytest.raises(InputError, match="no random values") as caught:
+        arrays.read_inputs(["random"], [TensorSpec("t", kind, (2,))], {})
+    assert "--input t=" in str(caught.value)
+
+
 @pytest.mark.parametrize("size", [10**15, 2**62, 10**30])
 def test_random_inputs_beyond_memory(size: int) -> None:
     with pytest.raises(ResourceError, match="'a'"):
