@@ -133,7 +133,7 @@ def test_random_inputs_beyond_memory(size: int) -> None:
 def test_single_output_to_npy(tmp_path: Path) -> None:
     arrays.write_arrays(tmp_path / "y.npy", {"y": np.arange(3)})
     assert np.load(tmp_path / "y.npy").tolist() == [0, 1, 2]
-    with pytest.raises(InputError, match="2 outputs"):
+    with pytest.raises(InputError, match="gives 2"):
         arrays.write_arrays(tmp_path / "z.npy", {"y": np.ones(1), "z": np.ones(1)})
     with pytest.raises(InputError, match="unknown suffix"):
         arrays.write_arrays(tmp_path / "y.txt", {"y": np.ones(1)})
@@ -154,10 +154,10 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_describe_counts_what_is_not_finite() -> None:
-    facts = arrays.describe_array("y", np.array([1.0, np.nan, 3.0, np.inf], np.float32))
+    facts = arrays.describe_value("y", np.array([1.0, np.nan, 3.0, np.inf], np.float32))
     assert facts["not_finite"] == 2
     assert (facts["min"], facts["max"], facts["mean"]) == (1.0, 3.0, 2.0)
-    assert "min" not in arrays.describe_array("y", np.empty((0, 3)))
+    assert "min" not in arrays.describe_value("y", np.empty((0, 3)))
 
 
 def test_difference() -> None:

@@ -87,7 +87,8 @@ def _input_spec(value: onnx.ValueInfoProto, shape: tuple[int | str, ...] | None)
     dims = tuple(
         d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim
     )
-    return TensorSpec(value.name, dtype.name, dims if shape is None else shape)
+    name = "string" if dtype.kind == "O" else dtype.name
+    return TensorSpec(value.name, name, dims if shape is None else shape)
 
 
 def value_names(model: onnx.ModelProto) -> list[str]:
