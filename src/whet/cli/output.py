@@ -64,8 +64,10 @@ def format_bytes(count: int) -> str:
 
 
 def format_ms(seconds: float) -> str:
-    """Return a time in milliseconds with three significant digits or more."""
-    return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds * 1e3:.0f} ms"
+    """Return a time in milliseconds: three digits that count, but no more than nanoseconds."""
+    ms = seconds * 1e3
+    digits = 0 if ms >= 1000 else 2 if ms >= 1 else 3 if ms >= 0.1 else 4 if ms >= 0.01 else 5
+    return f"{ms:.{digits}f} ms"
 
 
 def format_shape(shape: Sequence[int | str]) -> str:
