@@ -16,7 +16,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 HINT = "give a .npy or .npz file that numpy.save or numpy.savez wrote"
 
-_DAMAGE = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+DAMAGE = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 """What NumPy and the modules below it raise where a file is cut, changed or of another kind."""
 
 
@@ -36,7 +36,7 @@ def load_arrays(path: Path, *, hint: str = HINT) -> Array | dict[str, Array]:
         raise InputError(
             f"cannot read: {error.strerror or error}", where=str(path), hint=hint
         ) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = str(error).partition(". ")[0].rstrip(".")
         if "pickle" in reason:  # what NumPy says of whatever it does not know
             reason = "its form is unknown, or it holds Python objects"
