@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,3 +78,16 @@ def test_malformed_models_are_no_internal_errors(
     shown = capsys.readouterr().err
     assert code in (exits.OK, exits.NEGATIVE, exits.MODEL), shown
     assert code != exits.MODEL or "hint:" in shown
+
+
+def test_nobody_else_speaks_of_a_faulty_model(tmp_path: Path) -> None:
+    """In a process of its own: pytest takes what libraries log."""
+    model = onnx.parser.parse_model(_TEXT)
+    model.graph.node[0].input[0] = "nothing"
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    code = "from whet.cli.entry import main; main()"
+    line = [sys.executable, "-c", code, "compile", str(path)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (exits.MODEL, "")
+    assert done.stderr.startswith("error: [E100]"), done.stderr
