@@ -122,9 +122,11 @@ def _cut(place: str) -> str:
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return a hint that names the valid name closest to ``name``, or all of them."""
+    """Return a hint that names the valid name closest to ``name``, or all of them, or none."""
     import difflib  # only errors need it
 
     names = sorted(valid)
+    if not names:
+        return "there are none"
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"valid names: {', '.join(names)}"

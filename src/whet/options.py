@@ -12,6 +12,7 @@ from whet.errors import OptionError, nearest
 from whet.limits import Limits, limits_from_dict
 
 OPT_LEVELS = (0, 1, 2, 3)
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Reject values that no compilation could honour."""
-        if not isinstance(self.threads, int) or isinstance(self.threads, bool) or self.threads < 0:
-            raise OptionError(f"threads is {self.threads!r}", hint="give an integer of 0 or more")
-        if self.threads > 1024:
-            raise OptionError(f"threads is {self.threads}", hint="give at most 1024")
+        check_threads(self.threads)
         if self.opt_level not in OPT_LEVELS or isinstance(self.opt_level, bool):
             raise OptionError(f"opt_level is {self.opt_level!r}", hint="give 0, 1, 2 or 3")
         if not all(isinstance(v, int) and v >= 0 for v in self.passes.values()):
@@ -93,6 +91,18 @@ class Options:
             **({"tuning": os.fspath(self.tuning)} if self.tuning else {}),
             **({} if folded is None else {"limits": {"folded_bytes": folded}}),
         }
+
+
+def check_threads(threads: object) -> None:
+    """Refuse what is no number of threads: a run would wait for them for ever.
+
+    Raises:
+        OptionError: it is no integer from 0 to 1024.
+    """
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 0:
+        raise OptionError(f"threads is {threads!r}", hint="give an integer of 0 or more")
+    if threads > MOST_THREADS:
+        raise OptionError(f"threads is {threads}", hint=f"give at most {MOST_THREADS}")
 
 
 def options_from_dict(values: dict[str, Any]) -> Options:

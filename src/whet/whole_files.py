@@ -32,12 +32,34 @@ def write_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def path_of(given: object) -> Path:
+    """Return the path of a file to write.
+
+    Raises:
+        ArtifactError: no file can have that name.
+    """
+    if isinstance(given, (str, os.PathLike)) and Path(given).name and "\0" not in str(given):
+        return Path(given)
+    raise ArtifactError(f"{given!r} names no file", hint="give the path of a file to write")
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is a device, a pipe or a socket: what a file must not take the place of."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let ``write`` fill a file, of which no half is ever seen, whatever interrupts it.
+
+    A device or a pipe, such as ``/dev/null``, is written to and stays what it is.
 
     Raises:
         ArtifactError: the file cannot be written.
     """
+    if is_stream(path):
+        with write_errors(path), path.open("wb") as stream:
+            write(stream)
+        return
     temporary = path.with_name(f".whet-{os.urandom(8).hex()}.tmp")
     with write_errors(path):
         try:

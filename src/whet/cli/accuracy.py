@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 import whet
+from whet.array_files import load_arrays
 from whet.cli import arrays
 from whet.cli.opening import Array, is_compiled
 from whet.cli.parameters import compiler_options, dim_option, parse_dims, read_options
@@ -94,7 +95,7 @@ def read_case(path: Path, values: Mapping[str, Any], subject: Path | None = None
     feeds = arrays.read_inputs(values["sources"], specs, parse_dims(values["dims"]))
     golden = None
     if values["golden"] is not None:
-        loaded = arrays.load_arrays(values["golden"])
+        loaded = load_arrays(values["golden"])
         golden = loaded if isinstance(loaded, dict) else {model.graph.output[0].name: loaded}
     return Case(
         path=path,

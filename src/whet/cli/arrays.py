@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from whet.array_files import HINT, load_arrays
 from whet.cli.opening import Array
 from whet.cli.output import write_whole
 from whet.errors import InputError, nearest
@@ -69,13 +70,13 @@ def _read_source(
     """Read one source for the inputs that it may fill."""
     word, _, seed = source.partition(":")
     if word == RANDOM:
-        if seed and not seed.isdigit():
+        if seed and not seed.isdecimal():
             raise InputError(f"the seed {seed!r} is not a number", hint="such as random:42")
         return random_inputs(specs, dims, seed=int(seed or 0))
     if word == ZERO and not seed:
         made = random_inputs(specs, dims, seed=0)
         return {name: np.zeros_like(array) for name, array in made.items()}
-    loaded = load_arrays(Path(source))
+    loaded = load_arrays(Path(source), hint=f"{HINT}, or random")
     if isinstance(loaded, dict):
         return loaded
     if len(specs) != 1:
@@ -88,41 +89,31 @@ def _read_source(
     return {specs[0].name: loaded}
 
 
-def load_arrays(path: Path) -> Array | dict[str, Array]:
-    """Load a ``.npy`` or ``.npz`` file; nothing in it is ever executed."""
-    hint = "give a .npy or .npz file that numpy.save or numpy.savez wrote, or random"
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            return {name: loaded[name] for name in loaded.files}
-    except OSError as error:
-        raise InputError(
-            f"cannot read: {error.strerror or error}", where=str(path), hint=hint
-        ) from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).partition(". ")[0].rstrip(".")
-        if "pickle" in reason:  # what NumPy says of whatever it does not know
-            reason = "its form is unknown, or it holds Python objects"
-        raise InputError(f"not an array file: {reason}", where=str(path), hint=hint) from error
-
-
-def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+def write_arrays(path: Path, values: Mapping[str, Any]) -> None:
     """Write outputs to a ``.npz``, or a single one to a ``.npy``; all of it or nothing.
 
-    Types that NumPy's format does not know (bfloat16, fp8) are written as float32.
+    Types that NumPy's format does not know (bfloat16, fp8) are written as float32. The arrays of a
+    sequence ``y`` are called ``y[0]``, ``y[1]`` and so on; of an empty optional nothing is written.
 
     Raises:
         InputError: the suffix is neither, or several outputs go to a ``.npy``.
         ArtifactError: the file cannot be written.
     """
+    arrays = dict(_named_arrays(values))
     check_suffix(path, len(arrays))
     plain = {name: _plain(array) for name, array in arrays.items()}
     if path.suffix == ".npy":
         write_whole(path, lambda file: np.save(file, next(iter(plain.values()))))
     else:
         write_whole(path, lambda file: _write_npz(file, plain))
+
+
+def _named_arrays(values: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
+    for name, value in values.items():
+        if isinstance(value, list):
+            yield from _named_arrays({f"{name}[{k}]": item for k, item in enumerate(value)})
+        elif value is not None:
+            yield name, value
 
 
 def check_suffix(path: Path, outputs: int) -> None:
@@ -137,7 +128,7 @@ def check_suffix(path: Path, outputs: int) -> None:
         )
     if path.suffix == ".npy" and outputs != 1:
         raise InputError(
-            f"a .npy file holds one array, the model has {outputs} outputs",
+            f"a .npy file holds one array, the model gives {outputs}",
             where=str(path),
             hint="name a .npz file",
         )
@@ -154,14 +145,24 @@ def _write_npz(file: IO[bytes], arrays: Mapping[str, Array]) -> None:
 
 def _plain(array: Array) -> Array:
     """Return an array of a type that NumPy's file format knows."""
+    if array.dtype == object:
+        return array.astype(np.str_)
     return array.astype(np.float32) if array.dtype.isbuiltin == 2 else array  # 2: a user type
 
 
-def describe_array(name: str, array: Array) -> dict[str, Any]:
-    """Return name, type, shape and range of an array as a JSON value."""
+def describe_value(name: str, value: Any) -> dict[str, Any]:
+    """Return name, type, shape and range of an output as a JSON value; a sequence has a length."""
+    if value is None:
+        return {"name": name, "dtype": "none", "shape": []}
+    if isinstance(value, list):
+        return {"name": name, "dtype": "sequence", "shape": [len(value)]}
+    return _describe_array(name, value)
+
+
+def _describe_array(name: str, array: Array) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "name": name,
-        "dtype": str(array.dtype),
+        "dtype": "string" if array.dtype.kind == "O" else str(array.dtype),
         "shape": list(array.shape),
     }
     if array.size and array.dtype.kind not in "OSUM":

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import onnx
 
 Shape = tuple[int | str, ...]
+_NO_TYPE = "unknown"
+_PRODUCT_VALUES = 3  # two operands and a result
 _HINT = "give a file that an exporter to ONNX wrote"
 
 
@@ -108,16 +110,14 @@ def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def _bits(data_type: int) -> int:
-    """Return how many bits an element of an ONNX type takes."""
-    from onnx import TensorProto
+    """Return how many bits an element of an ONNX type takes; 0 if there is no such type."""
+    from onnx import TensorProto, helper
 
+    if data_type not in helper.get_all_tensor_dtypes():
+        return 0
     name = str(TensorProto.DataType.Name(data_type))
     packed = {"INT2": 2, "UINT2": 2, "INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "BOOL": 8}
-    if name in packed:
-        return packed[name]
-    from onnx import helper
-
-    return 8 * int(helper.tensor_dtype_to_np_dtype(data_type).itemsize)
+    return packed.get(name) or 8 * int(helper.tensor_dtype_to_np_dtype(data_type).itemsize)
 
 
 def _shape(value: onnx.ValueInfoProto) -> Shape:
@@ -129,12 +129,15 @@ def _shape(value: onnx.ValueInfoProto) -> Shape:
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    """Describe an input or output."""
+    """Describe an input or output; files need not say which type an output has."""
     from onnx import helper
 
     if not value.type.HasField("tensor_type"):
-        return TensorSpec(value.name, str(value.type.WhichOneof("value")), ())
-    dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        return TensorSpec(value.name, value.type.WhichOneof("value") or _NO_TYPE, ())
+    kind = value.type.tensor_type.elem_type
+    if kind not in helper.get_all_tensor_dtypes():
+        return TensorSpec(value.name, _NO_TYPE, _shape(value))
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
     return TensorSpec(value.name, dtype.name, _shape(value))
 
 
@@ -145,7 +148,8 @@ def _infer_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {t.name: tuple(t.dims) for t in model.graph.initializer}
     try:
         graph = shape_inference.infer_shapes(model, data_prop=True).graph
-    except (RuntimeError, ValueError):  # over 2 GiB, or a model that contradicts itself
+    except (shape_inference.InferenceError, RuntimeError, ValueError):
+        # over 2 GiB, or a model that contradicts itself or lacks an opset
         graph = model.graph
     for value in (*graph.input, *graph.value_info, *graph.output):
         if value.type.tensor_type.HasField("shape"):
@@ -155,9 +159,9 @@ def _infer_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
 
 def _count_flops(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int | None:
     """Return two operations a multiply-add of a node; ``None`` where a shape is not known."""
-    names = (node.input[0], node.input[1], node.output[0])
-    found = [shapes.get(name) for name in names]
-    if any(shape is None or not all(isinstance(d, int) for d in shape) for shape in found):
+    found = [shapes.get(name) for name in (*node.input[:2], *node.output[:1])]
+    known = (s is not None and all(isinstance(dim, int) for dim in s) for s in found)
+    if len(found) < _PRODUCT_VALUES or not all(known):
         return None
     first, second, result = ([int(dim) for dim in shape or ()] for shape in found)
     return 2 * _FLOPS[node.op_type](node, first, second, result)
@@ -181,7 +185,7 @@ def _matmul(_: onnx.NodeProto, first: list[int], __: list[int], result: list[int
 def _gemm(node: onnx.NodeProto, first: list[int], __: list[int], result: list[int]) -> int:
     """Multiply-adds: every output element takes one row, or column where A is transposed."""
     transposed = any(a.name == "transA" and a.i for a in node.attribute)
-    return math.prod(result) * first[0 if transposed else 1]
+    return math.prod(result) * (first[0 if transposed else -1] if first else 1)
 
 
 _FLOPS = {"Conv": _conv, "ConvTranspose": _conv_transpose, "MatMul": _matmul, "Gemm": _gemm}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -107,6 +108,8 @@ def whet_command() -> None:
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; no exception escapes but with --traceback."""
+    # Of a faulty model it logs a part of what our error says, in front of it.
+    logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
     try:
         result = whet_command.main(list(arguments), prog_name="whet", standalone_mode=False)
     except BrokenPipeError:

@@ -64,8 +64,10 @@ def format_bytes(count: int) -> str:
 
 
 def format_ms(seconds: float) -> str:
-    """Return a time in milliseconds with three significant digits or more."""
-    return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds * 1e3:.0f} ms"
+    """Return a time in milliseconds: three digits that count, but no more than nanoseconds."""
+    ms = seconds * 1e3
+    digits = 0 if ms >= 1000 else 2 if ms >= 1 else 3 if ms >= 0.1 else 4 if ms >= 0.01 else 5
+    return f"{ms:.{digits}f} ms"
 
 
 def format_shape(shape: Sequence[int | str]) -> str:
@@ -83,7 +85,7 @@ def check_writable(path: Path) -> None:
         raise ArtifactError("the output is a folder", where=str(path), hint="name a file in it")
     if not path.parent.is_dir():
         raise ArtifactError("no such folder", where=str(path.parent), hint="create it first")
-    if not os.access(path.parent, os.W_OK):
+    if not whole_files.is_stream(path) and not os.access(path.parent, os.W_OK):
         raise ArtifactError(
             "the folder is not writable", where=str(path.parent), hint="choose another with -o"
         )

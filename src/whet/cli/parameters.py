@@ -28,12 +28,12 @@ def parse_shape(text: str) -> tuple[str, tuple[int | str, ...]]:
         raise click.BadParameter(
             f"{text!r} is not NAME:DIM,DIM,…, such as input:1,3,224,224", param_hint="'--shape'"
         )
-    return name, tuple(int(part) if part.isdigit() else part for part in parts)
+    return name, tuple(int(part) if part.isdecimal() else part for part in parts)
 
 
 def _is_dim(text: str) -> bool:
     """Tell whether a text is a dimension: a number or a name."""
-    return text.isdigit() or text.isidentifier()
+    return text.isdecimal() or text.isidentifier()
 
 
 def parse_shapes(texts: Sequence[str]) -> Shapes | None:
@@ -52,11 +52,11 @@ def parse_switches(texts: Sequence[str]) -> dict[str, bool | int]:
     switches: dict[str, bool | int] = {}
     for text in texts:
         name, _, value = text.partition("=")
-        if not name or (value.lower() not in _SWITCHES and not value.isdigit()):
+        if not name or (value.lower() not in _SWITCHES and not value.isdecimal()):
             raise click.BadParameter(
                 f"{text!r} is not NAME=on, NAME=off or NAME=NUMBER", param_hint="'--pass'"
             )
-        switches[name] = int(value) if value.isdigit() else _SWITCHES[value.lower()]
+        switches[name] = int(value) if value.isdecimal() else _SWITCHES[value.lower()]
     return switches
 
 
@@ -65,7 +65,7 @@ def parse_dims(texts: Sequence[str]) -> dict[str, int]:
     dims: dict[str, int] = {}
     for text in texts:
         name, _, value = text.partition("=")
-        if not name or not value.isdigit():
+        if not name or not value.isdecimal():
             raise click.BadParameter(f"{text!r} is not NAME=NUMBER", param_hint="'--dim'")
         dims[name] = int(value)
     return dims
@@ -76,7 +76,7 @@ def parse_limits(texts: Sequence[str]) -> dict[str, int]:
     limits: dict[str, int] = {}
     for text in texts:
         name, _, value = text.partition("=")
-        if not name or not value.isdigit():
+        if not name or not value.isdecimal():
             raise click.BadParameter(f"{text!r} is not NAME=NUMBER", param_hint="'--limit'")
         limits[name] = int(value)
     return limits
@@ -136,7 +136,7 @@ def read_options(values: Mapping[str, Any]) -> tuple[Shapes | None, Options]:
 def parse_batches(text: str | None) -> tuple[int, ...]:
     """Read ``--dynamic-batch 1,8,16``."""
     parts = [part.strip() for part in text.split(",")] if text else []
-    if not all(part.isdigit() and int(part) for part in parts):
+    if not all(part.isdecimal() and int(part) for part in parts):
         raise click.BadParameter(f"{text!r} is not N,N,…", param_hint="'--dynamic-batch'")
     return tuple(int(part) for part in parts)
 
@@ -144,7 +144,7 @@ def parse_batches(text: str | None) -> tuple[int, ...]:
 def parse_images(text: str | None) -> tuple[tuple[int, int], ...]:
     """Read ``--dynamic-image 224x224,448x448``: heights and widths."""
     sizes = [part.strip().partition("x") for part in text.split(",")] if text else []
-    if not all(height.isdigit() and width.isdigit() for height, _, width in sizes):
+    if not all(height.isdecimal() and width.isdecimal() for height, _, width in sizes):
         raise click.BadParameter(f"{text!r} is not HxW,HxW,…", param_hint="'--dynamic-image'")
     return tuple((int(height), int(width)) for height, _, width in sizes)
 
@@ -152,7 +152,7 @@ def parse_images(text: str | None) -> tuple[tuple[int, int], ...]:
 def parse_profiles(text: str | None) -> tuple[tuple[int, ...], ...]:
     """Read ``--dynamic-dims 1,16;8,128``: values of all open dimensions, as often as wanted."""
     profiles = [part.split(",") for part in text.strip(" ;").split(";")] if text else []
-    if not all(size.strip().isdigit() for profile in profiles for size in profile):
+    if not all(size.strip().isdecimal() for profile in profiles for size in profile):
         raise click.BadParameter(f"{text!r} is not N,N,…;N,N,…", param_hint="'--dynamic-dims'")
     return tuple(tuple(int(size) for size in profile) for profile in profiles)
 

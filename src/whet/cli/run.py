@@ -60,7 +60,7 @@ def command(
     seconds = time.perf_counter() - start
     if target_file:
         arrays.write_arrays(target_file, results)
-    facts = [arrays.describe_array(name, array) for name, array in results.items()]
+    facts = [arrays.describe_value(name, value) for name, value in results.items()]
     if as_json:
         saved = str(target_file) if target_file else None
         found = {"outputs": facts, "seconds": seconds, "saved": saved}

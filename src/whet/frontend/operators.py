@@ -92,7 +92,7 @@ def _is_known(node: ir.Node, imports: dict[str, int], foreign: Container[tuple[s
         if node.domain not in imports and node.domain != RUNTIME_DOMAIN:
             raise ModelError(
                 f"the model does not import the domain {node.domain!r}",
-                where=f"node {node.name!r} ({node.op_type})",
+                where=f"node {name_of(node)!r} ({node.op_type})",
                 hint="export the model again",
             )
         return (node.domain, node.op_type) in foreign
@@ -133,7 +133,7 @@ def _check_form(node: ir.Node, schema: onnx.defs.OpSchema, version: int) -> None
     if fault is not None:
         raise ModelError(
             f"{node.op_type} of opset {version} {fault}",
-            where=f"node {node.name!r}",
+            where=f"node {name_of(node)!r}",
             hint="export the model again",
         )
 

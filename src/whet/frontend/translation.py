@@ -16,7 +16,7 @@ import onnx.shape_inference
 import onnx_ir as ir
 
 from whet.errors import ShapeError, UnsupportedError
-from whet.graph.edit import Names, constant, constant_tensor, inherit_sources
+from whet.graph.edit import Names, constant, constant_tensor, inherit_sources, name_of
 from whet.graph.opset import WHET_DOMAIN, canonical_opset
 
 Array = np.ndarray[Any, Any]
@@ -125,7 +125,9 @@ class Translation:
     def refuse(self, reason: str, hint: str | None = None) -> UnsupportedError:
         """Return an error that names this node."""
         label = f"{self.node.domain or 'ai.onnx'}::{self.node.op_type}"
-        return UnsupportedError(f"{label}: {reason}", where=f"node {self.node.name!r}", hint=hint)
+        return UnsupportedError(
+            f"{label}: {reason}", where=f"node {name_of(self.node)!r}", hint=hint
+        )
 
     # -- what is known of values -------------------------------------------------------------
 
@@ -334,7 +336,7 @@ def infer_node(node: ir.Node) -> None:
         found = _inferred(node)
     except (onnx.shape_inference.InferenceError, onnx.defs.SchemaError, ValueError) as error:
         text = " ".join(str(error).split())[:300]
-        raise ShapeError(f"{node.op_type}: {text}", where=f"node {node.name!r}") from error
+        raise ShapeError(f"{node.op_type}: {text}", where=f"node {name_of(node)!r}") from error
     for value in node.outputs:
         proto = found.get(value.name or "")
         if proto is not None:

@@ -18,7 +18,7 @@ from whet.frontend.adapters_forms import FORM_ADAPTERS
 from whet.frontend.adapters_legacy import LEGACY_ADAPTERS
 from whet.frontend.adapters_resize import RESIZE_ADAPTERS
 from whet.frontend.adapting import INFERRED_FROM, Adapter, Rewriter
-from whet.graph.edit import Names
+from whet.graph.edit import Names, name_of
 from whet.graph.infer import infer_leniently, infer_node
 from whet.graph.opset import ONNX_DOMAINS, canonical_opset
 
@@ -108,7 +108,7 @@ def _upgrade_node(
     for adapter in table.get(node.op_type, ()):
         if version >= adapter.below:
             continue
-        where = f"node {node.name!r} ({node.op_type}, opset {version})"
+        where = f"node {name_of(node)!r} ({node.op_type}, opset {version})"
         fault = adapter.apply(node, rewriter)
         if fault is not None:
             raise ModelError(fault, where=where, hint="export the model with a newer opset")

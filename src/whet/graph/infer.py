@@ -11,7 +11,7 @@ import onnx.shape_inference
 import onnx_ir as ir
 
 from whet.errors import ShapeError
-from whet.graph.edit import constant_tensor
+from whet.graph.edit import constant_tensor, name_of
 from whet.graph.opset import canonical_opset, has_operator
 
 SMALL_BYTES = 4096
@@ -108,7 +108,7 @@ def _refuse_trap(node: ir.Node) -> None:
     fault = _TRAPS[node.op_type](node) if node.domain == "" and node.op_type in _TRAPS else None
     if fault is not None:
         text, hint = fault
-        raise ShapeError(f"{node.op_type} {text}", where=f"node {node.name!r}", hint=hint)
+        raise ShapeError(f"{node.op_type} {text}", where=f"node {name_of(node)!r}", hint=hint)
 
 
 def _slice_trap(node: ir.Node) -> tuple[str, str] | None:

@@ -1,8 +1,7 @@
-"""A stable, readable text of a graph, one line a node, and differences between two texts."""
+"""A stable, readable text of a graph, one line a node."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,14 +17,6 @@ def graph_text(model: ir.Model) -> str:
     equal text, so the text can be compared and kept in version control.
     """
     return "\n".join(_graph_lines(model.graph, "")) + "\n"
-
-
-def graph_diff(before: str, after: str, *, context: int = 1) -> str:
-    """Return a unified diff of two graph texts, empty if they are equal."""
-    lines = difflib.unified_diff(
-        before.splitlines(), after.splitlines(), "before", "after", lineterm="", n=context
-    )
-    return "\n".join(lines)
 
 
 def type_text(value: ir.Value) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from whet.graph.edit import name_of
+
 
 def find_fault(model: ir.Model, *, typed: bool = False) -> tuple[str, str] | None:
     """Return what is wrong with the structure of a model and where, or ``None``.
@@ -28,7 +30,7 @@ def _graph_fault(
     if fault:
         return fault
     for node in graph:
-        where = f"node {node.name!r} ({node.op_type})"
+        where = f"node {name_of(node)!r} ({node.op_type})"
         fault = _inputs_fault(node, defined, names, where) or _define(
             [v for v in node.outputs if v.name], defined, names, where
         )
@@ -79,6 +81,6 @@ def _untyped(graph: ir.Graph) -> tuple[str, str] | None:
     for node in graph:
         for value in node.outputs:
             if value.name and value.type is None:
-                where = f"node {node.name!r} ({node.op_type})"
+                where = f"node {name_of(node)!r} ({node.op_type})"
                 return f"the type of {value.name!r} is unknown", where
     return None

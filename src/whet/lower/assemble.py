@@ -14,6 +14,7 @@ from whet.errors import ShapeError
 from whet.index import ZERO, Atom, Dim, Poly, var
 from whet.kernel.spec import Contraction, Kernel
 from whet.lower.copying import Copies, sampled_digest
+from whet.lower.extent_text import extent_text
 from whet.lower.lower import Lowered
 from whet.lower.select import KernelCall, kernel_kind
 from whet.lower.storage import Root
@@ -137,14 +138,7 @@ def make_spec(name: str, dtype: str, shape: tuple[Poly, ...]) -> TensorSpec:
 
 
 def _extent(p: Poly) -> int | str:
-    if p.constant is not None:
-        return p.constant
-    atoms = p.atoms
-    if len(atoms) == 1 and len(p.terms) == 1 and p.terms[0][1] == 1:
-        only = next(iter(atoms))
-        if isinstance(only, Dim):
-            return only.name
-    return str(p)
+    return extent_text(p) if p.constant is None else p.constant
 
 
 def _dims(shapes: Iterable[tuple[Poly, ...]]) -> tuple[str, ...]:

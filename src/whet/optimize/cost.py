@@ -50,8 +50,13 @@ def _size(value: ir.Value | None) -> int:
 
 
 def _bytes(node: ir.Node) -> int:
-    values = [v for v in (*node.inputs, *node.outputs) if v is not None and v.dtype is not None]
-    return sum(_size(v) * (v.dtype.bitwidth if v.dtype else 0) // 8 for v in values)
+    return sum(_size(v) * _bits(v) // 8 for v in (*node.inputs, *node.outputs))
+
+
+def _bits(value: ir.Value | None) -> int:
+    """Return how many bits an element takes; 0 for texts, whose length nobody knows."""
+    dtype = None if value is None else value.dtype
+    return 0 if dtype is None or dtype is ir.DataType.STRING else dtype.bitwidth
 
 
 def _flops(node: ir.Node) -> int:

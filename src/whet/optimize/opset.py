@@ -78,13 +78,22 @@ def _wrong_type(node: ir.Node, schema: onnx.defs.OpSchema) -> str:
     allowed = {c.type_param_str: set(c.allowed_type_strs) for c in schema.type_constraints}
     for formals, values in ((schema.inputs, node.inputs), (schema.outputs, node.outputs)):
         for position, value in enumerate(values):
-            if value is None or value.dtype is None or not formals:
+            if value is None or value.type is None or not formals:
                 continue
             formal = formals[min(position, len(formals) - 1)]
-            kind = f"tensor({_type_name(value.dtype)})"
+            kind = _kind(value.type)
             if kind not in allowed.get(formal.type_str, {kind, formal.type_str}):
                 return f"type {kind}"
     return ""
+
+
+def _kind(type_: ir.TypeProtocol) -> str:
+    """Return how ONNX's signatures write a type, such as ``seq(tensor(float))``."""
+    if isinstance(type_, ir.SequenceType):
+        return f"seq({_kind(type_.elem_type)})"
+    if isinstance(type_, ir.OptionalType):
+        return f"optional({_kind(type_.elem_type)})"
+    return f"tensor({_type_name(type_.dtype)})"
 
 
 _TYPE_NAMES: Mapping[str, str] = {"FLOAT": "float", "DOUBLE": "double"}

@@ -94,9 +94,9 @@ def open_container(path: str | os.PathLike[str]) -> Iterator[Container]:
         raise ArtifactError(
             "there is no such file", where=os.fspath(path), hint="check the path"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ArtifactError(
-            f"cannot read: {_reason(error)}", where=os.fspath(path), hint="check the path"
+            f"cannot read: {_reason(error)}", where=str(path), hint="check the path"
         ) from error
     try:
         yield _read_structure(handle)

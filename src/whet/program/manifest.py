@@ -10,6 +10,7 @@ import msgspec
 from whet.dtypes import numpy_dtype
 from whet.errors import ArtifactError
 from whet.index import Poly
+from whet.options import MOST_THREADS
 from whet.program.contents import NO_CONTENT, ContentRow, content_at, contents_of
 from whet.program.polynomials import from_json
 from whet.program.records import (
@@ -32,7 +33,6 @@ NO_SCRIPT = b"null"
 """What a manifest has in the place of a script."""
 
 _MOST_BYTES = 2**47
-_MOST_THREADS = 1024
 
 
 class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -319,7 +319,7 @@ def _memory_problem(program: Program, weights: int) -> str:
 def _range_problem(manifest: Manifest, code: int) -> str:
     if not 0 <= manifest.scratch_bytes < _MOST_BYTES:
         return f"scratch memory of {manifest.scratch_bytes} bytes"
-    if not 0 <= manifest.threads <= _MOST_THREADS:
+    if not 0 <= manifest.threads <= MOST_THREADS:
         return f"{manifest.threads} threads"
     if not all(0 <= offset < code for offset in manifest.symbols.values()):
         return "a function lies outside the code"

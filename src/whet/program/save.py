@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO
 
 from whet.program.blake2b import blake2b
@@ -12,7 +11,7 @@ from whet.program.container import HEADER, MAGIC, MAJOR, MINOR, PAGE, SECTIONS, 
 from whet.program.make_manifest import make_manifest
 from whet.program.manifest import SectionRow, encode_manifest
 from whet.program.records import Program
-from whet.whole_files import write_whole
+from whet.whole_files import path_of, write_whole
 
 
 def write_container(
@@ -25,7 +24,7 @@ def write_container(
     """Write a file, whole or not at all.
 
     Args:
-        path: where to; an existing file is replaced.
+        path: where to; an existing file is replaced, a device or pipe is not.
         program: the program.
         symbols: offsets of functions in the code.
         sections: bytes by name, from ``SECTIONS``.
@@ -34,7 +33,7 @@ def write_container(
     Raises:
         ArtifactError: the file cannot be written; nothing is left behind.
     """
-    target = Path(path)
+    target = path_of(path)
     views = {name: sections[name].cast("B") for name in SECTIONS if name in sections}
     digests = {name: digest(view) for name, view in views.items()}
     head, rows = _compose(program, symbols, views, digests, metadata)

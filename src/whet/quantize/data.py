@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from whet.array_files import load_arrays
 from whet.dtypes import numpy_dtype
 from whet.errors import InputError, nearest
 from whet.program.records import TensorSpec
@@ -125,7 +125,7 @@ class CalibrationData:
         if path.is_dir():
             yield from self._of_folder(path)
         elif path.suffix.lower() in _ARRAYS:
-            yield from self._of_item(_load(path), str(path))
+            yield from self._of_item(load_arrays(path), str(path))
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             yield from self._of_image(path, None)
         else:
@@ -219,23 +219,6 @@ def _again(source: Iterable[Any]) -> Iterator[Any]:
 
 def _name(source: Source) -> str:
     return os.fspath(source) if isinstance(source, str | os.PathLike) else "calibration"
-
-
-def _load(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            return {name: loaded[name] for name in loaded.files}
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror or error}", where=str(path)) from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"not an array file: {error}",
-            where=str(path),
-            hint="give a .npy or .npz file that numpy.save or numpy.savez wrote",
-        ) from error
 
 
 def _split(array: Array, spec: TensorSpec, where: str) -> Array:

@@ -104,12 +104,12 @@ class _Writer:
         formals = _formals(node)
         for position, value in enumerate(node.inputs):
             if value is not None and is_float32(value) and formals[0][position] in variables:
-                node.replace_input_with(position, self._read(value, node))
+                node.replace_input_with(position, self._read(value))
         for value, formal in zip(node.outputs, formals[1], strict=True):
             if is_float32(value) and formal in variables:
                 self._give(node, value)
 
-    def _read(self, value: ir.Value, node: ir.Node) -> ir.Value:
+    def _read(self, value: ir.Value) -> ir.Value:
         name = value.name or ""
         if name not in self._small:
             tensor = constant_tensor(value)

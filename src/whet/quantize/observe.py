@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from whet.array_files import DAMAGE
 from whet.driver import compile as compile_model
 from whet.errors import ArtifactError, InputError, ModelError
 from whet.options import Options
@@ -94,7 +94,7 @@ def observe(
     program = compile_model(_with_outputs(model, names), options=how.options)
     given = {v.name for v in model.graph.inputs}
     key = _key(model, names, how.config) if how.state is not None else ""
-    found = _resumed(how.state, key, names)
+    found = _resumed(how.state, key)
     nodes = {str(node.name): node for node in model.graph}
     chosen = {x.name: (nodes[x.name], x) for x in layers}
     seen = _Seen(how.state, found)
@@ -229,14 +229,14 @@ def _save(path: Path, key: str, found: Observations) -> None:
     write_whole(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
-def _resumed(path: Path | None, key: str, names: list[str]) -> Observations:
+def _resumed(path: Path | None, key: str) -> Observations:
     """Return the state of an interrupted calibration, or an empty one."""
     if path is None or not path.exists():
         return Observations()
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, *DAMAGE) as error:
         raise ArtifactError(
             f"not a calibration state: {error}", where=str(path), hint="delete it and start again"
         ) from error

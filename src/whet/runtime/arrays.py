@@ -177,20 +177,21 @@ def empty_aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return a new array that starts at a multiple of 64 bytes.
 
     Raises:
-        ResourceError: there is not enough memory.
+        ResourceError: there is not enough memory, or the shape is beyond what NumPy takes, which
+            one with a 0 in it may be, too.
     """
     size = math.prod(shape) * dtype.itemsize
     try:
         raw = np.empty(size + _ALIGNMENT, np.uint8)
+        return np.ndarray(shape, dtype, raw, -address_of(raw) % _ALIGNMENT)
     except (MemoryError, ValueError) as error:
-        raise ResourceError(f"{size} bytes for an output cannot be had") from error
-    skip = -address_of(raw) % _ALIGNMENT
-    return np.ndarray(shape, dtype, raw, skip)
+        text = f"{size} bytes for an output of shape {shape} cannot be had"
+        raise ResourceError(text) from error
 
 
 def _new_output(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return an array for an output; a small one starts where NumPy puts it, which is quicker."""
-    if math.prod(shape) * dtype.itemsize < _SMALL_BYTES:
+    if 0 < math.prod(shape) * dtype.itemsize < _SMALL_BYTES:
         return np.empty(shape, dtype)
     return empty_aligned(shape, dtype)
 

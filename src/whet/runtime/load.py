@@ -7,6 +7,7 @@ import os
 import msgspec
 import numpy as np
 
+from whet.options import check_threads
 from whet.program.container import open_container, read_section
 from whet.program.records import Program
 from whet.runtime.arrays import address_of, empty_aligned
@@ -47,6 +48,7 @@ def load(
     Raises:
         ArtifactError: the file is missing, damaged or of another format version.
         TargetError: this machine cannot run the code.
+        OptionError: ``threads`` is no number of threads.
     """
     with open_container(path) as container:
         runs = runs_here(container.program.target)
@@ -79,6 +81,12 @@ def _aligned(weights: Bytes) -> Bytes:
 
 
 def thread_count(program: Program, threads: int | None) -> int:
-    """Return how many threads a call uses; 0 stands for all CPUs."""
-    wanted = program.threads if threads is None else threads
-    return wanted or available_cpus()
+    """Return how many threads a call uses; 0 stands for all CPUs.
+
+    Raises:
+        OptionError: ``threads`` is no number of threads.
+    """
+    if threads is None:
+        return program.threads or available_cpus()
+    check_threads(threads)
+    return threads or available_cpus()

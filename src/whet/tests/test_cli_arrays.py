@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from whet.cli import arrays
-from whet.errors import ArtifactError, InputError
+from whet.errors import ArtifactError, InputError, ResourceError
 from whet.program.records import TensorSpec
 
 ONE = (TensorSpec("x", "float32", (2, 3)),)
@@ -99,10 +100,40 @@ def test_outputs_survive_saving_under_any_name(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["y.npz"]
 
 
+def test_damaged_files_are_errors(tmp_path: Path) -> None:
+    """A cut header, a changed compressed stream, a method of compression that there is none of."""
+    np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
+    np.savez_compressed(tmp_path / "x.npz", x=np.random.default_rng(0).random(300))
+    rng = np.random.default_rng(1)
+    for name in ("x.npy", "x.npz"):
+        path = tmp_path / name
+        data = path.read_bytes()
+        for _ in range(300):
+            changed = bytearray(data)
+            for at in rng.integers(0, len(data), 3):
+                changed[at] ^= 1 << int(rng.integers(8))
+            path.write_bytes(changed)
+            with suppress(InputError):
+                arrays.read_inputs([str(path)], ONE, {})
+
+
+@pytest.mark.parametrize("kind", ["string", "seq(tensor(float))"])
+def test_values_that_are_not_drawn(kind: str) -> None:
+    with pytest.raises(InputError, match="no random values") as caught:
+        arrays.read_inputs(["random"], [TensorSpec("t", kind, (2,))], {})
+    assert "--input t=" in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [10**15, 2**62, 10**30])
+def test_random_inputs_beyond_memory(size: int) -> None:
+    with pytest.raises(ResourceError, match="'a'"):
+        arrays.read_inputs(["random"], TWO, {"batch": size})
+
+
 def test_single_output_to_npy(tmp_path: Path) -> None:
     arrays.write_arrays(tmp_path / "y.npy", {"y": np.arange(3)})
     assert np.load(tmp_path / "y.npy").tolist() == [0, 1, 2]
-    with pytest.raises(InputError, match="2 outputs"):
+    with pytest.raises(InputError, match="gives 2"):
         arrays.write_arrays(tmp_path / "z.npy", {"y": np.ones(1), "z": np.ones(1)})
     with pytest.raises(InputError, match="unknown suffix"):
         arrays.write_arrays(tmp_path / "y.txt", {"y": np.ones(1)})
@@ -123,10 +154,10 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_describe_counts_what_is_not_finite() -> None:
-    facts = arrays.describe_array("y", np.array([1.0, np.nan, 3.0, np.inf], np.float32))
+    facts = arrays.describe_value("y", np.array([1.0, np.nan, 3.0, np.inf], np.float32))
     assert facts["not_finite"] == 2
     assert (facts["min"], facts["max"], facts["mean"]) == (1.0, 3.0, 2.0)
-    assert "min" not in arrays.describe_array("y", np.empty((0, 3)))
+    assert "min" not in arrays.describe_value("y", np.empty((0, 3)))
 
 
 def test_difference() -> None:

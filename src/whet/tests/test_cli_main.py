@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import whet
-from whet.cli import entry, exits
+from whet.cli import entry, exits, output
 from whet.cli.main import run_command
 
 
@@ -142,3 +142,11 @@ def test_version_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(2.5, "2500 ms"), (0.01234, "12.34 ms"), (0.000123, "0.123 ms"), (6.26e-6, "0.00626 ms")],
+)
+def test_short_times_keep_digits_that_count(seconds: float, text: str) -> None:
+    assert output.format_ms(seconds) == text

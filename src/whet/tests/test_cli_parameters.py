@@ -49,6 +49,6 @@ def test_switches() -> None:
 
 def test_dims() -> None:
     assert parse_dims(["batch=4", "seq=128"]) == {"batch": 4, "seq": 128}
-    for text in ("batch", "=4", "batch=", "batch=-1"):
+    for text in ("batch=²", "batch", "=4", "batch=", "batch=-1"):
         with pytest.raises(click.BadParameter, match="NAME=NUMBER"):
             parse_dims([text])

@@ -88,6 +88,22 @@ def test_everything_unsupported_is_listed_at_once() -> None:
         whet.compile(_model(nodes, inputs, outputs))
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        helper.make_node("Relu", ["x"], ["y"], strength=3),
+        helper.make_node("Relu", ["x", "x"], ["y"]),
+        helper.make_node("Relu", ["nothing"], ["y"]),
+        helper.make_node("Elsewhere", ["x"], ["y"], domain="not.imported"),
+        helper.make_node("MatMul", ["x", "x"], ["y"]),
+    ],
+)
+def test_nodes_without_names_are_called_by_what_they_make(node: onnx.NodeProto) -> None:
+    with pytest.raises(whet.WhetError) as caught:
+        whet.compile(_model([node], [_info("x", [2, 3])], [_info("y", None)]))
+    assert f"{node.op_type}_y" in str(caught.value)
+
+
 # -- arguments -------------------------------------------------------------------------------------
 
 

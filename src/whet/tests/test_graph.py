@@ -10,7 +10,7 @@ from whet.graph.edit import Names, bypass, constant, ints, scalar, static_shape
 from whet.graph.evaluate import evaluate_node
 from whet.graph.infer import infer_shapes
 from whet.graph.match import Any, Const, Match, Miss, Number, OneOf, Op, match
-from whet.graph.text import graph_diff, graph_text
+from whet.graph.text import graph_text
 from whet.graph.verify import find_fault
 from whet.tests.passkit import build
 
@@ -49,16 +49,6 @@ def test_graph_text_of_subgraphs() -> None:
         "else_branch = e () => (float[2] v) { v = Relu(x) }> }"
     )
     assert "  then_branch:\n    %u: f32[2] = Neg(%x)\n" in graph_text(model)
-
-
-def test_graph_diff() -> None:
-    model = added()
-    before = graph_text(model)
-    model.graph[0].op_type = "Neg"
-    lines = graph_diff(before, graph_text(model)).splitlines()
-    assert "-%a: f32[N,2] = Relu(%x)" in lines
-    assert "+%a: f32[N,2] = Neg(%x)" in lines
-    assert graph_diff(before, before) == ""
 
 
 def test_match_binds_names_in_any_order() -> None:

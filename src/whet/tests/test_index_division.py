@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from whet.index import Dim, Poly, recombine, var
+from whet.lower.extent_text import extent_text
 
 S, B = var(Dim("s")), var(Dim("b"))
 
@@ -39,3 +40,20 @@ def test_nested_quotients_keep_their_values(shift: int, inner: int, outer: int) 
     for s in range(1, 90):
         expected = divmod(s // inner + shift, outer)
         assert (found.evaluate({"s": s}), remainder.evaluate({"s": s})) == expected
+
+
+@pytest.mark.parametrize(
+    ("extent", "text"),
+    [
+        (S, "s"),
+        (S - 1, "s-1"),
+        (2 * S + 3 * B, "3*b+2*s"),
+        (-(S // 2), "-(s//2)"),
+        (B * ((S + 1) // 2), "b*((s+1)//2)"),
+        ((S - 1) // 2 - (B // 3) % 5 + 7, "(s+1)//2-((b//3)%5)+6"),
+        (1 - S, "-s+1"),
+        (S * 0, "0"),
+    ],
+)
+def test_extents_read_like_python(extent: Poly, text: str) -> None:
+    assert extent_text(extent) == text

@@ -50,7 +50,9 @@ def test_divergence_is_that_of_the_softmax() -> None:
     assert measure_error(found, golden).kl == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16", "float8_e4m3fn"])
+@pytest.mark.parametrize(
+    "dtype", ["float16", "float32", "float64", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
+)
 def test_one_step_of_a_float_type(dtype: str) -> None:
     kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
     epsilon = float(ml_dtypes.finfo(kind).eps)  # type: ignore[no-untyped-call]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 from pathlib import Path
@@ -193,6 +194,15 @@ def test_findings_are_ranked_and_say_why() -> None:
     assert "movement" not in kinds
 
 
+def test_findings_weigh_what_they_save_of_a_whole_run() -> None:
+    program, times = stamped()
+    busy = advise(program, times, place_launches(times, LIMITS))
+    assert "high" in {f.severity for f in busy}
+    mostly_python = msgspec.structs.replace(times, plain_us=times.plain_us + 1e6)
+    found = advise(program, mostly_python, place_launches(mostly_python, LIMITS))
+    assert {f.severity for f in found} == {"low"}
+
+
 def _branching() -> onnx.ModelProto:
     """Return a model with a transposed output and a value that two nodes read."""
     nodes = [
@@ -230,6 +240,11 @@ def test_run_time_dimensions_count(tmp_path: Path) -> None:
 def test_counters_count_or_say_why_not() -> None:
     found = count_events(lambda: sum(range(1000)))
     assert bool(found.counts) != bool(found.problem)
+
+
+def test_machines_without_counters_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whet.measure.profile.counters._open", lambda _: (-1, errno.ENOENT))
+    assert "the processor offers none here" in count_events(lambda: None).problem
 
 
 def test_command_writes_all_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -206,6 +206,12 @@ def test_calibration_goes_on_where_it_was(net: onnx.ModelProto, tmp_path: Path) 
     np.savez(tmp_path / "calibration.npz", **kept)
     with pytest.raises(ArtifactError, match="is incomplete"):
         whet.quantize(net, more, config=config, state=tmp_path)
+    np.savez_compressed(tmp_path / "calibration.npz", key=np.zeros(4000))
+    stream = bytearray((tmp_path / "calibration.npz").read_bytes())
+    stream[40:60] = b"\xff" * 20
+    (tmp_path / "calibration.npz").write_bytes(stream)
+    with pytest.raises(ArtifactError, match="not a calibration state"):
+        whet.quantize(net, more, config=config, state=tmp_path)
 
 
 def test_scores_are_kept_for_the_same_data_alone(net: onnx.ModelProto, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from whet.dtypes import numpy_dtype
-from whet.errors import InputError
+from whet.errors import InputError, ResourceError
 from whet.index import Dim, as_poly, var
 from whet.program.records import TensorSpec
 from whet.runtime.arrays import (
@@ -223,3 +223,9 @@ def test_empty_aligned() -> None:
         array = empty_aligned(shape, np.dtype("f4"))
         assert array.shape == shape
         assert array.flags.c_contiguous
+
+
+@pytest.mark.parametrize("shape", [(0, 2**40, 2**40), (2**62,), (10**9, 10**9)])
+def test_outputs_that_no_array_can_hold(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ResourceError, match="cannot be had"):
+        empty_aligned(shape, np.dtype("f4"))

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -124,6 +125,25 @@ def test_other_files(tmp_path: Path, content: bytes) -> None:
         load(path)
     with pytest.raises(ArtifactError, match=r"m\.whet"):
         load(path)
+
+
+@pytest.mark.parametrize("path", [None, 3, "", "a\0b", b"a\0b"])
+def test_what_names_no_file(path: Any) -> None:
+    with pytest.raises(ArtifactError):
+        load(path)
+    with pytest.raises(ArtifactError, match="names no file"):
+        make_model(make_program(STEPS[:1], [2], chunks=1)).save(path)
+
+
+def test_pipes_and_devices_stay_what_they_are(tmp_path: Path) -> None:
+    """Who writes to ``/dev/null`` as root must not find a file there afterwards."""
+    pipe, file = tmp_path / "pipe", tmp_path / "m.whet"
+    os.mkfifo(pipe)
+    _saved(file)
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE)
+    _saved(pipe)
+    assert reader.communicate(timeout=60)[0] == file.read_bytes()
+    assert pipe.is_fifo()
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ import sys
 import textwrap
 import threading
 import time
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from whet.errors import ArtifactError, ResourceError
+from whet.errors import ArtifactError, OptionError, ResourceError
 from whet.program import context
 from whet.runtime.load import from_memory
 from whet.runtime.model import CompiledModel
@@ -192,6 +193,13 @@ def test_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ResourceError, match="thread 2 of 3"):
             _agrees(model, 0)
     assert _agrees(model, 0)
+
+
+@pytest.mark.parametrize("threads", [-1, 1025, "2", 2.0, True])
+def test_numbers_of_threads_that_no_run_has(threads: Any) -> None:
+    parts = make_parts(make_program(STEPS, [21], chunks=CHUNKS))
+    with pytest.raises(OptionError, match="threads is"):
+        from_memory(parts, threads)
 
 
 def test_idle_states_are_limited() -> None:

@@ -49,7 +49,7 @@ def export_qat(module: nn.Module, example: torch.Tensor) -> onnx.ModelProto:
         assert value is not None
         root = root_of(value).name or ""
         grids[root] = _wider(grids.get(root), _activation_grid(fake))
-        numbers[layer.name] = _weights(fake, layer, nodes[layer.name])
+        numbers[layer.name] = _weights(fake, layer)
     chosen = tuple(layer for layer in layers if layer.name in numbers)
     return ir.to_proto(write_plan(base, Plan(config, chosen, {}, grids, numbers=numbers)))
 
@@ -101,7 +101,7 @@ def _wider(old: Grid | None, new: Grid) -> Grid:
     return new if old is None or old.scale <= new.scale else old
 
 
-def _weights(fake: FakeLayer, layer: Layer, node: ir.Node) -> tuple[Array, Grid]:
+def _weights(fake: FakeLayer, layer: Layer) -> tuple[Array, Grid]:
     weight = fake.layer.weight.detach()
     scale = fake.weight.current(weight).detach().numpy().astype(np.float32)
     dtype = "int4" if fake.weight.most == 7 else "int8"

@@ -176,7 +176,7 @@ class AttentionWriter:
             lowest = const(self.type, float("-inf"))
             before = lowest if self.layout.whole else b.load(self.type, self._top(slot, i), 64)
             b.store(before, top, 64)
-        self._scores(frame, rows, tops, block)
+        self._scores(frame, tops, block)
         if self.layout.whole:
             factors = [self._inverse(total, block) for total in self._softmax(tops, block)[0]]
         else:
@@ -188,7 +188,7 @@ class AttentionWriter:
         """Return where the scores of a row of the tile lie."""
         return self.b.gep(self.fn.scratch, F32, self.layout.lines + self.layout.line * row)
 
-    def _scores(self, frame: Frame, rows: int, tops: list[Value], block: Block) -> None:
+    def _scores(self, frame: Frame, tops: list[Value], block: Block) -> None:
         b = self.b
         whole, left = b.divide(block.count, self.layout.panel)
         with b.loop(i64(0), whole, hint="panel") as at:

@@ -20,6 +20,7 @@ from whet.errors import ModelError, UnsupportedError
 from whet.program.records import TensorSpec
 
 Array = np.ndarray[Any, Any]
+_EXPORT_HINT = "export the model again"
 
 
 def read_proto(path: Path) -> onnx.ModelProto:
@@ -39,7 +40,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
             "not an ONNX file", where=str(path), hint="give a file that an exporter to ONNX wrote"
         ) from error
     if not model.graph.output:
-        raise ModelError("the file holds no graph", where=str(path), hint="export it again")
+        raise ModelError("the file holds no graph", where=str(path), hint=_EXPORT_HINT)
     return model
 
 
@@ -66,6 +67,7 @@ def input_specs(
         shapes: shapes by input name that replace those of the model.
 
     Raises:
+        ModelError: an input has no type that ONNX knows.
         UnsupportedError: an input is no tensor.
     """
     constants, given = constant_names(model), shapes or {}
@@ -79,11 +81,14 @@ def _input_spec(value: onnx.ValueInfoProto, shape: tuple[int | str, ...] | None)
         kind = str(value.type.WhichOneof("value"))
         raise UnsupportedError(f"an input is a {kind}", where=value.name, hint="give it yourself")
     tensor = value.type.tensor_type
+    if tensor.elem_type not in onnx.helper.get_all_tensor_dtypes():
+        raise ModelError("it has no type", where=f"input {value.name!r}", hint=_EXPORT_HINT)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     dims = tuple(
         d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim
     )
-    return TensorSpec(value.name, dtype.name, dims if shape is None else shape)
+    name = "string" if dtype.kind == "O" else dtype.name
+    return TensorSpec(value.name, name, dims if shape is None else shape)
 
 
 def value_names(model: onnx.ModelProto) -> list[str]:

@@ -214,7 +214,10 @@ def _plain(
 
 def _writer(program: Program, name: str, node: str) -> tuple[str, tuple[str, ...]]:
     """Return the kernel that computed an output, not the one that copied it, and its nodes."""
-    wanted = next(i for i, b in enumerate(program.buffers) if b.name == name and b.kind == "output")
+    outputs = (i for i, b in enumerate(program.buffers) if b.name == name and b.kind == "output")
+    wanted = next(outputs, None)
+    if wanted is None:  # a step of the script made it, such as a sequence
+        return "", ()
     launch = _last_writer(program, wanted, node, len(program.launches))
     if launch is not None and program.launches[launch].ops == ("Copy",):
         reads = [

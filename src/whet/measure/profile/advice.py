@@ -58,7 +58,7 @@ def advise(program: Program, times: RunTimes, roofline: Roofline) -> tuple[Findi
         *_waiting(times),
         *_tiny(times),
     ]
-    total = sum(launch.span_us for launch in times.launches) or 1.0
+    total = max(times.plain_us, sum(launch.span_us for launch in times.launches)) or 1.0
     ranked = [msgspec.structs.replace(f, severity=_severity(f.saves_us / total)) for f in found]
     return tuple(sorted(ranked, key=lambda f: (-f.saves_us, f.kind, f.launches)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import struct
@@ -23,6 +24,10 @@ _HARDWARE = {
 _ATTRIBUTE_BYTES = 112
 _INHERIT, _EXCLUDE_KERNEL, _EXCLUDE_HYPERVISOR = 1 << 1, 1 << 5, 1 << 6
 _ENABLED_AND_RUNNING = 1 | 2
+_REASONS = {
+    errno.ENOENT: "the processor offers none here, as in most virtual machines",
+    errno.EOPNOTSUPP: "the processor offers none here, as in most virtual machines",
+}
 _PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
 
 
@@ -47,7 +52,7 @@ def count_events(work: Callable[[], object]) -> Counters:
         if handle >= 0:
             handles[name] = handle
         else:
-            problem = os.strerror(error)
+            problem = _REASONS.get(error) or os.strerror(error)
     try:
         before = {name: _read(handle) for name, handle in handles.items()}
         work()
@@ -68,7 +73,7 @@ def _open(event: int) -> tuple[int, int]:
     """Return a handle for a hardware event, or -1 and the error number."""
     number = _SYSCALL.get(platform.machine())
     if number is None:
-        return -1, 38  # ENOSYS
+        return -1, errno.ENOSYS
     flags = _INHERIT | _EXCLUDE_KERNEL | _EXCLUDE_HYPERVISOR
     attribute = struct.pack(
         "=IIQQQQQ", 0, _ATTRIBUTE_BYTES, event, 0, 0, _ENABLED_AND_RUNNING, flags

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from whet.dtypes import DTYPES
 from whet.program.records import Program
 from whet.runtime.model import CompiledModel
 from whet.runtime.profile import ProfiledRuns
@@ -96,6 +97,8 @@ def dims_of(program: Program, feeds: Mapping[str, Array]) -> dict[str, int]:
     """Return the values of the run-time dimensions for a feed; 1 for those that data decide."""
     values: dict[str, int] = {}
     for spec in program.inputs:
+        if spec.dtype not in DTYPES:  # texts and sequences say nothing about dimensions
+            continue
         for dim, size in zip(spec.shape, np.shape(feeds[spec.name]), strict=True):
             if isinstance(dim, str) and dim in program.dims:
                 values.setdefault(dim, int(size))

@@ -1,0 +1,43 @@
+"""Arrays that somebody wrote to a file, of which nothing is trusted."""
+
+from __future__ import annotations
+
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whet.errors import InputError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+HINT = "give a .npy or .npz file that numpy.save or numpy.savez wrote"
+
+DAMAGE = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+"""What NumPy and the modules below it raise where a file is cut, changed or of another kind."""
+
+
+def load_arrays(path: Path, *, hint: str = HINT) -> Array | dict[str, Array]:
+    """Load a ``.npy`` or ``.npz`` file; nothing in it is ever executed.
+
+    Raises:
+        InputError: it cannot be read, or is damaged; the error has the hint.
+    """
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            return {name: loaded[name] for name in loaded.files}
+    except OSError as error:
+        raise InputError(
+            f"cannot read: {error.strerror or error}", where=str(path), hint=hint
+        ) from error
+    except DAMAGE as error:
+        reason = str(error).partition(". ")[0].rstrip(".")
+        if "pickle" in reason:  # what NumPy says of whatever it does not know
+            reason = "its form is unknown, or it holds Python objects"
+        raise InputError(f"not an array file: {reason}", where=str(path), hint=hint) from error
