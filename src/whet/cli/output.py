@@ -11,6 +11,7 @@ import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from whet import whole_files
 from whet.errors import ArtifactError
@@ -46,12 +47,15 @@ def print_json(value: Mapping[str, Any], schema: str) -> None:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> Table:
-    """Build a table whose first column is text and whose others are numbers, right-aligned."""
-    result = Table(title=title or None, title_justify="left")
+    """Build a table whose first column is text and whose others are numbers, right-aligned.
+
+    Cells are plain: names of nodes and files may hold brackets that look like Rich's markup.
+    """
+    result = Table(title=Text(title) if title else None, title_justify="left")
     for position, header in enumerate(headers):
         result.add_column(header, justify="right" if position else "left", overflow="fold")
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*map(Text, row))
     return result
 
 
