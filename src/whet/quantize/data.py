@@ -151,8 +151,7 @@ class CalibrationData:
                 hint="give .npz files with an array for each input",
             )
         spec = self.specs[0]
-        sample = {spec.name: read_image(path, spec, self.images)}
-        _check(sample[spec.name], spec, str(path))
+        sample = {spec.name: _check(read_image(path, spec, self.images), spec, str(path))}
         if label is not None:
             sample[LABELS[0]] = np.asarray(label)
         yield sample, str(path)
