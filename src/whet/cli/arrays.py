@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from whet.array_files import read_arrays
 from whet.cli.opening import Array
 from whet.cli.output import write_whole
 from whet.errors import InputError, nearest
@@ -89,23 +90,13 @@ def _read_source(
 
 
 def load_arrays(path: Path) -> Array | dict[str, Array]:
-    """Load a ``.npy`` or ``.npz`` file; nothing in it is ever executed."""
+    """Load a ``.npy`` or ``.npz`` file; nothing in it is ever executed.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     hint = "give a .npy or .npz file that numpy.save or numpy.savez wrote, or random"
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            return {name: loaded[name] for name in loaded.files}
-    except OSError as error:
-        raise InputError(
-            f"cannot read: {error.strerror or error}", where=str(path), hint=hint
-        ) from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).partition(". ")[0].rstrip(".")
-        if "pickle" in reason:  # what NumPy says of whatever it does not know
-            reason = "its form is unknown, or it holds Python objects"
-        raise InputError(f"not an array file: {reason}", where=str(path), hint=hint) from error
+    return read_arrays(path, hint)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from whet.array_files import read_arrays
 from whet.dtypes import numpy_dtype
 from whet.errors import InputError, nearest
 from whet.program.records import TensorSpec
@@ -24,6 +24,7 @@ LABELS = ("labels", "label")
 """Arrays of these names are what the metric compares with, unless the model has such an input."""
 
 _ARRAYS = (".npy", ".npz")
+_WRITTEN = "give a .npy or .npz file that numpy.save or numpy.savez wrote"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class CalibrationData:
         Raises:
             InputError: something cannot be read or does not fit the model, or there is nothing.
         """
+        if not self.specs:
+            raise InputError("the model has no inputs, nothing in it depends on data")
         size = self._batch_size()
         waiting: list[tuple[Sample, str]] = []
         count = made = 0
@@ -125,7 +128,7 @@ class CalibrationData:
         if path.is_dir():
             yield from self._of_folder(path)
         elif path.suffix.lower() in _ARRAYS:
-            yield from self._of_item(_load(path), str(path))
+            yield from self._of_item(read_arrays(path, _WRITTEN), str(path))
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             yield from self._of_image(path, None)
         else:
@@ -135,13 +138,14 @@ class CalibrationData:
     def _of_folder(self, path: Path) -> Iterator[tuple[Sample, str]]:
         """Yield what is in a folder, in the order of names; folders in it are classes of images."""
         known = (*_ARRAYS, *IMAGE_SUFFIXES)
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in known)
-        classes = sorted(p for p in path.iterdir() if p.is_dir())
-        for file in files:
-            yield from self._of_path(file)
-        for label, folder in enumerate(classes):
-            for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
-                yield from self._of_image(file, label)
+        inside = _listed(path)
+        for file in inside:
+            if file.suffix.lower() in known and not file.is_dir():
+                yield from self._of_path(file)
+        for label, folder in enumerate(p for p in inside if p.is_dir()):
+            for file in _listed(folder):
+                if file.suffix.lower() in IMAGE_SUFFIXES:
+                    yield from self._of_image(file, label)
 
     def _of_image(self, path: Path, label: int | None) -> Iterator[tuple[Sample, str]]:
         if len(self.specs) != 1:
@@ -216,25 +220,18 @@ def _again(source: Iterable[Any]) -> Iterator[Any]:
     return made
 
 
+def _listed(folder: Path) -> list[Path]:
+    """Return what is in a folder by name, without what systems hide there, such as ``._a.png``."""
+    try:
+        return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    except OSError as error:
+        raise InputError(
+            f"cannot read the folder: {error.strerror or error}", where=str(folder)
+        ) from error
+
+
 def _name(source: Source) -> str:
     return os.fspath(source) if isinstance(source, str | os.PathLike) else "calibration"
-
-
-def _load(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            return {name: loaded[name] for name in loaded.files}
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror or error}", where=str(path)) from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"not an array file: {error}",
-            where=str(path),
-            hint="give a .npy or .npz file that numpy.save or numpy.savez wrote",
-        ) from error
 
 
 def _split(array: Array, spec: TensorSpec, where: str) -> Array:
@@ -245,7 +242,7 @@ def _split(array: Array, spec: TensorSpec, where: str) -> Array:
     if array.ndim == rank - 1:
         array = array[None]
     if array.ndim == rank + 1:
-        array = array.reshape(-1, *array.shape[2:])
+        array = array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
     if array.ndim == rank:
         return _check(array, spec, where, batched=True)
     return _check(array[None], spec, where, batched=True)
@@ -264,22 +261,32 @@ def _check(array: Array, spec: TensorSpec, where: str, *, batched: bool = False)
             where=where,
             hint="the first dimension of an array counts samples",
         )
+    return _converted(array, spec, where)
+
+
+def _converted(array: Array, spec: TensorSpec, where: str) -> Array:
+    """Return an array in the type of an input, which has to hold every number."""
     dtype = numpy_dtype(spec.dtype)
-    kinds = {"f": "fiub", "i": "iub", "u": "iub", "b": "b"}.get(dtype.kind, dtype.kind)
+    kinds = {"f": "fiub", "V": "fiub", "i": "iub", "u": "iub", "b": "b"}.get(dtype.kind, dtype.kind)
     if array.dtype != dtype and array.dtype.kind not in kinds:
         raise InputError(
             f"the type is {array.dtype}, {spec.name!r} takes {spec.dtype}",
             where=where,
             hint=f"convert the array to {spec.dtype}",
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = int(np.size(array) - np.isfinite(array).sum())
+    with np.errstate(over="ignore"):
+        made = array.astype(dtype, copy=False)
+    whole = dtype.kind in "iu"
+    bad = int(np.size(made) - (made == array if whole else np.isfinite(made)).sum())
+    if bad and array.dtype.kind in "iub":
+        raise InputError(f"{bad} of {array.size} numbers do not fit in {spec.dtype}", where=where)
+    if bad:
         raise InputError(
-            f"{bad} of {array.size} numbers are NaN or infinite",
+            f"{bad} of {array.size} numbers are NaN or infinite in {spec.dtype}",
             where=where,
             hint="leave such samples out",
         )
-    return array.astype(dtype, copy=False)
+    return made
 
 
 def _alike(a: Sample, b: Sample) -> bool:

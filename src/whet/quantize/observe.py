@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from whet.array_files import read_arrays
 from whet.driver import compile as compile_model
 from whet.errors import ArtifactError, InputError, ModelError
 from whet.options import Options
@@ -233,14 +233,13 @@ def _resumed(path: Path | None, key: str, names: list[str]) -> Observations:
     """Return the state of an interrupted calibration, or an empty one."""
     if path is None or not path.exists():
         return Observations()
+    again = "delete it and start again"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ArtifactError(
-            f"not a calibration state: {error}", where=str(path), hint="delete it and start again"
-        ) from error
-    if str(arrays.get("key")) != key:
+        arrays = read_arrays(path, again)
+    except InputError as error:
+        reason = f"not a calibration state: {error.message}"
+        raise ArtifactError(reason, where=str(path), hint=again) from error
+    if not isinstance(arrays, dict) or str(arrays.get("key")) != key:
         raise ModelError(
             "the calibration state is of another model or configuration",
             where=str(path),
@@ -250,7 +249,7 @@ def _resumed(path: Path | None, key: str, names: list[str]) -> Observations:
         return _restored(arrays)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
-            "the calibration state is incomplete", where=str(path), hint="delete it and start again"
+            "the calibration state is incomplete", where=str(path), hint=again
         ) from error
 
 

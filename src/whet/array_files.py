@@ -1,0 +1,47 @@
+"""Files of arrays, ``.npy`` and ``.npz``: read whole, with one error whatever is wrong in them."""
+
+from __future__ import annotations
+
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whet.errors import InputError
+
+Array = np.ndarray[Any, Any]
+
+_DAMAGED = (
+    ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
+    NotImplementedError, RuntimeError, OverflowError, MemoryError,
+)  # fmt: skip
+"""What NumPy and zipfile raise: for headers that are no Python, streams that do not inflate,
+unknown methods, encrypted members, and shapes beyond all memory."""
+
+
+def read_arrays(path: Path, hint: str) -> Array | dict[str, Array]:
+    """Return the array of a ``.npy`` or all of a ``.npz``; nothing in the file is ever executed.
+
+    Raises:
+        InputError: it cannot be read, with the hint.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise InputError("this is no file", where=str(path), hint=hint)
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            return {name: np.asarray(loaded[name]) for name in loaded.files}
+    except OSError as error:
+        raise InputError(
+            f"cannot read: {error.strerror or error}", where=str(path), hint=hint
+        ) from error
+    except _DAMAGED as error:
+        reason = str(error).partition(". ")[0].rstrip(".")
+        if "pickle" in reason:  # what NumPy says of whatever it does not know
+            reason = "its form is unknown, or it holds Python objects"
+        raise InputError(f"not an array file: {reason}", where=str(path), hint=hint) from error
