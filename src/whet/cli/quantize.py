@@ -141,12 +141,12 @@ def _converted(model: Path, mode: Any, values: Mapping[str, Any]) -> Any:
     from whet.quantize.static import Request
     from whet.quantize.weights import WeightConfig
 
-    if mode != "weights" or values["method"] != "nearest":
+    if mode == "weights" and values["method"] != "nearest":
         _need_calibration(values)
     with ProgressBar() as progress:
         request = Request(
             source=model,
-            calibration=values["calibration"] or (),
+            calibration=values["calibration"],
             config=_config(values),
             shapes=parse_shapes(values["shapes"]),
             options=Options(threads=values["threads"]),
@@ -285,6 +285,8 @@ def _print_measured(console: Console, measured: MeasuredReport) -> None:
 
 def _print_conversion(console: Console, report: ConvertReport) -> None:
     """Print what was converted."""
+    if report.mode == "float16" and not report.ranges_checked:
+        output.note("note: values beyond 65504 become infinite; --calibration looks for them")
     if report.target is not None:
         _print_target(console, report.target)
     for name, why in report.floats.items():
