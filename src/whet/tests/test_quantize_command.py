@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
-from whet.cli import exits
+from whet.cli import exits, quantize_timer
 from whet.cli.main import run_command
+from whet.quantize import floats, observe
+from whet.quantize.measured import Timing
+from whet.tests.documents import conform
 from whet.tests.quantized_models import norm_net, residual_net
 
 
@@ -61,3 +66,104 @@ def test_names_with_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixtu
 def test_a_state_needs_a_folder(place: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = refusal(f"m.onnx --calibration x.npy --state {place}", capsys)
     assert "cannot create the folder of the state" in words
+
+
+def test_evaluation_is_what_the_metric_is_measured_on() -> None:
+    x = np.load("x.npy")
+    np.savez("wrong.npz", x=x[:4], labels=np.full(4, 7))
+    line = "m.onnx --calibration x.npy --max-drop 100% --json -o o.onnx --report r.json"
+    values = []
+    for more in ("", "--evaluation wrong.npz"):
+        assert quantize(f"{line} {more}") == exits.OK
+        values.append(json.loads(Path("r.json").read_text())["target"]["float_value"])
+    assert values == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("mode", ["", "--mode float16", "--mode weights --method gptq"])
+def test_threads_and_samples_reach_the_calibration(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    class Counting:
+        def __init__(self, program: Any) -> None:
+            self.program = program
+
+        def run(self, feeds: Any) -> Any:
+            seen.append(len(feeds["x"]))
+            return self.program.run(feeds)
+
+    def compiling(model: Any, options: Any) -> Any:
+        assert options.threads == 1
+        return Counting(compile_model(model, options=options))
+
+    module = floats if "float16" in mode else observe
+    compile_model = module.compile_model
+    monkeypatch.setattr(module, "compile_model", compiling)
+    line = f"n.onnx {mode} --calibration h.npy --threads 1 --samples 5 --batch 3 -o o.onnx"
+    assert quantize(line) == exits.OK
+    assert seen == [3, 2]
+
+
+@pytest.mark.parametrize("mode", ["", "--mode bfloat16"])
+def test_shape_fixes_an_input(mode: str) -> None:
+    assert quantize(f"m.onnx {mode} --calibration x.npy --shape x:4,3,9,7 -o o.onnx") == exits.OK
+    given = onnx.load("o.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_value for d in given] == [4, 3, 9, 7]
+
+
+@pytest.mark.parametrize("goal", ["speed", "accuracy"])
+def test_the_goal_reaches_the_choice(goal: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_size(self: Any, first: Any, second: Any) -> Timing:
+        a, b = (
+            50.0 - sum(node.op_type == "QuantizeLinear" for node in model.graph)
+            for model in (first, second)
+        )
+        return Timing(a / 1e3, b / 1e3, b / a, a != b)
+
+    monkeypatch.setattr(quantize_timer.GraphTimer, "__call__", by_size)
+    line = "m.onnx --calibration x.npy --measured --metric cosine -o o.onnx --report r.json"
+    assert quantize(f"{line} --goal {goal}") == exits.OK
+    measured = json.loads(Path("r.json").read_text())["measured"]
+    (chosen,) = [p for p in measured["points"] if p["chosen"]]
+    best = min(measured["points"], key=lambda p: p["time_ratio"])
+    assert measured["goal"] == goal
+    assert (chosen == best) == (goal == "speed")
+
+
+ALONE = {
+    "m.onnx --calibration x.npy --metric cosine": "--metric changes nothing alone",
+    "m.onnx --calibration x.npy --evaluation x.npy": "--evaluation changes nothing alone",
+    "m.onnx --calibration x.npy --goal speed": "--goal changes nothing alone",
+    "n.onnx --mode float16 --samples 3": "--samples changes nothing alone",
+    "n.onnx --mode weights --batch 3": "--batch changes nothing alone",
+    "n.onnx --mode weights --image scale=1": "--image changes nothing alone",
+    "n.onnx --mode weights --calibration h.npy": "rounded to the nearest",
+    "n.onnx --mode weights --config r.json": "--config changes nothing with --mode weights",
+    "n.onnx --mode float16 --seed 3": "--seed changes nothing with --mode float16",
+}
+
+
+@pytest.mark.parametrize("line", ALONE)
+def test_options_that_would_change_nothing_are_refused(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ALONE[line] in refusal(line, capsys)
+
+
+LINES = {
+    "static": "m.onnx --calibration x.npy",
+    "weights": "n.onnx --mode weights",
+    "float16": "n.onnx --mode float16 --calibration h.npy --max-drop 1%",
+    "bfloat16": "n.onnx --mode bfloat16",
+}
+
+
+@pytest.mark.parametrize("mode", LINES)
+def test_every_mode_prints_the_form_that_the_schema_has(
+    mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert quantize(f"{LINES[mode]} -o o.onnx --json --report r.json") == exits.OK
+    text = capsys.readouterr().out
+    assert conform(text)["model"] == LINES[mode].split()[0]
+    assert json.loads(Path("r.json").read_text()) == json.loads(text)
