@@ -54,8 +54,9 @@ def _save_beside(model: ir.Model, path: Path) -> None:
     ):
         folder = Path(name)
         ir.save(model, folder / path.name, external_data=data)
-        for file in (data, path.name):  # the model last: it names the weights
+        for file in (data, path.name):
             _flush(folder / file)
+        for file in (data, path.name):  # the model last: it names the weights
             os.replace(folder / file, path.parent / file)
 
 
