@@ -130,7 +130,7 @@ def read_config(path: Path) -> QuantizeConfig:
         raise OptionError(
             f"cannot read: {error.strerror or error}", where=str(path), hint="check the path"
         ) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise OptionError(f"{error}", where=str(path), hint="give a JSON object") from error
     if "schema" in values and "config" in values:
         values = values["config"]

@@ -94,7 +94,7 @@ def _digest(references: Mapping[str, Array], labels: Array | None) -> str:
 def _read(path: Path) -> dict[str, tuple[float, float]]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[float, float]])
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ArtifactError(
             f"not a file of scores: {error}", where=str(path), hint="delete it and start again"
         ) from error

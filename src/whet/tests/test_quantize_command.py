@@ -167,3 +167,31 @@ def test_every_mode_prints_the_form_that_the_schema_has(
     text = capsys.readouterr().out
     assert conform(text)["model"] == LINES[mode].split()[0]
     assert json.loads(Path("r.json").read_text()) == json.loads(text)
+
+
+CONFIGS = {
+    "no.json": b"[1, 2]",
+    "cut.json": b'{"batch": 4',
+    "bytes.json": b'{"bat\xb3h": 4}',
+    "deep.json": b'{"a":' * 5000 + b"1" + b"}" * 5000,
+    "deep_amct.json": b'{"do_fusion": true, "l": ' + b'{"a":' * 300 + b"1" + b"}" * 301,
+    "deep.cfg": b"common_config {" * 5000 + b"}" * 5000,
+    "infinite.cfg": b"batch_num: inf",
+    "type.json": b'{"batch": "many"}',
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_damaged_configurations_are_one_error(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(name).write_bytes(CONFIGS[name])
+    assert name in refusal(f"m.onnx --calibration x.npy --config {name}", capsys)
+
+
+@pytest.mark.parametrize("content", [b"\xb3", b'{"\xb3": [1, 2]}', b"[1]", b"{", b""])
+def test_damaged_scores_are_one_error(content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "m.onnx --calibration x.npy --state s --max-drop 5% --metric cosine"
+    assert quantize(f"{line} -o first.onnx") == exits.OK
+    Path("s/scores.json").write_bytes(content)
+    assert "delete it and start again" in refusal(line, capsys)
