@@ -97,6 +97,8 @@ def _decoded(path: Path, mode: str) -> Any:
     """Read a file with Pillow, which tells what is wrong with one by errors of many kinds."""
     from PIL import Image
 
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise InputError("this is no file", where=str(path))
     try:
         with Image.open(path) as opened:
             return opened.convert(mode)

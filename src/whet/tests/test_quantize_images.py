@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,9 @@ def test_damaged_images_are_errors_that_name_the_file(kind: str, picture: Path) 
     with pytest.raises(InputError, match="not an image") as error:
         read_image(picture, IMAGE, ImageOptions())
     assert error.value.where == str(picture)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match="this is no file"):
+        read_image(tmp_path / "a.png", IMAGE, ImageOptions())
