@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,12 +33,25 @@ def write_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def check_replaceable(path: Path) -> None:
+    """Check that a file may take the place of what bears its name: a rename replaces devices too.
+
+    Raises:
+        ArtifactError: ``path`` is a device, a pipe or a folder, or the name is not possible.
+    """
+    with write_errors(path):
+        kind = path.stat().st_mode if path.exists() else stat.S_IFREG
+        if not stat.S_ISREG(kind) or path.parent.resolve() == Path("/dev"):
+            raise ArtifactError("the output is no file", where=str(path), hint="name a file")
+
+
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let ``write`` fill a file, of which no half is ever seen, whatever interrupts it.
 
     Raises:
         ArtifactError: the file cannot be written.
     """
+    check_replaceable(path)
     temporary = path.with_name(f".whet-{os.urandom(8).hex()}.tmp")
     with write_errors(path):
         try:

@@ -81,10 +81,13 @@ def check_writable(path: Path) -> None:
     """Fail now, not after minutes of work, when a file cannot be written where it should go.
 
     Raises:
-        ArtifactError: the folder does not exist or is not writable, or ``path`` is a folder.
+        ArtifactError: the folder does not exist or is not writable, or ``path`` is a folder or a
+            device.
     """
-    if path.is_dir():
-        raise ArtifactError("the output is a folder", where=str(path), hint="name a file in it")
+    with whole_files.write_errors(path):
+        if path.is_dir():
+            raise ArtifactError("the output is a folder", where=str(path), hint="name a file in it")
+    whole_files.check_replaceable(path)
     if not path.parent.is_dir():
         raise ArtifactError("no such folder", where=str(path.parent), hint="create it first")
     if not os.access(path.parent, os.W_OK):

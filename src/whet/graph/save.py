@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from whet.whole_files import write_bytes, write_errors
+from whet.whole_files import check_replaceable, write_bytes, write_errors
 
 LARGE_BYTES = 1 << 30
 """Weights of larger models go to a file of their own: ONNX files end at 2 GiB."""
@@ -47,6 +47,7 @@ def save_proto(model: onnx.ModelProto, path: Path) -> None:
 
 def _save_beside(model: ir.Model, path: Path) -> None:
     """Write a model and its weights to ``path`` and ``<name>.data``, both whole or neither."""
+    check_replaceable(path)
     data = f"{path.name}.data"
     with (
         write_errors(path),

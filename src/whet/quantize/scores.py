@@ -38,10 +38,22 @@ def top1(outputs: Outputs, references: Outputs, labels: Array | None) -> float:
     """
     name = next(iter(outputs))
     chosen = _classes(outputs[name])
-    right = _classes(references[name]) if labels is None else np.asarray(labels).reshape(-1)
+    right = _classes(references[name]) if labels is None else _numbers(labels, outputs[name])
     if chosen.shape != right.shape:
         raise InputError(f"there are {right.size} labels for {chosen.size} results", where="labels")
     return float((chosen == right).mean())
+
+
+def _numbers(labels: Array, scores: Array) -> Array:
+    """Return labels as numbers of classes; others would all be wrong, for every model alike."""
+    right, classes = np.asarray(labels).reshape(-1), scores.reshape(len(scores), -1).shape[1]
+    if right.dtype.kind not in "iufb" or not np.isin(right, np.arange(classes)).all():
+        raise InputError(
+            f"labels are not numbers of classes from 0 to {classes - 1}",
+            where="labels",
+            hint="say which output is right, or leave labels out",
+        )
+    return right
 
 
 def _classes(scores: Array) -> Array:
@@ -88,7 +100,7 @@ def find_metric(text: str) -> Metric:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise OptionError(
             f"the file of the metric fails: {type(error).__name__}: {error}",
             where=path,
@@ -113,7 +125,7 @@ def _guarded(function: Callable[..., Any], where: str) -> Metric:
     def metric(outputs: Outputs, references: Outputs, labels: Array | None) -> float:
         try:
             found = float(function(dict(outputs), dict(references), labels))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise OptionError(
                 f"the metric fails: {type(error).__name__}: {error}",
                 where=where,

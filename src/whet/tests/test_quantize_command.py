@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+import whet
 from whet.cli import exits, quantize_timer
 from whet.cli.main import run_command
 from whet.quantize import floats, observe
@@ -69,8 +70,9 @@ def test_a_state_needs_a_folder(place: str, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_evaluation_is_what_the_metric_is_measured_on() -> None:
-    x = np.load("x.npy")
-    np.savez("wrong.npz", x=x[:4], labels=np.full(4, 7))
+    x = np.load("x.npy")[:4]
+    right = whet.compile("m.onnx")({"x": x})["y"].argmax(axis=1)
+    np.savez("wrong.npz", x=x, labels=(right + 1) % 5)
     line = "m.onnx --calibration x.npy --max-drop 100% --json -o o.onnx --report r.json"
     values = []
     for more in ("", "--evaluation wrong.npz"):
@@ -195,3 +197,19 @@ def test_damaged_scores_are_one_error(content: bytes, capsys: pytest.CaptureFixt
     assert quantize(f"{line} -o first.onnx") == exits.OK
     Path("s/scores.json").write_bytes(content)
     assert "delete it and start again" in refusal(line, capsys)
+
+
+@pytest.mark.parametrize("label", [5, -1, 0.5, np.nan, "cat"])
+def test_labels_that_are_no_classes_are_refused(
+    label: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez("x.npz", x=np.load("x.npy"), labels=np.full(8, label))
+    words = refusal("m.onnx --calibration x.npz --max-drop 1%", capsys)
+    assert "labels are not numbers of classes from 0 to 4" in words
+
+
+@pytest.mark.parametrize("body", ["raise SystemExit(0)", "def f(*given):\n    raise SystemExit(0)"])
+def test_a_metric_cannot_end_the_command(body: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.py").write_text(body)
+    words = refusal("m.onnx --calibration x.npy --max-drop 1% --metric own.py:f", capsys)
+    assert "SystemExit" in words
