@@ -117,6 +117,8 @@ def command(
     for path in (destination, report_file):
         if path is not None:
             output.check_writable(path)
+    if report_file == destination:
+        raise OptionError("the report and the model have one name", where="--report")
     made = _static(model, values) if mode == "static" else _converted(model, mode, values)
     made.save(destination)
     facts = {

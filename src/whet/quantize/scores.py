@@ -124,7 +124,7 @@ def _guarded(function: Callable[..., Any], where: str) -> Metric:
 
     def metric(outputs: Outputs, references: Outputs, labels: Array | None) -> float:
         try:
-            found = float(function(dict(outputs), dict(references), labels))
+            found = float(function(_locked(outputs), _locked(references), labels))
         except (Exception, SystemExit) as error:
             raise OptionError(
                 f"the metric fails: {type(error).__name__}: {error}",
@@ -136,6 +136,14 @@ def _guarded(function: Callable[..., Any], where: str) -> Metric:
         return found
 
     return metric
+
+
+def _locked(outputs: Outputs) -> dict[str, Array]:
+    """Return arrays that nobody can write to: all variants are compared with the same."""
+    made = {name: array.view() for name, array in outputs.items()}
+    for array in made.values():
+        array.flags.writeable = False
+    return made
 
 
 def score(metric: Metric, outputs: Outputs, references: Outputs, labels: Array | None) -> Score:

@@ -213,3 +213,16 @@ def test_a_metric_cannot_end_the_command(body: str, capsys: pytest.CaptureFixtur
     Path("own.py").write_text(body)
     words = refusal("m.onnx --calibration x.npy --max-drop 1% --metric own.py:f", capsys)
     assert "SystemExit" in words
+
+
+def test_a_metric_cannot_change_what_it_compares(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.py").write_text("def f(outputs, references, labels):\n    references['y'][:] = 0\n")
+    words = refusal("m.onnx --calibration x.npy --max-drop 1% --metric own.py:f", capsys)
+    assert "read-only" in words
+
+
+def test_the_report_does_not_take_the_place_of_the_model(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = refusal("m.onnx --calibration x.npy --report o.onnx", capsys)
+    assert "have one name" in words
