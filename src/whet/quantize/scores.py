@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,12 +82,16 @@ METRICS: dict[str, Metric] = {"top1": top1, "cosine": cosine}
 """Metrics by name."""
 
 
-def find_metric(text: str) -> Metric:
-    """Return a metric: one by name, or ``file.py:function``, whose file is executed.
+def find_metric(text: str | Metric) -> Metric:
+    """Return a metric: a function, one by name, or ``file.py:function``, whose file is executed.
 
     Raises:
         OptionError: there is none.
     """
+    if callable(text):
+        return _guarded(text, "metric")
+    if not isinstance(text, str):
+        raise OptionError(f"a metric is no {type(text).__name__}", hint=_SIGNATURE)
     if text in METRICS:
         return METRICS[text]
     path, colon, name = text.rpartition(":")
@@ -113,8 +118,13 @@ def find_metric(text: str) -> Metric:
     return _guarded(getattr(module, name), text)
 
 
-def metric_source(text: str) -> bytes:
-    """Return what tells a metric from others: its name, and the file of one's own."""
+def metric_source(text: str | Metric) -> bytes:
+    """Return what tells a metric from others: its name, or the file of one's own.
+
+    A function may read anything, so that what it found is kept for this very object alone.
+    """
+    if not isinstance(text, str):
+        return f"{text!r} of process {os.getpid()}".encode()
     path = text.rpartition(":")[0]
     return text.encode() + (b"" if text in METRICS else Path(path).read_bytes())
 
