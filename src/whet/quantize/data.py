@@ -170,7 +170,7 @@ class CalibrationData:
         if len(set(sizes.values())) > 1:
             raise InputError(f"the arrays have different numbers of samples: {sizes}", where=where)
         for number in range(next(iter(sizes.values()))):
-            sample = {name: array[number] for name, array in made.items()}
+            sample = {n: np.asarray(array[number], array.dtype) for n, array in made.items()}
             yield (
                 sample if labels is None else {**sample, LABELS[0]: labels[number]},
                 f"{where}, sample {number}",
@@ -267,7 +267,9 @@ def _check(array: Array, spec: TensorSpec, where: str, *, batched: bool = False)
 def _converted(array: Array, spec: TensorSpec, where: str) -> Array:
     """Return an array in the type of an input, which has to hold every number."""
     dtype = numpy_dtype(spec.dtype)
-    kinds = {"f": "fiub", "V": "fiub", "i": "iub", "u": "iub", "b": "b"}.get(dtype.kind, dtype.kind)
+    kinds = {"f": "fiub", "V": "fiub", "i": "iub", "u": "iub", "b": "b", "O": "OU"}.get(
+        dtype.kind, dtype.kind
+    )
     if array.dtype != dtype and array.dtype.kind not in kinds:
         raise InputError(
             f"the type is {array.dtype}, {spec.name!r} takes {spec.dtype}",
@@ -276,6 +278,8 @@ def _converted(array: Array, spec: TensorSpec, where: str) -> Array:
         )
     with np.errstate(over="ignore"):
         made = array.astype(dtype, copy=False)
+    if dtype.kind == "O":
+        return made
     whole = dtype.kind in "iu"
     bad = int(np.size(made) - (made == array if whole else np.isfinite(made)).sum())
     if bad and array.dtype.kind in "iub":
@@ -287,6 +291,11 @@ def _converted(array: Array, spec: TensorSpec, where: str) -> Array:
             hint="leave such samples out",
         )
     return made
+
+
+def array_bytes(array: Array) -> bytes:
+    """Return what a hash of an array is made of; texts lie elsewhere, the array points to them."""
+    return repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
 
 
 def _alike(a: Sample, b: Sample) -> bool:

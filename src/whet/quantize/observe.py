@@ -17,7 +17,7 @@ from whet.driver import compile as compile_model
 from whet.errors import ArtifactError, InputError, ModelError
 from whet.options import Options
 from whet.quantize.config import QuantizeConfig
-from whet.quantize.data import Batch, CalibrationData
+from whet.quantize.data import Batch, CalibrationData, array_bytes
 from whet.quantize.histogram import Histogram, restored
 from whet.quantize.layers import Layer, root_of
 from whet.quantize.moments import Moments, matrix_of, restored_moments, rows_read, weight_of
@@ -133,7 +133,7 @@ class _Seen:
         self._number += 1
         for name, array in sorted(batch.feeds.items()):
             self._digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            self._digest.update(array.tobytes())
+            self._digest.update(array_bytes(array))
         if self._number == self._resumed and self._digest.hexdigest() != self._found.data:
             raise self._other()
         if self._number > self._resumed:
