@@ -16,8 +16,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 HINT = "give a .npy or .npz file that numpy.save or numpy.savez wrote"
 
-DAMAGE = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
-"""What NumPy and the modules below it raise where a file is cut, changed or of another kind."""
+_DAMAGED = (
+    ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
+    NotImplementedError, RuntimeError, OverflowError, MemoryError,
+)  # fmt: skip
+"""What NumPy and zipfile raise: for headers that are no Python, streams that do not inflate,
+unknown methods, encrypted members, and shapes beyond all memory."""
 
 
 def load_arrays(path: Path, *, hint: str = HINT) -> Array | dict[str, Array]:
@@ -27,16 +31,18 @@ def load_arrays(path: Path, *, hint: str = HINT) -> Array | dict[str, Array]:
         InputError: it cannot be read, or is damaged; the error has the hint.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise InputError("this is no file", where=str(path), hint=hint)
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 return loaded
-            return {name: loaded[name] for name in loaded.files}
+            return {name: np.asarray(loaded[name]) for name in loaded.files}
     except OSError as error:
         raise InputError(
             f"cannot read: {error.strerror or error}", where=str(path), hint=hint
         ) from error
-    except DAMAGE as error:
+    except _DAMAGED as error:
         reason = str(error).partition(". ")[0].rstrip(".")
         if "pickle" in reason:  # what NumPy says of whatever it does not know
             reason = "its form is unknown, or it holds Python objects"

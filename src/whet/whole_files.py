@@ -56,10 +56,11 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         ArtifactError: the file cannot be written.
     """
-    if is_stream(path):
-        with write_errors(path), path.open("wb") as stream:
-            write(stream)
-        return
+    with write_errors(path):
+        if is_stream(path):
+            with path.open("wb") as stream:
+                write(stream)
+            return
     temporary = path.with_name(f".whet-{os.urandom(8).hex()}.tmp")
     with write_errors(path):
         try:

@@ -188,10 +188,12 @@ def all_forms(*, strict: bool = False) -> dict[str, type]:
             "model": str, "output": str, "options": dict[str, Any], "trials": tuple[Trial, ...],
         }, (OptimizeReport,)),
         "whet.quantize.1": ({
-            "model": str, "output": str, "config": QuantizeConfig, "samples": int,
-            "quantized": dict[str, str], "floats": Texts, "skipped": tuple[Any, ...],
+            "model": str, "output": str, "config": QuantizeConfig | UnsetType,
+            "samples": int | UnsetType, "quantized": dict[str, str] | UnsetType,
+            "skipped": tuple[Any, ...] | UnsetType, "floats": Texts | dict[str, str],
             "bytes_before": int, "bytes_after": int, "target": dict[str, Any] | None,
-            "measured": dict[str, Any] | None,
+            "measured": dict[str, Any] | None | UnsetType, "mode": str | UnsetType,
+            "converted": int | UnsetType, "ranges_checked": bool | UnsetType,
         }, ()),
         "whet.tune.1": ({
             "model": str, "tuning": str, "seconds": float, "trials": int, "questions": int,

@@ -163,7 +163,7 @@ def _read(way: Migration, number: int, name: str) -> Facts | None:
     """Return what a step found in an earlier run, if that was for the same model and options."""
     try:
         kept = msgspec.json.decode(_place(way, number, name).read_bytes())
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     if not isinstance(kept, dict) or kept.get("mark") != way.mark:
         return None

@@ -11,6 +11,7 @@ import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from whet import whole_files
 from whet.errors import ArtifactError
@@ -46,12 +47,15 @@ def print_json(value: Mapping[str, Any], schema: str) -> None:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> Table:
-    """Build a table whose first column is text and whose others are numbers, right-aligned."""
-    result = Table(title=title or None, title_justify="left")
+    """Build a table whose first column is text and whose others are numbers, right-aligned.
+
+    Cells are plain: names of nodes and files may hold brackets that look like Rich's markup.
+    """
+    result = Table(title=Text(title) if title else None, title_justify="left")
     for position, header in enumerate(headers):
         result.add_column(header, justify="right" if position else "left", overflow="fold")
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*map(Text, row))
     return result
 
 
@@ -81,8 +85,9 @@ def check_writable(path: Path) -> None:
     Raises:
         ArtifactError: the folder does not exist or is not writable, or ``path`` is a folder.
     """
-    if path.is_dir():
-        raise ArtifactError("the output is a folder", where=str(path), hint="name a file in it")
+    with whole_files.write_errors(path):
+        if path.is_dir():
+            raise ArtifactError("the output is a folder", where=str(path), hint="name a file in it")
     if not path.parent.is_dir():
         raise ArtifactError("no such folder", where=str(path.parent), hint="create it first")
     if not whole_files.is_stream(path) and not os.access(path.parent, os.W_OK):

@@ -13,6 +13,7 @@ from rich.console import Console
 from whet.cli import output
 from whet.cli.parameters import choice_option, json_option, parse_shapes
 from whet.cli.progress import ProgressBar
+from whet.cli.quantize_images import read_images
 from whet.cli.quantize_modes import check_modes
 from whet.errors import OptionError
 from whet.options import Options
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from whet.quantize.api import QuantizeReport
     from whet.quantize.config import QuantizeConfig
     from whet.quantize.convert import ConvertReport
-    from whet.quantize.images import ImageOptions
     from whet.quantize.measured import MeasuredReport
     from whet.quantize.target import TargetReport
 
@@ -117,6 +117,8 @@ def command(
     for path in (destination, report_file):
         if path is not None:
             output.check_writable(path)
+    if report_file == destination:
+        raise OptionError("the report and the model have one name", where="--report")
     made = _static(model, values) if mode == "static" else _converted(model, mode, values)
     made.save(destination)
     facts = {
@@ -141,16 +143,16 @@ def _converted(model: Path, mode: Any, values: Mapping[str, Any]) -> Any:
     from whet.quantize.static import Request
     from whet.quantize.weights import WeightConfig
 
-    if mode != "weights" or values["method"] != "nearest":
+    if mode == "weights" and values["method"] != "nearest":
         _need_calibration(values)
     with ProgressBar() as progress:
         request = Request(
             source=model,
-            calibration=values["calibration"] or (),
+            calibration=values["calibration"],
             config=_config(values),
             shapes=parse_shapes(values["shapes"]),
             options=Options(threads=values["threads"]),
-            images=_images(values["image"]),
+            images=read_images(values["image"]),
             progress=progress,
         )
         if mode == "weights":
@@ -194,7 +196,7 @@ def _static(model: Path, values: Mapping[str, Any]) -> Any:
             evaluation=values["evaluation"],
             shapes=parse_shapes(values["shapes"]),
             options=options,
-            images=_images(values["image"]),
+            images=read_images(values["image"]),
             state=values["state"],
             progress=progress,
             timer=timer,
@@ -209,7 +211,7 @@ def _timer(model: Path, options: Options, values: Mapping[str, Any]) -> Any:
     from whet.quantize.data import CalibrationData
 
     specs = whet.compile(model, shapes=parse_shapes(values["shapes"]), options=options).inputs
-    data = CalibrationData(values["calibration"], specs, 1, images=_images(values["image"]))
+    data = CalibrationData(values["calibration"], specs, 1, images=read_images(values["image"]))
     return GraphTimer(options, [next(iter(data.batches())).feeds])
 
 
@@ -238,39 +240,6 @@ def _config(values: Mapping[str, Any]) -> QuantizeConfig:
         given["weights_symmetric"] = False
     layers = {**base.get("layers", {}), **dict.fromkeys(values["skipped"], "float")}
     return config_from_dict({**base, **given, "layers": layers}, "command line")
-
-
-def _images(text: str | None) -> ImageOptions:
-    """Read ``--image``."""
-    from whet.quantize.images import IMAGENET, ImageOptions
-
-    base, given = ImageOptions(), dict[str, Any]()
-    for part in filter(None, (text or "").split(",")):
-        name, equals, value = part.partition("=")
-        if name == "imagenet" and not equals:
-            base = IMAGENET
-            continue
-        if not equals:
-            raise OptionError(f"{part!r} is not KEY=VALUE", where="--image", hint="such as scale=1")
-        numbers = value.split("/")
-        given[name] = value if name == "order" else _numbers(name, numbers)
-    try:
-        return msgspec.convert({**msgspec.to_builtins(base), **given}, ImageOptions)
-    except msgspec.ValidationError as error:
-        raise OptionError(f"{error}", where="--image", hint="see docs/quantize.md") from error
-
-
-def _numbers(name: str, texts: list[str]) -> Any:
-    """Read one number, or one for each channel: ``0.5/0.5/0.5``."""
-    try:
-        numbers = [float(text) for text in texts]
-    except ValueError:
-        raise OptionError(
-            f"{'/'.join(texts)!r} is no number", where=f"--image {name}", hint="such as 0.5/0.5/0.5"
-        ) from None
-    if name in ("mean", "std"):
-        return numbers
-    return int(numbers[0]) if name == "resize" else numbers[0]
 
 
 def _write_report(path: Path, facts: Mapping[str, Any]) -> None:
@@ -318,6 +287,8 @@ def _print_measured(console: Console, measured: MeasuredReport) -> None:
 
 def _print_conversion(console: Console, report: ConvertReport) -> None:
     """Print what was converted."""
+    if report.mode == "float16" and not report.ranges_checked:
+        output.note("note: values beyond 65504 become infinite; --calibration looks for them")
     if report.target is not None:
         _print_target(console, report.target)
     for name, why in report.floats.items():

@@ -15,14 +15,26 @@ MODES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         **dict.fromkeys(("bits", "block", "method", "form", "integer_rows"), _WEIGHTS),
         **dict.fromkeys(
-            ("calibrator", "activations", "symmetric", "per_tensor", "rounding", "smooth",
-             "equalize", "bias_correction", "measured", "goal", "state"), _STATIC,
+            ("config_file", "calibrator", "activations", "symmetric", "per_tensor", "rounding",
+             "smooth", "equalize", "bias_correction", "measured", "goal", "state"), _STATIC,
         ),
         **dict.fromkeys(("max_drop", "metric", "evaluation"), (*_STATIC, *_FLOATS)),
-        **dict.fromkeys(("skipped", "asymmetric"), (*_STATIC, *_WEIGHTS)),
+        **dict.fromkeys(("skipped", "asymmetric", "seed"), (*_STATIC, *_WEIGHTS)),
     }
 )  # fmt: skip
 """Options by parameter name, and the modes that look at them; all others belong to every mode."""
+
+
+_TARGET = ("max_drop", "measured")
+_DATA = ("calibration", "evaluation")
+NEEDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "goal": ("measured",),
+        **dict.fromkeys(("metric", "evaluation"), _TARGET),
+        **dict.fromkeys(("samples", "batch", "image"), _DATA),
+    }
+)
+"""Options that change nothing unless one of others is there."""
 
 
 def check_modes(context: click.Context, mode: str) -> None:
@@ -45,7 +57,19 @@ def check_modes(context: click.Context, mode: str) -> None:
                 where="quantize",
                 hint=f"leave it out, or use --mode {' or '.join(modes)}",
             )
-    if "goal" in given and "measured" not in given:
+    _check_needs(given)
+    if mode == "weights" and context.params["method"] == "nearest" and "calibration" in given:
         raise OptionError(
-            "--goal picks among mixtures that are measured", where="--goal", hint="add --measured"
+            "--calibration changes nothing where weights are rounded to the nearest",
+            where="quantize",
+            hint="leave it out, or use --method gptq or awq",
         )
+
+
+def _check_needs(given: Mapping[str, str]) -> None:
+    for name, others in NEEDS.items():
+        if name in given and not set(others) & set(given):
+            hint = " or ".join(f"--{other.replace('_', '-')}" for other in others)
+            raise OptionError(
+                f"{given[name]} changes nothing alone", where="quantize", hint=f"add {hint}"
+            )

@@ -20,6 +20,7 @@ BATCH = 8
 """Samples that run together, as ``QuantizeConfig`` has it."""
 
 _LARGEST_FILE = 1 << 24
+_DEEPEST = 16
 _MARKS = ("batch_num", "activation_offset", "do_fusion")
 _TOKEN = re.compile(
     r"""\s*(?:(?P<open>[A-Za-z_]\w*)\s*:?\s*\{|(?P<close>\})
@@ -174,7 +175,7 @@ def is_amct(path: Path) -> bool:
         return True
     try:
         values = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return any(mark in values for mark in _MARKS)
 
@@ -188,14 +189,15 @@ def read_amct(path: Path) -> Found:
     text = _text(path)
     try:
         values = None if path.suffix == ".cfg" else msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise OptionError(f"{error}", where=str(path), hint="give JSON or a .cfg") from error
     found = Found()
     try:
         for key, value in _pairs(text) if values is None else _of_json(values):
             _take(found, key, value)
     except OptionError as error:
-        raise OptionError(error.message, where=f"{path}, {error.where}", hint=error.hint) from error
+        place = f"{path}, {error.where}" if error.where else str(path)
+        raise OptionError(error.message, where=place, hint=error.hint) from error
     return found
 
 
@@ -244,12 +246,19 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _of_json(value: Any) -> Iterator[tuple[str, Any]]:
+def _of_json(value: Any, depth: int = 1) -> Iterator[tuple[str, Any]]:
     """Yield the keys of a JSON object, with objects as lists of pairs."""
+    _check_depth(depth)
     if not isinstance(value, dict):
         raise OptionError("this is no object", where="JSON", hint="write { … }")
     for key, inner in value.items():
-        yield str(key), list(_of_json(inner)) if isinstance(inner, dict) else inner
+        pairs = isinstance(inner, dict)
+        yield str(key), list(_of_json(inner, depth + 1)) if pairs else inner
+
+
+def _check_depth(depth: int) -> None:
+    if depth > _DEEPEST:
+        raise OptionError("blocks are nested too deeply", hint="AMCT nests three")
 
 
 def _pairs(text: str) -> list[tuple[str, Any]]:
@@ -263,6 +272,7 @@ def _pairs(text: str) -> list[tuple[str, Any]]:
             line = bare.count("\n", 0, position) + 1
             raise OptionError("no key and value", where=f"line {line}", hint="write key: value")
         if match["open"]:
+            _check_depth(len(stack))
             block: list[tuple[str, Any]] = []
             stack[-1].append((match["open"], block))
             stack.append(block)
@@ -306,7 +316,7 @@ def _take(found: Found, key: str, value: Any) -> None:
 def _apply(found: Found, key: str, value: Any) -> None:
     try:
         _LEAVES[key](found, key, value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise OptionError(
             f"{key} is {value!r}", where=key, hint="give a value of the right type"
         ) from error

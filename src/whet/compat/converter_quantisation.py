@@ -104,6 +104,9 @@ def _calibration(config: Given) -> list[str]:
         return []
     if "," in text:
         raise _refusal(config, "calibrate_path", "put all inputs into .npz files in one folder")
+    if config.get("quant_type") == "WEIGHT_QUANT" and config.get("quant_strategy") != "GPTQ":
+        config.notes.append("calibrate_path: weights alone are rounded to the nearest")
+        return []
     path = text.partition(":")[2] or text
     size = config.get("calibrate_size")
     found = ["--calibration", path, *(["--samples", size] if size else [])]

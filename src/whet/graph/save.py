@@ -9,7 +9,8 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from whet.whole_files import write_bytes, write_errors
+from whet.errors import ArtifactError
+from whet.whole_files import is_stream, write_bytes, write_errors
 
 LARGE_BYTES = 1 << 30
 """Weights of larger models go to a file of their own: ONNX files end at 2 GiB."""
@@ -47,6 +48,12 @@ def save_proto(model: onnx.ModelProto, path: Path) -> None:
 
 def _save_beside(model: ir.Model, path: Path) -> None:
     """Write a model and its weights to ``path`` and ``<name>.data``, both whole or neither."""
+    if is_stream(path):
+        raise ArtifactError(
+            "weights of this size go to a file beside the model",
+            where=str(path),
+            hint="name a file",
+        )
     data = f"{path.name}.data"
     with (
         write_errors(path),
@@ -54,8 +61,9 @@ def _save_beside(model: ir.Model, path: Path) -> None:
     ):
         folder = Path(name)
         ir.save(model, folder / path.name, external_data=data)
-        for file in (data, path.name):  # the model last: it names the weights
+        for file in (data, path.name):
             _flush(folder / file)
+        for file in (data, path.name):  # the model last: it names the weights
             os.replace(folder / file, path.parent / file)
 
 

@@ -165,7 +165,7 @@ def read_strategy(path: Path) -> Strategy:
         raise OptionError(
             f"cannot read: {error.strerror or error}", where=str(path), hint="check the path"
         ) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"{error}", where=str(path), hint=_hint(str(error))) from error
     return _strategy(content, path)
 

@@ -3,7 +3,8 @@
 ``sum s_x (x - p) s_w (w - q) + b = s_x s_w (sum (x - p)(w - q) + b / (s_x s_w))``: a ConvInteger or
 MatMulInteger, whose sums are exact, an integer bias where the model has one in that scale, and one
 DequantizeLinear of the sums behind it. What follows, activations, additions and QuantizeLinear,
-runs in the epilogue of the product like that of any other. A depthwise convolution sums within a
+runs in the epilogue of the product like that of any other. Sums of a model in float16 or bfloat16
+are dequantised in float32 and rounded once. A depthwise convolution sums within a
 channel, so that its input may have a scale for each.
 """
 
@@ -18,6 +19,7 @@ from whet.graph.edit import Names, constant, owner, rank, replace_nodes, static_
 from whet.graph.match import Miss
 from whet.passes.quantised import (
     BYTES,
+    SMALL,
     Array,
     Linear8,
     Maker,
@@ -72,7 +74,7 @@ def integer_form(node: ir.Node) -> Integers | Miss:
     """Return how a node is done in integers, or why it stays a product of floats."""
     if node.domain != "" or node.op_type not in ("Conv", "MatMul", "Gemm"):
         return Miss(f"{node.op_type} has no form in integers")
-    x, w = as_dequantised(node.inputs[0]), as_dequantised(node.inputs[1])
+    x, w = (as_dequantised(value, small=True) for value in node.inputs[:2])
     if isinstance(x, Miss):
         return x
     if isinstance(w, Miss):
@@ -90,7 +92,7 @@ def _obstacle(node: ir.Node, x: Linear8, w: Linear8) -> Miss | None:
         return Miss(f"{x.source.name} has a zero point for each channel")
     if x.source.dtype not in BYTES or w.source.dtype not in _WEIGHTS:
         return Miss(f"{node.name} multiplies {x.source.dtype} by {w.source.dtype}")
-    if node.outputs[0].dtype != ir.DataType.FLOAT:
+    if node.outputs[0].dtype not in (ir.DataType.FLOAT, *SMALL):
         return Miss(f"the result of {node.name} is {node.outputs[0].dtype}")
     return None
 
@@ -163,7 +165,8 @@ def _rewrite(form: Integers, names: Names) -> None:
         if node.op_type == "Conv":
             dims = [1, -1, *[1] * ((rank(old) or 2) - 2)]
             addend = _reshaped(make, addend, dims)
-        output = _added(make, output, addend, ir.DataType.FLOAT)
+        output = _added(make, output, _cast(make, addend, ir.DataType.FLOAT), ir.DataType.FLOAT)
+    output = _cast(make, output, old.dtype or ir.DataType.FLOAT)
     replace_nodes([node], make.nodes, [old], [output])
 
 
@@ -195,6 +198,13 @@ def _turned(make: Maker, value: ir.Value) -> ir.Value:
 def _added(make: Maker, left: ir.Value, right: ir.Value, dtype: ir.DataType) -> ir.Value:
     output = typed(left, make.names.fresh(f"{left.name}_biased"), dtype)
     return make.node("Add", [left, right], output)
+
+
+def _cast(make: Maker, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    if value.dtype == dtype:
+        return value
+    output = typed(value, make.names.fresh(f"{value.name}_cast"), dtype)
+    return make.node("Cast", [value], output, to=dtype)
 
 
 def _shaped(make: Maker, form: Integers, dims: list[int]) -> ir.Value:

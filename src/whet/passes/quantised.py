@@ -21,6 +21,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Found = TypeVar("Found")
 
 BYTES = (ir.DataType.UINT8, ir.DataType.INT8)
+SMALL = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Linear8:
     Attributes:
         node: the node.
         source: its input.
-        scale: float32, of rank 0 or along ``axis``.
+        scale: float32, of rank 0 or along ``axis``; small floats only where they were asked for.
         zero: of the same rank, as wide integers.
         axis: what a scale of rank 1 runs along, not negative.
     """
@@ -52,12 +53,17 @@ class Linear8:
         return same and (self.whole or self.axis == other.axis)
 
 
-def as_dequantised(value: ir.Value | None) -> Linear8 | Miss:
-    """Return the DequantizeLinear behind a value, or why there is none to work with."""
+def as_dequantised(value: ir.Value | None, *, small: bool = False) -> Linear8 | Miss:
+    """Return the DequantizeLinear behind a value, or why there is none to work with.
+
+    Args:
+        value: what may be its result.
+        small: whether float16 and bfloat16 are taken too; their scales are widened.
+    """
     node = None if value is None else value.producer()
     if node is None or node.op_type != "DequantizeLinear" or node.domain != "":
         return Miss(f"{value.name if value else 'an absent input'} is not dequantised")
-    return _parameters(node)
+    return _parameters(node, small=small)
 
 
 def as_quantised(node: ir.Node) -> Linear8 | Miss:
@@ -67,8 +73,10 @@ def as_quantised(node: ir.Node) -> Linear8 | Miss:
     return _parameters(node)
 
 
-def _parameters(node: ir.Node) -> Linear8 | Miss:
+def _parameters(node: ir.Node, *, small: bool = False) -> Linear8 | Miss:
     source, scale = node.inputs[0], constant(node.inputs[1])
+    if small and scale is not None and node.outputs[0].dtype in SMALL:
+        scale = scale.astype(np.float32)
     if source is None or scale is None or scale.dtype != np.float32:
         return Miss(f"the scale of {node.name} is no constant of float32")
     given = node.inputs[2] if len(node.inputs) > 2 else None

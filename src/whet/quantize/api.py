@@ -12,7 +12,7 @@ import msgspec
 import onnx
 import onnx_ir as ir
 
-from whet.errors import OptionError, nearest
+from whet.errors import ArtifactError, OptionError, nearest
 from whet.graph.save import save_proto, weight_bytes
 from whet.options import Options
 from whet.quantize.config import Choice, QuantizeConfig, config_from_dict
@@ -29,7 +29,7 @@ from whet.quantize.measured import (
     chosen_point,
 )
 from whet.quantize.observe import Progress
-from whet.quantize.scores import find_metric, metric_source
+from whet.quantize.scores import Metric, find_metric, metric_source
 from whet.quantize.static import (
     Model,
     Prepared,
@@ -95,7 +95,7 @@ class Goal:
 
     Attributes:
         max_drop: largest drop of the metric: ``0.005`` or ``"0.5%"``; ``None`` for no target.
-        metric: ``top1``, ``cosine`` or ``file.py:function``.
+        metric: ``top1``, ``cosine``, ``file.py:function`` or a function.
         evaluation: what it is measured on; the calibration data if not given.
         samples: most samples of it; 0 for all.
         timer: times two graphs; layers that are not faster in 8 bits stay in float.
@@ -103,7 +103,7 @@ class Goal:
     """
 
     max_drop: float | str | None = None
-    metric: str = "top1"
+    metric: str | Metric = "top1"
     evaluation: Source | None = None
     samples: int = 0
     timer: Timer | None = None
@@ -116,7 +116,7 @@ def quantize(
     *,
     config: QuantizeConfig | Mapping[str, Any] | None = None,
     max_drop: float | str | None = None,
-    metric: str = "top1",
+    metric: str | Metric = "top1",
     evaluation: Source | None = None,
     **more: Any,
 ) -> Quantized:
@@ -129,7 +129,7 @@ def quantize(
         config: how; a ``QuantizeConfig`` or its fields.
         max_drop: the largest drop of the metric, such as ``"0.5%"``: layers are rolled back until
             it holds.
-        metric: ``top1``, ``cosine`` or ``file.py:function``.
+        metric: ``top1``, ``cosine``, ``file.py:function`` or a function.
         evaluation: what the metric is measured on; the calibration data if not given.
         more: ``shapes``, ``options``, ``images``, ``state`` (a folder from which interrupted work
             goes on) and ``progress``, as of ``Request``; ``timer`` and ``pick``, as of ``Goal``.
@@ -156,6 +156,9 @@ def _request(
         if name not in known:
             raise OptionError(f"unknown option {name!r}", hint=f"valid: {', '.join(sorted(known))}")
     chosen = config if isinstance(config, QuantizeConfig) else config_from_dict(config or {})
+    images = more.get("images") or ImageOptions()
+    if not isinstance(images, ImageOptions):
+        raise OptionError(f"images is a {type(images).__name__}", hint="give ImageOptions")
     folder = _folder(more.get("state"))
     silent: Progress = lambda stage, done, total: None  # noqa: E731 - the type is the point
     return Request(
@@ -164,7 +167,7 @@ def _request(
         config=chosen,
         shapes=cast(Shapes | None, more.get("shapes")),
         options=more.get("options") or Options(),
-        images=more.get("images") or ImageOptions(),
+        images=images,
         state=None if folder is None else folder / "calibration.npz",
         progress=more.get("progress") or silent,
     )
@@ -174,7 +177,14 @@ def _folder(state: str | Path | None) -> Path | None:
     if state is None:
         return None
     folder = Path(state)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot create the folder of the state: {error.strerror or error}",
+            where=str(folder),
+            hint="name a folder, or a place for one",
+        ) from error
     return folder
 
 

@@ -119,7 +119,7 @@ def config_from_dict(values: Mapping[str, Any], where: str = "config") -> Quanti
 
 
 def read_config(path: Path) -> QuantizeConfig:
-    """Read a configuration file in JSON.
+    """Read a configuration file in JSON, or the one that a report ended with.
 
     Raises:
         OptionError: it cannot be read, or asks for something that there is not.
@@ -130,6 +130,8 @@ def read_config(path: Path) -> QuantizeConfig:
         raise OptionError(
             f"cannot read: {error.strerror or error}", where=str(path), hint="check the path"
         ) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise OptionError(f"{error}", where=str(path), hint="give a JSON object") from error
+    if "schema" in values and "config" in values:
+        values = values["config"]
     return config_from_dict(values, str(path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,7 @@ from whet.errors import UnsupportedError
 from whet.graph.save import save_proto, weight_bytes
 from whet.optimize.optimize import optimize_graph
 from whet.quantize.api import Goal
-from whet.quantize.floats import convertible, largest_values, too_large, write_floats
+from whet.quantize.floats import convertible, largest_values, unfit, write_floats
 from whet.quantize.judge import Judge
 from whet.quantize.scores import find_metric
 from whet.quantize.static import Request, calibration_data, input_specs
@@ -32,6 +32,8 @@ class ConvertReport(msgspec.Struct, frozen=True, kw_only=True):
         mode: ``weights``, ``float16`` or ``bfloat16``.
         converted: nodes that run in the small type, or read small weights; 0 where unknown.
         floats: nodes that were left in float32, and why.
+        ranges_checked: whether ranges of activations were seen on data; else a value may become
+            infinite in float16.
         bytes_before: size of the weights.
         bytes_after: the same of the result.
         target: how the accuracy target was reached, if there was one.
@@ -43,6 +45,7 @@ class ConvertReport(msgspec.Struct, frozen=True, kw_only=True):
     bytes_before: int
     bytes_after: int
     target: TargetReport | None = None
+    ranges_checked: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,16 +91,21 @@ def _reads_blocks(node: ir.Node) -> bool:
 def convert_floats(request: Request, kind: FloatKind, goal: Goal) -> Converted:
     """Convert a model to float16 or bfloat16; nodes whose values do not fit stay in float32.
 
-    With a target, further nodes stay until it holds.
+    Without data only constants are known to fit. With a target, further nodes stay until it holds.
 
     Raises:
         UnsupportedError: nothing can be converted.
+        InputError: there is a target, and no data.
         WhetError: the model or the data is not valid, or the target cannot be reached.
     """
     base = optimize_graph(request.source, shapes=request.shapes).model
-    data = calibration_data(request, input_specs(base))
-    largest = largest_values(base, data, request.options)
-    stay = {n: f"{v} is too large" for n, v in too_large(base, kind, largest).items()}
+    if request.calibration is None:
+        request = replace(request, calibration=goal.evaluation)
+    largest = {}
+    if request.calibration is not None or goal.max_drop is not None:
+        data = calibration_data(request, input_specs(base))
+        largest = largest_values(base, data, request.options)
+    stay = unfit(base, kind, largest)
     nodes = [name for name in convertible(base, kind) if name not in stay]
     if not nodes:
         raise UnsupportedError(
@@ -113,6 +121,7 @@ def convert_floats(request: Request, kind: FloatKind, goal: Goal) -> Converted:
     report = ConvertReport(
         mode=kind, converted=len(chosen), floats=stay, bytes_before=weight_bytes(base),
         bytes_after=weight_bytes(made), target=target,
+        ranges_checked=request.calibration is not None,
     )  # fmt: skip
     return Converted(ir.to_proto(made), report)
 

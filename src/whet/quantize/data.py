@@ -24,6 +24,7 @@ LABELS = ("labels", "label")
 """Arrays of these names are what the metric compares with, unless the model has such an input."""
 
 _ARRAYS = (".npy", ".npz")
+_WRITTEN = "give a .npy or .npz file that numpy.save or numpy.savez wrote"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class CalibrationData:
         Raises:
             InputError: something cannot be read or does not fit the model, or there is nothing.
         """
+        if not self.specs:
+            raise InputError("the model has no inputs, nothing in it depends on data")
         size = self._batch_size()
         waiting: list[tuple[Sample, str]] = []
         count = made = 0
@@ -135,13 +138,14 @@ class CalibrationData:
     def _of_folder(self, path: Path) -> Iterator[tuple[Sample, str]]:
         """Yield what is in a folder, in the order of names; folders in it are classes of images."""
         known = (*_ARRAYS, *IMAGE_SUFFIXES)
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in known)
-        classes = sorted(p for p in path.iterdir() if p.is_dir())
-        for file in files:
-            yield from self._of_path(file)
-        for label, folder in enumerate(classes):
-            for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
-                yield from self._of_image(file, label)
+        inside = _listed(path)
+        for file in inside:
+            if file.suffix.lower() in known and not file.is_dir():
+                yield from self._of_path(file)
+        for label, folder in enumerate(p for p in inside if p.is_dir()):
+            for file in _listed(folder):
+                if file.suffix.lower() in IMAGE_SUFFIXES:
+                    yield from self._of_image(file, label)
 
     def _of_image(self, path: Path, label: int | None) -> Iterator[tuple[Sample, str]]:
         if len(self.specs) != 1:
@@ -151,8 +155,7 @@ class CalibrationData:
                 hint="give .npz files with an array for each input",
             )
         spec = self.specs[0]
-        sample = {spec.name: read_image(path, spec, self.images)}
-        _check(sample[spec.name], spec, str(path))
+        sample = {spec.name: _check(read_image(path, spec, self.images), spec, str(path))}
         if label is not None:
             sample[LABELS[0]] = np.asarray(label)
         yield sample, str(path)
@@ -167,7 +170,7 @@ class CalibrationData:
         if len(set(sizes.values())) > 1:
             raise InputError(f"the arrays have different numbers of samples: {sizes}", where=where)
         for number in range(next(iter(sizes.values()))):
-            sample = {name: array[number] for name, array in made.items()}
+            sample = {n: np.asarray(array[number], array.dtype) for n, array in made.items()}
             yield (
                 sample if labels is None else {**sample, LABELS[0]: labels[number]},
                 f"{where}, sample {number}",
@@ -217,6 +220,16 @@ def _again(source: Iterable[Any]) -> Iterator[Any]:
     return made
 
 
+def _listed(folder: Path) -> list[Path]:
+    """Return what is in a folder by name, without what systems hide there, such as ``._a.png``."""
+    try:
+        return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    except OSError as error:
+        raise InputError(
+            f"cannot read the folder: {error.strerror or error}", where=str(folder)
+        ) from error
+
+
 def _name(source: Source) -> str:
     return os.fspath(source) if isinstance(source, str | os.PathLike) else "calibration"
 
@@ -229,7 +242,7 @@ def _split(array: Array, spec: TensorSpec, where: str) -> Array:
     if array.ndim == rank - 1:
         array = array[None]
     if array.ndim == rank + 1:
-        array = array.reshape(-1, *array.shape[2:])
+        array = array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
     if array.ndim == rank:
         return _check(array, spec, where, batched=True)
     return _check(array[None], spec, where, batched=True)
@@ -248,22 +261,41 @@ def _check(array: Array, spec: TensorSpec, where: str, *, batched: bool = False)
             where=where,
             hint="the first dimension of an array counts samples",
         )
+    return _converted(array, spec, where)
+
+
+def _converted(array: Array, spec: TensorSpec, where: str) -> Array:
+    """Return an array in the type of an input, which has to hold every number."""
     dtype = numpy_dtype(spec.dtype)
-    kinds = {"f": "fiub", "i": "iub", "u": "iub", "b": "b"}.get(dtype.kind, dtype.kind)
+    kinds = {"f": "fiub", "V": "fiub", "i": "iub", "u": "iub", "b": "b", "O": "OU"}.get(
+        dtype.kind, dtype.kind
+    )
     if array.dtype != dtype and array.dtype.kind not in kinds:
         raise InputError(
             f"the type is {array.dtype}, {spec.name!r} takes {spec.dtype}",
             where=where,
             hint=f"convert the array to {spec.dtype}",
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = int(np.size(array) - np.isfinite(array).sum())
+    with np.errstate(over="ignore"):
+        made = array.astype(dtype, copy=False)
+    if dtype.kind == "O":
+        return made
+    whole = dtype.kind in "iu"
+    bad = int(np.size(made) - (made == array if whole else np.isfinite(made)).sum())
+    if bad and array.dtype.kind in "iub":
+        raise InputError(f"{bad} of {array.size} numbers do not fit in {spec.dtype}", where=where)
+    if bad:
         raise InputError(
-            f"{bad} of {array.size} numbers are NaN or infinite",
+            f"{bad} of {array.size} numbers are NaN or infinite in {spec.dtype}",
             where=where,
             hint="leave such samples out",
         )
-    return array.astype(dtype, copy=False)
+    return made
+
+
+def array_bytes(array: Array) -> bytes:
+    """Return what a hash of an array is made of; texts lie elsewhere, the array points to them."""
+    return repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
 
 
 def _alike(a: Sample, b: Sample) -> bool:

@@ -34,6 +34,9 @@ _ROOM = 0.5
 
 _STAY = frozenset({"Cast", "CastLike", "QuantizeLinear", "DequantizeLinear"})
 
+_CARRY = frozenset({"Expand", "Identity", "Reshape", "Sqrt", "Squeeze", "Transpose", "Unsqueeze"})
+"""Operators whose results are as small as what they read, or nearly."""
+
 
 def largest_values(model: ir.Model, data: CalibrationData, options: Options) -> dict[str, float]:
     """Run a model on data and return the largest magnitude of every float32 value.
@@ -61,14 +64,33 @@ def convertible(model: ir.Model, kind: str) -> tuple[str, ...]:
     return tuple(node.name or "" for node in model.graph if _variables(node, kind))
 
 
-def too_large(model: ir.Model, kind: str, largest: Mapping[str, float]) -> dict[str, str]:
-    """Return the nodes that must stay in float32, with the value that does not fit."""
+def unfit(model: ir.Model, kind: str, largest: Mapping[str, float]) -> dict[str, str]:
+    """Return the nodes that must stay in float32, and why."""
     limit = float(ml_dtypes.finfo(_NUMPY[kind]).max) * _ROOM  # type: ignore[no-untyped-call]
     found: dict[str, str] = {}
     for node in model.graph:
         for value in (*node.inputs, *node.outputs):
             if value is not None and is_float32(value) and _size(value, largest) > limit:
-                found.setdefault(node.name or "", value.name or "")
+                found.setdefault(node.name or "", f"{value.name} is too large")
+    return {**_divided(model, kind), **found}
+
+
+def _divided(model: ir.Model, kind: str) -> dict[str, str]:
+    """Return the nodes that read constants of which a small type leaves 0, or results of those.
+
+    Such a constant keeps a length or a variance from being 0 before something is divided by it:
+    ``x / max(|x|, 1e-12)`` would be 0 / 0.
+    """
+    found: dict[str, str] = {}
+    tiny: set[str] = set()
+    for node in model.graph:
+        read = [v for v in node.inputs if v is not None and is_float32(v)]
+        gone = [v.name for v in read if _vanishes(v, kind)]
+        small = [v.name for v in read if v.name in tiny]
+        if gone or small:
+            found[node.name or ""] = f"{(gone or small)[0]} may become 0"
+        if gone or (small and node.op_type in _CARRY):
+            tiny |= {v.name or "" for v in node.outputs}
     return found
 
 
@@ -78,6 +100,16 @@ def _size(value: ir.Value, largest: Mapping[str, float]) -> float:
         array = tensor.numpy()
         return float(np.abs(array).max()) if array.size else 0.0
     return largest.get(value.name or "", 0.0)
+
+
+def _vanishes(value: ir.Value, kind: str) -> bool:
+    """Tell whether nothing is left of a constant in a small type."""
+    tensor = constant_tensor(value)
+    if tensor is None:
+        return False
+    array = tensor.numpy()
+    with np.errstate(over="ignore"):
+        return bool(array.any()) and not array.astype(_NUMPY[kind]).any()
 
 
 def write_floats(base: ir.Model, kind: str, nodes: Collection[str]) -> ir.Model:

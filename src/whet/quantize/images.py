@@ -35,6 +35,23 @@ class ImageOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     std: tuple[float, ...] = (1.0,)
     order: Literal["rgb", "bgr"] = "rgb"
 
+    def __post_init__(self) -> None:
+        """Reject values that make no image, or numbers that are not finite."""
+        if not 0 <= self.resize <= LONGEST_SIDE:
+            raise OptionError(
+                f"resize is {self.resize}", where="images", hint=f"give 0 to {LONGEST_SIDE} pixels"
+            )
+        for name, numbers in {"scale": (self.scale,), "mean": self.mean, "std": self.std}.items():
+            if len(numbers) not in (1, 3) or not np.isfinite(numbers).all():
+                raise OptionError(
+                    f"{name} is {numbers}", where="images", hint="one finite number, or three"
+                )
+        if 0 in self.std:
+            raise OptionError("std is 0", where="images", hint="pixels are divided by it")
+
+
+LONGEST_SIDE = 1 << 14
+"""Most pixels of the shorter side after resizing."""
 
 IMAGENET = ImageOptions(resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """What networks for ImageNet are mostly trained with."""
@@ -50,13 +67,13 @@ def read_image(path: Path, spec: TensorSpec, options: ImageOptions) -> Array:
     if importlib.util.find_spec("PIL") is None:
         raise OptionError("images need Pillow", hint="pip install pillow")
     channels, height, width, first = _layout(spec, path)
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise InputError(f"not an image: {error}", where=str(path)) from error
+    if channels == 1 and len(options.mean) + len(options.std) > 2:
+        raise OptionError(
+            f"{spec.name!r} has one channel, mean and std have three numbers",
+            where="images",
+            hint="give one number",
+        )
+    image = _decoded(path, "L" if channels == 1 else "RGB")
     if options.resize:
         factor = options.resize / min(image.size)
         size = (round(image.width * factor), round(image.height * factor))
@@ -74,6 +91,19 @@ def read_image(path: Path, spec: TensorSpec, options: ImageOptions) -> Array:
         made = (pixels * options.scale - np.array(options.mean)) / np.array(options.std)
         made = made.astype(np.float32)
     return np.ascontiguousarray(made.transpose(2, 0, 1) if first else made)
+
+
+def _decoded(path: Path, mode: str) -> Any:
+    """Read a file with Pillow, which tells what is wrong with one by errors of many kinds."""
+    from PIL import Image
+
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise InputError("this is no file", where=str(path))
+    try:
+        with Image.open(path) as opened:
+            return opened.convert(mode)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"not an image: {error}", where=str(path)) from error
 
 
 def _layout(spec: TensorSpec, path: Path) -> tuple[int, int, int, bool]:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from whet.driver import compile as compile_model
 from whet.errors import ArtifactError
 from whet.options import Options
-from whet.quantize.data import CalibrationData
+from whet.quantize.data import CalibrationData, array_bytes
 from whet.quantize.scores import Metric, Outputs, Score, joined, score
 from whet.whole_files import write_bytes
 
@@ -87,14 +87,14 @@ def _digest(references: Mapping[str, Array], labels: Array | None) -> str:
     made = hashlib.sha256()
     for name, array in sorted({**references, "": np.asarray(labels)}.items()):
         made.update(f"{name} {array.dtype} {array.shape}".encode())
-        made.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())
+        made.update(array_bytes(array))
     return made.hexdigest()
 
 
 def _read(path: Path) -> dict[str, tuple[float, float]]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[float, float]])
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ArtifactError(
             f"not a file of scores: {error}", where=str(path), hint="delete it and start again"
         ) from error

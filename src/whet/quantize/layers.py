@@ -161,6 +161,8 @@ def _needs(node: ir.Node, weight: int) -> Miss | None:
         return Miss("its weight is quantised already" if done else "its weight is not constant")
     if not is_float32(given):
         return Miss("its weight is not float32")
+    if 0 in (static_shape(given) or ()):
+        return Miss("its weight is empty")
     return None
 
 

@@ -71,11 +71,18 @@ class Moments:
 
 
 def restored_moments(state: dict[str, Array]) -> Moments:
-    """Return the moments that ``Moments.state`` described."""
+    """Return the moments that ``Moments.state`` described.
+
+    Raises:
+        ValueError: they are none.
+    """
     made = Moments(*state["total"].shape)
     made.rows = int(state["rows"])
     made.total, made.absolute = state["total"], state["absolute"]
     made.largest, made.gram = state["largest"], state["gram"]
+    for name, array in Moments(*made.total.shape).state().items():
+        if state[name].shape != array.shape or not np.isfinite(state[name]).all():
+            raise ValueError(f"{name} is no sum of rows")
     return made
 
 

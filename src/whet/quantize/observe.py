@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from whet.array_files import DAMAGE
+from whet.array_files import load_arrays
 from whet.driver import compile as compile_model
 from whet.errors import ArtifactError, InputError, ModelError
 from whet.options import Options
 from whet.quantize.config import QuantizeConfig
-from whet.quantize.data import Batch, CalibrationData
+from whet.quantize.data import Batch, CalibrationData, array_bytes
 from whet.quantize.histogram import Histogram, restored
 from whet.quantize.layers import Layer, root_of
 from whet.quantize.moments import Moments, matrix_of, restored_moments, rows_read, weight_of
@@ -133,7 +133,7 @@ class _Seen:
         self._number += 1
         for name, array in sorted(batch.feeds.items()):
             self._digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            self._digest.update(array.tobytes())
+            self._digest.update(array_bytes(array))
         if self._number == self._resumed and self._digest.hexdigest() != self._found.data:
             raise self._other()
         if self._number > self._resumed:
@@ -233,14 +233,13 @@ def _resumed(path: Path | None, key: str) -> Observations:
     """Return the state of an interrupted calibration, or an empty one."""
     if path is None or not path.exists():
         return Observations()
+    again = "delete it and start again"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, *DAMAGE) as error:
-        raise ArtifactError(
-            f"not a calibration state: {error}", where=str(path), hint="delete it and start again"
-        ) from error
-    if str(arrays.get("key")) != key:
+        arrays = load_arrays(path, hint=again)
+    except InputError as error:
+        reason = f"not a calibration state: {error.message}"
+        raise ArtifactError(reason, where=str(path), hint=again) from error
+    if not isinstance(arrays, dict) or str(arrays.get("key")) != key:
         raise ModelError(
             "the calibration state is of another model or configuration",
             where=str(path),
@@ -250,7 +249,7 @@ def _resumed(path: Path | None, key: str) -> Observations:
         return _restored(arrays)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
-            "the calibration state is incomplete", where=str(path), hint="delete it and start again"
+            "the calibration state is incomplete", where=str(path), hint=again
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +39,22 @@ def top1(outputs: Outputs, references: Outputs, labels: Array | None) -> float:
     """
     name = next(iter(outputs))
     chosen = _classes(outputs[name])
-    right = _classes(references[name]) if labels is None else np.asarray(labels).reshape(-1)
+    right = _classes(references[name]) if labels is None else _numbers(labels, outputs[name])
     if chosen.shape != right.shape:
         raise InputError(f"there are {right.size} labels for {chosen.size} results", where="labels")
     return float((chosen == right).mean())
+
+
+def _numbers(labels: Array, scores: Array) -> Array:
+    """Return labels as numbers of classes; others would all be wrong, for every model alike."""
+    right, classes = np.asarray(labels).reshape(-1), scores.reshape(len(scores), -1).shape[1]
+    if right.dtype.kind not in "iufb" or not np.isin(right, np.arange(classes)).all():
+        raise InputError(
+            f"labels are not numbers of classes from 0 to {classes - 1}",
+            where="labels",
+            hint="say which output is right, or leave labels out",
+        )
+    return right
 
 
 def _classes(scores: Array) -> Array:
@@ -49,9 +62,16 @@ def _classes(scores: Array) -> Array:
 
 
 def cosine(outputs: Outputs, references: Outputs, labels: Array | None) -> float:
-    """Return the mean cosine between the outputs of a sample and those of the float model."""
-    found = [_cosines(outputs[name], references[name]) for name in references]
-    return float(np.mean(found))
+    """Return the mean cosine between the outputs of a sample and those of the float model.
+
+    Texts have none; where all outputs are texts the cosine is 1.
+    """
+    found = [
+        _cosines(outputs[name], golden)
+        for name, golden in references.items()
+        if golden.dtype != object
+    ]
+    return float(np.mean(found)) if found else 1.0
 
 
 def _cosines(a: Array, b: Array) -> float:
@@ -69,12 +89,16 @@ METRICS: dict[str, Metric] = {"top1": top1, "cosine": cosine}
 """Metrics by name."""
 
 
-def find_metric(text: str) -> Metric:
-    """Return a metric: one by name, or ``file.py:function``, whose file is executed.
+def find_metric(text: str | Metric) -> Metric:
+    """Return a metric: a function, one by name, or ``file.py:function``, whose file is executed.
 
     Raises:
         OptionError: there is none.
     """
+    if callable(text):
+        return _guarded(text, "metric")
+    if not isinstance(text, str):
+        raise OptionError(f"a metric is no {type(text).__name__}", hint=_SIGNATURE)
     if text in METRICS:
         return METRICS[text]
     path, colon, name = text.rpartition(":")
@@ -88,7 +112,7 @@ def find_metric(text: str) -> Metric:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise OptionError(
             f"the file of the metric fails: {type(error).__name__}: {error}",
             where=path,
@@ -101,8 +125,13 @@ def find_metric(text: str) -> Metric:
     return _guarded(getattr(module, name), text)
 
 
-def metric_source(text: str) -> bytes:
-    """Return what tells a metric from others: its name, and the file of one's own."""
+def metric_source(text: str | Metric) -> bytes:
+    """Return what tells a metric from others: its name, or the file of one's own.
+
+    A function may read anything, so that what it found is kept for this very object alone.
+    """
+    if not isinstance(text, str):
+        return f"{text!r} of process {os.getpid()}".encode()
     path = text.rpartition(":")[0]
     return text.encode() + (b"" if text in METRICS else Path(path).read_bytes())
 
@@ -112,8 +141,8 @@ def _guarded(function: Callable[..., Any], where: str) -> Metric:
 
     def metric(outputs: Outputs, references: Outputs, labels: Array | None) -> float:
         try:
-            found = float(function(dict(outputs), dict(references), labels))
-        except Exception as error:
+            found = float(function(_locked(outputs), _locked(references), labels))
+        except (Exception, SystemExit) as error:
             raise OptionError(
                 f"the metric fails: {type(error).__name__}: {error}",
                 where=where,
@@ -124,6 +153,14 @@ def _guarded(function: Callable[..., Any], where: str) -> Metric:
         return found
 
     return metric
+
+
+def _locked(outputs: Outputs) -> dict[str, Array]:
+    """Return arrays that nobody can write to: all variants are compared with the same."""
+    made = {name: array.view() for name, array in outputs.items()}
+    for array in made.values():
+        array.flags.writeable = False
+    return made
 
 
 def score(metric: Metric, outputs: Outputs, references: Outputs, labels: Array | None) -> Score:

@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from whet.errors import OptionError, UnsupportedError, nearest
+from whet.errors import InputError, OptionError, UnsupportedError, nearest
 from whet.optimize.optimize import optimize_graph
 from whet.options import Options
 from whet.program.records import TensorSpec
@@ -38,7 +38,7 @@ class Request:
 
     Attributes:
         source: path of an ONNX file, its bytes or a ``ModelProto``.
-        calibration: calibration data; see ``CalibrationData``.
+        calibration: calibration data; see ``CalibrationData``. Conversions may do without.
         config: how.
         shapes: shapes by input name.
         options: how models are compiled for calibration and scores.
@@ -48,7 +48,7 @@ class Request:
     """
 
     source: Model
-    calibration: Source
+    calibration: Source | None = None
     config: QuantizeConfig = field(default_factory=QuantizeConfig)
     shapes: Shapes | None = None
     options: Options = field(default_factory=Options)
@@ -109,8 +109,18 @@ def prepare(request: Request) -> Prepared:
 
 
 def calibration_data(request: Request, specs: tuple[TensorSpec, ...]) -> CalibrationData:
-    """Return the calibration data of a request."""
+    """Return the calibration data of a request.
+
+    Raises:
+        InputError: it has none.
+    """
     config = request.config
+    if request.calibration is None:
+        raise InputError(
+            "there is no calibration data",
+            where="calibration",
+            hint="give files, or a folder of them",
+        )
     return CalibrationData(request.calibration, specs, config.batch, config.samples, request.images)
 
 

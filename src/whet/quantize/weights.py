@@ -105,7 +105,10 @@ def quantize_weights(request: Request, config: WeightConfig) -> WeightResult:
         WhetError: the model or the data is not valid.
     """
     base = optimize_graph(request.source, shapes=request.shapes).model
-    inner = QuantizeConfig(rounding="gptq", batch=request.config.batch, seed=request.config.seed)
+    given = request.config
+    inner = QuantizeConfig(
+        rounding="gptq", batch=given.batch, samples=given.samples, seed=given.seed
+    )
     layers, left = _matrices(base, inner, config.skip)
     seen = Observations()
     if config.method != "nearest":

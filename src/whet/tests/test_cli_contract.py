@@ -32,7 +32,7 @@ QUICK = "--rounds 2 --threads 1"
 
 JSON_LINES = {
     "compile": "compile m.onnx -o a.whet --json",
-    "quantize": "quantize m.onnx --calibration c.npy --metric cosine -o q.onnx --json",
+    "quantize": "quantize m.onnx --calibration c.npy -o q.onnx --json",
     "optimize": "optimize m.onnx -o o.onnx --json",
     "check": "check m.onnx --json",
     "tune": "tune m.onnx --threads 1 --seconds 0 --json",

@@ -71,11 +71,57 @@ def test_labels_and_several_inputs(tmp_path: Path) -> None:
         ("missing.npy", "cannot read: No such file"),
         ("missing", "no such file"),
         ((SAMPLES, np.arange(3)), "different numbers of samples"),
+        (SAMPLES.astype(np.float64) * 1e300, "84 of 84 numbers are NaN or infinite in float32"),
+        (np.zeros((0, 2, 3, 4), np.float32), "there is no data"),
     ],
 )
 def test_bad_data_is_one_clear_error(source: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read([source] if isinstance(source, tuple) else source)
+
+
+@pytest.mark.parametrize("number", [-1, 256])
+def test_whole_numbers_that_do_not_fit_are_refused(number: int) -> None:
+    spec = TensorSpec("u", "uint8", ("n", 2))
+    (batch,) = read(np.array([[0, 255]]), spec)
+    assert batch.feeds["u"].tolist() == [[0, 255]]
+    with pytest.raises(InputError, match="1 of 2 numbers do not fit in uint8"):
+        read(np.array([[0, number]]), spec)
+
+
+def test_types_that_no_file_has_are_read_from_float32(tmp_path: Path) -> None:
+    spec = TensorSpec("x", "bfloat16", ("n", 3, 4))
+    np.save(tmp_path / "x.npy", SAMPLES)
+    (batch,) = read(tmp_path / "x.npy", spec)
+    assert str(batch.feeds["x"].dtype) == "bfloat16"
+    np.save(tmp_path / "x.npy", batch.feeds["x"])  # NumPy keeps the bytes and forgets the type
+    with pytest.raises(InputError, match=r"the type is \|V2"):
+        read(tmp_path / "x.npy", spec)
+
+
+def test_a_model_without_inputs_takes_no_data() -> None:
+    with pytest.raises(InputError, match="no inputs"):
+        list(CalibrationData(SAMPLES, ()).batches())
+
+
+def test_what_systems_leave_in_folders_is_no_data(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for name in (".hidden", "cat", "dog"):
+        (tmp_path / name).mkdir()
+        image.fromarray(np.zeros((6, 5, 3), np.uint8)).save(tmp_path / name / "a.png")
+        (tmp_path / name / "._a.png").write_bytes(b"no image")
+        (tmp_path / name / "notes.txt").write_text("no image")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    assert [b.labels.tolist() for b in read(tmp_path, IMAGE)] == [[0], [1]]
+
+
+def test_a_folder_that_links_to_itself_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "again.npy").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="there is no data"):
+        read(tmp_path)
+    (tmp_path / "loop.npy").symlink_to("loop.npy")
+    with pytest.raises(InputError, match="cannot read"):
+        read(tmp_path)
 
 
 def test_bad_files(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ import onnx
 import pytest
 
 import whet
+from whet.dtypes import numpy_dtype
 from whet.optimize.optimize import optimize_graph
 from whet.tests.foreign_models import FOLDER, KEPT, WRITTEN, written
+from whet.tests.quantized_models import norm_net, residual_net
 
 Array = np.ndarray[Any, Any]
 PRODUCTS = ("Conv", "MatMul", "Gemm")
@@ -77,3 +79,30 @@ def test_what_onnx_runtime_writes(name: str, tmp_path: Path) -> None:
     model = written(name, tmp_path)
     assert float_products(model) == ()
     check_agreement(with_last_bytes(model), len(name))
+
+
+def in_small_floats(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
+    """Return a quantised model whose floats, scales among them, are all of a small type."""
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            array = onnx.numpy_helper.to_array(tensor).astype(numpy_dtype(kind))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.DataType.Value(kind.upper())
+    del model.graph.value_info[:]
+    return model
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.parametrize("net", ["residual", "norm"])
+def test_scales_of_small_floats_run_in_integers(net: str, kind: str) -> None:
+    build, shape = {"residual": (residual_net, (3, 9, 7)), "norm": (norm_net, (4, 16))}[net]
+    x = np.random.default_rng(1).standard_normal((16, *shape)).astype(np.float32)
+    made = whet.quantize(build(np.random.default_rng(0)), x).model
+    right = whet.compile(made)({"x": x})["y"]
+    small = in_small_floats(made, kind)
+    assert float_products(small) == ()
+    found = whet.compile(small)({"x": x.astype(numpy_dtype(kind))})["y"]
+    assert found.dtype == numpy_dtype(kind)
+    share = np.linalg.norm(found.astype(np.float32) - right) / np.linalg.norm(right)
+    assert share < (0.02 if kind == "float16" else 0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from onnx import helper
 
 import whet
-from whet.errors import UnsupportedError
+from whet.errors import ArtifactError, UnsupportedError
 from whet.quantize.convert import convert_weights
 from whet.quantize.static import Request
 from whet.quantize.weights import WeightConfig
@@ -150,3 +151,48 @@ def test_weights_that_are_not_finite_stay() -> None:
     alone = build([NODE("MatMul", ["x", "w"], ["y"])], weights, ["n", 5], ["n", 3])
     with pytest.raises(UnsupportedError, match="its weight has NaN or infinity"):
         whet.quantize(alone, np.ones((2, 5), np.float32))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0)])
+def test_empty_weights_stay(shape: tuple[int, int]) -> None:
+    depth, width = shape
+    nodes = [NODE("MatMul", ["x", "w"], ["y"], name="empty")]
+    model = build(nodes, {"w": np.ones(shape)}, ["n", depth], ["n", width])
+    with pytest.raises(UnsupportedError, match="empty: its weight is empty"):
+        whet.quantize(model, np.ones((3, depth), np.float32), config={"rounding": "gptq"})
+
+
+@pytest.mark.parametrize("kind", [object, np.str_])
+def test_texts_beside_what_is_quantised(kind: Any, tmp_path: Path) -> None:
+    weights = {"w": np.random.default_rng(7).standard_normal((4, 3))}
+    nodes = [NODE("MatMul", ["x", "w"], ["y"], name="product"), NODE("Identity", ["s"], ["t"])]
+    model = build(nodes, weights, ["n", 4], ["n", 3])
+    for name, place in (("s", model.graph.input), ("t", model.graph.output)):
+        place.append(helper.make_tensor_value_info(name, onnx.TensorProto.STRING, ["n"]))
+    x = np.random.default_rng(8).standard_normal((3, 4)).astype(np.float32)
+    feeds = {"x": x, "s": np.array(["a", "b", "c"], kind)}
+    for _ in range(2):  # the second reads the state, whose hash is of the texts
+        made = whet.quantize(model, feeds, max_drop="5%", metric=whole, state=tmp_path)
+        assert made.report.quantized == {"product": "MatMul"}
+    assert whet.quantize(model, feeds, max_drop="5%", metric="cosine").report.target is not None
+
+
+def whole(outputs: Any, references: Any, labels: Any) -> float:
+    """Judge the numbers, and see that the texts came through."""
+    assert outputs["t"].tolist() == ["a", "b", "c"]
+    return 1 - error(outputs["y"], references["y"])
+
+
+@pytest.mark.parametrize("part", ["gram", "total", "rows"])
+def test_a_state_with_other_sums_is_refused(part: str, tmp_path: Path) -> None:
+    weights = {"w": np.ones((4, 3))}
+    model = build([NODE("MatMul", ["x", "w"], ["y"], name="p")], weights, ["n", 4], ["n", 3])
+    x, config = np.ones((3, 4), np.float32), {"rounding": "gptq"}
+    whet.quantize(model, x, config=config, state=tmp_path)
+    with np.load(tmp_path / "calibration.npz") as file:
+        arrays = dict(file)
+    (key,) = [name for name in arrays if name.startswith(f"m/{part}/")]
+    for changed in (arrays[key].reshape(-1)[:0], np.full(arrays[key].shape, np.nan)):
+        np.savez(tmp_path / "calibration.npz", **{**arrays, key: changed})
+        with pytest.raises(ArtifactError, match="the calibration state is incomplete"):
+            whet.quantize(model, x, config=config, state=tmp_path)

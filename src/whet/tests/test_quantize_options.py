@@ -126,12 +126,14 @@ OPTIONS: dict[str, tuple[str, str, Check]] = {
             p[k].dtype == np.int32 and not np.array_equal(p[k], m[k]) for k in p if k in m)),
     "skip": (CONV, "--skip conv2", lambda _, m, r: "w2" in m and "conv2" not in r["quantized"]),
     "samples": (f"{CONV} --calibrator minmax", "--samples 4", narrower),
+    "samples of weights": (
+        f"{WEIGHTS} --calibration h.npy --method gptq", "--samples 4", other_weights),
     "batch": (f"{CONV} --calibrator moving_average", "--batch 3", other_scale),
     "seed": (f"{CONV} --rounding gptq --batch 48", "--seed 5", other_weights),
     "bits": (WEIGHTS, "--bits 8", more_bytes),
     "block": (WEIGHTS, "--block 16", more_bytes),
-    "method gptq": (f"{WEIGHTS} --calibration h.npy", "--method gptq", other_weights),
-    "method awq": (f"{WEIGHTS} --calibration h.npy", "--method awq", other_weights),
+    "method gptq": (WEIGHTS, "--calibration h.npy --method gptq", other_weights),
+    "method awq": (WEIGHTS, "--calibration h.npy --method awq", other_weights),
     "form": (WEIGHTS, "--form matmulnbits", lambda _, m, __: "MatMulNBits" in m["operators"]),
     "mode float16": (
         DENSE, "--mode float16", lambda p, m, _: halves(m) > halves(p) == 0),

@@ -92,6 +92,7 @@ def test_every_setting_changes_what_it_says(net: onnx.ModelProto) -> None:
     assert scales(weights_symmetric=False, weights="uint8")["w2_zero"].any()
     searched = scales(weight_search=True, weights="int4")["w2_scale"]
     assert (searched <= scales(weights="int4")["w2_scale"]).all()
+    assert (searched < scales(weights="int4")["w2_scale"]).any()
     assert "w2" in scales(layers={"conv2": "float"})
     assert "w2" in scales(skip_ops=["Conv"])
     assert scales(calibrator="minmax")["x_scale"] > scales(calibrator="percentile",
@@ -153,6 +154,8 @@ def test_tables_are_stored_in_eight_bits() -> None:
     kept = {t.name: t.data_type for t in made.model.graph.initializer}
     assert kept["t_q"] == onnx.TensorProto.INT8
     assert "t" not in kept
+    alone = whet.quantize(model, {"i": ids}, config={"embeddings": False}).model
+    assert {t.name: t.data_type for t in alone.graph.initializer}["t"] == onnx.TensorProto.FLOAT
     found, right = (whet.compile(m)({"i": ids})["y"] for m in (made.model, model))
     assert np.linalg.norm(found - right) < 0.02 * np.linalg.norm(right)
 

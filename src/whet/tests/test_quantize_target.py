@@ -97,6 +97,31 @@ def test_drops_and_metrics(tmp_path: Path) -> None:
         joined([{"y": np.zeros((4, n, 6))} for n in (3, 2)])
 
 
+def test_a_function_is_a_metric(tmp_path: Path) -> None:
+    model = residual_net(np.random.default_rng(0))
+    x = np.random.default_rng(1).standard_normal((8, 3, 9, 7)).astype(np.float32)
+    asked: list[int] = []
+
+    def small(outputs: Any, references: Any, labels: Any) -> float:
+        asked.append(len(outputs["y"]))
+        return 1 - float(np.abs(outputs["y"] - references["y"]).max())
+
+    def other(outputs: Any, references: Any, labels: Any) -> float:
+        return small(outputs, references, labels) / 2
+
+    for metric, value in ((small, 1.0), (other, 0.5), (small, 1.0)):
+        made = whet.quantize(model, x, metric=metric, max_drop=1, state=tmp_path)
+        assert made.report.target is not None
+        assert made.report.target.float_value == value
+        assert (made.report.target.value > 0.5) == (value == 1.0)  # kept scores are another's
+    assert set(asked) == {8}
+    wrong: Any = 3
+    with pytest.raises(OptionError, match="a metric is no int"):
+        whet.quantize(model, x, metric=wrong, max_drop=1)
+    with pytest.raises(OptionError, match="images is a dict"):
+        whet.quantize(model, x, images={"resize": 3})
+
+
 def accuracy(model: onnx.ModelProto, images: Any, labels: Any) -> float:
     found = whet.compile(model)({"x": images})["y"]
     return float((found.argmax(axis=1) == labels).mean())

@@ -12,7 +12,7 @@ import pytest
 import whet
 from whet.cli import exits
 from whet.cli.main import run_command
-from whet.errors import OptionError, UnsupportedError
+from whet.errors import InputError, OptionError, UnsupportedError
 from whet.quantize.api import Goal
 from whet.quantize.blocks import block_grid, dequantize_blocks, quantize_blocks
 from whet.quantize.convert import convert_floats, convert_weights
@@ -161,6 +161,52 @@ def test_small_floats_keep_what_does_not_fit(kind: Any) -> None:
     assert bool(made.report.floats) == (kind == "float16")
 
 
+def test_small_floats_need_no_data() -> None:
+    rng = np.random.default_rng(10)
+    weights = {"w": rng.standard_normal((8, 8)), "big": np.array(1e5), "v": np.ones((8, 3))}
+    node = onnx.helper.make_node
+    nodes = [
+        node("MatMul", ["x", "w"], ["a"], name="first"),
+        node("Max", ["a", "big"], ["b"], name="grow"),
+        node("MatMul", ["b", "v"], ["y"], name="last"),
+    ]
+    model = build(nodes, weights, ["n", 8], ["n", 3])
+    wide = convert_floats(Request(model), "bfloat16", Goal())
+    assert wide.report.floats == {}
+    x = rng.standard_normal((16, 8)).astype(np.float32)
+    assert error(run(wide.model, x), run(model, x)) < 0.03
+    half = convert_floats(Request(model), "float16", Goal())
+    assert half.report.floats == {"grow": "big is too large"}
+    assert half.report.ranges_checked is False
+    assert convert_floats(Request(model, x), "float16", Goal()).report.ranges_checked is True
+    with pytest.raises(InputError, match="no calibration data"):
+        convert_floats(Request(model), "float16", Goal(max_drop="1%"))
+    held = convert_floats(Request(model), "bfloat16", Goal("1%", "cosine", evaluation=x))
+    assert held.report.target is not None
+
+
+def test_small_floats_do_not_divide_by_what_became_nothing() -> None:
+    rng = np.random.default_rng(11)
+    node = onnx.helper.make_node
+    nodes = [
+        node("MatMul", ["x", "w"], ["a"], name="first"),
+        node("ReduceL2", ["a"], ["l"], axes=[1], name="length"),
+        node("Max", ["l", "least"], ["m"], name="bound"),
+        node("Identity", ["m"], ["i"]),
+        node("Div", ["a", "i"], ["y"], name="divide"),
+    ]
+    weights = {"w": rng.standard_normal((8, 8)), "least": np.array(1e-12)}
+    model = build(nodes, weights, ["n", 8], ["n", 8])
+    x = rng.standard_normal((4, 8)).astype(np.float32)
+    x[1] = 0
+    made = convert_floats(Request(model, x), "float16", Goal())
+    assert set(made.report.floats) == {"bound", "divide"}
+    assert made.report.floats["bound"] == "least may become 0"
+    found = run(made.model, x)
+    assert np.isfinite(found).all()
+    assert error(found, run(model, x)) < 0.005
+
+
 def test_small_floats_keep_a_target() -> None:
     model = norm_net(np.random.default_rng(7))
     x = np.random.default_rng(8).standard_normal((8, 4, 16)).astype(np.float32)
@@ -184,5 +230,4 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_command(line.split()) == exits.OK
     assert "weights smaller by" in Path("r.html").read_text()
     assert run_command("quantize m.onnx --mode weights --method gptq -o n.onnx".split()) == 2
-    assert run_command("quantize m.onnx --mode float16 -o n.onnx".split()) == exits.USAGE
     assert not Path("n.onnx").exists()
