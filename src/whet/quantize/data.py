@@ -24,7 +24,6 @@ LABELS = ("labels", "label")
 """Arrays of these names are what the metric compares with, unless the model has such an input."""
 
 _ARRAYS = (".npy", ".npz")
-_WRITTEN = "give a .npy or .npz file that numpy.save or numpy.savez wrote"
 
 
 @dataclass(frozen=True, slots=True)

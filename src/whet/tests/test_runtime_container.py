@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import struct
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -24,22 +22,13 @@ from whet.program.manifest import SectionRow, decode_manifest, encode_manifest, 
 from whet.program.records import Content, Program, TargetInfo
 from whet.program.save import write_container
 from whet.runtime.load import load
+from whet.tests.saved_programs import STEPS, saved
 from whet.tests.toys import CHUNK, make_model, make_program, random_steps, simulate
-
-STEPS = [("mix", 0, 1), ("sub", 3, 2), ("mix", 3, 4)]
-
-
-def _saved(path: Path, **changes: object) -> tuple[Program, np.ndarray]:
-    program = make_program(STEPS, [5], chunks=2, threads=2, constants=1)
-    program = msgspec.structs.replace(program, **changes)
-    constant = np.arange(2 * CHUNK)
-    make_model(program, constant).save(path)
-    return program, constant
 
 
 def test_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "m.whet"
-    program, constant = _saved(path)
+    program, constant = saved(path)
     model = load(path)
     assert model.program == program
     assert model.graph is not None and bytes(model.graph) == b"graph"
@@ -76,7 +65,7 @@ def _check_all(path: Path) -> None:
 
 def test_truncated_anywhere(tmp_path: Path) -> None:
     path = tmp_path / "m.whet"
-    _saved(path)
+    saved(path)
     data = path.read_bytes()
     for size in range(len(data) - 1, -1, -1):
         os.truncate(path, size)
@@ -89,7 +78,7 @@ def test_truncated_anywhere(tmp_path: Path) -> None:
 
 def test_flipped_byte_anywhere(tmp_path: Path) -> None:
     path = tmp_path / "m.whet"
-    _saved(path)
+    saved(path)
     data = path.read_bytes()
     _check_all(path)
     handle = os.open(path, os.O_RDWR)
@@ -135,17 +124,6 @@ def test_what_names_no_file(path: Any) -> None:
         make_model(make_program(STEPS[:1], [2], chunks=1)).save(path)
 
 
-def test_pipes_and_devices_stay_what_they_are(tmp_path: Path) -> None:
-    """Who writes to ``/dev/null`` as root must not find a file there afterwards."""
-    pipe, file = tmp_path / "pipe", tmp_path / "m.whet"
-    os.mkfifo(pipe)
-    _saved(file)
-    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE)
-    _saved(pipe)
-    assert reader.communicate(timeout=60)[0] == file.read_bytes()
-    assert pipe.is_fifo()
-
-
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "none.whet", tmp_path):
         with pytest.raises(ArtifactError, match=r"there is no such file|cannot read"):
@@ -157,7 +135,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 )
 def test_other_version(tmp_path: Path, version: tuple[int, int], age: str) -> None:
     path = tmp_path / "m.whet"
-    _saved(path)
+    saved(path)
     data = bytearray(path.read_bytes())
     data[8:16] = np.array(version, "<u4").tobytes()
     path.write_bytes(data)
@@ -267,7 +245,7 @@ def test_files_of_format_2_0_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = tmp_path / "m.whet"
     with monkeypatch.context() as patch:
         patch.setattr("whet.program.save.MINOR", 0)
-        program, _ = _saved(path)
+        program, _ = saved(path)
     data = path.read_bytes()
     assert struct.unpack_from("<II", data, 8) == (2, 0)
     assert b'"content' not in data and b'"fetched' not in data
@@ -276,97 +254,6 @@ def test_files_of_format_2_0_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     newer.write_bytes(data[:12] + struct.pack("<I", MINOR + 1) + data[16:])
     with pytest.raises(ArtifactError, match="newer"):
         load(newer)
-
-
-def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "m.whet"
-    _saved(path)
-    before = path.read_bytes()
-
-    def refuse(*_: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    model = load(path)
-    for name in ("fsync", "replace"):
-        with monkeypatch.context() as patch:
-            patch.setattr(f"os.{name}", refuse)
-            with pytest.raises(ArtifactError, match="No space left"):
-                model.save(path)
-        assert os.listdir(tmp_path) == ["m.whet"]
-        assert path.read_bytes() == before
-    with pytest.raises(ArtifactError, match="cannot write"):
-        model.save(tmp_path / "none" / "m.whet")
-
-
-_LIMITED = """
-    import resource, signal, sys
-    from whet.errors import ArtifactError
-    from whet.runtime.load import load
-    model = load(sys.argv[1])
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-    try:
-        model.save(sys.argv[1])
-    except ArtifactError as error:
-        assert "File too large" in str(error) and "free some space" in str(error), error
-    else:
-        raise AssertionError("it was written")
-"""
-
-
-def test_a_disk_that_fills_up_on_the_way(tmp_path: Path) -> None:
-    path = tmp_path / "m.whet"
-    _saved(path)
-    before = path.read_bytes()
-    assert len(before) > 5000
-    subprocess.run([sys.executable, "-c", textwrap.dedent(_LIMITED), str(path)], check=True)
-    assert os.listdir(tmp_path) == ["m.whet"]
-    assert path.read_bytes() == before
-
-
-_KILLED = """
-    import os, signal, sys
-    import whet.program.save as save
-    from whet.runtime.load import load
-    model = load(sys.argv[1])
-    left = int(sys.argv[2])
-    def counted(function):
-        def call(*args, **kwargs):
-            global left
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
-        return call
-    for name in ("open", "fsync", "close", "replace"):
-        setattr(os, name, counted(getattr(os, name)))
-    class Counted:
-        def __init__(self, file):
-            self.file = file
-        def write(self, data):
-            counted(self.file.write)(data)
-            self.file.flush()
-    parts = save._write_parts
-    save._write_parts = lambda file, *rest: parts(Counted(file), *rest)
-    model.save(sys.argv[1])
-"""
-
-
-def test_killed_while_saving(tmp_path: Path) -> None:
-    path = tmp_path / "m.whet"
-    _saved(path)
-    before = path.read_bytes()
-    for step in range(40):
-        child = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(_KILLED), str(path), str(step)], check=False
-        )
-        assert path.read_bytes() == before
-        if child.returncode == 0:
-            break
-        assert child.returncode == -signal.SIGKILL
-    else:
-        pytest.fail("never finished")
-    load(path)
 
 
 def test_load_is_light_and_quick(tmp_path: Path) -> None:
