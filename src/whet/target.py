@@ -23,9 +23,6 @@ class Target:
         dot: how four products of 8-bit integers are added up in a lane: ``vnni`` or ``i8mm`` in one
             instruction, ``dotprod`` of signed ones, ``pairs`` of 16-bit integers, or ``""`` one by
             one.
-        fma_per_cycle: multiply-adds of whole vectors that a core starts in a cycle, as far as it
-            decides between algorithms.
-        memory_bytes_per_cycle: what comes from memory while products are computed.
         bfloat16_dot: whether an instruction adds up two products of bfloat16 in a lane.
     """
 
@@ -40,8 +37,6 @@ class Target:
     lane_fma: bool = False
     dot: str = ""
     bfloat16_dot: bool = False
-    fma_per_cycle: int = 2
-    memory_bytes_per_cycle: int = 5
 
     @property
     def lanes(self) -> int:

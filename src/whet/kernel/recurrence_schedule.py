@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from whet.kernel.schedule import FMA_LATENCY, LOADS_PER_CYCLE
+from whet.kernel.schedule import FMA_LATENCY, FMA_PER_CYCLE, LOADS_PER_CYCLE
 from whet.target import Target
 
-FMA_PER_CYCLE = 2
 L2_VECTORS_PER_CYCLE = 1
 TILE_OVERHEAD = 40
 SUMS = FMA_PER_CYCLE * FMA_LATENCY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from whet.kernel.schedule import (
+    FMA_PER_CYCLE,
     LINE_BYTES,
     MOST_PREFETCHES,
     UNROLL,
@@ -16,6 +17,7 @@ from whet.kernel.winograd_whole_schedule import fits_whole, whole_cycles, whole_
 from whet.kernel.winograd_work import Convolution
 from whet.target import Target
 
+BYTES_PER_CYCLE = 5
 TRANSFORM_CYCLES = {1: 5.0, 2: 2.5}
 """Cycles of a vector and position by stride; every other pixel is mostly taken as it is."""
 WINOGRAD_GAIN = 0.9
@@ -42,9 +44,8 @@ def choose_winograd(work: Convolution, target: Target, threads: int) -> tuple[in
     Weighs the multiplications saved against the transforms and against reading larger weights.
     """
     pixels = work.images * work.rows * work.cols
-    macs = work.depth * work.filters / target.lanes / target.fma_per_cycle
-    weights = 9 * work.depth * work.filters * 4
-    direct = max(pixels * 9 * macs / threads, weights / target.memory_bytes_per_cycle)
+    macs = work.depth * work.filters / target.lanes / FMA_PER_CYCLE
+    direct = max(pixels * 9 * macs / threads, 9 * work.depth * work.filters * 4 / BYTES_PER_CYCLE)
 
     def cycles(size: int) -> float:
         estimate = whole_cycles if work.filtering(size).whole else _tiled_cycles
@@ -70,10 +71,10 @@ def _tiled_cycles(work: Convolution, target: Target, threads: int, size: int) ->
     tiles, span = _winograd_tiles(work, size), work.span(size) ** 2
     tile = winograd_of_size(work, target, threads, size)
     padded = -(-tiles // tile.rows) * tile.rows
-    macs = work.depth * work.filters / target.lanes / target.fma_per_cycle
+    macs = work.depth * work.filters / target.lanes / FMA_PER_CYCLE
     each = span * TRANSFORM_CYCLES[work.stride]
     transforms = tiles * (work.depth + work.filters) / target.lanes * each
-    memory = work.weights(size) / target.memory_bytes_per_cycle
+    memory = work.weights(size) / BYTES_PER_CYCLE
     return max((padded * span * macs + transforms) / threads, memory)
 
 

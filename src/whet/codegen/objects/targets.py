@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Collection
 
 import llvmlite.binding as llvm
 
@@ -41,21 +39,6 @@ _FAST_PAIRS = ("znver4", "znver5")
 """CPUs that multiply pairs of bfloat16 as fast as single floats.
 
 Intel's take four times as long: ResNet-50 took 46 ms in pairs, 25 in float32 (Emerald Rapids).
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class _Pace:
-    """What a core does in a cycle; see ``Target``."""
-
-    fma_per_cycle: int = 2
-    memory_bytes_per_cycle: int = 5
-
-
-_PACES: Mapping[str, _Pace] = MappingProxyType({"znver4": _Pace(1, 9)})
-"""CPUs that are measured to be unlike others with such vectors.
-
-Zen 4 does wide multiply-adds in two halves, so that memory is nearer: 34 GB/s at 3.7 GHz.
 """
 
 # Kept where a named AArch64 CPU has them, because threads meet through atomics.
@@ -140,7 +123,6 @@ def _x86(triple: str, cpu: str, features: str, has: set[str]) -> Target:
     if set(AVX512) <= has:
         wide = ",".join(p for p in (features, "-prefer-256-bit") if p)
         dot = "vnni" if "avx512vnni" in extras else "pairs"
-        pace = _PACES.get(cpu, _Pace())
         return Target(
             triple,
             cpu,
@@ -151,8 +133,6 @@ def _x86(triple: str, cpu: str, features: str, has: set[str]) -> Target:
             48 * 1024,
             dot=dot,
             bfloat16_dot="avx512bf16" in extras and cpu in _FAST_PAIRS,
-            fma_per_cycle=pace.fma_per_cycle,
-            memory_bytes_per_cycle=pace.memory_bytes_per_cycle,
         )
     if set(AVX2) <= has:
         dot = "vnni" if "avxvnni" in extras else "pairs"
