@@ -7,10 +7,11 @@ threads of a Zen 4). Values are rounded to a half before they are stored, so tha
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import replace
 
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, walk
-from whet.kernel.tensor import Definition, Product, Steps, Tensor
+from whet.kernel.tensor import Product, Steps, Tensor
 from whet.lower.equations import Equations
 from whet.lower.uses import rewrite_definition, sources
 from whet.ops.build import cast
@@ -38,9 +39,12 @@ def widen_operands(equations: Equations, target: Target) -> None:
         definition = tensor.definition
         if definition is None:
             continue
-        changed = _with_wide_operand(rewrite_definition(definition, read))
+        changed = rewrite_definition(definition, read)
+        if isinstance(changed.anchor, Product):
+            anchor = replace(changed.anchor, a=_uncast(changed.anchor.a, types))
+            changed = replace(changed, anchor=anchor)
         if id(tensor) in types:
-            changed = replace(changed, body=_rounded(changed.body, types[id(tensor)]))
+            changed = replace(changed, body=_rounded(changed.body, types[id(tensor)], types))
         tensor.definition = changed
 
 
@@ -76,28 +80,17 @@ def _kept(equations: Equations) -> set[int]:
     return kept
 
 
-def _with_wide_operand(definition: Definition) -> Definition:
-    """Return a definition whose product reads its first operand as it lies in memory."""
-    anchor = definition.anchor
-    if not isinstance(anchor, Product):
-        return definition
-    return replace(definition, anchor=replace(anchor, a=_uncast(anchor.a)))
-
-
-def _rounded(body: Expr, half: str) -> Expr:
+def _rounded(body: Expr, half: str, wide: Container[int]) -> Expr:
     """Return a value as float32, rounded: what is computed as a half has more bits until then."""
-    moved = _uncast(body)
+    moved = _uncast(body, wide)
     return moved if moved.dtype == WIDE else cast(cast(cast(body, WIDE), half), WIDE)
 
 
-def _uncast(expr: Expr) -> Expr:
-    """Return an expression as float32 without going through a half where it only reads one."""
+def _uncast(expr: Expr, wide: Container[int]) -> Expr:
+    """Return an expression as float32 if it only reads what is kept so, else as it is."""
     if isinstance(expr, Guard) and isinstance(expr.otherwise, Const):
-        then = _uncast(expr.then)
-        if then.dtype == WIDE:
+        then = _uncast(expr.then, wide)
+        if then is not expr.then:
             return Guard(expr.conditions, then, Const(expr.otherwise.value, WIDE), WIDE)
-    if isinstance(expr, Call) and expr.op == "cast" and isinstance(expr.args[0], Load | Call):
-        inner = _uncast(expr.args[0])
-        if isinstance(inner, Load) and inner.dtype == WIDE:
-            return inner
-    return expr
+    inner = expr.args[0] if isinstance(expr, Call) and expr.op == "cast" else None
+    return inner if isinstance(inner, Load) and id(inner.source) in wide else expr

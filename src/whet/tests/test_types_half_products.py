@@ -158,6 +158,21 @@ def test_results_are_rounded_between_products(dtype: str, tmp_path: Path) -> Non
     assert np.mean(np.abs(found - expected) <= STEP[dtype] / 2 * np.abs(expected) + 1e-6) > 0.95
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_cast_in_front_of_a_product_rounds(dtype: str, tmp_path: Path) -> None:
+    """Numbers that a half does not hold, whose products tell whether they were rounded."""
+    x = np.full((40, 8), 1 + 2.0**-12, np.float32)
+    w = np.tile(np.array([[1], [-1]], np.float32), (4, 20))
+    x[:, 1::2] = 1
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=CODES[dtype]),
+        helper.make_node("MatMul", ["h", "w"], ["y"]),
+    ]
+    model = model_of(nodes, dtype, {"x": x.shape}, {"w": w.astype(numpy_dtype(dtype))})
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    assert (run(model, {"x": x}, tmp_path) == 0).all()
+
+
 def test_operands_are_kept_as_float32_where_halves_are_not_multiplied() -> None:
     for target in targets_here():
         for dtype in ("float16", "bfloat16"):
