@@ -243,6 +243,7 @@ def test_one_instruction_multiplies_pairs_where_it_is_fast(name: str, word: str 
     weights = {"b": draw("bfloat16", 64, 96)}
     calls, target = kernels_of(model_of(nodes, "bfloat16", {"a": (28, 64)}, weights), target=name)
     assert target.bfloat16_dot == (word is not None)
+    assert ("avx512bf16" in target.required) == (word == "vdpbf16ps")
     (kernel,) = [c.kernel for c in calls if isinstance(c.kernel, Contraction)]
     assembly = assembly_of(kernel_text("k", kernel, (), target), target)
     assert {w for w in ("vdpbf16ps", "bfdot") if w in assembly} == ({word} if word else set())

@@ -29,10 +29,6 @@ _PAIRS = (
     "%s = add <4 x i32> %t, %r\nret <4 x i32> %s\n}\n"
     "declare <4 x i32> @llvm.x86.sse2.pmadd.wd(<8 x i16>, <8 x i16>)\n"
 )
-_ROUND = (
-    "define <16 x bfloat> @p(<16 x float> %a) {\n"
-    "%r = fptrunc <16 x float> %a to <16 x bfloat>\nret <16 x bfloat> %r\n}\n"
-)
 
 # Feature, probe, and what its assembly then holds. AVX-512 is asked for with its 16-bit integers.
 PROBES = MappingProxyType(
@@ -41,7 +37,6 @@ PROBES = MappingProxyType(
             ("avx2", _FMA, "vfmadd"),
             ("avx512f", _WIDE, "%zmm"),
             ("vnni", _PAIRS, "vpdpwssd"),
-            ("avx512bf16", _ROUND, "vcvtneps2bf16"),
         ),
         "aarch64": (("lse", _ADD, "ldadd"), ("rcpc", _ACQUIRE, "ldapr")),
     }

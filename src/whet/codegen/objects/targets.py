@@ -17,8 +17,8 @@ NEON = ("neon",)
 
 # What LLVM may use of its own accord where the CPU has it. Code for this machine then requires it;
 # code for a named CPU goes without, so that it runs on every CPU of the same vector unit, but with
-# the dot products of 8-bit integers and bfloat16 that an x86-64 CPU has, which are worth a factor
-# of two to four, and with what the name asks for.
+# the dot products of 8-bit integers that an x86-64 CPU has, and those of bfloat16 where they are
+# fast, which are worth a factor of two to four, and with what the name asks for.
 X86_EXTRAS = (
     "avx512bf16", "avx512bitalg", "avx512fp16", "avx512ifma", "avx512vbmi", "avx512vbmi2",
     "avx512vnni", "avx512vpopcntdq", "avxifma", "avxneconvert", "avxvnni", "avxvnniint8",
@@ -91,6 +91,8 @@ def named_target(name: str) -> Target:
         has |= set(AVX512)
     if "vnni" in has:
         has |= {"avx512vnni" if "avx512f" in has else "avxvnni"}
+    if cpu in _FAST_PAIRS:
+        has |= {"avx512bf16"}
     has |= set(AVX2) if "avx2" in has else set()
     return _x86(triple, cpu, _only(has, X86_EXTRAS), has)
 
