@@ -9,15 +9,24 @@ processor multiplies it. ONNX Runtime has no bfloat16 on CPUs.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.models.export import DEFAULT_CACHE, ensure, model_path
 from benchmarks.models.inputs import make_inputs
 from benchmarks.models.registry import MODELS
-from benchmarks.reduced import Feed, Named, compiled, ratios, sizes, times, write_table
+from benchmarks.reduced import (
+    Feed,
+    Named,
+    compiled,
+    exported,
+    first_outputs,
+    option_parser,
+    ratios,
+    sizes,
+    times,
+    write_table,
+)
 from whet.measure.interleave import Plan, measure_interleaved
 from whet.measure.peers import OpenVinoRunner, file_runner
 from whet.measure.runner import Runner
@@ -35,11 +44,10 @@ HEADER = (
 )
 
 
-def converted(model: str, cache: Path) -> Path:
+def converted(model: str, source: Path) -> Path:
     """Return the bfloat16 file of a model."""
-    target = cache / f"{model}.bfloat16.onnx"
+    target = source.with_name(f"{model}.bfloat16.onnx")
     feed = make_inputs(MODELS[model].inputs, FEED_SEED + 1)
-    source = model_path(model, "torchscript", cache)
     request = Request(source, [feed], QuantizeConfig())
     convert_floats(request, "bfloat16", Goal()).save(target)
     return target
@@ -47,21 +55,15 @@ def converted(model: str, cache: Path) -> Path:
 
 def measure(model: str, threads: int, cache: Path, plan: Plan) -> str:
     """Measure one model and return its line of the table."""
-    exported = ensure(model, "torchscript", cache)
-    if exported.error:
-        raise SystemExit(f"{model}: export failed: {exported.error}")
-    source = model_path(model, "torchscript", cache)
-    small, large = compiled(converted(model, cache), threads), compiled(source, threads)
+    source = exported(model, cache)
+    small, large = compiled(converted(model, source), threads), compiled(source, threads)
     runners: list[Runner] = [
         Named("whet", file_runner("whet", small, threads)),
         Named("float32", file_runner("whet", large, threads)),
         OpenVinoRunner(source, threads, precision="bf16"),
     ]
     feed: Feed = make_inputs(MODELS[model].inputs, FEED_SEED)
-    outputs = {}
-    for runner in runners:
-        runner.prepare()
-        outputs[runner.name] = next(iter(runner.run(feed).values())).ravel()
+    outputs = first_outputs(runners, feed)
     samples = measure_interleaved(runners, [feed], plan)
     near = (np.corrcoef(outputs[n], outputs["float32"])[0, 1] for n in ("whet", "openvino"))
     cells = [
@@ -77,12 +79,7 @@ def measure(model: str, threads: int, cache: Path, plan: Plan) -> str:
 
 def main() -> None:
     """Measure what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", default="resnet50,mobilenet_v2,bert_base_128,vit_b16")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--duration", type=float, help="seconds after which rounds stop")
-    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
+    parser = option_parser(__doc__, "resnet50,mobilenet_v2,bert_base_128,vit_b16")
     arguments = parser.parse_args()
     plan = Plan(rounds=arguments.rounds, duration_s=arguments.duration)
     lines = []

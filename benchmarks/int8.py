@@ -9,17 +9,27 @@ the measurement.
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.models.export import DEFAULT_CACHE, ensure, model_path
+from benchmarks.models.export import model_path
 from benchmarks.models.inputs import make_inputs
 from benchmarks.models.registry import MODELS
-from benchmarks.reduced import Feed, Named, compiled, ratios, sizes, times, write_table
+from benchmarks.reduced import (
+    Feed,
+    Named,
+    compiled,
+    exported,
+    first_outputs,
+    option_parser,
+    ratios,
+    sizes,
+    times,
+    write_table,
+)
 from whet.measure.interleave import Plan, measure_interleaved
 from whet.measure.peers import file_runner
 from whet.measure.runner import Runner
@@ -76,13 +86,11 @@ def quantised(model: str, cache: Path) -> Path:
 
 def measure(model: str, threads: int, cache: Path, plan: Plan | None) -> str:
     """Measure one model and return its line of the table; without a plan, only prepare."""
-    exported = ensure(model, "torchscript", cache)
-    if exported.error:
-        raise SystemExit(f"{model}: export failed: {exported.error}")
+    source = exported(model, cache)
     small = quantised(model, cache)
     files = {
         "whet": (compiled(small, threads), "whet"),
-        "float32": (compiled(model_path(model, "torchscript", cache), threads), "whet"),
+        "float32": (compiled(source, threads), "whet"),
         "ort": (small, "ort"),
         "openvino": (small, "openvino"),
     }
@@ -92,12 +100,9 @@ def measure(model: str, threads: int, cache: Path, plan: Plan | None) -> str:
         Named(name, file_runner(kind, path, threads)) for name, (path, kind) in files.items()
     ]
     feed = make_inputs(MODELS[model].inputs, FEED_SEED)
-    outputs = {}
-    for runner in runners:
-        runner.prepare()
-        outputs[runner.name] = next(iter(runner.run(feed).values()))
+    outputs = first_outputs(runners, feed)
     samples = measure_interleaved(runners, [feed], plan)
-    nearness = np.corrcoef(outputs["whet"].ravel(), outputs["ort"].ravel())[0, 1]
+    nearness = np.corrcoef(outputs["whet"], outputs["ort"])[0, 1]
     cells = [
         model,
         str(threads),
@@ -111,13 +116,8 @@ def measure(model: str, threads: int, cache: Path, plan: Plan | None) -> str:
 
 def main() -> None:
     """Measure what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", default="resnet50,mobilenet_v2,bert_base_128")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--duration", type=float, help="seconds after which rounds stop")
+    parser = option_parser(__doc__, "resnet50,mobilenet_v2,bert_base_128")
     parser.add_argument("--prepare-only", action="store_true", help="quantise and compile only")
-    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     arguments = parser.parse_args()
     plan = Plan(rounds=arguments.rounds, duration_s=arguments.duration)
     lines = []

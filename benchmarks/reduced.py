@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import whet
+from benchmarks.models.export import DEFAULT_CACHE, ensure, model_path
 from benchmarks.models.inputs import Array
 from benchmarks.run import RESULTS, device_slug
 from whet.measure.interleave import Samples
@@ -32,6 +34,34 @@ def compiled(source: Path, threads: int) -> Path:
     target = source.with_suffix(f".{threads}.whet")
     whet.compile(source, options=whet.Options(threads=threads)).save(target)
     return target
+
+
+def option_parser(about: str | None, models: str) -> argparse.ArgumentParser:
+    """Return a parser of the options that these measurements share; ``models`` is the default."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--models", default=models)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--duration", type=float, help="seconds after which rounds stop")
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
+    return parser
+
+
+def exported(model: str, cache: Path) -> Path:
+    """Return the float32 ONNX file of a model."""
+    found = ensure(model, "torchscript", cache)
+    if found.error:
+        raise SystemExit(f"{model}: export failed: {found.error}")
+    return model_path(model, "torchscript", cache)
+
+
+def first_outputs(runners: Sequence[Runner], feed: Feed) -> dict[str, Array]:
+    """Prepare runtimes and return the first output of each, flat."""
+    outputs = {}
+    for runner in runners:
+        runner.prepare()
+        outputs[runner.name] = next(iter(runner.run(feed).values())).ravel()
+    return outputs
 
 
 def sizes(small: Path, large: Path, feed: Feed, threads: int) -> list[str]:

@@ -84,6 +84,22 @@ def write_bytes(path: Path, data: bytes) -> None:
     write_whole(path, lambda file: file.write(data))
 
 
+def make_folder(
+    path: Path, name: str = "the folder", *, hint: str = "choose another place"
+) -> None:
+    """Create a folder for results, or take one that is there.
+
+    Raises:
+        ArtifactError: it cannot be created; the error calls it by its name.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot create {name}: {error.strerror or error}", where=str(path), hint=hint
+        ) from error
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a new name outlast a loss of power."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

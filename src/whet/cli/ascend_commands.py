@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from whet import whole_files
 from whet.cli import output
 from whet.cli.parameters import json_option
 from whet.compat.ascend import TOOLS
@@ -53,7 +54,7 @@ def command(install: Path | None, remove: Path | None, as_json: bool) -> None:
 
 def _install(folder: Path) -> list[str]:
     """Write all scripts, or none if one would replace a foreign file."""
-    output.make_folder(folder)
+    whole_files.make_folder(folder)
     foreign = [name for name in TOOLS if not _ours(folder / name)]
     if foreign:
         raise ArtifactError(

@@ -9,7 +9,7 @@ import click
 import msgspec
 from rich.console import Console
 
-from whet import __version__
+from whet import __version__, whole_files
 from whet.cli import exits, output
 from whet.cli.migration import STEPS, Migration, run_steps
 from whet.cli.opening import is_compiled
@@ -71,7 +71,7 @@ def command(ctx: click.Context, /, model: Path, folder: Path | None, **values: A
         raise OptionError("--tune and --tuning exclude each other", hint="give one of them")
     destination = folder or Path(f"{model.stem}.migration")
     mark = _mark(model, values)
-    output.make_folder(destination)
+    whole_files.make_folder(destination)
     with ProgressBar() as progress:
         way = Migration(model, destination, values, mark, progress)
         results, kept = run_steps(way, restart=values["restart"])

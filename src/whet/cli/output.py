@@ -113,19 +113,3 @@ def write_text(path: Path, text: str) -> None:
         ArtifactError: the file cannot be written.
     """
     write_whole(path, lambda file: file.write(text.encode()))
-
-
-def make_folder(path: Path) -> None:
-    """Create a folder for results, or take one that is there.
-
-    Raises:
-        ArtifactError: it cannot be created.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot create the folder: {error.strerror or error}",
-            where=str(path),
-            hint="choose another place",
-        ) from error

@@ -11,6 +11,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from whet import whole_files
 from whet.cli import arrays, output
 from whet.cli.opening import open_model
 from whet.cli.parameters import (
@@ -64,7 +65,7 @@ def command(model: Path, folder: Path | None, as_json: bool, top: int, **values:
     Example: whet profile m.whet -o profile
     """
     if folder is not None:
-        output.make_folder(folder)
+        whole_files.make_folder(folder)
     found = _measure(model, values)
     if folder is not None:
         _write(folder, found, model)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from whet import whole_files
 from whet.cli import arrays, output
 from whet.cli.opening import Array
 from whet.errors import ArtifactError
@@ -50,7 +51,7 @@ def make_folder(path: Path) -> None:
     Raises:
         ArtifactError: it exists and is not empty, or cannot be created.
     """
-    output.make_folder(path)
+    whole_files.make_folder(path)
     if any(path.iterdir()):
         raise ArtifactError("the folder is not empty", where=str(path), hint="name another with -o")
 

@@ -12,7 +12,7 @@ import msgspec
 import onnx
 import onnx_ir as ir
 
-from whet.errors import ArtifactError, OptionError, nearest
+from whet.errors import OptionError, nearest
 from whet.graph.save import save_proto, weight_bytes
 from whet.options import Options
 from whet.quantize.config import Choice, QuantizeConfig, config_from_dict
@@ -40,6 +40,7 @@ from whet.quantize.static import (
     prepare,
 )
 from whet.quantize.target import Search, TargetReport, parse_drop
+from whet.whole_files import make_folder
 
 
 class QuantizeReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,14 +178,7 @@ def _folder(state: str | Path | None) -> Path | None:
     if state is None:
         return None
     folder = Path(state)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot create the folder of the state: {error.strerror or error}",
-            where=str(folder),
-            hint="name a folder, or a place for one",
-        ) from error
+    make_folder(folder, "the folder of the state", hint="name a folder, or a place for one")
     return folder
 
 
