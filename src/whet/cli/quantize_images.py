@@ -47,7 +47,7 @@ def _numbers(name: str, text: str) -> Any:
 
 def _number(name: str, text: str) -> float | int:
     try:
-        return int(text) if text.isdigit() else float(text)
+        return int(text) if text.isdecimal() else float(text)
     except ValueError:
         shape = "such as 0.5/0.5/0.5" if name in _CHANNELS else "one number, such as 0.00392157"
         raise OptionError(f"{text!r} is no number", where=f"--image {name}", hint=shape) from None
