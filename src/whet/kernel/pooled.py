@@ -1,27 +1,21 @@
 """Products whose result only windows read, such as a first layer and its pooling, as one kernel.
 
 A band of the product's image rows waits in scratch until the windows over it are done, so that an
-image several times the size of what is left of it never goes to memory.
+image several times the size of what is left of it never goes to memory. The channels may be done in
+blocks, as where a 1x1 convolution widens an image for a depthwise one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from whet.index import Atom, Axis, IndexLike, Poly
-from whet.target import Target
+from whet.kernel.expr import Expr, Read, rewrite_leaves
 
 if TYPE_CHECKING:
     from whet.kernel.spec import Contraction, Nest, Param
-
-CHUNKS_PER_THREAD = 2
-"""Chunks begin with rows that the one before made too, so that few are better."""
-MOST_EXTRA = 1.05
-"""How much more arithmetic that may take."""
-PART_OF_CACHE = 4
-"""A band takes this part of the second cache; weights and what the product reads need the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +39,21 @@ class Lines:
 
 
 @dataclass(frozen=True, slots=True)
+class Bands:
+    """How the work of a product and its windows is cut.
+
+    Attributes:
+        height: rows of windows of a band.
+        rows: rows of windows of a chunk.
+        channels: channels of a chunk, whole panels of the product or all there are.
+    """
+
+    height: int
+    rows: int
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pooled:
     """A product and windows over its image rows. A chunk is some rows of windows, band by band.
 
@@ -56,8 +65,7 @@ class Pooled:
         window: a nest over the same outer axes, with the row of windows instead of the image row,
             and its column and channel behind it.
         lines: image rows under a row of windows.
-        height: rows of windows of a band.
-        rows: rows of windows of a chunk.
+        bands: rows of windows and channels that are done together.
     """
 
     params: tuple[Param, ...]
@@ -65,8 +73,7 @@ class Pooled:
     product: Contraction
     window: Nest
     lines: Lines
-    height: int
-    rows: int
+    bands: Bands
 
     @property
     def images(self) -> tuple[Axis, ...]:
@@ -76,15 +83,23 @@ class Pooled:
     @property
     def line_elements(self) -> int:
         """Elements from one image row to the next."""
+        return self._step(self.product.outer[-1])
+
+    @property
+    def pixel_elements(self) -> int:
+        """Elements from one pixel of an image row to the next."""
+        return self._step(self.product.row)
+
+    def _step(self, axis: Axis) -> int:
         (store,) = self.product.stores
-        stride = store.address.coefficient(self.product.outer[-1]).constant
-        assert stride is not None, "image rows are a known distance apart"
-        return stride
+        step = store.address.coefficient(axis).constant
+        assert step is not None, "image rows and pixels are a known distance apart"
+        return step
 
     @property
     def band_lines(self) -> int:
         """Image rows of a band."""
-        return self.lines.step * self.height + self.lines.shared
+        return self.lines.step * self.bands.height + self.lines.shared
 
     @property
     def result_elements(self) -> Poly:
@@ -95,25 +110,42 @@ class Pooled:
         return store.address.substitute(last) + 1
 
 
-def choose_bands(
-    image: Sequence[int], line_bytes: int, lines: Lines, target: Target, threads: int
-) -> tuple[int, int] | None:
-    """Return rows of windows of a band and of a chunk, ``None`` where all is better in memory.
+def narrowed(kernel: Pooled) -> Pooled:
+    """Return a kernel whose product's result has pixels of a chunk's channels alone.
 
-    Args:
-        image: number of images, of their rows, and of rows of windows.
-        line_bytes: bytes of an image row.
-        lines: image rows under a row of windows.
-        target: processor.
-        threads: threads that share out the chunks.
+    Channels are addressed as before, so those behind the first block from further on.
     """
-    count, rows, windows = image
-    if count * rows * line_bytes <= target.l2_bytes:
-        return None
-    chunks = CHUNKS_PER_THREAD * threads if threads > 1 else 1
-    share = -(-windows // -(-chunks // count))
-    room = target.l2_bytes // PART_OF_CACHE // line_bytes - lines.shared
-    height = min(share, room // lines.step)
-    extra = 1 + lines.shared / (lines.step * share)
-    fits = height >= 1 and lines.shared <= lines.step * height
-    return (height, share) if fits and extra <= MOST_EXTRA else None
+    if kernel.bands.channels == kernel.product.col.extent:
+        return kernel
+    product, window = kernel.product, kernel.window
+    (store,) = product.stores
+    at_store = _narrowing(kernel, product.col)
+    at_read = _narrowing(kernel, window.axes[-1])
+    inner = len(kernel.params)
+
+    def leaf(e: Expr) -> Expr:
+        own = isinstance(e, Read) and e.param == inner
+        return replace(e, address=at_read(e.address)) if isinstance(e, Read) and own else e
+
+    steps = tuple(replace(s, body=rewrite_leaves(s.body, leaf)) for s in window.steps)
+    stores = tuple(replace(s, value=rewrite_leaves(s.value, leaf)) for s in window.stores)
+    return replace(
+        kernel,
+        product=replace(product, stores=(replace(store, address=at_store(store.address)),)),
+        window=replace(window, steps=steps, stores=stores),
+    )
+
+
+def _narrowing(kernel: Pooled, channel: Axis) -> Callable[[Poly], Poly]:
+    """Return what gives an address in the product's result pixels of a chunk's channels alone."""
+    pixel, channels = kernel.pixel_elements, kernel.bands.channels
+
+    def narrow(address: Poly) -> Poly:
+        terms = {}
+        for atoms, count in address.terms:
+            steps, rest = divmod(count, pixel)
+            assert atoms == (channel,) or not rest, "images consist of whole pixels"
+            terms[atoms] = count if atoms == (channel,) else steps * channels
+        return Poly(terms)
+
+    return narrow

@@ -15,7 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 import whet
 from whet.codegen.objects.targets import resolve_target
 from whet.driver import plan
-from whet.kernel.pooled import Lines, Pooled, choose_bands
+from whet.kernel.pooled import Bands, Lines, Pooled
+from whet.kernel.pooled_schedule import Image, choose_bands
 from whet.tests.kernel_runner import execute, interpret, kernels_of, trial_of
 from whet.tests.tolerance import assert_close
 
@@ -74,7 +75,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (CEILING, 1, (64, 190, 61)),
         (PLAIN, 3, (21, 241, 67)),
         (TALL, 1, (32, 400, 43)),
-        (SPREAD, 1, (40, 400, 43)),
+        (SPREAD, 1, (40, 800, 43)),
         (CEILING, "n", (24, 203, 150)),
     ],
 )
@@ -84,7 +85,7 @@ def test_same_bits_as_apart_on_any_threads(
     rng = np.random.default_rng()
     model = network(rng, pool, batch, sizes)
     (kernel,) = pooled_of(model)
-    assert kernel.rows > kernel.height, "several bands in a chunk"
+    assert kernel.bands.rows > kernel.bands.height, "several bands in a chunk"
     count = batch if isinstance(batch, int) else 2
     x = rng.standard_normal((count, 3, *sizes[1:])).astype(np.float32)
     results = []
@@ -149,8 +150,94 @@ def test_others_stay_apart(name: str) -> None:
 def test_bands_stay_in_the_cache_and_repeat_little() -> None:
     target = replace(resolve_target(AVX2), l2_bytes=1 << 20)
     lines = Lines(2, 1, 3)
-    assert choose_bands((1, 112, 56), 28672, lines, target, 2) == (4, 14)
-    assert choose_bands((1, 112, 56), 28672, lines, target, 1) == (4, 56)
-    assert choose_bands((4, 112, 56), 28672, lines, target, 2) == (4, 56)
-    assert choose_bands((1, 112, 56), 28672, lines, target, 16) is None, "too much is repeated"
-    assert choose_bands((1, 112, 56), 1 << 18, lines, target, 2) is None, "lines are too long"
+    image = Image(count=1, rows=112, columns=112, windows=56, channels=64, panel=16, element=4)
+    several, long = replace(image, count=4), replace(image, rows=96, columns=6000)
+    alone = Image(count=1, rows=112, columns=112, windows=56, channels=64, panel=64, element=4)
+    assert choose_bands(alone, lines, target, 2) == Bands(4, 14, 64)
+    assert choose_bands(image, lines, target, 1) == Bands(4, 56, 64)
+    assert choose_bands(several, lines, target, 2) == Bands(4, 56, 64)
+    assert choose_bands(image, lines, target, 2) == Bands(8, 28, 32), "fewer rows are done twice"
+    assert choose_bands(alone, lines, target, 16) is None, "too much is repeated"
+    assert choose_bands(long, lines, target, 2) is None, "lines are too long"
+    assert choose_bands(replace(image, rows=32, windows=16), lines, target, 2) is None, "it is near"
+
+
+# -- depthwise convolutions behind 1x1 ones --------------------------------------------------------
+
+Shape = tuple[int, int, int, int]
+
+
+def widening(
+    rng: np.random.Generator, batch: int | str, shape: Shape, step: int
+) -> onnx.ModelProto:
+    """Return a 1x1 convolution of 5 channels to many, and a depthwise one of them.
+
+    Args:
+        rng: numbers.
+        batch: images.
+        shape: channels between, height, width and side of the windows.
+        step: pixels from one window to the next.
+    """
+    channels, height, width, side = shape
+    held: dict[str, Array] = {
+        "w": rng.standard_normal((channels, 5, 1, 1)).astype(np.float32),
+        "b": rng.standard_normal(channels).astype(np.float32),
+        "v": rng.standard_normal((channels, 1, side, side)).astype(np.float32) / side,
+        "u": rng.standard_normal(channels).astype(np.float32),
+        "least": np.zeros((), np.float32),
+        "most": np.full((), 6, np.float32),
+    }
+    apart: dict[str, Any] = {"group": channels, "strides": [step, step], "pads": [side // 2] * 4}
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"]),
+        helper.make_node("Clip", ["c", "least", "most"], ["r"]),
+        helper.make_node("Conv", ["r", "v", "u"], ["d"], **apart),
+        helper.make_node("Relu", ["d"], ["y"]),
+    ]
+    return model_of(nodes, held, (batch, 5, height, width))
+
+
+@pytest.mark.parametrize(
+    ("batch", "shape", "step"),
+    [
+        (1, (96, 112, 61, 3), 2),
+        (1, (136, 119, 43, 3), 1),
+        (2, (72, 101, 50, 5), 2),
+        (3, (50, 97, 67, 3), 1),
+        ("n", (200, 90, 33, 5), 1),
+    ],
+)
+def test_widened_images_are_windowed_to_the_same_bits(
+    batch: int | str, shape: Shape, step: int, cache: Path
+) -> None:
+    rng = np.random.default_rng()
+    model = widening(rng, batch, shape, step)
+    (kernel,) = pooled_of(model)
+    assert kernel.bands.channels % 16 == 0 or kernel.bands.channels == shape[0]
+    count = batch if isinstance(batch, int) else 3
+    x = rng.standard_normal((count, 5, *shape[1:3])).astype(np.float32)
+    results = []
+    for threads, pooled in ((2, False), (1, True), (2, True), (3, True)):
+        passes: dict[str, bool | int] = {"pool_products": pooled}
+        options = whet.Options(threads=threads, passes=passes, cache_dir=cache)
+        results.append(whet.compile(model, options=options)({"x": x})["y"])
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+
+
+@pytest.mark.parametrize("target", [AVX2, "host"])
+@pytest.mark.parametrize(("shape", "step"), [((75, 91, 19, 3), 1), ((140, 88, 14, 5), 2)])
+def test_channels_in_blocks_agree_with_the_interpreter(
+    target: str, shape: Shape, step: int, cache: Path
+) -> None:
+    rng = np.random.default_rng()
+    small = replace(resolve_target(target), l2_bytes=96 << 10)
+    model = widening(rng, 2, shape, step)
+    calls, chosen = kernels_of(model, target=small, rewrites={"pool_products": None})
+    (call,) = [c for c in calls if isinstance(c.kernel, Pooled)]
+    assert isinstance(call.kernel, Pooled)
+    assert call.kernel.bands.channels < shape[0], "the last block is not whole"
+    trial = trial_of(call, chosen, {}, rng, odd=False)
+    (found,) = execute(trial, cache, threads=2)
+    (expected,) = interpret(trial, precise=True)
+    assert_close(found, expected, "product", length=trial.length)

@@ -141,14 +141,20 @@ class ContractionWriter:
 
     # -- loops over tiles --------------------------------------------------------------------
 
-    def all_rows(self, frame: Frame) -> None:
-        """Write the loops over all row tiles, as many together as a chunk has, and all panels."""
+    def all_rows(self, frame: Frame, panels: tuple[Value, Value] | None = None) -> None:
+        """Write the loops over all row tiles, as many together as a chunk has, and some panels.
+
+        Args:
+            frame: the point of the outer axes.
+            panels: the first panel and the one behind the last, ``None`` for all.
+        """
         b, together = self.b, self.kernel.tile.row_items
         items = frame.scalar_index(row_items(self.kernel))
-        panels = frame.scalar_index(_panels(self.kernel, self.width))
+        if panels is None:
+            panels = i64(0), frame.scalar_index(_panels(self.kernel, self.width))
         with b.loop(i64(0), items, together, hint="group") as first:
             last = b.min(b.add(first, i64(together)), items)
-            self._panels(frame, _Chunk((first, last), (i64(0), panels)))
+            self._panels(frame, _Chunk((first, last), panels))
 
     def chunk(self, frame: Frame, chunk: Value) -> None:
         """Write the loops over one chunk's panels and row tiles."""
