@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 Matrix = tuple[tuple[float, ...], ...]
 
+IN_REGISTERS = 2
+"""Tiles of a side of an image whose sums stay in registers while taps are transformed there."""
 TAPS = 9
 """Weights of a filter of 3x3 taps."""
 
@@ -23,8 +25,8 @@ class Filtering:
         together: lines of a transformed tile that are computed from the same lines of pixels, more
             or less; it divides their number.
         stride: inputs from one output to the next.
-        whole: whether a tile is an image, so that each weight is used a few times only and better
-            transformed where it is multiplied than read.
+        tiles: outputs of the smaller tiles of which a side of a whole image consists, the largest
+            first; empty where images have several tiles of the same size.
     """
 
     size: int
@@ -34,7 +36,23 @@ class Filtering:
     weight_of: tuple[int, ...]
     together: int
     stride: int = 1
-    whole: bool = False
+    tiles: tuple[int, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether a tile is an image.
+
+        Each weight is used a few times only then, and better transformed there than read.
+        """
+        return bool(self.tiles)
+
+    @property
+    def wide(self) -> bool:
+        """Whether an image is so many tiles wide that its sums do not stay in registers.
+
+        Its taps are transformed into scratch then, a block of channels at a time.
+        """
+        return len(self.tiles) > IN_REGISTERS
 
     @property
     def span(self) -> int:

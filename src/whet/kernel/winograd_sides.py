@@ -1,4 +1,4 @@
-"""Filtering of a whole side of a small image, by two tiles of different sizes.
+"""Filtering of a whole side of a small image, by tiles of two sizes beside each other.
 
 Seven outputs are ``F(4, 3)`` and ``F(3, 3)``: 11 products where there are 21. The points of the
 smaller tile are among those of the larger one, so that both share their weights, of which there are
@@ -15,8 +15,8 @@ from whet.kernel.winograd_filtering import Filtering
 
 POINTS = (0, 1, -1, 2, -2)
 """Where polynomials are evaluated, beside infinity; as many as a tile has outputs and one more."""
-TILES = ((3, 2), (3, 3), (4, 3), (4, 4))
-"""Outputs of the two tiles of a side."""
+SMALL, LARGE = 5, 20
+"""The shortest and the longest side."""
 
 Product = tuple[int, list[float], list[float]]
 """The number of its weight, its line of ``B'`` and its column of ``A'``."""
@@ -25,7 +25,7 @@ Product = tuple[int, list[float], list[float]]
 def whole_side(tiles: tuple[int, ...]) -> Filtering:
     """Return the filtering of a side that consists of tiles of so many outputs.
 
-    Products are in the order of their weights.
+    Products are in the order of their weights, those of which all tiles have one first.
     """
     finite = POINTS[: max(tiles) + 1]
     size = sum(tiles)
@@ -36,16 +36,23 @@ def whole_side(tiles: tuple[int, ...]) -> Filtering:
             wide = [0.0] * start + inputs + [0.0] * (size - start - outputs)
             tall = [0.0] * start + column + [0.0] * (size - start - outputs)
             products.append((weight, wide, tall))
-    products.sort(key=lambda product: product[0])
+    filters = (*((1.0, float(p), float(p * p)) for p in finite), (0.0, 0.0, 1.0))
+    order = _most_first([weight for weight, _, _ in products], len(filters))
+    products.sort(key=lambda product: order.index(product[0]))
     return Filtering(
         size,
         inputs=tuple(tuple(inputs) for _, inputs, _ in products),
-        filters=(*((1.0, float(p), float(p * p)) for p in finite), (0.0, 0.0, 1.0)),
+        filters=tuple(filters[weight] for weight in order),
         outputs=tuple(zip(*(column for _, _, column in products), strict=True)),
-        weight_of=tuple(weight for weight, _, _ in products),
+        weight_of=tuple(order.index(weight) for weight, _, _ in products),
         together=len(products),
-        whole=True,
+        tiles=tiles,
     )
+
+
+def _most_first(weights: list[int], count: int) -> list[int]:
+    """Return the numbers of weights, those of as many products as there are tiles first."""
+    return sorted(range(count), key=lambda weight: -weights.count(weight))
 
 
 def _tile(outputs: int, infinity: int) -> list[Product]:
@@ -73,4 +80,14 @@ def _polynomial(roots: tuple[int, ...] | list[int]) -> list[int]:
     return found
 
 
-WHOLE_SIDES = tuple(whole_side(tiles) for tiles in TILES)
+def tiles_of_side(size: int) -> tuple[int, ...]:
+    """Return the outputs of the tiles of a side, as few as possible, of 4 and of 3 if there is one.
+
+    A side of five has a tile of 2.
+    """
+    count = -(-size // 4)
+    smaller = 4 * count - size
+    return (4,) * (count - smaller) + (3,) * smaller if smaller <= count else (3, 2)
+
+
+WHOLE_SIDES = tuple(whole_side(tiles_of_side(size)) for size in range(SMALL, LARGE + 1))

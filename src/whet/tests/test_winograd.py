@@ -48,8 +48,24 @@ WHOLE = {
     "weights that no cache holds": ((1, 256, 257, 7, 7), [1, 1, 1, 1]),
 }
 """The same, of which a tile is an image."""
+WIDE = {
+    "14 pixels": ((1, 96, 112, 14, 14), [1, 1, 1, 1]),
+    "14 pixels, filters that fill no vector": ((3, 48, 101, 14, 14), [1, 1, 1, 1]),
+    "14 pixels, less than a vector of filters": ((2, 64, 19, 14, 14), [1, 1, 1, 1]),
+    "14 pixels without padding": ((1, 64, 48, 16, 16), [0, 0, 0, 0]),
+    "14 pixels, weights that no cache holds": ((1, 256, 257, 14, 14), [1, 1, 1, 1]),
+    "9 pixels": ((1, 64, 80, 9, 9), [1, 1, 1, 1]),
+    "10 pixels, padding on two sides": ((1, 80, 64, 10, 10), [1, 0, 1, 2]),
+    "11 pixels, zeros alone on one side": ((1, 80, 64, 10, 11), [0, 1, 3, 1]),
+    "13 pixels": ((1, 64, 64, 13, 13), [1, 1, 1, 1]),
+    "16 pixels": ((1, 112, 128, 16, 16), [1, 1, 1, 1]),
+    "17 pixels": ((1, 192, 192, 17, 17), [1, 1, 1, 1]),
+    "20 pixels": ((1, 256, 200, 20, 20), [1, 1, 1, 1]),
+}
+"""The same of images several tiles wide."""
 THIN = 8
 AVX512 = "x86_64-linux-gnu:cascadelake"
+HASWELL = "x86_64-linux-gnu:haswell"
 
 
 def convolution(
@@ -125,7 +141,7 @@ def test_every_other_pixel(shape: tuple[int, ...], pads: list[int], cache: Path)
     check_convolution(shape, pads, 2, cache)
 
 
-@pytest.mark.parametrize(("shape", "pads"), WHOLE.values(), ids=WHOLE.keys())
+@pytest.mark.parametrize(("shape", "pads"), [*WHOLE.values(), *WIDE.values()], ids=[*WHOLE, *WIDE])
 def test_whole_images(shape: tuple[int, ...], pads: list[int], cache: Path) -> None:
     check_convolution(shape, pads, 1, cache)
 
@@ -145,9 +161,9 @@ def sizes_of_tiles(shape: tuple[int, ...], target: str) -> list[int]:
     return [kernel.size for kernel in kernels if isinstance(kernel, Winograd)]
 
 
-@pytest.mark.parametrize("size", (5, 6, 7, 8))
+@pytest.mark.parametrize("size", (5, 6, 7, 8, 9, 10, 12, 13, 14, 16))
 def test_small_images_are_one_tile(size: int) -> None:
-    assert sizes_of_tiles((1, 96, 96, size, size), AVX512) == [size]
+    assert sizes_of_tiles((1, 128, 128, size, size), AVX512) == [size]
 
 
 @pytest.mark.parametrize(
@@ -155,22 +171,42 @@ def test_small_images_are_one_tile(size: int) -> None:
     (
         ((1, 96, 96, 7, 8), AVX512),
         ((1, 100, 96, 7, 7), AVX512),
-        ((1, 96, 96, 14, 14), AVX512),
+        ((1, 96, 96, 21, 21), AVX512),
         ((8, 96, 96, 7, 7), AVX512),
-        ((1, 96, 96, 7, 7), "x86_64-linux-gnu:haswell"),
+        ((8, 96, 96, 14, 14), AVX512),
+        ((1, 64, 64, 20, 20), AVX512),
+        ((1, 96, 96, 7, 7), HASWELL),
+        ((1, 256, 256, 9, 9), HASWELL),
+        ((1, 256, 256, 14, 14), "aarch64-linux-gnu:neoverse-n1"),
     ),
-    ids=("not square", "channels that fill no vector", "large", "many images", "too few registers"),
+    ids=(
+        "not square",
+        "channels that fill no vector",
+        "large",
+        "many images",
+        "many wide images",
+        "near weights",
+        "too few registers",
+        "short vectors",
+        "lanes of a register",
+    ),
 )
 def test_others_are_not(shape: tuple[int, ...], target: str) -> None:
-    assert not set(sizes_of_tiles(shape, target)) & {5, 6, 7, 8}
+    assert not set(sizes_of_tiles(shape, target)) & {*range(5, 21)}
 
 
-def test_whole_images_do_not_depend_on_threads(cache: Path) -> None:
+@pytest.mark.parametrize("shape", ((2, 64, 80, 7, 7), (1, 256, 272, 14, 14)), ids=str)
+def test_whole_images_do_not_depend_on_threads(shape: tuple[int, ...], cache: Path) -> None:
     rng = np.random.default_rng()
-    weights = [scaled(rng, 64, THIN, 1, 1), scaled(rng, 80, 64, 3, 3), scaled(rng, THIN, 80, 1, 1),
-               scaled(rng, 80)]  # fmt: skip
-    model = convolution((2, 64, 80, 7, 7), [1, 1, 1, 1], weights)
-    x = rng.standard_normal((2, THIN, 7, 7)).astype(np.float32)
+    images, depth, filters, rows, cols = shape
+    weights = [
+        scaled(rng, depth, THIN, 1, 1),
+        scaled(rng, filters, depth, 3, 3),
+        scaled(rng, THIN, filters, 1, 1),
+        scaled(rng, filters),
+    ]
+    model = convolution(shape, [1, 1, 1, 1], weights)
+    x = rng.standard_normal((images, THIN, rows, cols)).astype(np.float32)
     one, three = (
         whet.compile(model, options=whet.Options(threads=n, cache_dir=cache))({"x": x})["y"]
         for n in (1, 3)
@@ -190,7 +226,7 @@ def check_convolution(shape: tuple[int, ...], pads: list[int], stride: int, cach
     ]
     model = convolution(shape, pads, weights, stride)
     compiled = whet.compile(model, options=whet.Options(threads=2, cache_dir=cache))
-    if shape not in [small for small, _ in WHOLE.values()]:
+    if shape not in [small for small, _ in (*WHOLE.values(), *WIDE.values())]:
         kernels = [group.kernel for group in compiled.stats.groups]
         assert any(name.startswith("winograd") for name in kernels), kernels
     x = rng.standard_normal((images, THIN, rows, cols)).astype(np.float32)

@@ -72,10 +72,8 @@ class _Writer:
     def chunk(self, chunk: Value) -> None:
         """Write the loop over the bands of a chunk."""
         b, kernel, bands = self.b, self.kernel, self.kernel.bands
-        windows, channels = (
-            kernel.window.axes[-3].extent.constant,
-            kernel.product.col.extent.constant,
-        )
+        windows = kernel.window.axes[-3].extent.constant
+        channels = kernel.product.col.extent.constant
         assert windows is not None and channels is not None, "rows and channels are known"
         rest, column = b.divide(chunk, -(-channels // bands.channels))
         point, block = b.divide(rest, -(-windows // bands.rows))
@@ -110,24 +108,13 @@ class _Writer:
         with b.loop(low, high, hint="line") as line:
             self.product.all_rows(frame.bind(image_row, line), self._panels(channels))
         with b.loop(*rows, hint="windows") as row:
-            self.window.pixels(frame.bind(self.kernel.window.axes[-3], row), *self._lanes(channels))
+            self.window.pixels(frame.bind(self.kernel.window.axes[-3], row), *channels)
 
-    @property
-    def _whole(self) -> bool:
-        """Whether a chunk has all channels."""
-        return self.kernel.bands.channels == self.kernel.product.col.extent
-
-    def _panels(self, channels: Span) -> Span | None:
-        """Return the panels of the product that make some channels, ``None`` for all."""
-        if self._whole:
-            return None
+    def _panels(self, channels: Span) -> Span:
+        """Return the panels of the product that make some channels."""
         b, width = self.b, self.product.panel_columns
-        return b.divide(channels[0], width)[0], b.divide(b.add(channels[1], i64(width - 1)), width)[
-            0
-        ]
-
-    def _lanes(self, channels: Span) -> tuple[Value | None, Value | None]:
-        return (None, None) if self._whole else channels
+        end = b.add(channels[1], i64(width - 1))
+        return b.divide(channels[0], width)[0], b.divide(end, width)[0]
 
     def _at_band(self, top: Frame, images: Frame, channel: Value) -> Frame:
         """Return the frame in which a channel of the band's top row is the first in scratch."""

@@ -36,7 +36,7 @@ from whet.target import Target
 
 def whole_chunks(kernel: Winograd, lanes: int) -> Poly:
     """Return the number of chunks: images times blocks of panels."""
-    return kernel.image.extent * _blocks(kernel, lanes)
+    return kernel.image.extent * image_blocks(kernel, lanes)
 
 
 def whole_scratch(kernel: Winograd, lanes: int) -> int:
@@ -57,7 +57,8 @@ def write_whole(
     fn.b.finish()
 
 
-def _blocks(kernel: Winograd, lanes: int) -> Poly:
+def image_blocks(kernel: Winograd, lanes: int) -> Poly:
+    """Return into how many blocks of panels the filters are cut."""
     return ceil_div(ceil_div(kernel.col.extent, lanes), kernel.tile.panels)
 
 
@@ -84,7 +85,7 @@ class _Writer:
     def chunk(self, frame: Frame, chunk: Value) -> None:
         """Write one chunk: an image and a block of panels."""
         b, kernel = self.b, self.kernel
-        image, block = b.divide(chunk, static(_blocks(kernel, self.width)))
+        image, block = b.divide(chunk, static(image_blocks(kernel, self.width)))
         panels = static(ceil_div(kernel.col.extent, self.width))
         first = b.mul(block, i64(kernel.tile.panels))
         last = b.min(b.add(first, i64(kernel.tile.panels)), i64(panels))
@@ -158,7 +159,7 @@ class _Writer:
             for j in range(3)
         ]
         for column_kind, factors in enumerate(filtering.filters):
-            weight = combined(b, _even_first(factors, side))
+            weight = combined(b, even_first(factors, side))
             for number in sums:
                 if filtering.weight_of[number % filtering.span] == column_kind:
                     value = b.load(F32, b.gep(inputs, F32, number * self.width))
@@ -172,7 +173,7 @@ class _Writer:
             b.load(type_, b.gep(start, F32, tap * self.width), 64) if factor else absent
             for factor, (start, tap) in zip(factors, places, strict=True)
         ]
-        return combined(b, _even_first(factors, taps))
+        return combined(b, even_first(factors, taps))
 
     def _taps(self, panel: Value, channel: Value, k: Value) -> Value:
         """Return where the taps of a panel begin at a channel and so many behind it."""
@@ -238,6 +239,6 @@ class _Writer:
             self.b.store(zero, self._sum(position), 64)
 
 
-def _even_first(factors: Sequence[float], values: Sequence[Value]) -> list[tuple[float, Value]]:
+def even_first(factors: Sequence[float], values: Sequence[Value]) -> list[tuple[float, Value]]:
     """Return terms in an order in which points ``p`` and ``-p`` begin with the same sum."""
     return [(factors[k], values[k]) for k in (0, 2, 1)]

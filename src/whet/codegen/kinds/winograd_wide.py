@@ -1,0 +1,354 @@
+"""Winograd convolution of whole images several tiles wide: taps are transformed block by block.
+
+Transformed weights of such images are four times as many as there are taps, and each is read for 9
+to 25 products only. So the taps stay as they are, and a vector of filters takes a block of channels
+of them at a time, transforms them into scratch, where they stay near, and multiplies the inputs of
+all tiles by them. Sums wait in scratch between blocks.
+
+Tiles of two sizes share their weights (``kernel/winograd_sides.py``): products along a side are in
+the order of their weights, and those of one weight belong to as many tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from whet.codegen.kinds.kernel_function import (
+    Function,
+    accesses_of,
+    frame_of,
+    open_function,
+    strips,
+)
+from whet.codegen.kinds.register_tile import Operands, register_tile
+from whet.codegen.kinds.winograd_matrices import combined, transformed
+from whet.codegen.kinds.winograd_scratch import filtering_of, static
+from whet.codegen.kinds.winograd_whole import even_first, image_blocks
+from whet.codegen.writing.builder import F32, PTR, Builder, Module, Value, const, i64, vector
+from whet.codegen.writing.evaluate import Point
+from whet.codegen.writing.frame import Frame
+from whet.index import ceil_div
+from whet.kernel.schedule import LINE_BYTES
+from whet.kernel.spec import ACCUMULATOR, Winograd
+from whet.kernel.winograd_filtering import TAPS, Filtering
+from whet.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class WideScratch:
+    """The scratch of one thread, in vectors: inputs, sums, weights of a block, half a transform.
+
+    Attributes:
+        kernel: the convolution.
+        lanes: lanes of a vector.
+    """
+
+    kernel: Winograd
+    lanes: int
+
+    @property
+    def filtering(self) -> Filtering:
+        """How a side is filtered."""
+        return filtering_of(self.kernel)
+
+    @property
+    def depth(self) -> int:
+        """Vectors of channels."""
+        return static(self.kernel.depth.extent) // self.lanes
+
+    @property
+    def apart(self) -> int:
+        """Vectors from the inputs of one position to those of the next: an odd number.
+
+        A transform writes one vector to each position; at a power of two apart they would all fall
+        into one set of the cache.
+        """
+        return self.depth | 1
+
+    @property
+    def weights_apart(self) -> int:
+        """Vectors from one weight of a block to the next: an odd number, as there."""
+        return self.kernel.tile.block | 1
+
+    @property
+    def sums(self) -> int:
+        """Where the sums begin."""
+        return self.filtering.span**2 * self.apart
+
+    @property
+    def weights(self) -> int:
+        """Where the weights begin."""
+        return self.sums + self.filtering.span**2
+
+    @property
+    def half(self) -> int:
+        """Where lines begin that are transformed along one side."""
+        return self.weights + self.filtering.kinds**2 * self.weights_apart
+
+    @property
+    def size(self) -> int:
+        """Vectors of all of it."""
+        return self.half + self.filtering.span * len(self.filtering.inputs[0])
+
+
+def wide_scratch(kernel: Winograd, lanes: int) -> int:
+    """Return bytes of scratch of one thread."""
+    return 4 * lanes * WideScratch(kernel, lanes).size
+
+
+def write_wide(
+    module: Module, name: str, kernel: Winograd, dims: tuple[str, ...], target: Target
+) -> None:
+    """Write the function of a Winograd convolution of images several tiles wide."""
+    fn = open_function(module, name, kernel.params, dims, exclusive=True)
+    fn.b.flushes = target.bfloat16_dot
+    frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
+    scratch = WideScratch(kernel, target.lanes)
+    writer = _Writer(kernel, fn, scratch.filtering, scratch, fn.b.alloca(PTR))
+    with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
+        writer.chunk(frame, chunk)
+    fn.b.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Kinds:
+    """Weights along a side that as many products each are made with.
+
+    Attributes:
+        weights: their numbers.
+        start: the first product of the first of them.
+        count: products of each.
+    """
+
+    weights: range
+    start: int
+    count: int
+
+
+def _kinds(filtering: Filtering) -> list[_Kinds]:
+    """Return the weights along a side, those of as many products together."""
+    found: list[_Kinds] = []
+    for kind in range(filtering.kinds):
+        products = filtering.products_of(kind)
+        if found and found[-1].count == len(products):
+            last = found.pop()
+            found.append(_Kinds(range(last.weights.start, kind + 1), last.start, last.count))
+        else:
+            found.append(_Kinds(range(kind, kind + 1), products[0], len(products)))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    kernel: Winograd
+    fn: Function
+    filtering: Filtering
+    scratch: WideScratch
+    cursor: Value
+
+    @property
+    def b(self) -> Builder:
+        return self.fn.b
+
+    @property
+    def width(self) -> int:
+        return self.scratch.lanes
+
+    @property
+    def type(self) -> str:
+        return vector(F32, self.width)
+
+    def chunk(self, frame: Frame, chunk: Value) -> None:
+        """Write one chunk: an image and a block of panels."""
+        b, kernel = self.b, self.kernel
+        image, block = b.divide(chunk, static(image_blocks(kernel, self.width)))
+        panels = static(ceil_div(kernel.col.extent, self.width))
+        first = b.mul(block, i64(kernel.tile.panels))
+        last = b.min(b.add(first, i64(kernel.tile.panels)), i64(panels))
+        bound = frame.bind(kernel.image, image)
+        self._transform_in(bound)
+        b.store(self._taps(first, i64(kernel.tile.block)), self.cursor, 8)
+        with b.loop(first, last, hint="panel") as panel:
+            self._clear()
+            depth = static(kernel.depth.extent)
+            with b.loop(i64(0), i64(depth), kernel.tile.block, hint="depth") as channel:
+                self._transform_taps(panel, channel)
+                self._multiply(channel)
+            self._transform_out(bound, panel)
+
+    # -- input -------------------------------------------------------------------------------
+
+    def _transform_in(self, frame: Frame) -> None:
+        """Transform all channels of an image into scratch: along columns, then along lines."""
+        kernel, matrix = self.kernel, self.filtering.inputs
+        inside = [
+            [k for k in range(len(matrix[0])) if 0 <= k - pad < static(axis.extent)]
+            for axis, pad in zip((kernel.y, kernel.x), kernel.pads, strict=True)
+        ]
+        down, across = ([[line[k] for k in near] for line in matrix] for near in inside)
+        top, left = (near[0] - pad for near, pad in zip(inside, kernel.pads, strict=True))
+
+        def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
+            b, columns = self.b, len(inside[1])
+            with b.loop(i64(0), i64(columns), hint="column") as column:
+                here = inner.bind(kernel.x, b.add(column, i64(left)))
+                pixels = [self._pixel(here, k) for k in range(len(inside[0]))]
+                for n, value in enumerate(transformed(b, down, pixels)):
+                    b.store(value, self._half(i64(n), column), 64)
+            with b.loop(i64(0), i64(self.filtering.span), hint="line") as line:
+                row = [b.load(self.type, self._half(line, i64(k)), 64) for k in range(columns)]
+                start = b.mul(line, i64(self.filtering.span))
+                for n, value in enumerate(transformed(b, across, row)):
+                    place = self._input(b.add(start, i64(n)), inner.env[kernel.depth])
+                    b.store(value, place, 64)
+
+        bound = frame.bind(kernel.y, i64(top))
+        strips(bound, kernel.depth, self.width, strip)
+
+    def _pixel(self, frame: Frame, row: int) -> Value:
+        """Return a vector of channels of one pixel."""
+        kernel = self.kernel
+        return Point(frame, kernel.depth, self.width, shift={kernel.y: row}).value(kernel.a)
+
+    # -- products ----------------------------------------------------------------------------
+
+    def _transform_taps(self, panel: Value, channel: Value) -> None:
+        """Transform a block of channels' taps into scratch."""
+        b, factors = self.b, self.filtering.filters
+        with b.loop(i64(0), i64(self.kernel.tile.block), hint="taps") as k:
+            taps = self._taps(panel, b.add(channel, k))
+            loaded = [b.load(self.type, b.gep(taps, F32, t * self.width), 64) for t in range(TAPS)]
+            columns = [
+                [combined(b, even_first(line, loaded[j::3])) for line in factors] for j in range(3)
+            ]
+            for u, values in enumerate(zip(*columns, strict=True)):
+                for v, line in enumerate(factors):
+                    weight = combined(b, even_first(line, values))
+                    b.store(weight, self._weight(i64(u * len(factors) + v), k), 64)
+
+    def _multiply(self, channel: Value) -> None:
+        """Multiply all positions by a block of channels, and add to their sums."""
+        kinds = _kinds(self.filtering)
+        for down in kinds:
+            for across in kinds:
+                for u, line in self._each(down):
+                    for v, column in self._each(across):
+                        number = self.b.add(self.b.mul(u, i64(self.filtering.kinds)), v)
+                        self._product(number, channel, (line, column), (down.count, across.count))
+
+    def _each(self, kinds: _Kinds) -> Iterator[tuple[Value, Value]]:
+        """Yield each weight and its first product, in a loop where there are several."""
+        b, first = self.b, kinds.weights.start
+        if len(kinds.weights) == 1:
+            yield i64(first), i64(kinds.start)
+            return
+        with b.loop(i64(0), i64(len(kinds.weights)), hint="kind") as k:
+            yield b.add(k, i64(first)), b.add(b.mul(k, i64(kinds.count)), i64(kinds.start))
+
+    def _product(
+        self, number: Value, channel: Value, at: tuple[Value, Value], shape: tuple[int, int]
+    ) -> None:
+        """Add one weight's products to the sums of its lines and columns."""
+        b, span = self.b, self.filtering.span
+        start = b.add(b.mul(at[0], i64(span)), at[1])
+        offsets = [i * span + j for i in range(shape[0]) for j in range(shape[1])]
+        inputs = self._input(start, channel)
+        weights = self._weight(number, i64(0))
+        apart = self.scratch.apart * self.width
+
+        def scalar(i: int, k: Value, u: int) -> Value:
+            return b.load(F32, b.gep(b.gep(inputs, F32, k), F32, offsets[i] * apart + u))
+
+        def lane(j: int, k: Value, u: int) -> Value:
+            line = b.gep(weights, F32, b.mul(k, i64(self.width)))
+            return b.load(self.type, b.gep(line, F32, u * self.width), 64)
+
+        tile = (len(offsets), 1)
+        operands = Operands(scalar, lane)
+        depth = self.kernel.tile.block
+        found = register_tile(b, self.width, tile, depth, operands, every=self._fetch_ahead)
+        sums = self._sum(start)
+        for offset, (value,) in zip(offsets, found, strict=True):
+            place = b.gep(sums, F32, offset * self.width)
+            b.store(b.binary("fadd", b.load(self.type, place, 64), value), place, 64)
+
+    def _fetch_ahead(self) -> None:
+        """Bring part of the next block's taps into the second cache."""
+        b, lines = self.b, self.kernel.tile.prefetch
+        if not lines:
+            return
+        at = b.load(PTR, self.cursor, 8)
+        for line in range(lines):
+            b.prefetch(b.gep(at, "i8", LINE_BYTES * line))
+        b.store(b.gep(at, "i8", LINE_BYTES * lines), self.cursor, 8)
+
+    # -- output ------------------------------------------------------------------------------
+
+    def _transform_out(self, frame: Frame, panel: Value) -> None:
+        """Transform the sums of a panel back along lines, then along columns into pixels."""
+        b, kernel, matrix = self.b, self.kernel, self.filtering.outputs
+        low = b.mul(panel, i64(self.width))
+        high = b.min(b.add(low, i64(self.width)), i64(static(kernel.col.extent)))
+        span, size = self.filtering.span, self.filtering.size
+
+        def strip(inner: Frame, mask: Value | None, vectors: int) -> None:
+            with b.loop(i64(0), i64(span), hint="line") as line:
+                start = self._sum(b.mul(line, i64(span)))
+                row = [
+                    b.load(self.type, b.gep(start, F32, k * self.width), 64) for k in range(span)
+                ]
+                for n, value in enumerate(transformed(b, matrix, row)):
+                    b.store(value, self._half(line, i64(n)), 64)
+            with b.loop(i64(0), i64(size), hint="column") as column:
+                here = inner.bind(kernel.cols, column)
+                values = [b.load(self.type, self._half(i64(k), column), 64) for k in range(span)]
+                for i, value in enumerate(transformed(b, matrix, values)):
+                    names = {ACCUMULATOR: value}
+                    point = Point(here, kernel.col, self.width, mask, {kernel.rows: i}, names)
+                    for store in kernel.stores:
+                        point.store(store)
+
+        bound = frame.bind(kernel.rows, i64(0))
+        strips(bound, kernel.col, self.width, strip, span=(low, high))
+
+    # -- places ------------------------------------------------------------------------------
+
+    def _taps(self, panel: Value, channel: Value) -> Value:
+        """Return where the taps of a panel begin at a channel."""
+        b = self.b
+        number = b.add(b.mul(panel, i64(static(self.kernel.depth.extent))), channel)
+        place = b.mul(number, i64(TAPS * self.width))
+        return b.gep(self.fn.params[self.kernel.weights], F32, place)
+
+    def _input(self, position: Value, channel: Value) -> Value:
+        """Return where a position's inputs lie, as [positions, channels]."""
+        b = self.b
+        start = b.gep(self.fn.scratch, F32, b.mul(position, i64(self.scratch.apart * self.width)))
+        return b.gep(start, F32, channel)
+
+    def _sum(self, position: Value) -> Value:
+        """Return where the sum of a position lies."""
+        return self._vector(self.scratch.sums, position)
+
+    def _weight(self, number: Value, channel: Value) -> Value:
+        """Return where a weight of a channel of the block lies."""
+        b = self.b
+        at = b.add(b.mul(number, i64(self.scratch.weights_apart)), channel)
+        return self._vector(self.scratch.weights, at)
+
+    def _half(self, line: Value, column: Value) -> Value:
+        """Return where an element lies that is transformed along one side."""
+        b = self.b
+        at = b.add(b.mul(line, i64(len(self.filtering.inputs[0]))), column)
+        return self._vector(self.scratch.half, at)
+
+    def _vector(self, start: int, number: Value) -> Value:
+        b = self.b
+        place = b.mul(number, i64(self.width))
+        return b.gep(b.gep(self.fn.scratch, F32, start * self.width), F32, place)
+
+    def _clear(self) -> None:
+        zero = const(self.type, 0.0)
+        with self.b.loop(i64(0), i64(self.filtering.span**2), hint="clear") as position:
+            self.b.store(zero, self._sum(position), 64)
