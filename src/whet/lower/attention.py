@@ -24,6 +24,7 @@ from whet.lower.uses import sources
 from whet.ops.normalise import softmax_body, softmax_raised, softmax_unless_empty
 from whet.target import Target
 
+SHORT_FLOATS = ("float16", "bfloat16")
 TYPICAL_LENGTH = 256
 """Queries and keys, where their number is only known when the model runs."""
 
@@ -43,7 +44,7 @@ def fuse_attention(tensor: Tensor, single: Single) -> bool:
     if scored is None:
         return False
     scores, score, rows, key = scored
-    body = None if soft.definition is None else soft.definition.body
+    body = None if soft.definition is None else _unrounded(soft.definition.body)
     inner = scores.definition.anchor if scores.definition is not None else None
     if not isinstance(inner, Product) or not is_static(inner.depth, outer.col):
         return False
@@ -112,9 +113,10 @@ def _score(soft: Tensor, single: Single) -> tuple[Tensor, Expr, tuple[Axis, ...]
     here = top.body.substitute({met: var(key)})
     highest, whole = Var(top.name, here.dtype), Var(total.name, here.dtype)
     raised = total.body.substitute({met: var(key)}) == softmax_raised(here, highest)
+    body = _unrounded(definition.body)
     plain = softmax_body(here, highest, whole)
-    shared = definition.body == softmax_unless_empty(here, highest, whole) or (
-        _without_nan_test(definition.body) == plain
+    shared = body == softmax_unless_empty(here, highest, whole) or (
+        _unrounded(_without_nan_test(body)) == plain
     )
     if not raised or not shared or here.dtype != "float32":
         return None
@@ -129,6 +131,12 @@ def softmax_steps(definition: Definition | None) -> tuple[Step, Step] | None:
     if [s.op for s in steps] != ["max", "sum"] or steps[0].axes != steps[1].axes:
         return None
     return (steps[0], steps[1]) if len(steps[0].axes) == 1 else None
+
+
+def _unrounded(body: Expr) -> Expr:
+    """Return what is rounded to 16 bits, as probabilities between products of such floats are."""
+    rounded = isinstance(body, Call) and body.op == "cast" and body.dtype in SHORT_FLOATS
+    return body.args[0] if isinstance(body, Call) and rounded else body
 
 
 def _without_nan_test(body: Expr) -> Expr:
