@@ -69,6 +69,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kernels")
 
 
+def same_bits(model: onnx.ModelProto, x: Array, cache: Path) -> None:
+    """Compare the results of both kernels with those of one, on several numbers of threads."""
+    results = []
+    for threads, pooled in ((2, False), (1, True), (2, True), (3, True)):
+        passes: dict[str, bool | int] = {"pool_products": pooled}
+        options = whet.Options(threads=threads, passes=passes, cache_dir=cache)
+        results.append(whet.compile(model, options=options)({"x": x})["y"])
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+
+
 @pytest.mark.parametrize(
     ("pool", "batch", "sizes"),
     [
@@ -88,13 +99,7 @@ def test_same_bits_as_apart_on_any_threads(
     assert kernel.bands.rows > kernel.bands.height, "several bands in a chunk"
     count = batch if isinstance(batch, int) else 2
     x = rng.standard_normal((count, 3, *sizes[1:])).astype(np.float32)
-    results = []
-    for threads, pooled in ((2, False), (1, True), (2, True), (3, True)):
-        passes: dict[str, bool | int] = {"pool_products": pooled}
-        options = whet.Options(threads=threads, passes=passes, cache_dir=cache)
-        results.append(whet.compile(model, options=options)({"x": x})["y"])
-    for other in results[1:]:
-        np.testing.assert_array_equal(other, results[0])
+    same_bits(model, x, cache)
 
 
 @pytest.mark.parametrize("target", [AVX2, "host"])
@@ -216,13 +221,7 @@ def test_widened_images_are_windowed_to_the_same_bits(
     assert kernel.bands.channels % 16 == 0 or kernel.bands.channels == shape[0]
     count = batch if isinstance(batch, int) else 3
     x = rng.standard_normal((count, 5, *shape[1:3])).astype(np.float32)
-    results = []
-    for threads, pooled in ((2, False), (1, True), (2, True), (3, True)):
-        passes: dict[str, bool | int] = {"pool_products": pooled}
-        options = whet.Options(threads=threads, passes=passes, cache_dir=cache)
-        results.append(whet.compile(model, options=options)({"x": x})["y"])
-    for other in results[1:]:
-        np.testing.assert_array_equal(other, results[0])
+    same_bits(model, x, cache)
 
 
 @pytest.mark.parametrize("target", [AVX2, "host"])

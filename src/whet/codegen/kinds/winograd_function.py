@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from whet.codegen.kinds.winograd import tiled_chunks, tiled_scratch, write_tiled
+from whet.codegen.kinds.winograd_images import whole_chunks
 from whet.codegen.kinds.winograd_scratch import filtering_of
-from whet.codegen.kinds.winograd_whole import whole_chunks, whole_scratch, write_whole
+from whet.codegen.kinds.winograd_whole import whole_scratch, write_whole
 from whet.codegen.kinds.winograd_wide import wide_scratch, write_wide
 from whet.codegen.writing.builder import Module
 from whet.index import Poly

@@ -26,3 +26,8 @@ def combined(b: Builder, terms: Sequence[tuple[float, Value]]) -> Value:
         else:
             total = b.fma(value, const(value.type, factor), total)
     return total
+
+
+def even_first(factors: Sequence[float], values: Sequence[Value]) -> list[tuple[float, Value]]:
+    """Return terms in an order in which points ``p`` and ``-p`` begin with the same sum."""
+    return [(factors[k], values[k]) for k in (0, 2, 1)]

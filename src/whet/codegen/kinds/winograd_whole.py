@@ -22,21 +22,16 @@ from whet.codegen.kinds.kernel_function import (
     strips,
 )
 from whet.codegen.kinds.register_tile import UNROLL
-from whet.codegen.kinds.winograd_matrices import combined, transformed
+from whet.codegen.kinds.winograd_images import image_and_panels
+from whet.codegen.kinds.winograd_matrices import combined, even_first, transformed
 from whet.codegen.kinds.winograd_scratch import filtering_of, static
 from whet.codegen.writing.builder import F32, Builder, Module, Value, const, i64, vector
 from whet.codegen.writing.evaluate import Point
 from whet.codegen.writing.frame import Frame
-from whet.index import Poly, ceil_div
 from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import ACCUMULATOR, Winograd
 from whet.kernel.winograd_filtering import TAPS, Filtering
 from whet.target import Target
-
-
-def whole_chunks(kernel: Winograd, lanes: int) -> Poly:
-    """Return the number of chunks: images times blocks of panels."""
-    return kernel.image.extent * image_blocks(kernel, lanes)
 
 
 def whole_scratch(kernel: Winograd, lanes: int) -> int:
@@ -55,11 +50,6 @@ def write_whole(
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
-
-
-def image_blocks(kernel: Winograd, lanes: int) -> Poly:
-    """Return into how many blocks of panels the filters are cut."""
-    return ceil_div(ceil_div(kernel.col.extent, lanes), kernel.tile.panels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +75,10 @@ class _Writer:
     def chunk(self, frame: Frame, chunk: Value) -> None:
         """Write one chunk: an image and a block of panels."""
         b, kernel = self.b, self.kernel
-        image, block = b.divide(chunk, static(image_blocks(kernel, self.width)))
-        panels = static(ceil_div(kernel.col.extent, self.width))
-        first = b.mul(block, i64(kernel.tile.panels))
-        last = b.min(b.add(first, i64(kernel.tile.panels)), i64(panels))
+        image, panels = image_and_panels(b, kernel, self.width, chunk)
         bound = frame.bind(kernel.image, image)
         self._transform_in(bound)
-        with b.loop(first, last, hint="panel") as panel:
+        with b.loop(*panels, hint="panel") as panel:
             self._clear()
             with b.loop(i64(0), i64(self.depth), self.width, hint="depth") as channel:
                 for kind in range(self.filtering.kinds):
@@ -237,8 +224,3 @@ class _Writer:
         zero = const(vector(F32, self.width), 0.0)
         for position in range(self.positions):
             self.b.store(zero, self._sum(position), 64)
-
-
-def even_first(factors: Sequence[float], values: Sequence[Value]) -> list[tuple[float, Value]]:
-    """Return terms in an order in which points ``p`` and ``-p`` begin with the same sum."""
-    return [(factors[k], values[k]) for k in (0, 2, 1)]

@@ -22,13 +22,12 @@ from whet.codegen.kinds.kernel_function import (
     strips,
 )
 from whet.codegen.kinds.register_tile import Operands, register_tile
-from whet.codegen.kinds.winograd_matrices import combined, transformed
+from whet.codegen.kinds.winograd_images import image_and_panels
+from whet.codegen.kinds.winograd_matrices import combined, even_first, transformed
 from whet.codegen.kinds.winograd_scratch import filtering_of, static
-from whet.codegen.kinds.winograd_whole import even_first, image_blocks
 from whet.codegen.writing.builder import F32, PTR, Builder, Module, Value, const, i64, vector
 from whet.codegen.writing.evaluate import Point
 from whet.codegen.writing.frame import Frame
-from whet.index import ceil_div
 from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import ACCUMULATOR, Winograd
 from whet.kernel.winograd_filtering import TAPS, Filtering
@@ -162,14 +161,11 @@ class _Writer:
     def chunk(self, frame: Frame, chunk: Value) -> None:
         """Write one chunk: an image and a block of panels."""
         b, kernel = self.b, self.kernel
-        image, block = b.divide(chunk, static(image_blocks(kernel, self.width)))
-        panels = static(ceil_div(kernel.col.extent, self.width))
-        first = b.mul(block, i64(kernel.tile.panels))
-        last = b.min(b.add(first, i64(kernel.tile.panels)), i64(panels))
+        image, panels = image_and_panels(b, kernel, self.width, chunk)
         bound = frame.bind(kernel.image, image)
         self._transform_in(bound)
-        b.store(self._taps(first, i64(kernel.tile.block)), self.cursor, 8)
-        with b.loop(first, last, hint="panel") as panel:
+        b.store(self._taps(panels[0], i64(kernel.tile.block)), self.cursor, 8)
+        with b.loop(*panels, hint="panel") as panel:
             self._clear()
             depth = static(kernel.depth.extent)
             with b.loop(i64(0), i64(depth), kernel.tile.block, hint="depth") as channel:
