@@ -67,12 +67,11 @@ class Pair:
 
 
 def pair_of(first: KernelCall, second: KernelCall) -> Pair | None:
-    """Return a product of floats and the plain windows behind it, if that is what they are."""
+    """Return a product and the plain windows behind it, if that is what they are."""
     own, other = first.kernel, second.kernel
     if not isinstance(own, Contraction) or not isinstance(other, Nest):
         return None
-    plain = (own.dot, own.ahead, own.second, own.lines) == (None, None, None, None)
-    if not plain or own.spread or len(own.stores) != 1:
+    if own.second is not None or own.lines is not None or own.spread or len(own.stores) != 1:
         return None
     if not other.steps or not other.tile or other.block or other.row or len(other.axes) < 3:
         return None

@@ -133,6 +133,7 @@ def _product(pair: Pair, numbers: Sequence[int]) -> Contraction:
         zeros=numbers[kernel.zeros] if kernel.zeros >= 0 else -1,
         stores=tuple(renumbered_store(s, numbers) for s in kernel.stores),
         tile=replace(kernel.tile, block=0, row_items=tiles),
+        ahead=None,
     )
 
 

@@ -224,6 +224,16 @@ def test_widened_images_are_windowed_to_the_same_bits(
     same_bits(model, x, cache)
 
 
+def test_images_of_eight_bits_are_windowed_to_the_same_bits(cache: Path) -> None:
+    rng = np.random.default_rng()
+    model = widening(rng, 1, (96, 112, 112, 3), 2)
+    x = rng.standard_normal((1, 5, 112, 112)).astype(np.float32)
+    quantized = whet.quantize(model, [{"x": x}]).model
+    (kernel,) = pooled_of(quantized)
+    assert kernel.product.sums_integers
+    same_bits(quantized, x, cache)
+
+
 @pytest.mark.parametrize("target", [AVX2, "host"])
 @pytest.mark.parametrize(("shape", "step"), [((75, 91, 19, 3), 1), ((140, 88, 14, 5), 2)])
 def test_channels_in_blocks_agree_with_the_interpreter(
