@@ -94,9 +94,10 @@ def make_folder(
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        reason = getattr(error, "strerror", None) or error
         raise ArtifactError(
-            f"cannot create {name}: {error.strerror or error}", where=str(path), hint=hint
+            f"cannot create {name}: {reason}", where=str(path), hint=hint
         ) from error
 
 
