@@ -31,6 +31,7 @@ from whet.runtime.arrays import Array, dim_name, empty_aligned
 from whet.runtime.bindings import fits, needed_dims, refuse_zeros
 from whet.runtime.calls import CALLS
 from whet.runtime.state import Binding, State
+from whet.words import counted
 
 _BINDINGS_KEPT = 64
 ONE_HINT = "to repeat what has size 1, compile with that size fixed, such as --shape mask:1,..."
@@ -209,7 +210,9 @@ class Walk:
     def _read(self, step: Read) -> None:
         values = self._slots[step.slot].reshape(-1).tolist()
         if len(values) != len(step.dims):
-            raise ShapeError(f"{len(values)} sizes instead of {len(step.dims)}", where=step.where)
+            raise ShapeError(
+                f"{counted(len(values), 'size')} instead of {len(step.dims)}", where=step.where
+            )
         for name, value in zip(step.dims, values, strict=True):
             if value < 0:
                 raise ShapeError(f"a size is {value}", where=step.where)
