@@ -11,6 +11,7 @@ import onnx_ir as ir
 from whet.graph.edit import constant_array, constant_tensor, ints, rank, single_user, static_shape
 from whet.graph.match import Miss
 from whet.kernel.integer_attention import QUAD_WORDS
+from whet.quantize.bodies import body_nodes
 from whet.quantize.config import QuantizeConfig
 from whet.quantize.grid import LIMITS, Grid
 
@@ -19,6 +20,9 @@ MOVERS = frozenset({
     "Squeeze", "Transpose", "Unsqueeze",
 })  # fmt: skip
 """Operators whose results are elements of their first input: both have one grid."""
+
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators that multiply matrices, or are quantised as if they did."""
 
 POINTWISE = frozenset({
     "Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Relu", "Sigmoid",
@@ -78,6 +82,11 @@ def find_layers(
             found[layer.name] = layer
         else:
             skipped.append(Skipped(node.name or "", node.op_type, layer.why))
+    skipped += [
+        Skipped(node.name or "", node.op_type, why)
+        for node, why in body_nodes(model)
+        if node.domain == "" and node.op_type in PRODUCTS
+    ]
     _add_followers(model, found, config)
     order = [node.name for node in model.graph if node.name in found]
     return tuple(found[name] for name in order if name), tuple(skipped)
