@@ -40,7 +40,8 @@ class Layer:
         op: its operator.
         activations: positions of the inputs that are activations.
         weight: position of the constant operand, if it has one.
-        axis: axis of its output channels; ``None`` if there is none.
+        axis: axis of its output channels; ``None`` if there is none. Groups of a ConvTranspose
+            share what lies along it, or it is that of the groups.
         bias: position of a constant bias that becomes int32, if there is one.
     """
 
@@ -184,10 +185,18 @@ def _conv(node: ir.Node, config: QuantizeConfig) -> Layer | Miss:
     missing = _needs(node, 1)
     if missing is not None:
         return missing
-    transposed = node.op_type == "ConvTranspose"
-    group = node.attributes.get_int("group", 1)
-    axis = 0 if not transposed else 1 if group == 1 else None
+    axis = 0 if node.op_type == "Conv" else _transposed_axis(node)
     return Layer(node.name or "", node.op_type, (0,), 1, axis, _bias(node, 2))
+
+
+def _transposed_axis(node: ir.Node) -> int:
+    """Return the axis of scales of a ConvTranspose, whose weight is (inputs, outputs a group, …).
+
+    One axis cannot tell the channels of one group from those of another: groups share the scale of
+    each channel. Where a group has one input, it has a scale of its own, for all of its channels.
+    """
+    shape = static_shape(node.inputs[1]) or (0,)
+    return 0 if 1 < shape[0] == node.attributes.get_int("group", 1) else 1
 
 
 def _gemm(node: ir.Node, config: QuantizeConfig) -> Layer | Miss:
