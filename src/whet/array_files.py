@@ -31,8 +31,7 @@ def load_arrays(path: Path, *, hint: str = HINT) -> Array | dict[str, Array]:
         InputError: it cannot be read, or is damaged; the error has the hint.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise InputError("this is no file", where=str(path), hint=hint)
+        require_file(path, hint)
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
@@ -47,3 +46,14 @@ def load_arrays(path: Path, *, hint: str = HINT) -> Array | dict[str, Array]:
         if "pickle" in reason:  # what NumPy says of whatever it does not know
             reason = "its form is unknown, or it holds Python objects"
         raise InputError(f"not an array file: {reason}", where=str(path), hint=hint) from error
+
+
+def require_file(path: Path, hint: str | None = None) -> None:
+    """Refuse a pipe, for whose writer a reader would wait, and all else that is there and no file.
+
+    Raises:
+        InputError: it is there and no file; with the hint.
+        OSError: nobody may look.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError("this is no file", where=str(path), hint=hint)

@@ -25,6 +25,7 @@ from whet.passes.pipeline import PassRecord
 from whet.program.plan import find_liveness, plan_memory
 from whet.program.records import BufferKind, Program
 from whet.target import Target
+from whet.words import counted
 
 _SCRIPT = '''\
 """Repeats the compilation that this folder shows."""
@@ -147,7 +148,9 @@ def _keep(source: bytes | onnx.ModelProto | ir.Model, path: Path) -> None:
 
 
 def _program_lines(program: Program) -> Iterator[str]:
-    yield f"target {program.target.triple} {program.target.cpu}, {program.threads} threads"
+    yield (
+        f"target {program.target.triple} {program.target.cpu}, {counted(program.threads, 'thread')}"
+    )
     yield f"dims ({', '.join(program.dims)})"
     for number, launch in enumerate(program.launches):
         args = ", ".join(

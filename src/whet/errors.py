@@ -121,12 +121,15 @@ def _cut(place: str) -> str:
     return f"{place[:half]}…{place[-half:]}"
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return a hint that names the valid name closest to ``name``, or all of them, or none."""
+def nearest(name: object, valid: Iterable[str]) -> str:
+    """Return a hint that names the valid name closest to ``name``, or all of them, or none.
+
+    What was given as a name need not be a text.
+    """
     import difflib  # only errors need it
 
     names = sorted(valid)
     if not names:
         return "there are none"
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(str(name), names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"valid names: {', '.join(names)}"

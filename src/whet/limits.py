@@ -11,6 +11,7 @@ from pathlib import Path
 from whet.errors import OptionError, ResourceError, nearest
 
 _GIB = 1 << 30
+_SMALL_BLOCK = 1 << 28
 _CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -106,11 +107,30 @@ def private_bytes() -> int:
 def machine_bytes() -> int:
     """Return the memory of the machine, or of the container if that has less."""
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(whole, container_bytes() or whole)
+
+
+def container_bytes() -> int | None:
+    """Return the memory that the container may take; ``None`` if it may take all."""
     try:
         text = _CGROUP_MEMORY.read_text(encoding="ascii").strip()
     except OSError:
-        return whole
-    return min(whole, int(text)) if text.isdigit() else whole
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def require_memory(size: int) -> None:
+    """Refuse a block that is larger than the container: Linux would give it, and kill for it.
+
+    What is larger than the machine is refused by Linux itself.
+
+    Raises:
+        ResourceError: naming both sizes.
+    """
+    if size > _SMALL_BLOCK:
+        most = container_bytes()
+        if most is not None and size > most:
+            raise ResourceError(f"{size} bytes cannot be had in a container of {most}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
-"""Files that are written whole or not at all: a temporary name, fsync, then the real name."""
+"""Files that are written whole or not at all: no name, or a hidden one, until all is on disk."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -51,7 +51,9 @@ def is_stream(path: Path) -> bool:
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let ``write`` fill a file, of which no half is ever seen, whatever interrupts it.
 
-    A device or a pipe, such as ``/dev/null``, is written to and stays what it is.
+    The file has no name until it is whole, where the file system can do that; a process that is
+    killed leaves nothing behind then. A device or a pipe, such as ``/dev/null``, is written to and
+    stays what it is.
 
     Raises:
         ArtifactError: the file cannot be written.
@@ -61,18 +63,76 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             with path.open("wb") as stream:
                 write(stream)
             return
-    temporary = path.with_name(f".whet-{os.urandom(8).hex()}.tmp")
-    with write_errors(path):
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with temporary.open("xb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            file = _without_name(path.parent)
+            if file is None:
+                _write_named(path, write)
+            else:
+                with file:
+                    _fill(file, write)
+                    _give_name(file, path, folder)
+            os.fsync(folder)  # the new name outlasts a loss of power
         finally:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
-        _sync_folder(path.parent)
+            os.close(folder)
+
+
+def _without_name(folder: Path) -> IO[bytes] | None:
+    """Return a new file in a folder that has no name yet; ``None`` if it cannot have such."""
+    try:
+        handle = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+    except OSError:
+        return None
+    if not os.path.exists(_handle_path(handle)):
+        os.close(handle)
+        return None
+    return os.fdopen(handle, "wb")
+
+
+def _handle_path(handle: int) -> str:
+    return f"/proc/self/fd/{handle}"
+
+
+def _give_name(file: IO[bytes], path: Path, folder: int) -> None:
+    """Give a file its name, in place of the one that has it.
+
+    Only a rename replaces a file, so that a hidden name lasts for an instant in that case.
+    """
+    try:
+        _link(file, path, folder)
+    except FileExistsError:
+        hidden = path.with_name(_hidden_name())
+        try:
+            _link(file, hidden, folder)
+            os.replace(hidden, path)
+        finally:
+            hidden.unlink(missing_ok=True)
+
+
+def _link(file: IO[bytes], path: Path, folder: int) -> None:
+    """Name an open file; that a folder is given is what makes Linux follow ``/proc``'s link."""
+    os.link(_handle_path(file.fileno()), path, src_dir_fd=folder, follow_symlinks=True)
+
+
+def _write_named(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Fill a file under a hidden name, then rename it; a kill leaves the hidden one behind."""
+    temporary = path.with_name(_hidden_name())
+    try:
+        with temporary.open("xb") as file:
+            _fill(file, write)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fill(file: IO[bytes], write: Callable[[IO[bytes]], object]) -> None:
+    write(file)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _hidden_name() -> str:
+    return f".whet-{os.urandom(8).hex()}.tmp"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -94,16 +154,8 @@ def make_folder(
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        reason = getattr(error, "strerror", None) or error
         raise ArtifactError(
-            f"cannot create {name}: {error.strerror or error}", where=str(path), hint=hint
+            f"cannot create {name}: {reason}", where=str(path), hint=hint
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name outlast a loss of power."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -16,6 +16,7 @@ from whet.cli.output import write_whole
 from whet.errors import InputError, nearest
 from whet.measure.feeds import random_inputs
 from whet.program.records import TensorSpec
+from whet.words import counted
 
 RANDOM = "random"
 ZERO = "zero"
@@ -82,7 +83,7 @@ def _read_source(
     if len(specs) != 1:
         names = ", ".join(spec.name for spec in specs)
         raise InputError(
-            f"the model has {len(specs)} inputs: {names}",
+            f"the model has {counted(len(specs), 'input')}: {names}",
             where=source,
             hint="say which one: --input NAME=FILE",
         )

@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 
 from whet.cli import output
-from whet.report.words import NOISY, thread_count
+from whet.report.words import NOISY
+from whet.words import counted
 
 OURS = "whet"
 SCHEMA = "whet.bench.1"
@@ -30,9 +31,11 @@ def print_findings(console: Console, found: dict[str, Any]) -> None:
         if name in by_peer:
             row += [_ratio(by_peer[name]), f"{found['largest_difference'][name]:.1e}"]
         rows.append(row)
-    cpu, threads = found["machine"]["cpu"], thread_count(found["threads"])
+    cpu, threads = found["machine"]["cpu"], counted(found["threads"], "thread")
     calls = next(iter(found["times"].values()))["calls"]
-    title = f"{found['model']}: {threads}, {calls} rounds, {cpu}, machine {found['noise']}"
+    title = (
+        f"{found['model']}: {threads}, {counted(calls, 'round')}, {cpu}, machine {found['noise']}"
+    )
     console.print(output.table(headers, rows, title=title))
     if block > 1:
         console.print(
@@ -66,7 +69,7 @@ def _goal(found: dict[str, Any]) -> list[str]:
     if goal is None:
         return []
     return [
-        f"best {goal['goal']}: {thread_count(goal['threads'])} a request, "
+        f"best {goal['goal']}: {counted(goal['threads'], 'thread')} a request, "
         f"{goal['streams']} at once, {goal['median_ms']:.2f} ms, "
         f"{goal['per_second']:.1f} /s (of {len(goal['tried'])} tried)"
     ]
@@ -78,7 +81,7 @@ def _costs(found: dict[str, Any]) -> list[str]:
     steady = "stable" if warm["stable"] else "still not stable"
     return [
         f"{compiled}first call {warm['first_s'] * 1e3:.2f} ms, {steady} after "
-        f"{warm['calls']} calls; weights {output.format_bytes(costs['weight_bytes'])}, "
+        f"{counted(warm['calls'], 'call')}; weights {output.format_bytes(costs['weight_bytes'])}, "
         f"intermediate results {output.format_bytes(costs['arena_bytes'])}"
     ]
 
@@ -89,7 +92,7 @@ def _streams(found: dict[str, Any]) -> list[str]:
         return []
     times = streams["times"]
     return [
-        f"{streams['streams']} requests at once: {streams['per_second']:.1f} /s, median "
+        f"{counted(streams['streams'], 'request')} at once: {streams['per_second']:.1f} /s, median "
         f"{times['median_ms']:.2f} ms, p99 {times['p99_ms']:.2f} ms"
     ]
 

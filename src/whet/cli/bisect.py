@@ -14,6 +14,7 @@ from whet.cli.accuracy import Case, accuracy_options, golden_of, read_case
 from whet.cli.parameters import json_option
 from whet.cli.progress import ProgressBar
 from whet.cli.reproduction import Reproduction, make_folder, write_folder
+from whet.words import counted
 
 if TYPE_CHECKING:
     from whet.measure.accuracy.bisect import Culprit
@@ -82,7 +83,7 @@ def _print(console: Console, found: Culprit) -> None:
     if found.stage == "pass":
         console.print(
             f"It comes with rewrite {found.rewrite} of the pass {found.name} "
-            f"({found.trials} compilations):",
+            f"({counted(found.trials, 'compilation')}):",
             soft_wrap=True,
         )
         console.print(found.change, markup=False, soft_wrap=True)

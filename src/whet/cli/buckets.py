@@ -7,6 +7,7 @@ from itertools import product
 
 import whet
 from whet.program.records import TensorSpec
+from whet.words import counted
 
 Shape = tuple[int | str, ...]
 Buckets = dict[str, Shape | list[Shape]]
@@ -72,8 +73,8 @@ def profile_shapes(
         if len(profile) != len(places):
             listed = ", ".join(f"{name}[{axis}]" for name, axis in places) or "none"
             raise whet.OptionError(
-                f"{','.join(map(str, profile))} has {len(profile)} values for {len(places)} open "
-                f"dimensions",
+                f"{','.join(map(str, profile))} has {counted(len(profile), 'value')} for "
+                f"{counted(len(places), 'open dimension')}",
                 where="--dynamic-dims",
                 hint=f"give one for each of: {listed}",
             )

@@ -23,6 +23,7 @@ from whet.cli.parameters import (
 from whet.cli.progress import ProgressBar
 from whet.cli.subject import Subject
 from whet.errors import InputError
+from whet.words import counted
 
 if TYPE_CHECKING:
     from whet.measure.interleave import Samples
@@ -202,7 +203,7 @@ def _print(
     found: Versus,
     launches: tuple[LaunchDifference, ...],
 ) -> None:
-    how = f"{found.rounds} rounds of calls in turn" if found.paired else found.note
+    how = f"{counted(found.rounds, 'round')} of calls in turn" if found.paired else found.note
     console.print(
         f"B takes {found.ratio:.4f} times as long as A "
         f"({found.low:.4f} to {found.high:.4f}, {found.confidence:.0%} confidence; {how}).",

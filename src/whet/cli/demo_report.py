@@ -10,7 +10,8 @@ from rich.console import Console
 
 from whet.cli import output, report
 from whet.program.records import Stats
-from whet.report.words import NOISY, thread_count
+from whet.report.words import NOISY
+from whet.words import counted
 
 if TYPE_CHECKING:
     from whet.measure.statistics import Comparison, Noise, Summary
@@ -110,7 +111,7 @@ def _verdict(found: Comparison) -> str:
 
 def print_findings(console: Console, found: Findings) -> None:
     """Print the findings for people."""
-    threads = thread_count(found.stats[OPTIMISED].threads)
+    threads = counted(found.stats[OPTIMISED].threads, "thread")
     title = f"ResNet-50, one image, float32, {threads}"
     console.print(output.table(["", *found.times], _rows(found), title=title))
     for comparison in found.comparisons:
@@ -123,7 +124,7 @@ def print_findings(console: Console, found: Findings) -> None:
         console.print(f"  {count:>3} × {ops}", markup=False, soft_wrap=True)
     rest = sum(count for _, count in groups[_GROUPS_SHOWN:])
     if rest:
-        console.print(f"  {rest:>3} others")
+        console.print(f"  {rest:>3} {'other' if rest == 1 else 'others'}")
     verdict = "agrees with" if found.correct else "DIFFERS from"
     console.print(
         f"The output {verdict} {found.judge}'s: largest relative error of a probability "

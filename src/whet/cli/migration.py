@@ -18,6 +18,7 @@ from whet.cli.progress import ProgressBar
 from whet.cli.tune import tune_file
 from whet.errors import ArtifactError
 from whet.options import Options
+from whet.words import counted
 
 Facts = dict[str, Any]
 FEEDS = 3
@@ -106,7 +107,10 @@ def tune(way: Migration) -> Facts:
     if seconds is None:
         return {"done": False, "note": TUNE_NOTE}
     facts, _ = tune_file(way.model, way.tuning, seconds, {**way.values, "restart": False})
-    note = f"{facts['trials']} schedules tried, {facts['improved']} are faster than the default"
+    note = (
+        f"{counted(facts['trials'], 'schedule')} tried, "
+        f"faster than the default: {facts['improved']}"
+    )
     return {"done": True, "note": note, **{k: v for k, v in facts.items() if k != "entries"}}
 
 

@@ -21,7 +21,7 @@ from whet.cli.parameters import (
     parse_dims,
     read_options,
 )
-from whet.report.words import thread_count
+from whet.words import counted
 
 if TYPE_CHECKING:
     from whet.measure.profile.advice import Finding
@@ -155,7 +155,10 @@ def print_profile(console: Console, found: Profile, top: int) -> None:
             f"{launch.share:.1%}", f"{launch.wait_us:.1f}", f"{rate.gflops:.1f}",
             f"{rate.gbytes:.1f}", f"{rate.efficiency:.0%}", rate.bound, nodes,
         ))  # fmt: skip
-    title = f"{len(times.launches)} launches, {times.runs} runs, {thread_count(times.threads)}"
+    title = (
+        f"{counted(len(times.launches), 'launch', 'launches')}, "
+        f"{counted(times.runs, 'run')}, {counted(times.threads, 'thread')}"
+    )
     console.print(output.table(headers, rows, title=title))
     _print_totals(console, found)
     for number, finding in enumerate(found.findings[:10], 1):

@@ -17,6 +17,7 @@ from whet.cli.quantize_images import read_images
 from whet.cli.quantize_modes import check_modes
 from whet.errors import OptionError
 from whet.options import Options
+from whet.words import counted
 
 if TYPE_CHECKING:
     from whet.quantize.api import QuantizeReport
@@ -263,9 +264,9 @@ def print_report(console: Console, report: QuantizeReport) -> None:
             soft_wrap=True,
         )  # fmt: skip
     console.print(
-        f"{len(report.quantized)} layers quantised, {len(report.floats)} in float, calibrated with "
-        f"{report.samples} samples; weights {output.format_bytes(report.bytes_before)} → "
-        f"{output.format_bytes(report.bytes_after)}",
+        f"{counted(len(report.quantized), 'layer')} quantised, {len(report.floats)} in float, "
+        f"calibrated with {counted(report.samples, 'sample')}; weights "
+        f"{output.format_bytes(report.bytes_before)} → {output.format_bytes(report.bytes_after)}",
         soft_wrap=True,
     )
 
@@ -294,7 +295,7 @@ def _print_conversion(console: Console, report: ConvertReport) -> None:
     for name, why in report.floats.items():
         console.print(f"left in float32: {name}: {why}", markup=False, soft_wrap=True)
     console.print(
-        f"{report.converted} nodes converted, {len(report.floats)} left; weights "
+        f"{counted(report.converted, 'node')} converted, {len(report.floats)} left; weights "
         f"{output.format_bytes(report.bytes_before)} → {output.format_bytes(report.bytes_after)}",
         soft_wrap=True,
     )
@@ -310,6 +311,7 @@ def _print_target(console: Console, target: TargetReport) -> None:
         console.print(output.table(headers, rows, title="layers, the most sensitive first"))
     console.print(
         f"metric {target.float_value:.4f} in float, {target.value:.4f} quantised: a drop of "
-        f"{target.drop:.4%}, allowed {target.max_drop:.4%}; {len(target.trials)} variants judged",
+        f"{target.drop:.4%}, allowed {target.max_drop:.4%}; "
+        f"{counted(len(target.trials), 'variant')} judged",
         soft_wrap=True,
     )

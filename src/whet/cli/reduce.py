@@ -14,6 +14,7 @@ from whet.cli.parameters import json_option
 from whet.cli.progress import ProgressBar
 from whet.cli.reproduction import Reproduction, make_folder, write_folder
 from whet.errors import OptionError
+from whet.words import counted
 
 if TYPE_CHECKING:
     from whet.measure.accuracy.reduce import Reduced
@@ -107,8 +108,8 @@ def _print(found: Reduced | None, folder: Path, line: str) -> None:
         return
     console.print(f"failure: {found.failure.message}", markup=False, soft_wrap=True)
     console.print(
-        f"{len(found.model.graph.node)} of {found.nodes_before} nodes still fail "
-        f"({found.trials} compilations): {', '.join(found.nodes)}",
+        f"still failing: {len(found.model.graph.node)} of {counted(found.nodes_before, 'node')} "
+        f"({counted(found.trials, 'compilation')}): {', '.join(found.nodes)}",
         markup=False,
         soft_wrap=True,
     )

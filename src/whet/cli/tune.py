@@ -22,6 +22,7 @@ from whet.cli.parameters import (
 )
 from whet.cli.progress import ProgressBar
 from whet.errors import OptionError
+from whet.words import counted
 
 if TYPE_CHECKING:
     from whet.kernel.tuning import Tuning
@@ -134,8 +135,8 @@ def _print(console: Console, facts: dict[str, Any], tuning: Tuning) -> None:
         headers = ("what", "default us", "tuned us", "ratio", "schedule")
         console.print(output.table(headers, rows))
     console.print(
-        f"{facts['trials']} schedules tried; {facts['improved']} of {facts['questions']} kinds of "
-        "products have a faster one than the default.",
+        f"{counted(facts['trials'], 'schedule')} tried; one faster than the default is known for "
+        f"{facts['improved']} of {counted(facts['questions'], 'kind')} of products.",
         soft_wrap=True,
     )
     versus = facts["comparison"]

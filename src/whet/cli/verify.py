@@ -17,6 +17,7 @@ from whet.cli.parameters import json_option
 from whet.cli.pictures import preprocess_option, with_pictures
 from whet.cli.progress import ProgressBar
 from whet.errors import OptionError
+from whet.words import counted
 
 if TYPE_CHECKING:
     from whet.measure.accuracy.layers import LayerReport, LayersReport
@@ -123,8 +124,9 @@ def _explain(metrics: Metrics, breaches: tuple[Breach, ...]) -> list[str]:
              if b.value is not None and b.limit is not None]  # fmt: skip
     if metrics.first_not_finite is not None:
         lines.append(
-            f"{metrics.not_finite_mismatches} elements are NaN or infinite in one and not in the "
-            f"other, the first at {list(metrics.first_not_finite)}"
+            "NaN or infinite in one and not in the other: "
+            f"{counted(metrics.not_finite_mismatches, 'element')}, "
+            f"the first at {list(metrics.first_not_finite)}"
         )
     if breaches and metrics.worst is not None:
         lines.append(f"the largest error is at {list(metrics.worst)}")
@@ -203,4 +205,4 @@ def _conclusion(found: LayersReport) -> str:
             f"No node is wrong by itself; rounding errors add up beyond the limits first at "
             f"{layer.node} ({layer.op}), value {layer.value}."
         )
-    return f"All {len(found.layers)} values are within their limits."
+    return f"Within their limits: all of {counted(len(found.layers), 'value')}."

@@ -18,6 +18,7 @@ from whet.errors import ModelError, UnsupportedError
 from whet.frontend.extent import check_extent
 from whet.graph.opset import canonical_opset
 from whet.limits import Limits
+from whet.words import counted
 
 OLDEST_OPSET = 1
 MAX_ELEMENTS = 1 << 48
@@ -311,14 +312,15 @@ def _check_external(
     if offset < 0 or (length != need and "length" in entries):
         raise ModelError(
             f"external data says offset {entries.get('offset', 0)!r} and length "
-            f"{entries.get('length')!r}, the shape needs {need} bytes",
+            f"{entries.get('length')!r}, the shape needs {counted(need, 'byte')}",
             where=place,
             hint="the file is damaged; export the model again",
         )
     size = path.stat().st_size
     if offset + need > size:
         raise ModelError(
-            f"external data ends at byte {offset + need}, but {location!r} has {size} bytes",
+            f"external data ends at byte {offset + need}, but {location!r} has "
+            f"{counted(size, 'byte')}",
             where=place,
             hint="the data file is truncated or belongs to another model",
         )

@@ -20,6 +20,7 @@ from whet.graph.opset import (
     WHET_DOMAIN,
     has_operator,
 )
+from whet.words import counted
 
 _DEPRECATED_BUT_KNOWN = frozenset({"GroupNormalization", "Scatter", "Upsample"})
 
@@ -122,9 +123,15 @@ def _check_form(node: ir.Node, schema: onnx.defs.OpSchema, version: int) -> None
     """Refuse a node whose inputs, outputs or attributes its operator does not have."""
     fault = None
     if not schema.min_input <= len(node.inputs) <= schema.max_input:
-        fault = f"has {len(node.inputs)} inputs, not {schema.min_input} to {schema.max_input}"
+        fault = (
+            f"has {counted(len(node.inputs), 'input')}, "
+            f"not {schema.min_input} to {schema.max_input}"
+        )
     if not schema.min_output <= len(node.outputs) <= schema.max_output:
-        fault = f"has {len(node.outputs)} outputs, not {schema.min_output} to {schema.max_output}"
+        fault = (
+            f"has {counted(len(node.outputs), 'output')}, "
+            f"not {schema.min_output} to {schema.max_output}"
+        )
     for position, formal in enumerate(schema.inputs[: len(node.inputs)]):
         required = formal.option == onnx.defs.OpSchema.FormalParameterOption.Single
         if required and node.inputs[position] is None:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from whet.errors import ShapeError
 from whet.graph.edit import constant_tensor, name_of
 from whet.graph.opset import canonical_opset, has_operator
+from whet.words import counted
 
 SMALL_BYTES = 4096
 """Constants up to this size travel into inference, where they may decide shapes."""
@@ -136,7 +137,7 @@ def _split_trap(node: ir.Node) -> tuple[str, str] | None:
     given = node.attributes.get("num_outputs")
     if given is None or given.is_ref() or given.as_int() == len(node.outputs):
         return None
-    text = f"makes {given.as_int()} parts for {len(node.outputs)} outputs"
+    text = f"makes {counted(given.as_int(), 'part')} for {counted(len(node.outputs), 'output')}"
     return text, "num_outputs is the number of outputs"
 
 

@@ -16,6 +16,7 @@ from types import MappingProxyType
 import onnx_ir as ir
 
 from whet.graph.edit import constant_tensor, scalar
+from whet.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ def _match_op(pattern: Op, value: ir.Value, state: Match) -> Match | Miss:
         return Miss(f"{value.name} is not the first output of {node.name}")
     given = list(node.inputs)
     if len(given) < len(pattern.inputs):
-        return Miss(f"{node.name} has {len(given)} inputs, need {len(pattern.inputs)}")
+        return Miss(f"{node.name} has {counted(len(given), 'input')}, need {len(pattern.inputs)}")
     orders = [given]
     if pattern.commutative and len(given) == 2:
         orders.append(given[::-1])

@@ -19,6 +19,7 @@ from whet.llm.families.vision_table import model_of
 from whet.llm.prompts import PromptReader
 from whet.llm.source import Source
 from whet.options import Options
+from whet.words import counted
 
 _GGUF_POOLINGS: Mapping[object, Pooling] = {1: "mean", 2: "cls", 3: "last"}
 
@@ -67,7 +68,8 @@ class Embedder:
         found = self._reader.tokens(text)
         if not 0 < len(found) < self.context:
             raise InputError(
-                f"a text has {len(found)} tokens, the model takes 1 to {self.context - 1}",
+                f"a text has {counted(len(found), 'token')}, "
+                f"the model takes 1 to {self.context - 1}",
                 hint="shorten the text, or load the model with a larger context",
             )
         return found

@@ -21,6 +21,7 @@ from whet.llm.checkpoints.pooling import Pooled, pool, pooled_of, unit
 from whet.llm.checkpoints.tokens import Tokenizer, open_tokenizer
 from whet.llm.graphs.encoder_graph import ENCODERS, encoder_graph, encoder_shape
 from whet.options import Options
+from whet.words import counted
 
 Pair = tuple[list[int], list[int]]
 
@@ -113,7 +114,7 @@ class Encoder:
     def _checked(self, tokens: list[int]) -> list[int]:
         if not 0 < len(tokens) <= self.context:
             raise InputError(
-                f"a text has {len(tokens)} tokens, the model takes 1 to {self.context}",
+                f"a text has {counted(len(tokens), 'token')}, the model takes 1 to {self.context}",
                 hint="shorten the text",
             )
         wrong = [t for t in tokens if not 0 <= t < self.shape.vocabulary]

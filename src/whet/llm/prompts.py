@@ -14,6 +14,7 @@ from whet.llm.engine.engine import Engine
 from whet.llm.images.image_encoder import ImageEncoder
 from whet.llm.images.image_prompt import Encoded, Pictured, with_images
 from whet.llm.images.images import image_of
+from whet.words import counted
 
 MOST_IMAGES = 64
 """Images of one prompt."""
@@ -145,11 +146,14 @@ class PromptReader:
                 raise UnsupportedError("the model takes no images", hint="leave them out")
             return Pending(tokens)
         if len(images) > MOST_IMAGES:
-            raise InputError(f"the prompt has {len(images)} images", hint=f"at most {MOST_IMAGES}")
+            raise InputError(
+                f"the prompt has {counted(len(images), 'image')}", hint=f"at most {MOST_IMAGES}"
+            )
         vision = self.encoder.vision
         if tokens.count(vision.token) != len(images):
             raise InputError(
-                f"the prompt has {tokens.count(vision.token)} places for {len(images)} images",
+                f"the prompt has {counted(tokens.count(vision.token), 'place')} for "
+                f"{counted(len(images), 'image')}",
                 hint="the model's image token stands for an image, and belongs nowhere else",
             )
         coming = self.encoder.submit([image_of(image) for image in images])

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from whet.dtypes import DTYPES
-from whet.errors import CompileError, Problem, UnsupportedError, WhetError
+from whet.errors import CompileError, Problem, ResourceError, UnsupportedError, WhetError
 from whet.graph.edit import sources
 from whet.graph.opset import WHET_DOMAIN
 from whet.index import Dim, as_poly, var
@@ -191,6 +191,8 @@ def _lower(node: ir.Node, scope: Scope) -> Sequence[Item]:
         made = scope.table[(_domain(node), node.op_type)].lower(view)
     except WhetError:
         raise
+    except MemoryError as error:
+        raise ResourceError(f"not enough memory for {node.op_type}: {error}", where=name) from error
     except Exception as error:
         raise CompileError(
             f"{node.op_type} cannot be lowered: {type(error).__name__}: {error}",

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from whet.words import counted
+
 
 class Targets(msgspec.Struct, frozen=True, kw_only=True):
     """What a model has to reach; ``None`` asks for nothing.
@@ -67,7 +69,7 @@ def _supported(assess: Mapping[str, Any]) -> Criterion:
     return Criterion(
         name="operators",
         target="all supported",
-        found=f"{len(problems)} nodes are not" if problems else "all supported",
+        found=f"not supported: {counted(len(problems), 'node')}" if problems else "all supported",
         passed=not problems,
     )
 

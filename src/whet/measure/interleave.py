@@ -17,6 +17,7 @@ import msgspec
 
 from whet.errors import OptionError
 from whet.measure.runner import Inputs, Runner
+from whet.words import counted
 
 TASKS = Path("/proc/self/task")
 SETTLE_STEP_S = 0.002
@@ -161,7 +162,8 @@ def measure_interleaved(
     names = [runner.name for runner in runners]
     if not names or not inputs or plan.rounds < 1 or len(set(names)) < len(names):
         raise OptionError(
-            f"cannot measure {names} with {len(inputs)} inputs in {plan.rounds} rounds",
+            f"cannot measure {names} with {counted(len(inputs), 'input')} in "
+            f"{counted(plan.rounds, 'round')}",
             hint="give runners with different names, at least one input and one round",
         )
     for runner in runners:

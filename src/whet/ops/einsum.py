@@ -14,6 +14,7 @@ from whet.kernel.tensor import Definition, Product, Steps, Tensor
 from whet.ops.build import binary, cast, compute_type
 from whet.ops.node import Node, Op
 from whet.ops.operand import agree
+from whet.words import counted
 
 Labels = tuple[str, ...]
 
@@ -58,7 +59,9 @@ def parse(node: Node, equation: str, inputs: list[Tensor]) -> tuple[list[Term], 
     left, arrow, right = equation.replace(" ", "").partition("->")
     parts = left.split(",")
     if len(parts) != len(inputs):
-        raise node.error(f"{equation!r} has {len(parts)} operands, the node {len(inputs)}")
+        raise node.error(
+            f"{equation!r} has {counted(len(parts), 'operand')}, the node {len(inputs)}"
+        )
     terms = [Term(x, _labels(node, part, x.rank)) for part, x in zip(parts, inputs, strict=True)]
     dots = sorted({n for t in terms for n in t.labels if len(n) > 1}, reverse=True)
     if arrow:

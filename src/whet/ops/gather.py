@@ -19,8 +19,11 @@ from whet.ops.shape_values import known_tensor
 
 Shape = tuple[Poly, ...]
 
-MOST_FIXED = 1 << 28
-"""Elements of a Range that becomes a constant."""
+MOST_FIXED = 1 << 20
+"""Elements of a Range that becomes a constant; a longer one is computed where it is read."""
+
+_ENDLESS = 1 << 48
+"""More elements than any memory has bytes for."""
 
 
 # -- Gather ----------------------------------------------------------------------------------------
@@ -167,9 +170,11 @@ def _range(node: Node) -> list[Tensor]:
     if all(v is not None for v in fixed):
         first, last, by = (np.asarray(v).reshape(-1)[0].item() for v in fixed)
         count = (last - first) / by if by else math.nan
-        if not count < MOST_FIXED:
+        if not count < _ENDLESS:
             raise node.error(f"the range from {first} to {last} by {by} has no end or is too long")
-        return [constant(node.outputs[0], np.arange(first, last, by).astype(start.dtype))]
+        if count < MOST_FIXED:
+            return [constant(node.outputs[0], np.arange(first, last, by).astype(start.dtype))]
+        return [_computed_range(node, as_poly(math.ceil(count)))]
     known = [known_values(t) for t in (start, limit, delta)]
     steps = known[2]
     if any(v is None for v in known) or steps is None or steps[0].constant in (None, 0):
@@ -187,10 +192,9 @@ def _first_element(x: Tensor) -> Expr:
 
 
 def _late_range(node: Node) -> Tensor:
-    """Return ``start + i * delta`` for as many ``i`` as fit before the limit."""
+    """Return a range of as many elements as fit before a limit that only a run knows."""
     start, limit, delta = (_first_element(node.input(k)) for k in range(3))
-    dtype = start.dtype
-    if DTYPES[dtype].is_float:
+    if DTYPES[start.dtype].is_float:
         wide = [cast(e, "float64") for e in (start, limit, delta)]
         steps = binary("div", binary("sub", wide[1], wide[0]), wide[2])
         count = cast(binary("max", unary("ceil", steps), 0.0), "int64")
@@ -198,6 +202,13 @@ def _late_range(node: Node) -> Tensor:
         wide = [cast(e, "int64") for e in (start, limit, delta)]
         count = slice_count(binary("sub", wide[1], wide[0]), wide[2])
     (size,) = sizes_from(node, "count", [count])
+    return _computed_range(node, size)
+
+
+def _computed_range(node: Node, size: Poly) -> Tensor:
+    """Return ``start + i * delta`` for so many ``i``."""
+    start, delta = (_first_element(node.input(k)) for k in (0, 2))
+    dtype = start.dtype
     axes = axes_for((size,))
     compute = compute_type(dtype)
     position = cast(IndexValue(var(axes[0]), "int64"), compute)

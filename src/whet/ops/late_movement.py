@@ -13,6 +13,7 @@ from whet.ops.late import vector
 from whet.ops.late_shapes import elements_of, index_number, known_number, sizes_from, slice_of
 from whet.ops.node import Node, known_values, normalise_axis
 from whet.ops.operand import operand
+from whet.words import counted
 
 LAST = (1 << 63) - 1
 
@@ -91,13 +92,13 @@ def _by_axis(
         named = range(count) if known is None else [p.constant or 0 for p in known]
         axes = [normalise_axis(node, a, rank) for a in named]
         if any(len(values) != len(axes) for values, _ in columns):
-            raise node.error(f"values for {len(axes)} dimensions are not as many")
+            raise node.error(f"values for {counted(len(axes), 'dimension')} are not as many")
         return axes, [values for values, _ in columns]
     places = [
         select(compare("lt", a, 0), binary("add", a, rank), a) for a in elements_of(node, given)
     ]
     if any(len(values) != len(places) for values, _ in columns):
-        raise node.error(f"values for {len(places)} dimensions are not as many")
+        raise node.error(f"values for {counted(len(places), 'dimension')} are not as many")
     spread: list[list[Expr]] = []
     for values, missing in columns:
         found: list[Expr] = []

@@ -13,6 +13,7 @@ from whet.ops.late_movement import late_pad, late_slice
 from whet.ops.late_shapes import index_number, sizes_from
 from whet.ops.node import Node, Op, known_values, normalise_axis
 from whet.ops.operand import agree, operand
+from whet.words import counted
 
 Shape = tuple[Poly, ...]
 FAR = 1 << 30
@@ -207,7 +208,7 @@ def _split_sizes(node: Node, extent: Poly) -> tuple[Poly, ...]:
 def _late_split(node: Node, extent: Poly, count: int) -> tuple[Poly, ...]:
     """Return the sizes of equal parts, but for the last, of an extent that need not divide."""
     if node.late is None:
-        raise UnsupportedError(f"Split of {extent} into {count} parts", where=node.name)
+        raise UnsupportedError(f"Split of {extent} into {counted(count, 'part')}", where=node.name)
     whole = index_number(extent)
     size = index_number((extent + (count - 1)) // count)
     left = [binary("sub", whole, binary("mul", size, k)) for k in range(count)]
@@ -237,7 +238,7 @@ def _paddings(node: Node, rank: int) -> list[tuple[int, Poly, Poly]]:
     pads = node.sizes(1) or ()
     axes = _padded_axes(node, rank)
     if len(pads) != 2 * len(axes):
-        raise node.error(f"{len(pads)} paddings for {len(axes)} dimensions")
+        raise node.error(f"{counted(len(pads), 'padding')} for {counted(len(axes), 'dimension')}")
     half = len(axes)
     triples = zip(axes, pads[:half], pads[half:], strict=True)
     return [(k, low, high) for k, low, high in triples if low != 0 or high != 0]
@@ -331,7 +332,7 @@ def _center_crop_pad(node: Node) -> list[Tensor]:
     given = node.attribute("axes")
     axes = [normalise_axis(node, a, x.rank) for a in (range(x.rank) if given is None else given)]
     if len(axes) != len(wanted):
-        raise node.error(f"{len(wanted)} extents for {len(axes)} axes")
+        raise node.error(f"{counted(len(wanted), 'extent')} for {len(axes)} axes")
     shape = list(x.shape)
     for k, extent in zip(axes, wanted, strict=True):
         shape[k] = extent

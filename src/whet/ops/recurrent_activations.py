@@ -11,6 +11,7 @@ from whet.kernel.expr import Expr
 from whet.ops.activation import leaky, relu
 from whet.ops.build import binary, compare, const, select, unary
 from whet.ops.node import Node
+from whet.words import counted
 
 Activation = Callable[[Expr], Expr]
 Body = Callable[[Expr, float, float], Expr]
@@ -87,7 +88,7 @@ def activations_of(
     wanted = len(defaults) * directions
     names = given or list(defaults) * directions
     if len(names) < wanted:
-        raise node.error(f"needs {wanted} activations, got {len(names)}")
+        raise node.error(f"needs {counted(wanted, 'activation')}, got {len(names)}")
     alphas = iter(node.attribute("activation_alpha") or ())
     betas = iter(node.attribute("activation_beta") or ())
     found = [_activation(node, name, alphas, betas) for name in names[:wanted]]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from whet.index import ZERO, IndexLike, Poly, as_poly, ceil_div
 from whet.ops.node import Node
+from whet.words import counted
 
 
 def channels_last(rank: int) -> tuple[int, ...]:
@@ -60,7 +61,7 @@ def window_of(node: Node, kernel: tuple[int, ...], lengths: tuple[Poly, ...]) ->
     dilations = _sizes(node, "dilations", rank)
     pads = tuple(node.attribute("pads") or (0,) * (2 * rank))
     if len(pads) != 2 * rank:
-        raise node.error(f"pads has {len(pads)} entries, needs {2 * rank}")
+        raise node.error(f"pads has {counted(len(pads), 'entry', 'entries')}, needs {2 * rank}")
     auto = node.attribute("auto_pad", "NOTSET")
     before: tuple[IndexLike, ...] = pads[:rank]
     after: tuple[IndexLike, ...] = pads[rank:]
@@ -82,7 +83,7 @@ def window_of(node: Node, kernel: tuple[int, ...], lengths: tuple[Poly, ...]) ->
 def _sizes(node: Node, name: str, rank: int) -> tuple[int, ...]:
     values = tuple(node.attribute(name) or (1,) * rank)
     if len(values) != rank:
-        raise node.error(f"{name} has {len(values)} entries, needs {rank}")
+        raise node.error(f"{name} has {counted(len(values), 'entry', 'entries')}, needs {rank}")
     if any(v < 1 for v in values):
         raise node.error(f"{name} is {list(values)}", hint="every entry must be 1 or more")
     return values

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from whet.errors import OptionError, UnsupportedError
 from whet.graph.opset import canonical_opset
+from whet.words import counted
 
 OLDEST = 21
 """Below, some operators mean something else under the same signature (GroupNormalization)."""
@@ -68,9 +69,9 @@ def _misfit(node: ir.Node, version: int) -> str:
     if unknown:
         return f"no attribute {unknown[0]}"
     if not schema.min_input <= len(node.inputs) <= schema.max_input:
-        return f"{len(node.inputs)} inputs"
+        return counted(len(node.inputs), "input")
     if len(node.outputs) > schema.max_output:
-        return f"{len(node.outputs)} outputs"
+        return counted(len(node.outputs), "output")
     return _wrong_type(node, schema)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import msgspec
@@ -141,7 +143,7 @@ def quantize(
     request = _request(model, calibration, config, more)
     pick = more.get("pick") or "speed"
     if pick not in GOALS:
-        raise OptionError(f"there is no goal {pick!r}", hint=nearest(str(pick), GOALS))
+        raise OptionError(f"there is no goal {pick!r}", hint=nearest(pick, GOALS))
     goal = Goal(max_drop, metric, evaluation, timer=more.get("timer"), pick=pick)
     return run(request, goal, _folder(more.get("state")))
 
@@ -152,14 +154,8 @@ def _request(
     config: QuantizeConfig | Mapping[str, Any] | None,
     more: Mapping[str, Any],
 ) -> Request:
-    known = {"shapes", "options", "images", "state", "progress", "timer", "pick"}
-    for name in more:
-        if name not in known:
-            raise OptionError(f"unknown option {name!r}", hint=f"valid: {', '.join(sorted(known))}")
+    _check(more)
     chosen = config if isinstance(config, QuantizeConfig) else config_from_dict(config or {})
-    images = more.get("images") or ImageOptions()
-    if not isinstance(images, ImageOptions):
-        raise OptionError(f"images is a {type(images).__name__}", hint="give ImageOptions")
     folder = _folder(more.get("state"))
     silent: Progress = lambda stage, done, total: None  # noqa: E731 - the type is the point
     return Request(
@@ -168,10 +164,33 @@ def _request(
         config=chosen,
         shapes=cast(Shapes | None, more.get("shapes")),
         options=more.get("options") or Options(),
-        images=images,
+        images=more.get("images") or ImageOptions(),
         state=None if folder is None else folder / "calibration.npz",
         progress=more.get("progress") or silent,
     )
+
+
+_KINDS: Mapping[str, tuple[tuple[Any, ...], str]] = MappingProxyType(
+    {
+        "images": ((ImageOptions,), "give ImageOptions"),
+        "options": ((Options,), "give whet.Options(threads=2, ...)"),
+        "progress": ((Callable,), "give a function of a stage and two numbers"),
+        "shapes": ((Mapping,), 'give a shape for each name: {"input": (1, 3, 224, 224)}'),
+        "state": ((str, os.PathLike), "name a folder, or a place for one"),
+        "timer": ((Callable,), "give a function of two graphs"),
+    }
+)
+"""What the arguments beside data and configuration are, and what to say if they are not."""
+
+
+def _check(more: Mapping[str, Any]) -> None:
+    known = {*_KINDS, "pick"}
+    for name, given in more.items():
+        if name not in known:
+            raise OptionError(f"unknown option {name!r}", hint=f"valid: {', '.join(sorted(known))}")
+        kinds, hint = _KINDS.get(name, ((object,), ""))
+        if given is not None and not isinstance(given, kinds):
+            raise OptionError(f"{name} is a {type(given).__name__}", where=name, hint=hint)
 
 
 def _folder(state: str | Path | None) -> Path | None:

@@ -15,7 +15,7 @@ from whet.errors import UnsupportedError
 from whet.graph.save import save_proto, weight_bytes
 from whet.optimize.optimize import optimize_graph
 from whet.quantize.api import Goal
-from whet.quantize.floats import convertible, largest_values, unfit, write_floats
+from whet.quantize.floats import convertible, in_bodies, largest_values, unfit, write_floats
 from whet.quantize.judge import Judge
 from whet.quantize.scores import find_metric
 from whet.quantize.static import Request, calibration_data, input_specs
@@ -110,7 +110,9 @@ def convert_floats(request: Request, kind: FloatKind, goal: Goal) -> Converted:
     if not nodes:
         raise UnsupportedError(
             f"nothing in the model fits in {kind}" if stay else f"nothing to convert to {kind}",
-            hint="bfloat16 has the range of float32" if stay else "nodes that read float32 can be",
+            hint="bfloat16 has the range of float32"
+            if stay
+            else "nodes that read float32 can be, outside of bodies",
         )
     target = None
     if goal.max_drop is not None:
@@ -118,6 +120,7 @@ def convert_floats(request: Request, kind: FloatKind, goal: Goal) -> Converted:
         stay |= {n: "the target" for n, c in target.choices.items() if c == "float"}
     chosen = [name for name in nodes if name not in stay]
     made = write_floats(base, kind, chosen)
+    stay |= in_bodies(base, kind)
     report = ConvertReport(
         mode=kind, converted=len(chosen), floats=stay, bytes_before=weight_bytes(base),
         bytes_after=weight_bytes(made), target=target,

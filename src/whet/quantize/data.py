@@ -15,6 +15,7 @@ from whet.dtypes import numpy_dtype
 from whet.errors import InputError, nearest
 from whet.program.records import TensorSpec
 from whet.quantize.images import IMAGE_SUFFIXES, ImageOptions, read_image
+from whet.words import counted
 
 Array = np.ndarray[Any, Any]
 Sample = Mapping[str, Array]
@@ -86,7 +87,9 @@ class CalibrationData:
             made += 1
         if not made:
             raise InputError(
-                f"{count} samples do not fill a batch of {size}" if count else "there is no data",
+                f"a batch of {size} is more than {counted(count, 'sample')}"
+                if count
+                else "there is no data",
                 where=_name(self.source),
                 hint="give .npy, .npz or image files, or arrays",
             )
@@ -149,7 +152,7 @@ class CalibrationData:
     def _of_image(self, path: Path, label: int | None) -> Iterator[tuple[Sample, str]]:
         if len(self.specs) != 1:
             raise InputError(
-                f"the model has {len(self.specs)} inputs, an image fills one",
+                f"the model has {counted(len(self.specs), 'input')}, an image fills one",
                 where=str(path),
                 hint="give .npz files with an array for each input",
             )
@@ -183,7 +186,7 @@ class CalibrationData:
         if not isinstance(item, Mapping):
             if len(names) != 1:
                 raise InputError(
-                    f"the model has {len(names)} inputs: {', '.join(names)}",
+                    f"the model has {counted(len(names), 'input')}: {', '.join(names)}",
                     where=where,
                     hint="give a mapping, or a .npz, with an array for each",
                 )
@@ -282,10 +285,12 @@ def _converted(array: Array, spec: TensorSpec, where: str) -> Array:
     whole = dtype.kind in "iu"
     bad = int(np.size(made) - (made == array if whole else np.isfinite(made)).sum())
     if bad and array.dtype.kind in "iub":
-        raise InputError(f"{bad} of {array.size} numbers do not fit in {spec.dtype}", where=where)
+        raise InputError(
+            f"numbers that do not fit in {spec.dtype}: {bad} of {array.size}", where=where
+        )
     if bad:
         raise InputError(
-            f"{bad} of {array.size} numbers are NaN or infinite in {spec.dtype}",
+            f"numbers that are NaN or infinite in {spec.dtype}: {bad} of {array.size}",
             where=where,
             hint="leave such samples out",
         )

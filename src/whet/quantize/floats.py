@@ -17,6 +17,7 @@ import onnx_ir as ir
 from whet.driver import compile as compile_model
 from whet.graph.edit import Names, add_initializer, constant_tensor, make_node, remove_dead
 from whet.options import Options
+from whet.quantize.bodies import body_nodes
 from whet.quantize.data import CalibrationData
 from whet.quantize.layers import is_float32
 
@@ -62,6 +63,11 @@ def largest_values(model: ir.Model, data: CalibrationData, options: Options) -> 
 def convertible(model: ir.Model, kind: str) -> tuple[str, ...]:
     """Return the nodes whose operators take a small type."""
     return tuple(node.name or "" for node in model.graph if _variables(node, kind))
+
+
+def in_bodies(model: ir.Model, kind: str) -> dict[str, str]:
+    """Return the nodes in bodies that take a small type and stay in float32, and why."""
+    return {node.name or "": why for node, why in body_nodes(model) if _variables(node, kind)}
 
 
 def unfit(model: ir.Model, kind: str, largest: Mapping[str, float]) -> dict[str, str]:

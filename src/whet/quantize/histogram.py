@@ -12,6 +12,9 @@ Array = np.ndarray[Any, Any]
 HALF = 4096
 """Bins on each side of 0; 64 KiB a value."""
 
+_EXPONENTS = (-100, 128 - int(math.log2(HALF)))
+"""Smallest and largest width of a bin, as powers of two: float32 has no number beyond 2**128."""
+
 MOMENTUM = 0.9
 """Weight of what came before in the moving averages of the extremes."""
 
@@ -72,7 +75,7 @@ class Histogram:
         )
 
     def _widen(self, exponent: int) -> None:
-        exponent = max(exponent, -100)  # 2**100 is still a float32
+        exponent = max(exponent, _EXPONENTS[0])  # 2**100 is still a float32
         if self.exponent is None:
             self.exponent = exponent
         while self.exponent < exponent:
@@ -106,11 +109,24 @@ class Histogram:
 
 
 def restored(state: dict[str, Array]) -> Histogram:
-    """Return the histogram that ``Histogram.state`` described."""
-    made = Histogram()
+    """Return the histogram that ``Histogram.state`` described.
+
+    Raises:
+        ValueError: it is none.
+    """
     low, high, first, second, zeros, exponent = (float(x) for x in state["numbers"])
+    counts = state["counts"].astype(np.int64)
+    made = Histogram()
+    if counts.shape != made.counts.shape or (counts < 0).any() or not 0 <= zeros < 2**63:
+        raise ValueError("counts are no histogram")
+    empty = math.isnan(first) and not counts.any() and not zeros
+    if not empty and not (low <= high and np.isfinite([low, high, first, second]).all()):
+        raise ValueError("numbers are no extremes of values")
+    flat = math.isnan(exponent) and not counts.any()
+    if not flat and not _EXPONENTS[0] <= exponent <= _EXPONENTS[1]:
+        raise ValueError("numbers have no width of bins")
     made.low, made.high, made.zeros = low, high, int(zeros)
-    made.smooth = None if math.isnan(first) else (first, second)
-    made.exponent = None if math.isnan(exponent) else int(exponent)
-    made.counts = state["counts"].astype(np.int64)
+    made.smooth = None if empty else (first, second)
+    made.exponent = None if flat else int(exponent)
+    made.counts = counts
     return made

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from whet.array_files import require_file
 from whet.errors import InputError, OptionError
 from whet.program.records import TensorSpec
 
@@ -97,9 +98,8 @@ def _decoded(path: Path, mode: str) -> Any:
     """Read a file with Pillow, which tells what is wrong with one by errors of many kinds."""
     from PIL import Image
 
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise InputError("this is no file", where=str(path))
     try:
+        require_file(path, "give an image file")
         with Image.open(path) as opened:
             return opened.convert(mode)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from whet.graph.edit import constant_array, constant_tensor, ints, rank, single_user, static_shape
 from whet.graph.match import Miss
 from whet.kernel.integer_attention import QUAD_WORDS
+from whet.quantize.bodies import body_nodes
 from whet.quantize.config import QuantizeConfig
 from whet.quantize.grid import LIMITS, Grid
 
@@ -19,6 +20,9 @@ MOVERS = frozenset({
     "Squeeze", "Transpose", "Unsqueeze",
 })  # fmt: skip
 """Operators whose results are elements of their first input: both have one grid."""
+
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators that multiply matrices, or are quantised as if they did."""
 
 POINTWISE = frozenset({
     "Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Relu", "Sigmoid",
@@ -36,7 +40,8 @@ class Layer:
         op: its operator.
         activations: positions of the inputs that are activations.
         weight: position of the constant operand, if it has one.
-        axis: axis of its output channels; ``None`` if there is none.
+        axis: axis of its output channels; ``None`` if there is none. Groups of a ConvTranspose
+            share what lies along it, or it is that of the groups.
         bias: position of a constant bias that becomes int32, if there is one.
     """
 
@@ -78,6 +83,11 @@ def find_layers(
             found[layer.name] = layer
         else:
             skipped.append(Skipped(node.name or "", node.op_type, layer.why))
+    skipped += [
+        Skipped(node.name or "", node.op_type, why)
+        for node, why in body_nodes(model)
+        if node.domain == "" and node.op_type in PRODUCTS
+    ]
     _add_followers(model, found, config)
     order = [node.name for node in model.graph if node.name in found]
     return tuple(found[name] for name in order if name), tuple(skipped)
@@ -175,10 +185,18 @@ def _conv(node: ir.Node, config: QuantizeConfig) -> Layer | Miss:
     missing = _needs(node, 1)
     if missing is not None:
         return missing
-    transposed = node.op_type == "ConvTranspose"
-    group = node.attributes.get_int("group", 1)
-    axis = 0 if not transposed else 1 if group == 1 else None
+    axis = 0 if node.op_type == "Conv" else _transposed_axis(node)
     return Layer(node.name or "", node.op_type, (0,), 1, axis, _bias(node, 2))
+
+
+def _transposed_axis(node: ir.Node) -> int:
+    """Return the axis of scales of a ConvTranspose, whose weight is (inputs, outputs a group, …).
+
+    One axis cannot tell the channels of one group from those of another: groups share the scale of
+    each channel. Where a group has one input, it has a scale of its own, for all of its channels.
+    """
+    shape = static_shape(node.inputs[1]) or (0,)
+    return 0 if 1 < shape[0] == node.attributes.get_int("group", 1) else 1
 
 
 def _gemm(node: ir.Node, config: QuantizeConfig) -> Layer | Miss:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from whet.errors import InputError
 from whet.graph.edit import constant_array, static_shape
 from whet.quantize.layers import Layer
 
@@ -17,6 +18,13 @@ _ROWS = 2048
 
 MOST_DEPTH = 8192
 """A larger depth has no second moments: they would take 256 MiB."""
+
+
+DAMPING = 0.01
+"""Share of the mean of H's diagonal that is added to it, so that it can be inverted."""
+
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Moments:
@@ -40,12 +48,22 @@ class Moments:
         small = depth <= MOST_DEPTH
         self.gram: Array = np.zeros((groups, depth, depth) if small else (0, 0, 0), np.float32)
 
-    def add(self, rows: Array) -> None:
-        """Add rows of shape (rows, groups, depth)."""
+    def add(self, rows: Array, where: str) -> None:
+        """Add rows of shape (rows, groups, depth), which a layer reads.
+
+        Raises:
+            InputError: they are so large that the sum of their squares is no float32.
+        """
         if not rows.size:
             return
         self.rows += len(rows)
         size = np.abs(rows)
+        if self.gram.size and float(size.max()) ** 2 * self.rows > _LARGEST:
+            raise InputError(
+                f"a value of {size.max():.1e} is too large to be squared",
+                where=where,
+                hint="round to the nearest, which needs no squares",
+            )
         self.total += rows.sum(axis=0, dtype=np.float64)
         self.absolute += size.sum(axis=0, dtype=np.float64)
         self.largest = np.maximum(self.largest, size.max(axis=0))
@@ -81,9 +99,37 @@ def restored_moments(state: dict[str, Array]) -> Moments:
     made.total, made.absolute = state["total"], state["absolute"]
     made.largest, made.gram = state["largest"], state["gram"]
     for name, array in Moments(*made.total.shape).state().items():
-        if state[name].shape != array.shape or not np.isfinite(state[name]).all():
+        same = (state[name].shape, state[name].dtype) == (array.shape, array.dtype)
+        if not same or not np.isfinite(state[name]).all():
             raise ValueError(f"{name} is no sum of rows")
+    if not all(_is_gram(gram) for gram in made.gram):
+        raise ValueError("gram is no sum of squares")
     return made
+
+
+def damped(gram: Array, share: float = DAMPING) -> Array:
+    """Return H with what makes it invertible; columns that are always 0 get 1."""
+    h = (gram.astype(np.float64) + gram.T) / 2
+    diagonal = np.diag(h).copy()
+    extra = share * float(diagonal.mean()) if diagonal.any() else 1.0
+    h[np.diag_indices_from(h)] += np.where(diagonal > 0, extra, max(extra, 1e-12))
+    return h
+
+
+def _is_gram(gram: Array) -> bool:
+    """Tell whether a matrix is a sum of ``x xᵀ``, up to what float32 rounds.
+
+    Half of the damping has to make it positive definite, so that all of it keeps every eigenvalue
+    far enough from 0 for H to be inverted.
+    """
+    spread = float(np.ptp(gram)) if gram.size else 0.0
+    if np.diag(gram).min(initial=0.0) < 0 or not np.allclose(gram, gram.T, 1e-3, spread * 1e-5):
+        return False
+    try:
+        np.linalg.cholesky(damped(gram, DAMPING / 2))
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 def rows_read(node: ir.Node, layer: Layer, values: Array, seed: int) -> Array | None:

@@ -167,7 +167,7 @@ def _add_rows(
     if layer.name not in moments:
         groups, _, depth = matrix_of(weight_of(node, layer), node, layer).shape
         moments[layer.name] = Moments(groups, depth)
-    moments[layer.name].add(rows)
+    moments[layer.name].add(rows, layer.name)
 
 
 def _product_inputs(model: ir.Model, layers: tuple[Layer, ...]) -> dict[str, str]:
@@ -247,9 +247,13 @@ def _resumed(path: Path | None, key: str) -> Observations:
         )
     try:
         return _restored(arrays)
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
         raise ArtifactError(
             "the calibration state is incomplete", where=str(path), hint=again
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"the calibration state is damaged: {error}", where=str(path), hint=again
         ) from error
 
 

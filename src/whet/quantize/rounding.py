@@ -18,14 +18,11 @@ import onnx_ir as ir
 from whet.graph.edit import constant_array
 from whet.quantize.grid import LIMITS, Grid, storage_type
 from whet.quantize.layers import Layer, root_of
-from whet.quantize.moments import Moments, matrix_back, matrix_of, weight_of
+from whet.quantize.moments import Moments, damped, matrix_back, matrix_of, weight_of
 from whet.quantize.observe import Observations
 from whet.quantize.write import Plan, weight_grid, widened
 
 Array = np.ndarray[Any, Any]
-
-DAMPING = 0.01
-"""Share of the mean of H's diagonal that is added to it, so that it can be inverted."""
 
 _SWEEPS = 4
 
@@ -126,15 +123,6 @@ def gptq_rows(
 
 def _spread(values: Array, shape: tuple[int, ...]) -> Array:
     return np.broadcast_to(values[:, None] if values.ndim == 1 else values, shape)
-
-
-def damped(gram: Array) -> Array:
-    """Return H with what makes it invertible; columns that are always 0 get 1."""
-    h = np.array(gram, np.float64)
-    diagonal = np.diag(h).copy()
-    extra = DAMPING * float(diagonal.mean()) if diagonal.any() else 1.0
-    h[np.diag_indices_from(h)] += np.where(diagonal > 0, extra, max(extra, 1e-12))
-    return h
 
 
 def _inverse_factor(gram: Array) -> Array:

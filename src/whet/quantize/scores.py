@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from whet.errors import InputError, OptionError
+from whet.words import counted
 
 Array = np.ndarray[Any, Any]
 Outputs = Mapping[str, Array]
@@ -41,7 +42,9 @@ def top1(outputs: Outputs, references: Outputs, labels: Array | None) -> float:
     chosen = _classes(outputs[name])
     right = _classes(references[name]) if labels is None else _numbers(labels, outputs[name])
     if chosen.shape != right.shape:
-        raise InputError(f"there are {right.size} labels for {chosen.size} results", where="labels")
+        raise InputError(
+            f"{counted(right.size, 'label')} for {counted(chosen.size, 'result')}", where="labels"
+        )
     return float((chosen == right).mean())
 
 

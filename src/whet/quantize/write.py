@@ -224,7 +224,7 @@ class _Writer:
 
     def _bias(self, node: ir.Node, bias: Array, grid: Grid, steps: Grid) -> ir.Value:
         """Return a bias in steps of the products: ``b = round(b / (s_x s_w)) s_x s_w``."""
-        scale = grid.scale * steps.scale
+        scale = grid.scale * _by_output(steps, bias.size)
         axis = None if steps.axis is None else 0
         numbers = np.rint(bias.astype(np.float64) / scale).astype(np.int32)
         zeros = np.zeros(scale.shape, np.int32)
@@ -278,9 +278,23 @@ def root_names(model: ir.Model) -> dict[str, str]:
 def widened(steps: Grid, bias: Array, grid: Grid) -> Grid:
     """Return a grid of weights coarse enough for the bias to fit in int32 steps of the product."""
     large = np.abs(bias.astype(np.float64)) / (float(grid.scale) * _BIAS_LIMIT)
-    least = large.max(initial=0.0) if steps.axis is None else large
+    count = steps.scale.size
+    if steps.axis is None:
+        least = large.max(initial=0.0)
+    elif bias.size <= count:
+        least = large
+    else:  # as in _by_output
+        least = large.reshape((-1, count) if steps.axis else (count, -1)).max(axis=1 - steps.axis)
     scale = np.maximum(steps.scale, least.astype(np.float32))
     return Grid(np.asarray(scale, np.float32), steps.zero, steps.dtype, steps.axis)
+
+
+def _by_output(steps: Grid, channels: int) -> Array:
+    """Return the scale of each output channel; of grouped transposed convolutions some share it."""
+    if steps.axis is None or channels <= steps.scale.size:
+        return steps.scale
+    times = channels // steps.scale.size
+    return np.tile(steps.scale, times) if steps.axis else np.repeat(steps.scale, times)
 
 
 def effective_weight(weights: Array, layer: Layer, plan: Plan) -> Array:

@@ -7,6 +7,7 @@ from typing import Any
 
 from whet.report.charts import bar_chart
 from whet.report.page import Section, Summary, render_page
+from whet.words import counted
 
 _CHARTS = (
     ("Latency of one request", "latency_ms", 1.0, "ms"),
@@ -40,8 +41,8 @@ def ablation_page(facts: Mapping[str, Any]) -> str:
     )  # fmt: skip
     how = (
         f"Prompts of {load['prompt_tokens']} random tokens, {load['new_tokens']} new ones; "
-        f"throughput with {load['requests']} requests at once; medians of {load['rounds']} rounds, "
-        "in which the variants take turns."
+        f"throughput with {counted(load['requests'], 'request')} at once; "
+        f"medians of {counted(load['rounds'], 'round')}, in which the variants take turns."
     )
     sections.append(Section("Numbers", texts=(how,), headers=headers, rows=lines))
     title, model = "What each optimisation brings", str(facts["model"])

@@ -9,7 +9,7 @@ from typing import Any
 from whet.report.charts import bar_chart
 from whet.report.model_page import calls_of
 from whet.report.page import Section, Summary, render_page
-from whet.report.words import thread_count
+from whet.words import counted
 
 
 def acceptance_page(facts: Mapping[str, Any]) -> str:
@@ -49,7 +49,10 @@ def _subtitle(results: Mapping[str, Any]) -> str:
     if "bench" not in results:
         return "The model goes no further: it has nodes that are not supported."
     bench = results["bench"]
-    return f"{bench['machine']['cpu']}, {thread_count(bench['threads'])}, machine {bench['noise']}"
+    return (
+        f"{bench['machine']['cpu']}, {counted(bench['threads'], 'thread')}, "
+        f"machine {bench['noise']}"
+    )
 
 
 def _assess(assess: Mapping[str, Any]) -> Section:

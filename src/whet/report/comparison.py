@@ -8,13 +8,14 @@ from typing import Any
 
 from whet.report.charts import bar_chart
 from whet.report.page import Section, Summary, render_page
+from whet.words import counted
 
 _BARS = 20
 
 
 def comparison_page(facts: Mapping[str, Any]) -> str:
     """Return the page of a comparison, from the JSON value that the command prints."""
-    turns = f"{facts['rounds']} rounds of calls in turn" if facts["paired"] else ""
+    turns = f"{counted(facts['rounds'], 'round')} of calls in turn" if facts["paired"] else ""
     how = "; ".join(filter(None, (turns, facts["note"])))
     figures = [
         ("verdict on B", str(facts["verdict"])),

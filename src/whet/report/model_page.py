@@ -8,7 +8,7 @@ from typing import Any
 
 from whet.report.charts import bar_chart, roofline_chart, step_chart
 from whet.report.page import Section, Summary, render_page
-from whet.report.words import thread_count
+from whet.words import counted
 
 _BARS = 20
 _NAME, _OPS = 16, 14
@@ -27,7 +27,7 @@ def model_page(facts: Mapping[str, Any]) -> str:
         ("weights", _mib(bench["costs"]["weight_bytes"])),
         ("accuracy", "passed" if facts["accuracy"]["passed"] else "FAILED"),
     ]
-    subtitle = f"{machine['cpu']}, {thread_count(bench['threads'])}, machine {bench['noise']}"
+    subtitle = f"{machine['cpu']}, {counted(bench['threads'], 'thread')}, machine {bench['noise']}"
     sections = [
         _latency(bench),
         _accuracy(facts["accuracy"]),
@@ -71,7 +71,7 @@ def _model(graph: Mapping[str, Any]) -> Section:
         f"{s['name']}: {s['dtype']} {'×'.join(map(str, s['shape']))}" for s in graph["outputs"]
     ]
     text = (
-        f"{graph['nodes']} nodes, {graph['parameters']:,} parameters "
+        f"{counted(graph['nodes'], 'node')}, {graph['parameters']:,} parameters "
         f"({_mib(graph['weight_bytes'])}), {graph['flops'] / 1e9:.3f} GFLOP in convolutions and "
         "matrix products."
     )
@@ -86,7 +86,10 @@ def _passes(report: Mapping[str, Any], launches: int) -> Section:
          f"{p['seconds'] * 1e3:.1f}") for p in report["passes"] if p["rewrites"]
     )  # fmt: skip
     before, after = report["before"], report["after"]
-    text = f"{before['nodes']} nodes became {after['nodes']}, which run as {launches} launches."
+    text = (
+        f"{counted(before['nodes'], 'node')} became {after['nodes']}, which run as "
+        f"{counted(launches, 'launch', 'launches')}."
+    )
     headers = ("pass", "rewrites", "nodes saved", "MB saved", "ms")
     return Section("What was done to the graph", texts=(text,), headers=headers, rows=rows)
 
@@ -115,8 +118,8 @@ def _launches(profile: Mapping[str, Any]) -> Section:
     bars = [(_named(x), x["span_us"], ", ".join(x["nodes"])) for x in launches]
     few = launches[:3]
     text = (
-        f"The longest {len(few)} of {len(profile['times']['launches'])} launches take "
-        f"{sum(x['share'] for x in few):.0%} of the time; launches cover "
+        f"{sum(x['share'] for x in few):.0%} of the time is in the longest {len(few)} of "
+        f"{counted(len(profile['times']['launches']), 'launch', 'launches')}; launches cover "
         f"{profile['times']['covered']:.0%} of a run."
     )
     return Section("Where the time goes", texts=(text,), chart=bar_chart(bars, unit="us"))

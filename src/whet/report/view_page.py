@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from whet.report.lanes import ROW_PX, Step, draw_lanes
-from whet.report.words import thread_count
+from whet.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,10 @@ def view_page(facts: Mapping[str, Any]) -> str:
         script=Markup(script),
         script_hash=code,
         panes=[
-            ("model", f"{len(nodes)} nodes as exported", _lanes(nodes), _node_lines(facts)),
-            ("program", f"{len(launches)} launches as compiled", _lanes(launches),
-             _launch_lines(facts)),
+            ("model", f"{counted(len(nodes), 'node')} as exported", _lanes(nodes),
+             _node_lines(facts)),
+            ("program", f"{counted(len(launches), 'launch', 'launches')} as compiled",
+             _lanes(launches), _launch_lines(facts)),
         ],
     )  # fmt: skip
 
@@ -74,7 +75,8 @@ def _subtitle(facts: Mapping[str, Any]) -> str:
     if facts["times"]:
         times = facts["times"]
         parts.append(
-            f"a run takes {times['plain_us'] / 1e3:.3f} ms with {thread_count(times['threads'])}"
+            f"a run takes {times['plain_us'] / 1e3:.3f} ms with "
+            f"{counted(times['threads'], 'thread')}"
         )
     if facts["reference"]:
         parts.append(f"errors against {facts['reference']}, relative to the largest element")

@@ -13,6 +13,7 @@ import numpy as np
 from whet.dtypes import DTYPES, numpy_dtype
 from whet.errors import InputError, ResourceError, nearest
 from whet.index import Dim, Poly
+from whet.limits import require_memory
 from whet.program.records import TensorSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -181,6 +182,7 @@ def empty_aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
             one with a 0 in it may be, too.
     """
     size = math.prod(shape) * dtype.itemsize
+    require_memory(size)
     try:
         raw = np.empty(size + _ALIGNMENT, np.uint8)
         return np.ndarray(shape, dtype, raw, -address_of(raw) % _ALIGNMENT)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from whet.errors import ResourceError
+from whet.limits import require_memory
 from whet.program import context
 from whet.program.context import ContextLayout, profile_slots
 from whet.program.plan import MemoryPlan
@@ -176,6 +177,7 @@ def allocate(size: int) -> mmap.mmap:
     Raises:
         ResourceError: there is not enough memory.
     """
+    require_memory(size)
     try:
         block = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, ValueError, OverflowError) as error:

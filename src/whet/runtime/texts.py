@@ -10,6 +10,7 @@ import numpy as np
 
 from whet.errors import ShapeError
 from whet.program.script import Call
+from whet.words import counted
 
 Values = list[Any]
 
@@ -127,7 +128,10 @@ def tfidf(step: Call, inputs: Values) -> Values:
     groups = _groups(pool, settings["ngram_counts"])
     weighted = settings.get("weights") or index
     if min(len(index), len(weighted)) < len(groups) or min(index, default=0) < 0:
-        text = f"{len(groups)} groups of words, {len(index)} places and {len(weighted)} weights"
+        text = (
+            f"{counted(len(groups), 'group')} of words, {counted(len(index), 'place')} and "
+            f"{counted(len(weighted), 'weight')}"
+        )
         raise ShapeError(text, where=step.where, hint="give each group a place of 0 or more")
     width = max(index, default=-1) + 1
     places = {group: index[k] for k, group in enumerate(groups)}

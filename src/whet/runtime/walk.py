@@ -30,7 +30,9 @@ from whet.program.script import (
 from whet.runtime.arrays import Array, dim_name, empty_aligned
 from whet.runtime.bindings import fits, needed_dims, refuse_zeros
 from whet.runtime.calls import CALLS
+from whet.runtime.piles import Piles
 from whet.runtime.state import Binding, State
+from whet.words import counted
 
 _BINDINGS_KEPT = 64
 ONE_HINT = "to repeat what has size 1, compile with that size fixed, such as --shape mask:1,..."
@@ -209,7 +211,9 @@ class Walk:
     def _read(self, step: Read) -> None:
         values = self._slots[step.slot].reshape(-1).tolist()
         if len(values) != len(step.dims):
-            raise ShapeError(f"{len(values)} sizes instead of {len(step.dims)}", where=step.where)
+            raise ShapeError(
+                f"{counted(len(values), 'size')} instead of {len(step.dims)}", where=step.where
+            )
         for name, value in zip(step.dims, values, strict=True):
             if value < 0:
                 raise ShapeError(f"a size is {value}", where=step.where)
@@ -245,7 +249,7 @@ class Walk:
             limit = _common_length(step, slots)
         going = step.condition == ABSENT or _truth(slots[step.condition], step.where)
         carried = [slots[slot] for slot in step.carried]
-        piles: list[list[Any]] = [[] for _ in step.collects]
+        piles = Piles(len(step.collects), step.where)
         trip, head = 0, 0 if step.slices else 1
         while going and (limit is None or trip < limit):
             first = [np.array(trip, np.int64), np.array(True)] if head else []
@@ -254,12 +258,11 @@ class Walk:
             if head:
                 going = _truth(results[0], step.where)
             carried = results[head : head + len(carried)]
-            for pile, value in zip(piles, results[head + len(carried) :], strict=True):
-                pile.append(value)
+            piles.add(results[head + len(carried) :])
             trip += 1
         for slot, value in zip(step.outputs, carried, strict=True):
             self._store(slot, value)
-        for collect, pile in zip(step.collects, piles, strict=True):
+        for collect, pile in zip(step.collects, piles.piles, strict=True):
             self._store(collect.slot, self._stacked(collect, pile, step.where))
 
     def _stacked(self, collect: Collect, pile: list[Array], where: str) -> Array:

@@ -21,6 +21,7 @@ from starlette.routing import Route
 from whet.errors import InputError, ResourceError
 from whet.serve.front import Front, Settings, no_such_path, unauthorised
 from whet.serve.protocol import Embeddings, Rerank, listed, parse
+from whet.words import counted
 
 MAX_TEXTS = 2048
 RERANK_PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
@@ -131,7 +132,9 @@ class _Server:
         """Run one request's work after the other, beside the event loop."""
         state = request.app.state
         if state.waiting >= self.front.settings.most_requests:
-            raise ResourceError(f"{state.waiting} requests wait", hint="try again in a moment")
+            raise ResourceError(
+                f"waiting: {counted(state.waiting, 'request')}", hint="try again in a moment"
+            )
         state.waiting += 1
         try:
             async with self.lock:

@@ -26,6 +26,7 @@ from whet.serve.jobs import collected
 from whet.serve.metrics import Metrics, Watch, seq2seq_gauges
 from whet.serve.speech_protocol import Segment, Speech, speech_of, written
 from whet.serve.waiting import all_of
+from whet.words import counted
 
 AUDIO_BODY_BYTES = 64 << 20
 """Longest body of a request with sound; half an hour of 16-bit samples, 16,000 a second."""
@@ -77,7 +78,8 @@ class _Speech:
         )
         if self.server.engine.requests >= front.settings.most_requests:
             raise ResourceError(
-                f"{self.server.engine.requests} requests wait or run", hint="try again in a moment"
+                f"waiting or running: {counted(self.server.engine.requests, 'request')}",
+                hint="try again in a moment",
             )
         samples = await asyncio.to_thread(read_sound, asked.sound, "file")
         pieces = await asyncio.to_thread(self.model.heard, samples)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -268,6 +270,22 @@ def test_range_one_hot_eye() -> None:
     verify("OneHot", ints(0, 3, -1), np.array(4), numbers(2), shapes=(("N",),), axis=0)
     verify("EyeLike", numbers(3, 5), shapes=(("N", 5),), k=1)
     verify("ConstantOfShape", ints(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("start", "limit", "delta"),
+    [
+        (np.array(7), np.array(-6_000_000), np.array(-3)),
+        (np.array(0, np.int32), np.array(1_500_000, np.int32), np.array(1, np.int32)),
+        (np.array(-1.5, np.float32), np.array(2e6, np.float32), np.array(0.5, np.float32)),
+    ],
+)
+def test_a_long_range_is_computed_where_it_is_read(start: Any, limit: Any, delta: Any) -> None:
+    node = onnx.helper.make_node("Range", ["a", "b", "d"], ["y"])
+    given = {"a": start, "b": limit, "d": delta}
+    (y,) = lower_node(node, {name: constant(name, value) for name, value in given.items()})
+    assert y.value is None
+    np.testing.assert_array_equal(evaluate_tensor(y, {}), np.arange(start, limit, delta))
 
 
 def test_cumulative_sum() -> None:

@@ -63,7 +63,7 @@ def test_labels_and_several_inputs(tmp_path: Path) -> None:
     ("source", "message"),
     [
         (SAMPLES[:, :2], r"a sample has the shape \[2, 4\], 'x' takes \[3, 4\]"),
-        (np.full((2, 3, 4), np.nan, np.float32), "24 of 24 numbers are NaN or infinite"),
+        (np.full((2, 3, 4), np.nan, np.float32), "NaN or infinite in float32: 24 of 24"),
         ({"z": SAMPLES, "q": SAMPLES}, "the input 'x' is missing"),
         (SAMPLES.astype(complex), "the type is complex128"),
         (iter([SAMPLES]), "an iterator can be read once"),
@@ -71,7 +71,7 @@ def test_labels_and_several_inputs(tmp_path: Path) -> None:
         ("missing.npy", "cannot read: No such file"),
         ("missing", "no such file"),
         ((SAMPLES, np.arange(3)), "different numbers of samples"),
-        (SAMPLES.astype(np.float64) * 1e300, "84 of 84 numbers are NaN or infinite in float32"),
+        (SAMPLES.astype(np.float64) * 1e300, "NaN or infinite in float32: 84 of 84"),
         (np.zeros((0, 2, 3, 4), np.float32), "there is no data"),
     ],
 )
@@ -85,7 +85,7 @@ def test_whole_numbers_that_do_not_fit_are_refused(number: int) -> None:
     spec = TensorSpec("u", "uint8", ("n", 2))
     (batch,) = read(np.array([[0, 255]]), spec)
     assert batch.feeds["u"].tolist() == [[0, 255]]
-    with pytest.raises(InputError, match="1 of 2 numbers do not fit in uint8"):
+    with pytest.raises(InputError, match="numbers that do not fit in uint8: 1 of 2"):
         read(np.array([[0, number]]), spec)
 
 

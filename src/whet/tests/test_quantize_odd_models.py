@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 
 import whet
-from whet.errors import ArtifactError, UnsupportedError
+from whet.errors import UnsupportedError
 from whet.quantize.convert import convert_weights
 from whet.quantize.static import Request
 from whet.quantize.weights import WeightConfig
@@ -183,16 +183,39 @@ def whole(outputs: Any, references: Any, labels: Any) -> float:
     return 1 - error(outputs["y"], references["y"])
 
 
-@pytest.mark.parametrize("part", ["gram", "total", "rows"])
-def test_a_state_with_other_sums_is_refused(part: str, tmp_path: Path) -> None:
-    weights = {"w": np.ones((4, 3))}
-    model = build([NODE("MatMul", ["x", "w"], ["y"], name="p")], weights, ["n", 4], ["n", 3])
-    x, config = np.ones((3, 4), np.float32), {"rounding": "gptq"}
-    whet.quantize(model, x, config=config, state=tmp_path)
-    with np.load(tmp_path / "calibration.npz") as file:
-        arrays = dict(file)
-    (key,) = [name for name in arrays if name.startswith(f"m/{part}/")]
-    for changed in (arrays[key].reshape(-1)[:0], np.full(arrays[key].shape, np.nan)):
-        np.savez(tmp_path / "calibration.npz", **{**arrays, key: changed})
-        with pytest.raises(ArtifactError, match="the calibration state is incomplete"):
-            whet.quantize(model, x, config=config, state=tmp_path)
+@pytest.mark.parametrize("asymmetric", [False, True])
+@pytest.mark.parametrize(("outputs_a_group", "group"), [(4, 1), (4, 2), (4, 8), (1, 8), (1, 4)])
+def test_channels_of_transposed_convolutions(
+    outputs_a_group: int, group: int, asymmetric: bool
+) -> None:
+    """Channels of one size in all groups, or groups of any size where each has one input."""
+    rng = np.random.default_rng(9)
+    w = rng.standard_normal((8, outputs_a_group, 3, 3))
+    b = rng.standard_normal(outputs_a_group * group)
+    if group == 8:
+        w *= np.geomspace(0.1, 100, 8).reshape(8, 1, 1, 1)
+    else:
+        w *= np.geomspace(0.1, 100, outputs_a_group).reshape(1, outputs_a_group, 1, 1)
+    nodes = [NODE("ConvTranspose", ["x", "w", "b"], ["y"], name="up", group=group, strides=[2, 2])]
+    model = build(nodes, {"w": w, "b": b}, ["n", 8, 6, 6], ["n", len(b), 13, 13])
+    x = rng.standard_normal((16, 8, 6, 6)).astype(np.float32)
+    made = whet.quantize(model, x, config={"weights_symmetric": not asymmetric})
+    onnx.checker.check_model(made.model, full_check=True)
+    found, right = outputs(made.model, x), outputs(model, x)
+    for channel in range(len(b)):
+        assert error(found[:, channel], right[:, channel]) < 0.03, channel
+
+
+@pytest.mark.parametrize("group", [2, 8])
+def test_large_biases_of_transposed_convolutions(group: int) -> None:
+    rng = np.random.default_rng(10)
+    w, b = rng.standard_normal((8, 2, 2, 2)), rng.standard_normal(2 * group)
+    w[-1] *= 1e-9
+    w[:, 1] *= 1e-9
+    b[-1] = -1e3
+    nodes = [NODE("ConvTranspose", ["x", "w", "b"], ["y"], group=group)]
+    model = build(nodes, {"w": w, "b": b}, ["n", 8, 6, 6], ["n", len(b), 7, 7])
+    x = rng.standard_normal((4, 8, 6, 6)).astype(np.float32)
+    found, right = (outputs(m, x) for m in (whet.quantize(model, x).model, model))
+    for channel in range(len(b)):
+        assert error(found[:, channel], right[:, channel]) < 0.03, channel

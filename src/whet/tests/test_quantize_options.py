@@ -14,7 +14,7 @@ import pytest
 import whet
 from whet.cli import exits
 from whet.cli.main import run_command
-from whet.errors import InputError, WhetError
+from whet.errors import ArtifactError, InputError, OptionError, WhetError
 from whet.tests.quantized_models import build, norm_net, residual_net, uneven_chain
 
 Array = np.ndarray[Any, Any]
@@ -238,3 +238,20 @@ def test_a_state_of_another_kind_is_refused(folder: Path, tmp_path: Path) -> Non
     (tmp_path / "calibration.npz").write_bytes(b"nothing")
     with pytest.raises(WhetError):
         whet.quantize(folder / "m.onnx", heavy_tailed(8, 8), state=tmp_path)
+
+
+@pytest.mark.parametrize("value", [3, b"x"])
+@pytest.mark.parametrize("name", ["images", "options", "progress", "shapes", "state", "timer"])
+def test_arguments_of_another_kind_are_refused_first(name: str, value: Any) -> None:
+    """No model is looked for before: there is none."""
+    kind = type(value).__name__
+    with pytest.raises(OptionError, match=f"{name} is a {kind} at {name}\n  hint: "):
+        whet.quantize("no model", heavy_tailed(4), **{name: value})
+
+
+def test_keys_that_are_no_names_are_refused() -> None:
+    unknown: Any = {3: 4}
+    with pytest.raises(OptionError, match="unknown key 3"):
+        whet.quantize("no model", heavy_tailed(4), config=unknown)
+    with pytest.raises(ArtifactError, match="cannot create the folder of the state"):
+        whet.quantize("no model", heavy_tailed(4), state="a\0b")

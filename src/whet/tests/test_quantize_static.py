@@ -303,7 +303,7 @@ def test_the_command(
 def test_attention_is_quantised_where_one_kernel_does_it(
     keys: int | str, config: dict[str, Any], products: int
 ) -> None:
-    model = attention_model(mask=True, nan_test=False, scaled_operands=False)
+    model = attention_model("float32", mask=True, nan_test=False, scaled_operands=False)
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
         if isinstance(keys, str) and value.name != "q":

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from whet.frontend.translation import Foreign, Translation
+from whet.words import counted
 
 _PARAMETERS = {
     "Relu": (),
@@ -46,7 +47,9 @@ def activate(t: Translation, x: ir.Value, name: str, numbers: Sequence[float]) -
         return t.op("Swish", x, alpha=numbers[0] if numbers else 1.702)
     attributes = _PARAMETERS.get(name)
     if attributes is None or len(numbers) > len(attributes):
-        raise t.refuse(f"the activation {name} with {len(numbers)} parameters is not supported")
+        raise t.refuse(
+            f"the activation {name} with {counted(len(numbers), 'parameter')} is not supported"
+        )
     return t.op(name, x, **dict(zip(attributes, map(float, numbers), strict=False)))
 
 

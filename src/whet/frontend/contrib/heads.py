@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from whet.frontend.translation import Translation
+from whet.words import counted
 
 MASK_VALUE = -10000.0
 """What ONNX Runtime adds to the score of a masked key, unless the model says otherwise."""
@@ -126,7 +127,9 @@ def _in_range(t: Translation, ends: ir.Value, keys: ir.Value) -> ir.Value:
     if count == batch:
         return t.op("Less", place, t.reshape(wide, -1, 1, 1, 1))
     if count != 2 * batch:
-        raise t.refuse(f"a mask of {count} numbers for a batch of {batch} is not supported")
+        raise t.refuse(
+            f"a mask of {counted(count, 'number')} for a batch of {batch} is not supported"
+        )
     upper, lower = t.ops(2, "Split", t.reshape(wide, -1, 1, 1, 1), axis=0, num_outputs=2)
     before = t.op("Less", place, upper)
     return t.op("And", before, t.op("GreaterOrEqual", place, lower))

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from whet.frontend.translation import Array, Foreign, Translation
+from whet.words import counted
 
 
 def scaler(t: Translation) -> ir.Value:
@@ -63,7 +64,9 @@ def feature_vectorizer(t: Translation) -> ir.Value:
     """FeatureVectorizer: columns side by side, each input cut or filled to its width."""
     widths = t.take("inputdimensions", ())
     if len(widths) != len(t.node.inputs):
-        raise t.refuse(f"{len(widths)} widths for {len(t.node.inputs)} inputs")
+        raise t.refuse(
+            f"{counted(len(widths), 'width')} for {counted(len(t.node.inputs), 'input')}"
+        )
     parts = [_of_width(t, t.input(k), width) for k, width in enumerate(widths)]
     return t.op("Concat", *parts, axis=1)
 
@@ -138,7 +141,7 @@ def _mapping(t: Translation) -> tuple[Array, Array, Array]:
         raise t.refuse("there are no keys or values, or they are neither numbers nor texts")
     values = found["values"]
     if found["keys"].size != values.size:
-        raise t.refuse(f"{found['keys'].size} keys for {values.size} values")
+        raise t.refuse(f"{counted(found['keys'].size, 'key')} for {counted(values.size, 'value')}")
     usual = {
         "i": t.take("default_int64", -1),
         "f": t.take("default_float", -0.0),

@@ -13,6 +13,7 @@ from whet.frontend.ml.scores import (
     with_opposite,
 )
 from whet.frontend.translation import Foreign, Translation
+from whet.words import counted
 
 
 def linear_regressor(t: Translation) -> ir.Value:
@@ -28,7 +29,7 @@ def _scores(t: Translation, rows: int) -> ir.Value:
     if t.rank(x) == 1:
         x = t.unsqueeze(x, 0)
     if rows < 1 or weights.size % rows:
-        raise t.refuse(f"{weights.size} coefficients do not make {rows} rows")
+        raise t.refuse(f"{counted(weights.size, 'coefficient')} for {counted(rows, 'row')}")
     y = t.op("MatMul", x, np.ascontiguousarray(weights.reshape(rows, -1).T))
     return t.op("Add", y, np.array(shift, np.float32)) if shift else y
 
@@ -45,12 +46,12 @@ def linear_classifier(t: Translation) -> tuple[ir.Value, ir.Value]:
     rows = len(shift.as_floats()) if shift is not None else 0
     rows = rows or len(labels)
     if count % rows:
-        raise t.refuse(f"{count} coefficients do not make {rows} rows")
+        raise t.refuse(f"{counted(count, 'coefficient')} for {counted(rows, 'row')}")
     scores = _scores(t, rows)
     if rows > 1:
         return label_of_best(t, scores, labels), transformed(t, scores, name)
     if len(labels) != 2:
-        raise t.refuse(f"one score for {len(labels)} classes is not supported")
+        raise t.refuse(f"one score for {counted(len(labels), 'class', 'classes')} is not supported")
     return label_if_above(t, scores, 0.0, labels), with_opposite(t, scores, name)
 
 

@@ -14,6 +14,7 @@ from whet.llm.engine.batching import Batching, settled
 from whet.llm.engine.engine import Reason
 from whet.llm.engine.sampling import Choice, SamplingParams
 from whet.llm.engine.structured import Matcher
+from whet.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,7 @@ class AsyncEngine:
         self, stream: _Stream, place: list[int], given: tuple[Any, Any], arguments: dict[str, Any]
     ) -> None:
         if len(self._streams) >= self._most:
-            busy = f"{self._most} requests wait or run"
+            busy = f"waiting or running: {counted(self._most, 'request')}"
             stream.send(ResourceError(busy, hint="try again in a moment"))
             return
         try:

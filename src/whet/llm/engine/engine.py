@@ -18,6 +18,7 @@ from whet.llm.engine.speculate import Speculation, Wanted
 from whet.llm.engine.structured import Matcher
 from whet.llm.engine.transcript import Transcript
 from whet.llm.images.image_prompt import Pictured
+from whet.words import counted
 
 Reason = Literal["", "stop", "length", "cancelled", "error"]
 
@@ -242,7 +243,8 @@ def take_token(
     """Choose a request's next token, and return why it ends there, "" if it goes on."""
     if not np.isfinite(logits).all():
         request.fault = ModelError(
-            f"the logits behind {len(request.prompt) + len(request.output)} tokens are no numbers",
+            "the logits behind "
+            f"{counted(len(request.prompt) + len(request.output), 'token')} are no numbers",
             hint="the checkpoint holds NaN or infinity, or numbers too large for its types",
         )
         return "error"

@@ -15,6 +15,7 @@ from whet.errors import InputError, ResourceError
 from whet.kernel.paged import PAGE
 from whet.llm.engine.pages import ROOT, PagePool, page_key
 from whet.llm.images.image_prompt import PromptImages
+from whet.words import counted
 
 
 @dataclass(slots=True)
@@ -121,13 +122,14 @@ class Scheduler:
             raise InputError("the prompt has no tokens", hint="give at least one")
         if len(prompt) >= self.limits.context:
             raise InputError(
-                f"the prompt has {len(prompt)} tokens, the context {self.limits.context}",
+                f"the prompt has {counted(len(prompt), 'token')}, "
+                f"the context {self.limits.context}",
                 hint="shorten the prompt, or load the model with a larger context",
             )
         limit = min(len(prompt) + new, self.limits.context)
         if -(-limit // PAGE) > self.pool.count:
             raise ResourceError(
-                f"{limit} tokens do not fit into a cache of {self.pool.count * PAGE}",
+                f"a cache of {self.pool.count * PAGE} has no room for {counted(limit, 'token')}",
                 hint="load the model with a larger cache, or ask for fewer tokens",
             )
         number, self._next = self._next, self._next + 1

@@ -13,6 +13,7 @@ from whet.llm.engine.sampling import Sampler, SamplingParams
 from whet.llm.engine.structured import Matcher
 from whet.llm.seq2seq.coder import Source
 from whet.llm.seq2seq.lines import HIDDEN, Lines
+from whet.words import counted
 
 
 class Codes(Protocol):
@@ -113,7 +114,8 @@ class Seq2SeqEngine:
         """
         if len(prompt.begin) >= self._context:
             raise InputError(
-                f"{len(prompt.begin)} tokens to begin with leave no room", hint="give fewer"
+                f"no room is left behind {counted(len(prompt.begin), 'token')} to begin with",
+                hint="give fewer",
             )
         number, self._next = self._next, self._next + 1
         stops = frozenset(params.stop_tokens) | (frozenset() if params.ignore_eos else ends)

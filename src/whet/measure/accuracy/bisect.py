@@ -20,6 +20,7 @@ from whet.graph.text import graph_text
 from whet.measure.accuracy.failure import Failure, Question, find_failure, same_failure
 from whet.measure.accuracy.recipe import Recipe
 from whet.passes.pipeline import PassRecord, optional_passes, run_passes
+from whet.words import counted
 
 Progress = Callable[[str, int, int], None]
 Stage = Literal["nothing", "pass", "lowering", "kernel"]
@@ -140,8 +141,8 @@ def _blame_rewrite(search: _Search, name: str, passes: dict[str, bool | int]) ->
     _, before = _run(search, name, {**passes, name: number - 1})
     _, after = _run(search, name, {**passes, name: number})
     change = difflib.unified_diff(
-        before.splitlines(), after.splitlines(), f"{name}, {number - 1} rewrites",
-        f"{name}, {number} rewrites", lineterm="", n=1,
+        before.splitlines(), after.splitlines(), f"{name}, {counted(number - 1, 'rewrite')}",
+        f"{name}, {counted(number, 'rewrite')}", lineterm="", n=1,
     )  # fmt: skip
     return Culprit(
         stage="pass",

@@ -10,6 +10,7 @@ import msgspec
 from whet.measure.profile.launches import LaunchTime, RunTimes
 from whet.measure.profile.roofline import Rate, Roofline
 from whet.program.records import BufferKind, Program
+from whet.words import counted
 
 Severity = Literal["high", "medium", "low"]
 
@@ -184,7 +185,7 @@ def _quantisable(times: RunTimes, rates: dict[int, Rate]) -> Iterator[Finding]:
             "quantisation",
             spent * _INT8_GAIN,
             dense,
-            f"{len(dense)} products are bound by float arithmetic and take {spent:.0f} us",
+            f"{spent:.0f} us go to {counted(len(dense), 'product')} bound by float arithmetic",
             "int8 weights and activations, if the accuracy allows (whet verify)",
         )
 
@@ -208,7 +209,7 @@ def _tiny(times: RunTimes) -> Iterator[Finding]:
             "small launches",
             sum(x.span_us for x in tiny) / 2,
             tiny,
-            f"{len(tiny)} of {len(times.launches)} launches take less than 5 us",
+            f"{len(tiny)} of {counted(len(times.launches), 'launch', 'launches')} below 5 us",
             "a larger batch: the work of a launch hardly covers its barrier",
         )
 
