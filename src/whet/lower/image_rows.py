@@ -188,7 +188,7 @@ def lines_of(pair: Pair) -> Lines | None:
 
 
 def _is_plain(pair: Pair) -> bool:
-    """Whether all of the product's addresses are affine, its channels side by side, rows known."""
+    """Whether the product's addresses are affine, channels side by side in pixels, rows known."""
     (store,) = pair.product.stores
     address, axes = store.address, (*pair.product.outer, pair.product.row, pair.product.col)
     if any(isinstance(a, Opaque) for a in address.atoms):
@@ -200,7 +200,15 @@ def _is_plain(pair: Pair) -> bool:
         and all(step is not None and step > 0 for step in steps)
         and steps[-1] == 1
         and all(a.extent.constant is not None for a in known)
+        and _has_whole_pixels(address, pair.product)
     )
+
+
+def _has_whole_pixels(address: Poly, product_: Contraction) -> bool:
+    """Whether an address moves by pixels, but for their channels."""
+    pixel = address.coefficient(product_.row).constant or 1
+    moves = (count for atoms, count in address.terms if atoms != (product_.col,))
+    return all(count % pixel == 0 for count in moves)
 
 
 def _index(

@@ -191,6 +191,8 @@ def _check(more: Mapping[str, Any]) -> None:
         kinds, hint = _KINDS.get(name, ((object,), ""))
         if given is not None and not isinstance(given, kinds):
             raise OptionError(f"{name} is a {type(given).__name__}", where=name, hint=hint)
+        if given == "":
+            raise OptionError(f"{name} is empty", where=name, hint=hint)
 
 
 def _folder(state: str | Path | None) -> Path | None:

@@ -249,6 +249,12 @@ def test_arguments_of_another_kind_are_refused_first(name: str, value: Any) -> N
         whet.quantize("no model", heavy_tailed(4), **{name: value})
 
 
+def test_a_state_without_a_name_is_refused() -> None:
+    """It would be kept in the current folder."""
+    with pytest.raises(OptionError, match="state is empty at state\n  hint: "):
+        whet.quantize("no model", heavy_tailed(4), state="")
+
+
 def test_keys_that_are_no_names_are_refused() -> None:
     unknown: Any = {3: 4}
     with pytest.raises(OptionError, match="unknown key 3"):
