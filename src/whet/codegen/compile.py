@@ -94,14 +94,19 @@ class _Batch:
         try:
             for _ in range(jobs - 1 if sys.executable else 0):
                 helpers.append(_start_helper())
-                feeders.append(threading.Thread(target=self._feed, args=helpers[-1:], daemon=True))
-                feeders[-1].start()
+                feeder = threading.Thread(target=self._feed, args=helpers[-1:], daemon=True)
+                feeder.start()
+                feeders.append(feeder)
             self._drain(lambda text: compile_ir(text, self.target))
             for feeder in feeders:
                 feeder.join()
         finally:
             for helper in helpers:
-                _end_helper(helper)
+                helper.kill()
+            for feeder in feeders:
+                feeder.join()  # the pipes that it uses are closed next
+            for helper in helpers:
+                _close_pipes(helper)
         if self.errors:
             raise CompileError(self.errors[0])
 
@@ -144,9 +149,8 @@ def _start_helper() -> subprocess.Popen[bytes]:
     )
 
 
-def _end_helper(helper: subprocess.Popen[bytes]) -> None:
-    """Stop a compiler process and close its pipes, whatever it was doing."""
-    helper.kill()
+def _close_pipes(helper: subprocess.Popen[bytes]) -> None:
+    """Close the pipes of a compiler process that was stopped, whatever it was doing."""
     helper.wait()
     for pipe in (helper.stdin, helper.stdout):
         if pipe is not None:
