@@ -171,7 +171,7 @@ def _with_equal_images(pair: Pair) -> Pair:
 def lines_of(pair: Pair) -> Lines | None:
     """Return the image rows under each row of windows, ``None`` if they read it in another way."""
     images, window = pair.product.outer[:-1], pair.window
-    if len(window.axes) < 3 or window.axes[:-3] != images or not _is_plain(pair):
+    if window.axes[:-3] != images or not _is_plain(pair):
         return None
     roots = _roots(window)
     number = next(k for k, r in enumerate(pair.second.roots) if r is pair.root)

@@ -154,7 +154,7 @@ def test_bad_requests(llm: LLM) -> None:
             llm.generate([prompt], SamplingParams(max_tokens=1))
     with pytest.raises(InputError, match="no tokenizer"):
         llm.generate("text")
-    with pytest.raises(ResourceError, match="has no room for"):
+    with pytest.raises(ResourceError, match="a cache of 32 has no room for 168 tokens"):
         engine_of(llm, 1, Limits(64, 4, CONTEXT)).add([1] * 40, SamplingParams())
     for wrong in ({"top_p": 0.0}, {"temperature": -1.0}, {"n": 0}, {"stop": ("",)}):
         with pytest.raises(OptionError, match=next(iter(wrong))):
