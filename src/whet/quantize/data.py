@@ -35,11 +35,13 @@ class Batch:
         feeds: an array for each input.
         labels: what is right, one a sample; ``None`` where that is not known.
         where: where the first of them came from.
+        labelled: how many have a label.
     """
 
     feeds: dict[str, Array]
     labels: Array | None
     where: str
+    labelled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +113,12 @@ class CalibrationData:
             spec.name: np.ascontiguousarray(np.stack([s[spec.name] for s, _ in waiting]))
             for spec in self.specs
         }
+        where = waiting[0][1]
+        if LABELS[0] in feeds:  # the model has such an input
+            return Batch(feeds, None, where)
         labels = [s[LABELS[0]] for s, _ in waiting if LABELS[0] in s]
-        whole = len(labels) == len(waiting) and LABELS[0] not in feeds
-        return Batch(feeds, np.stack(labels) if whole else None, waiting[0][1])
+        whole = len(labels) == len(waiting)
+        return Batch(feeds, np.stack(labels) if whole else None, where, len(labels))
 
     def _samples(self) -> Iterator[tuple[Sample, str]]:
         """Yield samples without their batch dimension, and where each came from."""
@@ -201,7 +206,16 @@ class CalibrationData:
                 raise InputError(
                     f"the input {name!r} is missing", where=where, hint=nearest(name, arrays)
                 )
-        return arrays, None if labels is None else np.atleast_1d(np.asarray(labels))
+        return arrays, None if labels is None else _labels(labels, where)
+
+
+def _labels(given: Any, where: str) -> Array:
+    try:
+        return np.atleast_1d(np.asarray(given))
+    except ValueError as error:
+        raise InputError(
+            f"labels are no array: {error}", where=where, hint="give labels of one shape"
+        ) from error
 
 
 def _again(source: Iterable[Any]) -> Iterator[Any]:

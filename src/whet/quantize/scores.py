@@ -144,7 +144,8 @@ def _guarded(function: Callable[..., Any], where: str) -> Metric:
 
     def metric(outputs: Outputs, references: Outputs, labels: Array | None) -> float:
         try:
-            found = float(function(_locked(outputs), _locked(references), labels))
+            given = None if labels is None else _locked({"": labels})[""]
+            found = float(function(_locked(outputs), _locked(references), given))
         except (Exception, SystemExit) as error:
             raise OptionError(
                 f"the metric fails: {type(error).__name__}: {error}",
@@ -156,6 +157,22 @@ def _guarded(function: Callable[..., Any], where: str) -> Metric:
         return found
 
     return metric
+
+
+def joined_labels(parts: Sequence[Array]) -> Array | None:
+    """Return the labels of several batches as one array; ``None`` if there are none.
+
+    Raises:
+        InputError: their shapes differ in more than the number of samples.
+    """
+    shapes = sorted({array.shape[1:] for array in parts})
+    if len(shapes) > 1:
+        raise InputError(
+            f"labels have the shapes {list(shapes[0])} and {list(shapes[-1])}",
+            where="evaluation",
+            hint="give all samples labels of one shape",
+        )
+    return np.concatenate(parts) if parts else None
 
 
 def _locked(outputs: Outputs) -> dict[str, Array]:

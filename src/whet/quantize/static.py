@@ -66,14 +66,12 @@ class Prepared:
         plan: grids and rounded weights, all layers quantised.
         skipped: products that cannot be quantised.
         observations: what calibration saw.
-        data: the calibration data.
     """
 
     base: ir.Model
     plan: Plan
     skipped: tuple[Skipped, ...]
     observations: Observations
-    data: CalibrationData
 
     def write(self, **choices: Any) -> ir.Model:
         """Return the quantised model, with other choices or grids if given."""
@@ -81,13 +79,29 @@ class Prepared:
         return write_plan(self.base, corrected_biases(self.base, plan, self.observations))
 
 
-def prepare(request: Request) -> Prepared:
-    """Optimise a model, calibrate it and choose its grids.
+@dataclass(frozen=True, slots=True, eq=False)
+class Draft:
+    """A model before its values were seen.
+
+    Attributes:
+        base: the optimised float graph, balanced and with biases if that was asked for.
+        layers: the products that can be quantised, and what lies between them.
+        skipped: products that cannot be.
+        data: the calibration data.
+    """
+
+    base: ir.Model
+    layers: tuple[Layer, ...]
+    skipped: tuple[Skipped, ...]
+    data: CalibrationData
+
+
+def draft(request: Request) -> Draft:
+    """Optimise a model and find its layers.
 
     Raises:
-        InputError: the data does not fit the model.
         UnsupportedError: nothing in the model can be quantised.
-        WhetError: the model is damaged or cannot be compiled.
+        WhetError: the model is damaged, or the request is not valid.
     """
     config = request.config
     base = optimize_graph(request.source, shapes=request.shapes).model
@@ -97,15 +111,25 @@ def prepare(request: Request) -> Prepared:
         add_biases(base)
     layers, skipped = find_layers(base, config)
     _check_choices(layers, skipped, config)
-    data = calibration_data(request, input_specs(base))
+    return Draft(base, layers, skipped, calibration_data(request, input_specs(base)))
+
+
+def prepare(request: Request, found: Draft) -> Prepared:
+    """Calibrate a model and choose its grids; smoothing changes the graph of the draft.
+
+    Raises:
+        InputError: the data does not fit the model.
+        WhetError: the model cannot be compiled.
+    """
+    config, base, layers = request.config, found.base, found.layers
     observer = Observer(config, request.options, request.state, request.progress)
-    seen = observe(base, layers, data, observer)
+    seen = observe(base, layers, found.data, observer)
     if config.smooth is not None and smooth_layers(base, layers, seen, config.smooth):
         observer = replace(observer, state=None)
-        seen = observe(base, layers, data, observer)  # ranges and moments have moved
+        seen = observe(base, layers, found.data, observer)  # ranges and moments have moved
     grids = {**find_grids(seen, config), **given_grids(base)}
     plan = Plan(config, layers, dict(config.layers), grids)
-    return Prepared(base, rounded_layers(base, plan, seen), skipped, seen, data)
+    return Prepared(base, rounded_layers(base, plan, seen), found.skipped, seen)
 
 
 def calibration_data(request: Request, specs: tuple[TensorSpec, ...]) -> CalibrationData:
