@@ -77,7 +77,7 @@ def convert_weights(request: Request, config: WeightConfig) -> Converted:
         WhetError: as ``quantize_weights`` does.
     """
     made = quantize_weights(request, config)
-    count = sum(_reads_blocks(node) for node in made.model.graph)
+    count = sum(_reads_blocks(node) for node in made.model.graph.all_nodes())
     report = ConvertReport(
         mode="weights", converted=count, floats=dict(made.left),
         bytes_before=weight_bytes(made.base), bytes_after=weight_bytes(made.model),

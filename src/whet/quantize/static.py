@@ -16,13 +16,14 @@ from whet.optimize.optimize import optimize_graph
 from whet.options import Options
 from whet.program.records import TensorSpec
 from whet.quantize.bias import add_biases, corrected_biases
+from whet.quantize.bodies import name_body_values
 from whet.quantize.config import QuantizeConfig
 from whet.quantize.data import CalibrationData, Source
 from whet.quantize.equalize import equalize_layers
 from whet.quantize.grid import Grid
 from whet.quantize.images import ImageOptions
 from whet.quantize.layers import Layer, Skipped, find_layers, given_grid
-from whet.quantize.observe import Observations, Observer, Progress, observe
+from whet.quantize.observe import Observations, Observer, Progress, observe, wanted_values
 from whet.quantize.ranges import Target, find_range
 from whet.quantize.rounding import rounded_layers
 from whet.quantize.smooth import smooth_layers
@@ -105,6 +106,7 @@ def draft(request: Request) -> Draft:
     """
     config = request.config
     base = optimize_graph(request.source, shapes=request.shapes).model
+    name_body_values(base)
     if config.equalize:
         equalize_layers(base)
     if config.bias_correction:
@@ -128,8 +130,15 @@ def prepare(request: Request, found: Draft) -> Prepared:
         observer = replace(observer, state=None)
         seen = observe(base, layers, found.data, observer)  # ranges and moments have moved
     grids = {**find_grids(seen, config), **given_grids(base)}
-    plan = Plan(config, layers, dict(config.layers), grids)
-    return Prepared(base, rounded_layers(base, plan, seen), found.skipped, seen)
+    ready = tuple(x for x in layers if all(n in grids for n in wanted_values(base, (x,))))
+    unseen = tuple(Skipped(x.name, x.op, _NEVER_RAN) for x in layers if x not in ready)
+    if not ready:
+        raise _nothing(unseen)
+    plan = Plan(config, ready, dict(config.layers), grids)
+    return Prepared(base, rounded_layers(base, plan, seen), (*found.skipped, *unseen), seen)
+
+
+_NEVER_RAN = "its body never ran on the calibration data"
 
 
 def calibration_data(request: Request, specs: tuple[TensorSpec, ...]) -> CalibrationData:
@@ -159,7 +168,7 @@ def find_grids(seen: Observations, config: QuantizeConfig) -> dict[str, Grid]:
 
 def given_grids(model: ir.Model) -> dict[str, Grid]:
     """Return the grids that values have in the model already, by name."""
-    values = [value for node in model.graph for value in node.outputs]
+    values = [value for node in model.graph.all_nodes() for value in node.outputs]
     found = {value.name or "": given_grid(value) for value in values}
     return {name: grid for name, grid in found.items() if grid is not None}
 
@@ -175,16 +184,20 @@ def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
     return tuple(made)
 
 
+def _nothing(skipped: tuple[Skipped, ...]) -> UnsupportedError:
+    why = f": {skipped[0].name}: {skipped[0].why}" if skipped else ""
+    return UnsupportedError(
+        f"nothing in the model can be quantised{why}",
+        hint="products with constant float32 weights can: Conv, Gemm, MatMul",
+    )
+
+
 def _check_choices(
     layers: tuple[Layer, ...], skipped: tuple[Skipped, ...], config: QuantizeConfig
 ) -> None:
     names = [layer.name for layer in layers]
     if not names:
-        why = f": {skipped[0].name}: {skipped[0].why}" if skipped else ""
-        raise UnsupportedError(
-            f"nothing in the model can be quantised{why}",
-            hint="products with constant float32 weights can: Conv, Gemm, MatMul",
-        )
+        raise _nothing(skipped)
     for name in config.layers:
         if name not in names:
             raise OptionError(

@@ -9,8 +9,9 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from whet.graph.edit import Names, add_initializer, make_node, remove_dead, value_like
+from whet.graph.edit import Names, add_initializer, make_node, owner, remove_dead, value_like
 from whet.quantize.blocks import BlockGrid
+from whet.quantize.bodies import all_nodes
 from whet.quantize.layers import Layer
 
 Array = np.ndarray[Any, Any]
@@ -33,16 +34,16 @@ def write_weights(
     """
     model = base.clone()
     names = Names(model)
-    nodes = {node.name: node for node in model.graph}
+    nodes = all_nodes(model)
     for layer in layers:
         node = nodes[layer.name]
         whole, grid = numbers[layer.name]
         if form == "matmulnbits":
-            made = _contrib(model.graph, names, (node, layer), whole, grid)
+            made = _contrib(names, (node, layer), whole, grid)
             if level:
                 made.attributes.add(ir.AttrInt64("accuracy_level", level))
         else:
-            _dequantized(model.graph, names, (node, layer), whole, grid)
+            _dequantized(names, (node, layer), whole, grid)
     if form == "matmulnbits":
         model.opset_imports[CONTRIB] = 1
         model.graph.opset_imports[CONTRIB] = 1
@@ -51,11 +52,11 @@ def write_weights(
 
 
 def _dequantized(
-    graph: ir.Graph, names: Names, what: tuple[ir.Node, Layer], numbers: Array, grid: BlockGrid
+    names: Names, what: tuple[ir.Node, Layer], numbers: Array, grid: BlockGrid
 ) -> None:
     """Put a DequantizeLinear in front of a product; blocks lie along the depth of its matrix."""
     node, layer = what
-    weight = node.inputs[1]
+    graph, weight = owner(node), node.inputs[1]
     assert weight is not None
     kind: Any = ml_dtypes.int4 if grid.bits == 4 else np.int8
     arrays = [numbers.astype(kind), grid.scale]
@@ -80,11 +81,9 @@ def _dequantized(
     node.replace_input_with(1, output)
 
 
-def _contrib(
-    graph: ir.Graph, names: Names, what: tuple[ir.Node, Layer], numbers: Array, grid: BlockGrid
-) -> ir.Node:
+def _contrib(names: Names, what: tuple[ir.Node, Layer], numbers: Array, grid: BlockGrid) -> ir.Node:
     """Replace a product by MatMulNBits, which is returned, and the bias of a Gemm by an Add."""
-    node, _ = what
+    node, graph = what[0], owner(what[0])
     weight, output = node.inputs[1], node.outputs[0]
     assert weight is not None
     depth, columns = numbers.shape
