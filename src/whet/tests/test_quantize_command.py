@@ -13,7 +13,7 @@ import pytest
 import whet
 from whet.cli import exits, quantize_timer
 from whet.cli.main import run_command
-from whet.quantize import floats, observe
+from whet.quantize import body_runs, floats
 from whet.quantize.measured import Timing
 from whet.tests.documents import conform
 from whet.tests.quantized_models import norm_net, residual_net
@@ -99,7 +99,7 @@ def test_threads_and_samples_reach_the_calibration(
         assert options.threads == 1
         return Counting(compile_model(model, options=options))
 
-    module = floats if "float16" in mode else observe
+    module = floats if "float16" in mode else body_runs
     compile_model = module.compile_model
     monkeypatch.setattr(module, "compile_model", compiling)
     line = f"n.onnx {mode} --calibration h.npy --threads 1 --samples 5 --batch 3 -o o.onnx"
