@@ -359,3 +359,15 @@ def test_every_mode_lists_what_it_leaves(
         assert facts["converted"] == 2
     else:
         assert facts["floats"]["step"] == "it is in a body of the If branch"
+
+
+def test_weights_of_bodies_go_beside_large_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = whet.quantize(nested(), X)
+    assert made.report.bytes_after > 2 * 64 * 64
+    monkeypatch.setattr("whet.graph.save.LARGE_BYTES", 2 * 64 * 64)
+    made.save(tmp_path / "m.onnx")
+    assert (tmp_path / "m.onnx.data").stat().st_size >= 2 * 64 * 64
+    found, right = (whet.compile(m)({"x": X})["y"] for m in (tmp_path / "m.onnx", made.model))
+    assert np.array_equal(found, right)
