@@ -257,9 +257,9 @@ def _judged(request: Request, goal: Goal, state: Path | None) -> tuple[Prepared,
     known, found = read_scores(memory), draft(request)
     given = request.calibration if goal.evaluation is None else goal.evaluation
     changed = msgspec.structs.replace(request.config, samples=goal.samples)
-    data = calibration_data(
-        Request(request.source, given, changed, images=request.images), input_specs(found.base)
-    )
+    judged = Request(request.source, given, changed, images=request.images)
+    name = "calibration" if goal.evaluation is None else "evaluation"
+    data = calibration_data(judged, input_specs(found.base), name)
     evaluation = Evaluation(data, metric, request.options)
     baseline = evaluation.baseline(found.base)
     ready = prepare(request, found)

@@ -147,7 +147,8 @@ def _begin(request: Request, goal: Goal, base: ir.Model) -> _Begun:
     given = request.calibration if goal.evaluation is None else goal.evaluation
     config = msgspec.structs.replace(request.config, samples=goal.samples)
     evaluated = Request(request.source, given, config, images=request.images)
-    data = calibration_data(evaluated, input_specs(base))
+    name = "calibration" if goal.evaluation is None else "evaluation"
+    data = calibration_data(evaluated, input_specs(base), name)
     evaluation = Evaluation(data, metric, request.options)
     return _Begun(base, evaluation, evaluation.baseline(base), limit)
 

@@ -16,8 +16,9 @@ from whet.driver import compile as compile_model
 from whet.errors import ArtifactError, InputError, OptionError
 from whet.options import Options
 from whet.quantize.data import CalibrationData, array_bytes
-from whet.quantize.scores import Metric, Outputs, Score, joined, joined_labels, score
+from whet.quantize.scores import Metric, Outputs, Score, distance, joined, joined_labels, score
 from whet.whole_files import write_bytes
+from whet.words import counted
 
 Array = np.ndarray[Any, Any]
 Choices = Mapping[str, str]
@@ -46,18 +47,19 @@ class Evaluation:
             InputError: the data does not fit, or only some of its samples have labels.
             OptionError: the metric fails, or finds no finite number.
         """
-        references, labels = self.run(base)
-        found = score(self.metric, references, references, labels)
-        if not np.isfinite(found.value):
+        references, labels, samples = self.run(base)
+        value = self.metric(references, references, labels)
+        if not np.isfinite(value):
             raise OptionError(
-                f"the metric of the float model is {found.value}",
+                f"the metric of the float model is {value}",
                 where="metric",
-                hint="nothing can be compared with it: give a metric that is finite",
+                hint="give a metric that finds a finite number in its outputs",
             )
-        return Baseline(references, labels, found)
+        error = distance(references, references)
+        return Baseline(references, labels, samples, Score(value, error))
 
-    def run(self, model: ir.Model) -> tuple[dict[str, Array], Array | None]:
-        """Return what a model gives for all of the data, and the labels."""
+    def run(self, model: ir.Model) -> tuple[dict[str, Array], Array | None, int]:
+        """Return what a model gives for all of the data, the labels, and how many samples ran."""
         program = compile_model(model, options=self.options)
         parts: list[Outputs] = []
         labels: list[Array] = []
@@ -74,7 +76,7 @@ class Evaluation:
                 where="evaluation",
                 hint="give all samples labels, or none",
             )
-        return joined(parts), joined_labels(labels)
+        return joined(parts), joined_labels(labels), samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +86,13 @@ class Baseline:
     Attributes:
         references: its outputs.
         labels: what is right, one a sample; ``None`` where that is not known.
+        samples: how many there are.
         score: of the outputs, judged as those of a variant are.
     """
 
     references: dict[str, Array]
     labels: Array | None
+    samples: int
     score: Score
 
     def digest(self) -> str:
@@ -122,11 +126,21 @@ class Judge:
     known: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def judge(self, choices: Choices) -> Score:
-        """Return the score of a variant."""
+        """Return the score of a variant.
+
+        Raises:
+            InputError: there are fewer samples than when the float model ran, or more.
+        """
         label = self._label(choices)
         if label not in self.known:
-            outputs, _ = self.evaluation.run(self.write(choices))
+            outputs, _, samples = self.evaluation.run(self.write(choices))
             base = self.baseline
+            if samples != base.samples:
+                raise InputError(
+                    f"the data has {counted(samples, 'sample')} now, {base.samples} before",
+                    where=self.evaluation.data.name,
+                    hint="give data that is the same whenever it is read",
+                )
             found = score(self.evaluation.metric, outputs, base.references, base.labels)
             self.known[label] = (found.value, found.error)
             if self.memory is not None:

@@ -329,6 +329,10 @@ _FOLLOWERS: dict[str, Callable[[ir.Node], tuple[int, ...]]] = {
 """Operators that keep data in 8 bits where their neighbours do: which inputs are activations."""
 
 
+QUANTISED = frozenset({*_FINDERS, *_FOLLOWERS})
+"""Operators that become layers."""
+
+
 def _is_wanted(value: ir.Value, found: dict[str, Layer]) -> bool:
     """Tell whether a layer reads a value, or what movers and pointwise operators make of it."""
     for use in value.uses():

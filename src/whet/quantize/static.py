@@ -22,7 +22,7 @@ from whet.quantize.data import CalibrationData, Source
 from whet.quantize.equalize import equalize_layers
 from whet.quantize.grid import Grid
 from whet.quantize.images import ImageOptions
-from whet.quantize.layers import Layer, Skipped, find_layers, given_grid
+from whet.quantize.layers import QUANTISED, Layer, Skipped, find_layers, given_grid
 from whet.quantize.observe import Observations, Observer, Progress, observe, wanted_values
 from whet.quantize.ranges import Target, find_range
 from whet.quantize.rounding import rounded_layers
@@ -141,8 +141,10 @@ def prepare(request: Request, found: Draft) -> Prepared:
 _NEVER_RAN = "its body never ran on the calibration data"
 
 
-def calibration_data(request: Request, specs: tuple[TensorSpec, ...]) -> CalibrationData:
-    """Return the calibration data of a request.
+def calibration_data(
+    request: Request, specs: tuple[TensorSpec, ...], name: str = "calibration"
+) -> CalibrationData:
+    """Return the calibration data of a request; errors call it by ``name``.
 
     Raises:
         InputError: it has none.
@@ -154,7 +156,9 @@ def calibration_data(request: Request, specs: tuple[TensorSpec, ...]) -> Calibra
             where="calibration",
             hint="give files, or a folder of them",
         )
-    return CalibrationData(request.calibration, specs, config.batch, config.samples, request.images)
+    return CalibrationData(
+        request.calibration, specs, config.batch, config.samples, request.images, name
+    )
 
 
 def find_grids(seen: Observations, config: QuantizeConfig) -> dict[str, Grid]:
@@ -198,6 +202,12 @@ def _check_choices(
     names = [layer.name for layer in layers]
     if not names:
         raise _nothing(skipped)
+    for operator in config.skip_ops:
+        if not onnx.defs.has(operator):
+            raise OptionError(
+                f"there is no operator {operator!r}", where="skip_ops",
+                hint=nearest(operator, sorted(QUANTISED)),
+            )  # fmt: skip
     for name in config.layers:
         if name not in names:
             raise OptionError(

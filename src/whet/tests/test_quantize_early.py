@@ -30,7 +30,7 @@ def failing(*given: Any) -> float:
 
 METRICS: dict[str, tuple[Any, str]] = {
     "raises": (failing, "the metric fails: KeyError"),
-    "is NaN": (lambda o, r, y: float("nan"), "the metric is no number"),
+    "is NaN": (lambda o, r, y: float("nan"), "the metric of the float model is nan"),
     "is infinite": (lambda o, r, y: float("inf"), "the metric of the float model is inf"),
     "is nothing": (lambda o, r, y: None, "the metric fails: TypeError"),
     "is an array": (lambda o, r, y: o["y"], "the metric fails: TypeError"),
