@@ -107,9 +107,11 @@ def test_threads_and_samples_reach_the_calibration(
     assert seen == [3, 2]
 
 
-@pytest.mark.parametrize("mode", ["", "--mode bfloat16"])
+@pytest.mark.parametrize(
+    "mode", ["--calibration x.npy", "--mode bfloat16", "--mode weights --block 16"]
+)
 def test_shape_fixes_an_input(mode: str) -> None:
-    assert quantize(f"m.onnx {mode} --calibration x.npy --shape x:4,3,9,7 -o o.onnx") == exits.OK
+    assert quantize(f"m.onnx {mode} --shape x:4,3,9,7 -o o.onnx") == exits.OK
     given = onnx.load("o.onnx").graph.input[0].type.tensor_type.shape.dim
     assert [d.dim_value for d in given] == [4, 3, 9, 7]
 
