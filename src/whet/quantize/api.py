@@ -147,10 +147,10 @@ def quantize(
         raise OptionError(f"there is no goal {pick!r}", hint=nearest(pick, GOALS))
     if timer is None and more.get("pick") is not None:
         raise OptionError("pick changes nothing alone", where="pick", hint="give a timer")
-    if timer is None and max_drop is None and evaluation is not None:
-        raise OptionError(
-            "evaluation changes nothing alone", where="evaluation", hint="give max_drop"
-        )
+    if timer is None and max_drop is None:
+        for name, idle in {"evaluation": evaluation is None, "metric": metric == "top1"}.items():
+            if not idle:
+                raise OptionError(f"{name} changes nothing alone", where=name, hint="give max_drop")
     goal = Goal(max_drop, metric, evaluation, timer=timer, pick=pick)
     return run(request, goal, _folder(more.get("state")))
 

@@ -371,3 +371,13 @@ def test_weights_of_bodies_go_beside_large_models(
     assert (tmp_path / "m.onnx.data").stat().st_size >= 2 * 64 * 64
     found, right = (whet.compile(m)({"x": X})["y"] for m in (tmp_path / "m.onnx", made.model))
     assert np.array_equal(found, right)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 3])
+def test_rewrites_in_bodies_are_counted(limit: int) -> None:
+    """Otherwise ``whet bisect`` could not find the one that is wrong."""
+    graph = load_model(whet.quantize(branches(), BOTH).model)
+    run_passes(graph, opt_level=3, switches={"multiply_in_integers": limit})
+    operators = [node.op_type for node in graph.graph.all_nodes()]
+    assert operators.count("MatMulInteger") == limit
+    assert operators.count("MatMul") == 3 - limit

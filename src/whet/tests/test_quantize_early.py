@@ -147,7 +147,7 @@ def test_all_of_the_evaluation_data_is_looked_at(mode: str, model: onnx.ModelPro
     assert set(seen) == {8}
 
 
-@pytest.mark.parametrize("more", [{"evaluation": X}, {"pick": "speed"}])
+@pytest.mark.parametrize("more", [{"evaluation": X}, {"pick": "speed"}, {"metric": "cosine"}])
 def test_what_changes_nothing_is_refused(more: dict[str, Any], model: onnx.ModelProto) -> None:
     with pytest.raises(OptionError, match="changes nothing alone"):
         whet.quantize(model, X, **more)
