@@ -16,7 +16,16 @@ from whet.driver import compile as compile_model
 from whet.errors import ArtifactError, InputError, OptionError
 from whet.options import Options
 from whet.quantize.data import CalibrationData, array_bytes
-from whet.quantize.scores import Metric, Outputs, Score, distance, joined, joined_labels, score
+from whet.quantize.scores import (
+    Metric,
+    Outputs,
+    Score,
+    distance,
+    joined,
+    joined_labels,
+    score,
+    top1,
+)
 from whet.whole_files import write_bytes
 from whet.words import counted
 
@@ -44,7 +53,8 @@ class Evaluation:
         Nothing else is needed for it, so that data and metrics of no use are found first.
 
         Raises:
-            InputError: the data does not fit, or only some of its samples have labels.
+            InputError: the data does not fit, only some of its samples have labels, or none of
+                the labels is what the model says.
             OptionError: the metric fails, or finds no finite number.
         """
         references, labels, samples = self.run(base)
@@ -54,6 +64,12 @@ class Evaluation:
                 f"the metric of the float model is {value}",
                 where="metric",
                 hint="give a metric that finds a finite number in its outputs",
+            )
+        if self.metric is top1 and not value:
+            raise InputError(
+                f"the float model is right for none of {counted(samples, 'sample')}",
+                where=self.data.name,
+                hint="give labels by the order of the model's outputs, or none",
             )
         error = distance(references, references)
         return Baseline(references, labels, samples, Score(value, error))
@@ -73,7 +89,7 @@ class Evaluation:
         if 0 < labelled < samples:
             raise InputError(
                 f"{labelled} of {samples} samples have labels",
-                where="evaluation",
+                where=self.data.name,
                 hint="give all samples labels, or none",
             )
         return joined(parts), joined_labels(labels), samples

@@ -152,7 +152,7 @@ class _Seen:
         return ModelError(
             "the calibration state is of other data",
             where=str(self._state),
-            hint="delete it to start again, or name another file",
+            hint="delete it to start again, or name another folder",
         )
 
 
@@ -236,7 +236,7 @@ def _resumed(path: Path | None, key: str) -> Observations:
         raise ModelError(
             "the calibration state is of another model or configuration",
             where=str(path),
-            hint="delete it to start again, or name another file",
+            hint="delete it to start again, or name another folder",
         )
     try:
         return _restored(arrays)

@@ -22,6 +22,7 @@ from whet.tests.quantized_models import build, residual_net
 
 X = np.random.default_rng(1).standard_normal((8, 3, 9, 7)).astype(np.float32)
 GOOD = X[:4]
+MODEL = residual_net(np.random.default_rng(0))
 
 
 def failing(*given: Any) -> float:
@@ -44,6 +45,8 @@ EVALUATIONS: dict[str, tuple[Any, str]] = {
     "NaN": (np.full_like(X, np.nan), "NaN or infinite"),
     "fewer labels": ((GOOD, np.zeros(3, int)), "different numbers of samples"),
     "labels that are no classes": ((GOOD, np.full(4, 99)), "labels are not numbers of classes"),
+    "no label that is right": (
+        (X, (whet.compile(MODEL)({"x": X})["y"].argmax(axis=1) + 1) % 5), "is right for none of 8"),
     "labels of some": ([(GOOD, np.zeros(4, int)), X[4:]], "4 of 8 samples have labels"),
     "labels of some of a batch": (
         [(X[:9], np.zeros(8, int)), X[:3], (GOOD, np.zeros(4, int))], "12 of 15 samples have"),
@@ -65,7 +68,7 @@ class Untouched:
 
 @pytest.fixture(scope="module")
 def model() -> onnx.ModelProto:
-    return residual_net(np.random.default_rng(0))
+    return MODEL
 
 
 @pytest.mark.parametrize("mode", ["static", "float16"])
