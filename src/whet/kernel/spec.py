@@ -201,7 +201,7 @@ class Second:
 
 @dataclass(frozen=True, slots=True)
 class Contraction:
-    """``acc[outer, row, col] = sum over taps and depth of a * b``, then the stores.
+    """``acc[outer, row, col] = sum over taps and depth of a * b * gate``, then the stores.
 
     Convolution, Gemm and matrix products. ``a`` is read one element at a time and broadcast; ``b``
     is read in vectors of columns.
@@ -228,6 +228,8 @@ class Contraction:
         second: what is read instead of ``a`` for the later depth values, without bounds and edges.
         spread: where lanes are of groups of channels, how many each group has: lane ``j`` reads
             ``a`` at ``j // spread * spread`` elements more; 0 where all lanes read the same.
+        gate: what each depth value is multiplied by, the same for all rows; affine in the depth
+            and the outer axes, ``None`` for nothing.
     """
 
     params: tuple[Param, ...]
@@ -248,6 +250,7 @@ class Contraction:
     lines: int | None = None
     second: Second | None = None
     spread: int = 0
+    gate: Read | None = None
 
     @property
     def sums_integers(self) -> bool:
@@ -259,6 +262,12 @@ class Contraction:
         """The broadcast operands, and the depth at which each begins."""
         later = [] if self.second is None else [(self.second.a, self.second.start)]
         return [(self.a, 0), *later]
+
+    @property
+    def scalars(self) -> list[Read]:
+        """All that is read one element at a time: the broadcast operands and the gate."""
+        gates = [] if self.gate is None else [self.gate]
+        return [*(a for a, _ in self.operands), *gates]
 
 
 @dataclass(frozen=True, slots=True)
