@@ -139,6 +139,17 @@ def owner(node: ir.Node) -> ir.Graph:
     return node.graph
 
 
+def graph_of(value: ir.Value) -> ir.Graph:
+    """Return the graph that makes a value, is given it or holds it as a constant.
+
+    Raises:
+        ValueError: it is in no graph.
+    """
+    if not isinstance(value.graph, ir.Graph):
+        raise ValueError(f"{value.name} is in no graph")
+    return value.graph
+
+
 def scalar(value: ir.Value | None) -> float | int | bool | None:
     """Return the number behind a constant of exactly one element, or ``None``."""
     tensor = constant_tensor(value)

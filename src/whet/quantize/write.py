@@ -18,6 +18,7 @@ from whet.graph.edit import (
     Names,
     add_initializer,
     constant_array,
+    graph_of,
     make_node,
     owner,
     remove_dead,
@@ -167,7 +168,7 @@ class _Writer:
 
     def _pair(self, value: ir.Value, grid: Grid, node: ir.Node | None) -> ir.Value:
         """Put a QuantizeLinear and a DequantizeLinear behind a value; return what they give."""
-        graph = _graph_of(value)
+        graph = graph_of(value)
         scale, zero = self._parameters(graph, grid, value.name or "x")
         kind = ir.DataType.from_numpy(storage_type(grid.dtype))
         q = value_like(value, self._names.fresh(f"{value.name}_q"))
@@ -280,13 +281,6 @@ def root_names(model: ir.Model) -> dict[str, str]:
     values = [v for graph in model.graphs() for v in graph.inputs]
     values += [v for node in model.graph.all_nodes() for v in node.outputs]
     return {value.name or "": root_of(value).name or "" for value in values}
-
-
-def _graph_of(value: ir.Value) -> ir.Graph:
-    """Return the graph that makes a value or is given it."""
-    graph = value.graph
-    assert isinstance(graph, ir.Graph), "a value of a model is in one of its graphs"
-    return graph
 
 
 def widened(steps: Grid, bias: Array, grid: Grid) -> Grid:

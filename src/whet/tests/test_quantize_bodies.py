@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
@@ -211,6 +212,23 @@ def test_weights_in_bodies_have_few_bits(name: str, method: Any, form: str) -> N
         assert kinds & ({"blockproduct"} if rows else {"dequantizedproduct"})
     float_y = plain_ort(model, x)
     assert np.linalg.norm(found - float_y) < 0.4 * np.linalg.norm(float_y)
+
+
+@pytest.mark.parametrize("form", ["dequantize", "matmulnbits"])
+def test_bodies_share_a_weight_in_few_bits(form: Any) -> None:
+    """As branches of a decoder with and without a cache do; two products of a graph do so, too."""
+    how = WeightConfig(form=form)
+    made = convert_weights(Request(branches()), how).model
+    graphs = ir.from_proto(made).graphs()
+    numbers = [name for graph in graphs for name in graph.initializers if "_q" in name]
+    assert len(numbers) == (2 if form == "matmulnbits" else 3)
+    default = onnxruntime.InferenceSession(made.SerializeToString())
+    for x in (np.abs(X), -np.abs(X)):
+        found, right = whet.compile(made)({"x": x})["y"], plain_ort(made, x)
+        assert np.abs(found - right).max() < 1e-5 * np.abs(right).max() + 1e-6
+        assert (
+            np.abs(default.run(None, {"x": x})[0] - right).max() < 0.1 * np.abs(right).max() + 0.1
+        )
 
 
 def test_products_that_others_made_of_integers_run_in_bodies() -> None:
