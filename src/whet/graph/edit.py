@@ -145,9 +145,11 @@ def graph_of(value: ir.Value) -> ir.Graph:
     Raises:
         ValueError: it is in no graph.
     """
-    if not isinstance(value.graph, ir.Graph):
+    graph = value.graph
+    if graph is None:
         raise ValueError(f"{value.name} is in no graph")
-    return value.graph
+    assert isinstance(graph, ir.Graph), "functions are inlined"
+    return graph
 
 
 def scalar(value: ir.Value | None) -> float | int | bool | None:
