@@ -21,8 +21,8 @@ _POINTER_BYTES = 8
 _LOOK_EVERY_BYTES = 1 << 26
 """So much is made between two looks at the machine, which take 0.1 ms."""
 
-_RESERVE = 16
-"""One part of this many of the memory is left alone."""
+_RESERVE_PARTS, _RESERVE_BYTES = 16, 1 << 30
+"""What is left alone: one part of this many of the memory, or so many bytes."""
 
 
 class LoopMemory:
@@ -46,7 +46,7 @@ class LoopMemory:
         if self._made <= _LOOK_EVERY_BYTES:
             return
         self._made = 0
-        left = free_bytes() - machine_bytes() // _RESERVE
+        left = free_bytes() - min(machine_bytes() // _RESERVE_PARTS, _RESERVE_BYTES)
         if size > left:
             raise ResourceError(
                 f"the next step of a loop takes {size} bytes, of which {max(left, 0)} are left",
