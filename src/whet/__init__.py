@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from whet.collector import collection_paused
+
 if TYPE_CHECKING:
     from whet import errors
     from whet.driver import compile  # noqa: A004 - the verb of the package
@@ -85,7 +87,9 @@ if not TYPE_CHECKING:
             raise AttributeError(f"module 'whet' has no attribute {name!r}")
         if name == "errors":
             return import_module("whet.errors")
-        value: object = getattr(import_module(_HOME.get(name, "whet.errors")), name)
+        with collection_paused():  # the compiler is 1,200 modules
+            home = import_module(_HOME.get(name, "whet.errors"))
+        value: object = getattr(home, name)
         globals()[name] = value
         return value
 

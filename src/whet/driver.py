@@ -20,6 +20,7 @@ from whet.codegen.compile import compile_program
 from whet.codegen.objects.cache import ObjectCache
 from whet.codegen.objects.link import Image
 from whet.codegen.objects.targets import resolve_target
+from whet.collector import collection_paused
 from whet.dump import Dump
 from whet.errors import OptionError, UnsupportedError
 from whet.frontend.buckets import split_buckets
@@ -102,7 +103,7 @@ def compile(  # noqa: A001 - the public name
     target = resolve_target(chosen.target)
     tell("load", 0, 1)
     steps = read_preprocess(preprocess)
-    with ThreadPoolExecutor(1) as aside:
+    with ThreadPoolExecutor(1) as aside, collection_paused():
         facts = aside.submit(_facts, source, shapes, chosen, steps)
         models, uses = _load(source, shapes, chosen, steps)
         tell("load", 1, 1)
