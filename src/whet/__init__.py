@@ -13,7 +13,6 @@ from whet.collector import collection_paused
 
 if TYPE_CHECKING:
     from whet import errors
-    from whet.driver import compile  # noqa: A004 - the verb of the package
     from whet.errors import (
         ArtifactError,
         CompileError,
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from whet.program.records import FusedGroup, Stats, TensorSpec
     from whet.quantize.api import quantize
     from whet.runtime.load import load
+    from whet.start import compile  # noqa: A004 - the verb of the package
 
 __version__ = "0.1.0"
 
@@ -72,7 +72,7 @@ _HOME = {
     "Stats": "whet.program.records",
     "TensorSpec": "whet.program.records",
     "aipp_block": "whet.frontend.preprocess.block",
-    "compile": "whet.driver",
+    "compile": "whet.start",
     "load": "whet.runtime.load",
     "quantize": "whet.quantize.api",
 }

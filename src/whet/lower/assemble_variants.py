@@ -21,6 +21,7 @@ from whet.lower.assemble import (
     settled,
 )
 from whet.lower.lower import Lowered
+from whet.lower.room import Room
 from whet.program.records import Launch, Part, Program, TargetInfo
 from whet.program.schedule import assign_waits
 from whet.target import Target
@@ -34,11 +35,13 @@ class Build:
         target: processor.
         threads: default number of threads.
         reuse: whether temporaries may share memory.
+        room: where the weights go.
     """
 
     target: Target
     threads: int
     reuse: bool
+    room: Room | None = None
 
 
 def assemble_variants(whole: Lowered, others: Sequence[Lowered], build: Build) -> Assembled:
@@ -55,7 +58,7 @@ def assemble_variants(whole: Lowered, others: Sequence[Lowered], build: Build) -
         ShapeError: a variant has dimensions that the whole model does not have.
     """
     target = build.target
-    table = BufferTable(capacity([whole, *others]))
+    table = BufferTable(capacity([whole, *others]), build.room)
     names: dict[Kernel, str] = {}
     launches: list[Launch] = []
     parts: list[Part] = []
