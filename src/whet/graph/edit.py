@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -75,17 +76,25 @@ def begin_rewrite(graph: ir.Graph | None) -> None:
 
 
 class Names:
-    """Hands out value and node names that are unused in one model."""
+    """Hands out value and node names that are unused in one model.
+
+    The model is looked through when the first name is asked for: most passes find nothing to do.
+    """
 
     def __init__(self, model: ir.Model) -> None:
-        self._taken: set[str] = set()
+        self._model = model
         self._counts: dict[str, int] = {}
-        for graph in model.graphs():
-            self._taken.update(v.name for v in graph.inputs if v.name)
-            self._taken.update(graph.initializers)
+
+    @cached_property
+    def _taken(self) -> set[str]:
+        taken: set[str] = set()
+        for graph in self._model.graphs():
+            taken.update(v.name for v in graph.inputs if v.name)
+            taken.update(graph.initializers)
             for node in graph:
-                self._taken.add(node.name or "")
-                self._taken.update(v.name for v in node.outputs if v.name)
+                taken.add(node.name or "")
+                taken.update(v.name for v in node.outputs if v.name)
+        return taken
 
     def fresh(self, base: str) -> str:
         """Return ``base``, or ``base_2``, ``base_3``… if it is taken, and reserve it."""

@@ -193,13 +193,13 @@ def guard(conditions: tuple[Within, ...], then: Expr, otherwise: Expr) -> Expr:
 
 def walk(expr: Expr) -> Iterator[Expr]:
     """Yield a node and everything below it, expressions inside indices included."""
-    yield expr
-    for p in expr.indices():
-        for atom in p.atoms:
-            if isinstance(atom, Opaque):
-                yield from walk(atom.expr)
-    for child in expr.children():
-        yield from walk(child)
+    left = [expr]
+    while left:
+        node = left.pop()
+        yield node
+        left.extend(reversed(node.children()))
+        for p in reversed(node.indices()):
+            left.extend([atom.expr for atom in p.atoms if isinstance(atom, Opaque)])
 
 
 def depth(expr: Expr) -> int:
