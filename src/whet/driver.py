@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import llvmlite
@@ -125,8 +124,7 @@ def _reading(source: Source | Reading) -> AbstractContextManager[Reading]:
     return nullcontext(source) if isinstance(source, Reading) else Reading(source)
 
 
-@dataclass(frozen=True, slots=True)
-class _Observers:
+class _Observers(msgspec.Struct, frozen=True):
     """What a compilation takes from outside: who watches it, values to be exposed, schedules."""
 
     tell: Progress

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -73,8 +72,7 @@ def compile_program(
     return link({name: objects[name] for name in (*kernels, DRIVER)})
 
 
-@dataclass(slots=True)
-class _Batch:
+class _Batch(msgspec.Struct):
     """Modules being compiled by this process and its helpers."""
 
     texts: Mapping[str, str]
@@ -82,9 +80,9 @@ class _Batch:
     total: int
     report: Report | None
     objects: dict[str, bytes]
-    errors: list[str] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    waiting: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
+    errors: list[str] = msgspec.field(default_factory=list)
+    lock: threading.Lock = msgspec.field(default_factory=threading.Lock)
+    waiting: queue.SimpleQueue[str] = msgspec.field(default_factory=queue.SimpleQueue)
 
     def run(self, jobs: int) -> None:
         """Compile everything; helpers end with the batch, also when it is interrupted."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import onnx
 from google.protobuf.message import DecodeError
 
@@ -18,8 +18,7 @@ from whet.program.container import MAGIC
 _NOT_ONNX_HINT = "give an ONNX file as written by torch.onnx.export or onnx.save"
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(msgspec.Struct, frozen=True):
     """A parsed model.
 
     Attributes:
@@ -28,7 +27,7 @@ class Parsed:
     """
 
     proto: onnx.ModelProto
-    weights: dict[int, memoryview] = field(default_factory=dict)
+    weights: dict[int, memoryview] = msgspec.field(default_factory=dict)
 
 
 def read_proto(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.ModelProto:

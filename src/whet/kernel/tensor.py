@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from whet.index import Axis, Poly, as_poly, product, var
 from whet.kernel.blocks import BlockSum, QuantizedRows
@@ -23,8 +24,7 @@ from whet.kernel.spec import Dot, Step
 Rewrite = Callable[[Expr], Expr]
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
+class Steps(msgspec.Struct, frozen=True):
     """Reductions that must finish before an element's body can be evaluated."""
 
     steps: tuple[Step, ...]
@@ -38,8 +38,7 @@ class Steps:
         return Steps(tuple(replace(s, body=rewrite(s.body)) for s in self.steps))
 
 
-@dataclass(frozen=True, slots=True)
-class Product:
+class Product(msgspec.Struct, frozen=True):
     """``acc = sum over taps and depth of a * b``, read in the body as ``Var("acc")``.
 
     Attributes:
@@ -72,8 +71,7 @@ class Product:
         return replace(self, a=rewrite(self.a), b=rewrite(self.b))
 
 
-@dataclass(frozen=True, slots=True)
-class Attend:
+class Attend(msgspec.Struct, frozen=True):
     """``acc = sum over key of softmax over key (score) * v``; the body reads ``Var("acc")``.
 
     ``score`` is an expression of ``Var("acc")``, which there is ``sum over depth of q * k``.
@@ -121,8 +119,7 @@ Whole = Recur | Updates | Sorted | Kept | PagedAttend | QuantizedRows
 Anchor = Steps | Product | Attend | Prefix | BlockSum | DequantizedSum | Whole
 
 
-@dataclass(frozen=True, slots=True)
-class Definition:
+class Definition(msgspec.Struct, frozen=True):
     """How the elements of a tensor come about.
 
     Attributes:
@@ -147,8 +144,7 @@ class Definition:
         return [self.body, *(self.anchor.expressions() if self.anchor is not None else ())]
 
 
-@dataclass(eq=False, slots=True)
-class Tensor:
+class Tensor(msgspec.Struct, eq=False):
     """A value of the model; compared by identity.
 
     Attributes:
@@ -172,7 +168,7 @@ class Tensor:
     known: tuple[Poly, ...] | None = None
     nodes: tuple[str, ...] = ()
     ops: tuple[str, ...] = ()
-    order: tuple[int, ...] = field(default=())
+    order: tuple[int, ...] = msgspec.field(default=())
     model_shape: tuple[Poly, ...] = ()
 
     def __repr__(self) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from whet.codegen.kinds.table import KINDS
@@ -34,8 +34,7 @@ MAX_BYTES = 1 << 46
 """Half of the memory that a process can address; an offset in it never overflows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Assembled:
+class Assembled(msgspec.Struct, frozen=True):
     """A program with its weights and the kernels that its launches name.
 
     Attributes:

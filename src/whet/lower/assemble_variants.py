@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 from msgspec.structs import replace
 
 from whet.errors import ShapeError
@@ -27,8 +27,7 @@ from whet.program.schedule import assign_waits
 from whet.target import Target
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
+class Build(msgspec.Struct, frozen=True):
     """What all variants are assembled for.
 
     Attributes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from whet.kernel.expr import Expr, Load, rewrite_leaves, walk
 from whet.kernel.tensor import Definition, Tensor

@@ -10,8 +10,7 @@ its epilogue, which is worth more.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -36,8 +35,7 @@ _READ_IN_PLACE = frozenset({"Attention", "PagedAttention", "RMSNormalization", "
 """What reads columns of a wide result where they lie, and is part of no product's epilogue."""
 
 
-@dataclass(frozen=True, slots=True)
-class Product:
+class Product(msgspec.Struct, frozen=True):
     """A product with a constant matrix of rank 2, with its bias.
 
     Attributes:

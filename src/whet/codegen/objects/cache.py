@@ -6,10 +6,10 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import llvmlite
+import msgspec
 
 from whet.target import Target
 
@@ -17,8 +17,7 @@ MAGIC = b"whet-object-1\n"
 DIGEST_BYTES = 16
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectCache:
+class ObjectCache(msgspec.Struct, frozen=True):
     """A folder of object files; safe for many processes at once.
 
     Objects are found by the text that they were compiled from, and through ``recall`` also by the
