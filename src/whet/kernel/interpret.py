@@ -14,7 +14,7 @@ from whet.kernel.block_formats import dequantized
 from whet.kernel.blocks import BlockSum, QuantizedRows
 from whet.kernel.chain import Chain
 from whet.kernel.dequantized import DequantizedSum
-from whet.kernel.expr import Expr, Load, Read, Within, walk
+from whet.kernel.expr import Call, Expr, Load, Read, Within, walk
 from whet.kernel.filter import Kept
 from whet.kernel.grid import Grid, Leaf, Scores, widened
 from whet.kernel.interpret_blocks import block_product, quantized_rows
@@ -222,7 +222,8 @@ def _run_anchor(grid: Grid, definition: Definition) -> Grid:
     if isinstance(anchor, Steps):
         return grid.run_steps(anchor.steps)
     if isinstance(anchor, Product):
-        total = grid.product(anchor.a, anchor.b, (*anchor.taps, anchor.depth))
+        b = anchor.b if anchor.gate is None else _gated(anchor.b, anchor.gate)
+        total = grid.product(anchor.a, b, (*anchor.taps, anchor.depth))
     elif isinstance(anchor, Prefix):
         total = run_scan(grid, anchor)
     else:
@@ -230,6 +231,10 @@ def _run_anchor(grid: Grid, definition: Definition) -> Grid:
         scores = _scores(anchor)
         return replace(grid, names=grid.attend(scores, anchor.key, anchor.v))
     return replace(grid, names={ACCUMULATOR: total})
+
+
+def _gated(weights: Expr, gate: Expr) -> Expr:
+    return Call("mul", (weights, gate), weights.dtype)
 
 
 def _scores(of: Attend | Attention) -> Scores:
@@ -275,6 +280,8 @@ def run_contraction(
         read_a = (read_a ^ np.int8(-128)).view(np.uint8)
     a = widened(np.where(inside, read_a, np.zeros_like(read_a)))
     b = widened(_panel_values(grid, kernel, buffers, lanes))
+    if kernel.gate is not None:
+        b = b * grid.value(kernel.gate)
     with np.errstate(all="ignore"):
         terms = (a * b).astype(a.dtype, copy=False)
     total = grid.reduce("sum", inner_axes, terms)

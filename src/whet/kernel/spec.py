@@ -191,7 +191,7 @@ class Second(msgspec.Struct, frozen=True):
 
 
 class Contraction(msgspec.Struct, frozen=True):
-    """``acc[outer, row, col] = sum over taps and depth of a * b``, then the stores.
+    """``acc[outer, row, col] = sum over taps and depth of a * b * gate``, then the stores.
 
     Convolution, Gemm and matrix products. ``a`` is read one element at a time and broadcast; ``b``
     is read in vectors of columns.
@@ -218,6 +218,8 @@ class Contraction(msgspec.Struct, frozen=True):
         second: what is read instead of ``a`` for the later depth values, without bounds and edges.
         spread: where lanes are of groups of channels, how many each group has: lane ``j`` reads
             ``a`` at ``j // spread * spread`` elements more; 0 where all lanes read the same.
+        gate: what each depth value is multiplied by, the same for all rows; affine in the depth
+            and the outer axes, ``None`` for nothing.
     """
 
     params: tuple[Param, ...]
@@ -238,6 +240,7 @@ class Contraction(msgspec.Struct, frozen=True):
     lines: int | None = None
     second: Second | None = None
     spread: int = 0
+    gate: Read | None = None
 
     @property
     def sums_integers(self) -> bool:
@@ -249,6 +252,12 @@ class Contraction(msgspec.Struct, frozen=True):
         """The broadcast operands, and the depth at which each begins."""
         later = [] if self.second is None else [(self.second.a, self.second.start)]
         return [(self.a, 0), *later]
+
+    @property
+    def scalars(self) -> list[Read]:
+        """All that is read one element at a time: the broadcast operands and the gate."""
+        gates = [] if self.gate is None else [self.gate]
+        return [*(a for a, _ in self.operands), *gates]
 
 
 class Attention(msgspec.Struct, frozen=True):

@@ -39,7 +39,7 @@ class Steps(msgspec.Struct, frozen=True):
 
 
 class Product(msgspec.Struct, frozen=True):
-    """``acc = sum over taps and depth of a * b``, read in the body as ``Var("acc")``.
+    """``acc = sum over taps and depth of a * b * gate``, read in the body as ``Var("acc")``.
 
     Attributes:
         a: operand that does not depend on ``col``; a load, perhaps guarded with zero.
@@ -51,6 +51,8 @@ class Product(msgspec.Struct, frozen=True):
         dot: which depth values share a lane, once operands lie so. Of 8-bit integers ``a`` is
             then unsigned and ``b`` signed, and the sum a 32-bit integer.
         merged: how many groups of the model are one here; of as many channels one is not zero.
+        gate: what each depth value is multiplied by, a load that depends on ``depth`` and perhaps
+            on the first of ``rows``; ``None`` for nothing.
     """
 
     a: Expr
@@ -61,14 +63,16 @@ class Product(msgspec.Struct, frozen=True):
     depth: Axis
     dot: Dot | None = None
     merged: int = 1
+    gate: Expr | None = None
 
     def expressions(self) -> list[Expr]:
         """Return the roots of all expressions."""
-        return [self.a, self.b]
+        return [self.a, self.b] if self.gate is None else [self.a, self.b, self.gate]
 
     def rewritten(self, rewrite: Rewrite) -> Product:
         """Return the product with every expression rewritten."""
-        return replace(self, a=rewrite(self.a), b=rewrite(self.b))
+        gate = None if self.gate is None else rewrite(self.gate)
+        return replace(self, a=rewrite(self.a), b=rewrite(self.b), gate=gate)
 
 
 class Attend(msgspec.Struct, frozen=True):

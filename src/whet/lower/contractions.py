@@ -124,20 +124,18 @@ def build_contraction(
         address_of(definition.position, storage),
         to_reads(definition.body, storages, params),
     )
-    a, *later = (_read_of(load, storages, params) for load in operand.loads)
-    guarded = Guard(operand.conditions, a, a, a.dtype) if operand.conditions else a
-    rows, row, substitution = _shape_rows(anchor, store, [guarded, *later], storages)
+    scalars = _scalars_of(anchor, operand, storages, params)
+    rows, row, substitution = _shape_rows(anchor, store, scalars.guarded(operand), storages)
     store = _carry(store, substitution)
     if _stays_near(anchor, target):
         rows = by_stride(rows, store.address)
-    a = _moved(a, substitution)
-    second = None
-    if operand.second is not None:
-        second = Second(operand.second[0], _moved(later[0], substitution))
+    scalars = scalars.moved(substitution)
+    a, second = scalars.a, scalars.second
     conditions = tuple(c.substitute(substitution) for c in operand.conditions)
     edges = tuple(c for c in conditions if row in c.index.atoms)
     bounds = tuple(c for c in conditions if c not in edges)
-    free = not conditions and not _weight_axes(anchor, storages, substitution) & {*rows[-1:]}
+    fixed = _weight_axes(anchor, storages, substitution) | scalars.gate_axes
+    free = not conditions and not fixed & {*rows[-1:]}
     shape = Rows(rows, row, edges=bool(edges), whole=free)
     tile, lines = choose_rows(anchor, shape, target, choose)
     if anchor.dot is not None and _rows_overlap(a, row, anchor.dot):
@@ -170,8 +168,54 @@ def build_contraction(
         lines=lines,
         second=second,
         spread=spread,
+        gate=scalars.gate,
     )
     return kernel, params
+
+
+class _Scalars(msgspec.Struct, frozen=True):
+    """What a contraction reads one element at a time.
+
+    Attributes:
+        a: the broadcast operand.
+        second: what is read instead from some depth on.
+        gate: what each depth value is multiplied by.
+    """
+
+    a: Read
+    second: Second | None
+    gate: Read | None
+
+    def guarded(self, operand: Operand) -> list[Expr]:
+        """Return all that is read, under the conditions of the operand."""
+        a, conditions = self.a, operand.conditions
+        found: list[Expr] = [Guard(conditions, a, a, a.dtype) if conditions else a]
+        if self.second is not None:
+            found.append(self.second.a)
+        return found if self.gate is None else [*found, self.gate]
+
+    def moved(self, axes: dict[Atom, IndexLike]) -> _Scalars:
+        """Return the same reads over other axes."""
+        second, gate = self.second, self.gate
+        return _Scalars(
+            _moved(self.a, axes),
+            None if second is None else replace(second, a=_moved(second.a, axes)),
+            None if gate is None else _moved(gate, axes),
+        )
+
+    @property
+    def gate_axes(self) -> set[Atom]:
+        """What the place of the gate depends on."""
+        return set() if self.gate is None else set(self.gate.address.atoms)
+
+
+def _scalars_of(anchor: Product, operand: Operand, storages: Storages, params: Params) -> _Scalars:
+    a, second, gate = _read_of(operand.load, storages, params), None, None
+    if operand.second is not None:
+        second = Second(operand.second[0], _read_of(operand.second[1], storages, params))
+    if isinstance(anchor.gate, Load):
+        gate = _read_of(anchor.gate, storages, params)
+    return _Scalars(a, second, gate)
 
 
 def _read_of(load: Load, storages: Storages, params: Params) -> Read:
@@ -223,7 +267,8 @@ def _shape_rows(
 ) -> tuple[tuple[Axis, ...], Axis, dict[Atom, IndexLike]]:
     """Sort and merge row axes; returns outer axes, the tiled axis and the substitution."""
     b_address = _b_address(anchor, storages)
-    shared = [x for x in anchor.rows if anchor.b.depends_on(x)]
+    factors = [anchor.b] if anchor.gate is None else [anchor.b, anchor.gate]
+    shared = [x for x in anchor.rows if any(f.depends_on(x) for f in factors)]
     free = [x for x in anchor.rows if x not in shared]
     b_read = Read(store.param, b_address, anchor.b.dtype)
     indices = indices_of([*operands, b_read], [store])

@@ -74,6 +74,8 @@ def pair_of(first: KernelCall, second: KernelCall) -> Pair | None:
         return None
     if own.second is not None or own.lines is not None or own.spread or len(own.stores) != 1:
         return None
+    if own.gate is not None:
+        return None
     if not other.steps or not other.tile or other.block or other.row or len(other.axes) < 3:
         return None
     return Pair(first, second, own, other)

@@ -23,6 +23,7 @@ from whet.lower.equations import Equations
 from whet.lower.fetch_ahead import fetch_ahead
 from whet.lower.fold import FoldBudget, fold_equations
 from whet.lower.fuse import fuse
+from whet.lower.gate_products import gate_products
 from whet.lower.in_place import update_in_place
 from whet.lower.inlined_parts import inline_parts
 from whet.lower.join_parts import join_parts
@@ -163,6 +164,7 @@ def lower_equations(
     equations = fuse_quantised_products(equations, rewrites, target)
     equations = merge_terms(inline_parts(equations, rewrites))
     equations = add_products(equations, rewrites, target)
+    equations = gate_products(equations, rewrites, target)
     if level >= WIDEN_LEVEL:
         widen_operands(equations, target)
     _separate_outputs(equations)

@@ -112,6 +112,7 @@ LOWERING = MappingProxyType(
         "fuse_query_rotation": 2,
         "fuse_cache_writes": 2,
         "add_products": 3,
+        "gate_products": 3,
         "compute_in_copies": 2,
         "join_parts": 2,
         "fetch_ahead": 2,

@@ -85,7 +85,7 @@ def write_contraction(
     """Write the function of a contraction."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     fn.b.flushes = target.bfloat16_dot
-    frame = frame_of(fn, kernel.params, accesses_of((a for a, _ in kernel.operands), kernel.stores))
+    frame = frame_of(fn, kernel.params, accesses_of(kernel.scalars, kernel.stores))
     writer = contraction_writer(kernel, fn, target)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)

@@ -159,7 +159,16 @@ class _PlainSteps(msgspec.Struct, frozen=True):
             else:
                 loaded = b.masked_load(type_, place, mask, const(type_, 0))
             found.append(from_storage(b, loaded, dtype))
-        return found
+        return self._gated(frame, u, found)
+
+    def _gated(self, frame: Frame, u: int, vectors: list[Value]) -> list[Value]:
+        """Return vectors of the second operand, multiplied by what belongs to their depth."""
+        kernel, dtype = self.kernel, self.kernel.a.dtype
+        if kernel.gate is None:
+            return vectors
+        gate = Point(frame, shift={kernel.depth: u}).scalar(kernel.gate)
+        factors = self.b.splat(gate, self.width)
+        return [apply(self.b, "mul", [v, factors], [dtype] * 2, dtype) for v in vectors]
 
     def _fetch_near(self, frame: Frame, pointer: Value, u: int, cells: Cells) -> None:
         """Bring what a few depth steps later are loaded into the first cache."""

@@ -57,23 +57,18 @@ class WideScratch:
         return static(self.kernel.depth.extent) // self.lanes
 
     @property
-    def apart(self) -> int:
-        """Vectors from the inputs of one position to those of the next: an odd number.
+    def weights_apart(self) -> int:
+        """Vectors from one weight of a block to the next: an odd number.
 
-        A transform writes one vector to each position; at a power of two apart they would all fall
+        A transform writes one vector to each weight; at a power of two apart they would all fall
         into one set of the cache.
         """
-        return self.depth | 1
-
-    @property
-    def weights_apart(self) -> int:
-        """Vectors from one weight of a block to the next: an odd number, as there."""
         return self.kernel.tile.block | 1
 
     @property
     def sums(self) -> int:
         """Where the sums begin."""
-        return self.filtering.span**2 * self.apart
+        return self.filtering.span**2 * self.depth
 
     @property
     def weights(self) -> int:
@@ -251,7 +246,7 @@ class _Writer:
         offsets = [i * span + j for i in range(shape[0]) for j in range(shape[1])]
         inputs = self._input(start, channel)
         weights = self._weight(number, i64(0))
-        apart = self.scratch.apart * self.width
+        apart = self.kernel.tile.block
 
         def scalar(i: int, k: Value, u: int) -> Value:
             return b.load(F32, b.gep(b.gep(inputs, F32, k), F32, offsets[i] * apart + u))
@@ -318,10 +313,14 @@ class _Writer:
         return b.gep(self.fn.params[self.kernel.weights], F32, place)
 
     def _input(self, position: Value, channel: Value) -> Value:
-        """Return where a position's inputs lie, as [positions, channels]."""
-        b = self.b
-        start = b.gep(self.fn.scratch, F32, b.mul(position, i64(self.scratch.apart * self.width)))
-        return b.gep(start, F32, channel)
+        """Return where a position's inputs lie, as [blocks, positions, channels of a block].
+
+        So they are multiplied about as they follow each other, and fetched ahead.
+        """
+        b, wide = self.b, self.kernel.tile.block
+        block, rest = b.divide(channel, wide)
+        number = b.add(b.mul(block, i64(self.filtering.span**2)), position)
+        return b.gep(b.gep(self.fn.scratch, F32, b.mul(number, i64(wide))), F32, rest)
 
     def _sum(self, position: Value) -> Value:
         """Return where the sum of a position lies."""
