@@ -117,8 +117,10 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     """Return the tensor behind an initialiser or a ``Constant`` node, without reading its data."""
     if value is None:
         return None
+    if value.const_value is not None:
+        return value.const_value
     node = value.producer()
-    if node is not None and node.op_type == "Constant" and "sparse_value" in node.attributes:
+    if node is None or (node.op_type == "Constant" and "sparse_value" in node.attributes):
         return None
     return ir.convenience.get_const_tensor(value)
 
@@ -181,9 +183,13 @@ def add_initializer(
 ) -> ir.Value:
     """Add a constant to the graph under an unused ``name`` and return its value."""
     tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), dtype=dtype, name=name)
-    value = ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
-    )
+    return add_tensor(graph, tensor, name)
+
+
+def add_tensor(graph: ir.Graph, tensor: ir.TensorProtocol, name: str) -> ir.Value:
+    """Add a tensor to the graph under an unused ``name`` and return its value."""
+    shape = ir.Shape(tensor.shape.numpy())
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
     graph.register_initializer(value)
     return value
 
