@@ -68,11 +68,13 @@ def merge_matmuls(model: ir.Model) -> int:
     names = Names(model)
     count = 0
     beside = ThreadPoolExecutor(1)
-    for value in _values(model.graph):
-        for group in mergeable(value, model.graph):
-            _merge(model.graph, value, group, names, beside)
-            count += len(group)
-    beside.shutdown(wait=False)  # it still does what it was given
+    try:
+        for value in _values(model.graph):
+            for group in mergeable(value, model.graph):
+                _merge(model.graph, value, group, names, beside)
+                count += len(group)
+    finally:
+        beside.shutdown(wait=False)  # it still does what it was given
     return count
 
 
@@ -218,11 +220,10 @@ def _weights(graph: ir.Graph, group: list[Product], name: str, beside: Executor)
         return [p.weight for p in group]
     matrices = [_matrix(p) for p in group]
     joined = beside.submit(_joined, matrices)
-    dtype, shape = group[0].weight.dtype, (len(matrices[0]), sum(m.shape[1] for m in matrices))
+    dtype = group[0].weight.dtype
     assert dtype is not None, "weights have a type"
-    tensor = ir.LazyTensor(
-        lambda: ir.Tensor(joined.result(), dtype), dtype, ir.Shape(shape), name=name
-    )
+    shape = ir.Shape((len(matrices[0]), sum(p.width for p in group)))
+    tensor = ir.LazyTensor(lambda: ir.Tensor(joined.result(), dtype), dtype, shape, name=name)
     return [add_tensor(graph, tensor, name)]
 
 
