@@ -193,7 +193,9 @@ def walk(expr: Expr) -> Iterator[Expr]:
         yield node
         left.extend(reversed(node.children()))
         for p in reversed(node.indices()):
-            left.extend([atom.expr for atom in p.atoms if isinstance(atom, Opaque)])
+            for atom in p.atoms:
+                if isinstance(atom, Opaque):
+                    left.append(atom.expr)
 
 
 def depth(expr: Expr) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 from whet.index import Axis, Poly, as_poly, product, var
 from whet.kernel.blocks import BlockSum, QuantizedRows
 from whet.kernel.dequantized import DequantizedSum
-from whet.kernel.expr import Expr, Load
+from whet.kernel.expr import Expr, Load, walk
 from whet.kernel.filter import Kept
 from whet.kernel.integer_attention import IntegerAttention
 from whet.kernel.paged import PagedAttend
@@ -123,7 +124,7 @@ Whole = Recur | Updates | Sorted | Kept | PagedAttend | QuantizedRows
 Anchor = Steps | Product | Attend | Prefix | BlockSum | DequantizedSum | Whole
 
 
-class Definition(msgspec.Struct, frozen=True):
+class Definition(msgspec.Struct, frozen=True, dict=True):
     """How the elements of a tensor come about.
 
     Attributes:
@@ -146,6 +147,11 @@ class Definition(msgspec.Struct, frozen=True):
     def expressions(self) -> list[Expr]:
         """Return the roots of all expressions: the body's, then the anchor's."""
         return [self.body, *(self.anchor.expressions() if self.anchor is not None else ())]
+
+    @cached_property
+    def loads(self) -> tuple[Load, ...]:
+        """Every load below, in order of appearance."""
+        return tuple(e for root in self.expressions() for e in walk(root) if isinstance(e, Load))
 
 
 class Tensor(msgspec.Struct, eq=False):
