@@ -23,11 +23,9 @@ class Room:
 
     def __init__(self, expected_bytes: int) -> None:
         self._expected = max(expected_bytes, 1)
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        self._block = mmap.mmap(-1, self._expected, flags=flags)
+        self._block: mmap.mmap | None = None
         self._lock = threading.Lock()
         self._closed = False
-        self._prefer_large_pages(self._expected)
 
     def make_pages(self) -> None:
         """Touch all that is expected, piece by piece, until the room is taken or closed."""
@@ -35,8 +33,15 @@ class Room:
             with self._lock:
                 if self._closed:
                     return
+                if self._block is None:
+                    self._block = _map(self._expected)
                 size = min(_PIECE_BYTES, self._expected - begin)
                 np.frombuffer(self._block, np.uint8, size, begin)[:: mmap.PAGESIZE] = 0
+
+    def close(self) -> None:
+        """Make no more pages; waits for the piece that is being made."""
+        with self._lock:
+            self._closed = True
 
     def take(self, size: int) -> np.ndarray:
         """Return so many zeroed bytes, whose other pages take memory only when they are written.
@@ -44,16 +49,21 @@ class Room:
         A room is taken once.
         """
         self.close()
-        if size != self._expected:
-            self._block.resize(max(size, 1))
-            self._prefer_large_pages(size)
+        size = max(size, 1)
+        if self._block is None:
+            self._block = _map(size)
+        elif size != self._expected:
+            self._block.resize(size)
+            _prefer_large_pages(self._block, size)
         return np.frombuffer(self._block, np.uint8)
 
-    def close(self) -> None:
-        """Make no more pages; waits for the piece that is being made."""
-        with self._lock:
-            self._closed = True
 
-    def _prefer_large_pages(self, size: int) -> None:
-        if size >= _HUGE_FROM_BYTES:
-            self._block.madvise(mmap.MADV_HUGEPAGE)
+def _map(size: int) -> mmap.mmap:
+    block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    _prefer_large_pages(block, size)
+    return block
+
+
+def _prefer_large_pages(block: mmap.mmap, size: int) -> None:
+    if size >= _HUGE_FROM_BYTES:
+        block.madvise(mmap.MADV_HUGEPAGE)
