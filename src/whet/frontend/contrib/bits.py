@@ -8,8 +8,7 @@ cannot hold becomes DequantizeLinear and MatMul.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -38,8 +37,7 @@ _HALF_STEP = 2.0**-11
 """Largest relative error of a float16 that is not denormal."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Bits:
+class _Bits(msgspec.Struct, frozen=True):
     """What a node says of its weights.
 
     Attributes:
@@ -117,8 +115,7 @@ def _zero_points(t: Translation, w: _Bits) -> ir.Value | Array:
     return numbers_of(packed, w.bits)[:, : w.blocks]
 
 
-@dataclass(frozen=True, slots=True)
-class _Weights:
+class _Weights(msgspec.Struct, frozen=True):
     """Weights in groups of 32: ``(code - zero) * scale``.
 
     Attributes:
