@@ -11,6 +11,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import llvmlite
+
 from whet.index import Dim, Poly
 from whet.kernel.spec import Kernel
 from whet.target import Target
@@ -50,9 +52,9 @@ def _text(value: Any) -> str:
 
 
 def _writers() -> str:
-    """Return a digest of the sources that write kernels."""
+    """Return a digest of the sources that write kernels, and of what compiles the texts."""
     inside = (path for folder in FOLDERS for path in (_PACKAGE / folder).rglob("*.py"))
-    digest = hashlib.blake2b(digest_size=20)
+    digest = hashlib.blake2b(llvmlite.__version__.encode(), digest_size=20)
     for path in sorted([*_PACKAGE.glob("*.py"), *inside]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
