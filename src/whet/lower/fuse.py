@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import replace
 
 from whet.dtypes import DTYPES
-from whet.index import ZERO, Atom, IndexLike, as_poly, product
+from whet.index import ZERO, Atom, IndexLike, as_poly, product, var
 from whet.kernel.blocks import BlockSum, QuantizedRows
 from whet.kernel.dequantized import DequantizedSum
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Var, depth, rewrite_leaves, walk
@@ -21,6 +21,7 @@ from whet.kernel.sort import Sorted
 from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Product, Steps, Tensor, Whole
 from whet.lower.attention import fuse_attention
+from whet.lower.dequantised import dequantised
 from whet.lower.equations import Equations
 from whet.lower.integer_attention import fuse_integer_attention
 from whet.lower.readers import Readers, count_readers, merge_origins, needed_equations
@@ -192,6 +193,8 @@ def _pays(source: Tensor, reader: Definition, count: int, readers: Readers) -> b
     assert inner is not None
     if _narrows(source) and _would_be_absorbed(source, readers):
         return False
+    if _rounds_to_bytes(inner.body) and not _is_read_in_place(source, reader):
+        return False
     if isinstance(reader.anchor, QuantizedRows) and _would_be_absorbed(source, readers):
         return False
     cost = work(inner.body) * _amplification(source, reader)
@@ -200,6 +203,20 @@ def _pays(source: Tensor, reader: Definition, count: int, readers: Readers) -> b
     if readers.single(source):
         return cost * count <= max(DEAR * REPEAT_LIMIT, work(inner.body))
     return cost <= REPEAT_LIMIT and _reads_little(source)
+
+
+def _rounds_to_bytes(expr: Expr) -> bool:
+    """Whether a float is a byte that is computed, so that the byte is what is worth storing."""
+    found = dequantised(expr)
+    return found is not None and isinstance(found.byte, Call)
+
+
+def _is_read_in_place(source: Tensor, reader: Definition) -> bool:
+    """Whether a reader without anchor reads the element that it defines."""
+    if reader.anchor is not None:
+        return False
+    places = {e.index for e in loads(reader) if e.source is source}
+    return source.rank == len(reader.axes) and places == {tuple(var(a) for a in reader.axes)}
 
 
 def _too_deep(inner: Definition, outer: Definition) -> bool:
