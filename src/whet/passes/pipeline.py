@@ -36,6 +36,7 @@ from whet.passes.merge_reshapes import merge_reshapes
 from whet.passes.merge_transposes import merge_transposes
 from whet.passes.move_quantised import move_quantised
 from whet.passes.multiply_in_integers import multiply_in_integers
+from whet.passes.restore_dequantise import restore_dequantise
 from whet.passes.unsign_activations import unsign_activations
 
 MAX_ROUNDS = 8
@@ -80,6 +81,7 @@ class PassRecord:
 
 
 CLEANUP = (
+    PassEntry(restore_dequantise, 1),
     PassEntry(fold_constants, 0, budgeted=True),
     PassEntry(eliminate_shape_subgraphs, 0),
     PassEntry(eliminate_identity, 1),
