@@ -77,6 +77,26 @@ def test_no_floats_lie_in_between(name: str) -> None:
     assert compiled.stats.arena_bytes < plain.stats.arena_bytes or name == "pool"
 
 
+def test_roundings_in_a_row_are_one_expression() -> None:
+    """SiLU of a sigmoid that is rounded too, as ONNX Runtime's quantiser writes it."""
+    body = [
+        helper.make_node("Sigmoid", ["d"], ["e"]),
+        helper.make_node("QuantizeLinear", ["e", "sw"], ["eq"]),
+        helper.make_node("DequantizeLinear", ["eq", "sw"], ["ed"]),
+        helper.make_node("Mul", ["d", "ed"], ["m"]),
+        helper.make_node("QuantizeLinear", ["m", "s", "z"], ["mq"]),
+        helper.make_node("DequantizeLinear", ["mq", "s", "z"], ["md"]),
+        helper.make_node("GlobalMaxPool", ["md"], ["y"]),
+    ]
+    model = quantised_model(body, [1, 3, 6, 8], "y")
+    compiled = whet.compile(model)
+    assert floats_between(compiled) == []
+    assert any({"ConvInteger", "Sigmoid", "Mul"} <= set(g.ops) for g in compiled.stats.groups)
+    x = np.random.default_rng(1).standard_normal((1, 3, 6, 8)).astype(np.float32)
+    right = whet.compile(model, options=whet.Options(opt_level=0))({"x": x})["y"]
+    assert np.abs(compiled({"x": x})["y"] - right).max() <= 0.0401  # a step
+
+
 def test_what_a_product_reads_stays_floats() -> None:
     body = [helper.make_node("MatMul", ["d", "m"], ["y"])]
     model = quantised_model(body, [1, 3, 6, 8], "y")
