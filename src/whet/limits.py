@@ -13,6 +13,7 @@ from whet.errors import OptionError, ResourceError, nearest
 _GIB = 1 << 30
 _SMALL_BLOCK = 1 << 28
 _CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
+_MEMORY_INFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,31 @@ def container_bytes() -> int | None:
     except OSError:
         return None
     return int(text) if text.isdigit() else None
+
+
+def free_bytes() -> int:
+    """Return the memory that can still be had: of the machine, or of the container if that is less.
+
+    Pages of files that can be read again are free.
+    """
+    free = _number(_MEMORY_INFO, "MemAvailable:")
+    whole = machine_bytes() - private_bytes() if free is None else free * 1024
+    most = container_bytes()
+    used = None if most is None else _number(_CGROUP_MEMORY.with_name("memory.current"))
+    if most is None or used is None:
+        return whole
+    pages = _number(_CGROUP_MEMORY.with_name("memory.stat"), "inactive_file") or 0
+    return min(whole, most - used + pages)
+
+
+def _number(path: Path, name: str | None = None) -> int | None:
+    """Return the number that a file of the system consists of, or that stands behind a name."""
+    try:
+        words = path.read_text(encoding="ascii").split()
+    except OSError:
+        return None
+    place = 0 if name is None else words.index(name) + 1 if name in words else len(words)
+    return int(words[place]) if place < len(words) else None
 
 
 def require_memory(size: int) -> None:

@@ -24,6 +24,7 @@ class Target:
             instruction, ``dotprod`` of signed ones, ``pairs`` of 16-bit integers, or ``""`` one by
             one.
         bfloat16_dot: whether an instruction adds up two products of bfloat16 in a lane.
+        byte_tables: whether an instruction looks every byte of a register up in two registers.
     """
 
     triple: str
@@ -37,6 +38,7 @@ class Target:
     lane_fma: bool = False
     dot: str = ""
     bfloat16_dot: bool = False
+    byte_tables: bool = False
 
     @property
     def lanes(self) -> int:

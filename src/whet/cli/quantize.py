@@ -201,7 +201,7 @@ def _static(model: Path, values: Mapping[str, Any]) -> Any:
             state=values["state"],
             progress=progress,
             timer=timer,
-            pick=values["goal"],
+            pick=values["goal"] if timer else None,
         )
 
 

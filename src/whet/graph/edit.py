@@ -26,7 +26,7 @@ class RewriteBudget:
     change, so that a pass that is cut short leaves a sound graph.
 
     Args:
-        model: the model; the budget holds for its main graph.
+        model: the model; the budget holds for its main graph and all bodies in it together.
         limit: rewrites allowed.
 
     Attributes:
@@ -36,10 +36,11 @@ class RewriteBudget:
     def __init__(self, model: ir.Model, limit: int) -> None:
         self.spent = 0
         self._limit = limit
-        self._graph = model.graph
+        self._graphs = list(model.graphs())
 
     def __enter__(self) -> Self:
-        self._graph.meta[_BUDGET_KEY] = self
+        for graph in self._graphs:
+            graph.meta[_BUDGET_KEY] = self
         return self
 
     def __exit__(
@@ -48,7 +49,8 @@ class RewriteBudget:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        del self._graph.meta[_BUDGET_KEY]
+        for graph in self._graphs:
+            del graph.meta[_BUDGET_KEY]
         return isinstance(error, _BudgetSpent)
 
     def spend(self) -> None:
@@ -135,6 +137,19 @@ def owner(node: ir.Node) -> ir.Graph:
     if node.graph is None:
         raise ValueError(f"{node.name} is in no graph")
     return node.graph
+
+
+def graph_of(value: ir.Value) -> ir.Graph:
+    """Return the graph that makes a value, is given it or holds it as a constant.
+
+    Raises:
+        ValueError: it is in no graph.
+    """
+    graph = value.graph
+    if graph is None:
+        raise ValueError(f"{value.name} is in no graph")
+    assert isinstance(graph, ir.Graph), "functions are inlined"
+    return graph
 
 
 def scalar(value: ir.Value | None) -> float | int | bool | None:

@@ -17,8 +17,8 @@ LARGE_BYTES = 1 << 30
 
 
 def weight_bytes(model: ir.Model) -> int:
-    """Return the bytes of a graph's constants."""
-    tensors = (v.const_value for v in model.graph.initializers.values())
+    """Return the bytes of a model's constants, those of bodies too."""
+    tensors = (v.const_value for g in model.graphs() for v in g.initializers.values())
     return sum(t.nbytes for t in tensors if t is not None)
 
 
@@ -40,10 +40,18 @@ def save_proto(model: onnx.ModelProto, path: Path) -> None:
     Raises:
         ArtifactError: it cannot be written.
     """
-    if sum(len(t.raw_data) for t in model.graph.initializer) > LARGE_BYTES:
+    if _raw_bytes(model.graph) > LARGE_BYTES:
         _save_beside(ir.from_proto(model), path)
     else:
         write_bytes(path, model.SerializeToString(deterministic=True))
+
+
+def _raw_bytes(graph: onnx.GraphProto) -> int:
+    """Return the bytes of the constants of a graph, and of bodies in it."""
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    bodies = [body for a in attributes for body in (*a.graphs, *([a.g] if a.HasField("g") else []))]
+    own = sum(len(tensor.raw_data) for tensor in graph.initializer)
+    return own + sum(_raw_bytes(body) for body in bodies)
 
 
 def _save_beside(model: ir.Model, path: Path) -> None:

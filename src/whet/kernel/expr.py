@@ -221,18 +221,22 @@ def all_atoms(p: Poly) -> set[Atom]:
 
 def rewrite_leaves(expr: Expr, rewrite: Callable[[Expr], Expr]) -> Expr:
     """Apply a rewrite to every leaf, leaves inside indices included, bottom up."""
+    expr = rewrite_places(expr, lambda e: rewrite_leaves(e, rewrite))
+    if expr.children():
+        return expr.map(lambda e: rewrite_leaves(e, rewrite))
+    return rewrite(expr)
+
+
+def rewrite_places(expr: Expr, rewrite: Callable[[Expr], Expr]) -> Expr:
+    """Apply a rewrite to the expressions inside a node's own indices."""
     mapping: dict[Atom, IndexLike] = {}
     for p in expr.indices():
         for atom in p.atoms:
             if isinstance(atom, Opaque):
-                inner = rewrite_leaves(atom.expr, rewrite)
+                inner = rewrite(atom.expr)
                 if inner is not atom.expr:
                     mapping[atom] = index_of(inner, atom.low, atom.high)
-    if mapping:
-        expr = _replace_indices(expr, mapping)
-    if expr.children():
-        return expr.map(lambda e: rewrite_leaves(e, rewrite))
-    return rewrite(expr)
+    return _replace_indices(expr, mapping) if mapping else expr
 
 
 def _replace_indices(expr: Expr, mapping: Substitution) -> Expr:
@@ -240,6 +244,17 @@ def _replace_indices(expr: Expr, mapping: Substitution) -> Expr:
         conditions = tuple(c.substitute(mapping) for c in expr.conditions)
         return Guard(conditions, expr.then, expr.otherwise, expr.dtype)
     return expr.substitute(mapping)
+
+
+def byte_of(index: Poly) -> Expr | None:
+    """Return the byte that an index is, as where a table of bytes is looked up, else ``None``."""
+    if len(index.terms) != 1:
+        return None
+    ((monomial, factor),) = index.terms
+    if factor != 1 or len(monomial) != 1 or not isinstance(monomial[0], Opaque):
+        return None
+    place: Expr = monomial[0].expr
+    return place if place.dtype == "uint8" else None
 
 
 def index_of(expr: Expr, low: int | None, high: Poly | None) -> Poly:

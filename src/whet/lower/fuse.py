@@ -14,7 +14,18 @@ from whet.dtypes import DTYPES
 from whet.index import ZERO, Atom, IndexLike, as_poly, product, var
 from whet.kernel.blocks import BlockSum, QuantizedRows
 from whet.kernel.dequantized import DequantizedSum
-from whet.kernel.expr import Call, Const, Expr, Guard, Load, Var, depth, rewrite_leaves, walk
+from whet.kernel.expr import (
+    Call,
+    Const,
+    Expr,
+    Guard,
+    Load,
+    Var,
+    byte_of,
+    depth,
+    rewrite_leaves,
+    walk,
+)
 from whet.kernel.filter import Kept
 from whet.kernel.paged import PagedAttend
 from whet.kernel.sort import Sorted
@@ -69,9 +80,16 @@ DEPTH_LIMIT = 64
 
 def work(expr: Expr) -> int:
     """Estimate the instructions of an expression, in simple vector operations."""
-    return sum(
-        (CHEAP if e.op in CHEAP_OPS else DEAR) for e in walk(expr) if isinstance(e, Call)
-    ) + 2 * sum(isinstance(e, Guard) for e in walk(expr))
+    return sum(operation_work(e) for e in walk(expr))
+
+
+def operation_work(node: Expr) -> int:
+    """Estimate the instructions of a single node of an expression."""
+    if isinstance(node, Guard):
+        return 2
+    if not isinstance(node, Call):
+        return 0
+    return CHEAP if node.op in CHEAP_OPS else DEAR
 
 
 def fuse(equations: Equations, *, level: int) -> Equations:
@@ -256,8 +274,14 @@ def _reads_little(source: Tensor) -> bool:
 
 
 def is_view(definition: Definition) -> bool:
-    """Whether elements are only moved, never computed, so that inlining is free."""
-    return all(not isinstance(e, Call | Guard) for e in walk(definition.body))
+    """Whether elements are only moved, never computed, so that inlining is free.
+
+    What is looked up in a table of bytes counts as computed.
+    """
+    body = definition.body
+    if isinstance(body, Load) and any(byte_of(p) is not None for p in body.index):
+        return False
+    return all(not isinstance(e, Call | Guard) for e in walk(body))
 
 
 def _is_repeated(source: Tensor, reader: Definition) -> bool:

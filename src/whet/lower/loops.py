@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from whet.index import Atom, Axis, Div, IndexLike, Mod, Opaque, Poly, as_poly, var
-from whet.kernel.expr import Expr, Read, walk
+from whet.kernel.expr import Expr, Read, byte_of, walk
 from whet.kernel.spec import Store
 from whet.lower.storage import magnitude
 
@@ -74,6 +74,8 @@ def _mergeable(
             return False
     for address in indices.addresses:
         p = address.substitute(substitution)
+        if byte_of(p) is not None:
+            continue
         if any(
             isinstance(a, Opaque) and (a.expr.depends_on(outer) or a.expr.depends_on(inner))
             for a in p.atoms
@@ -122,9 +124,14 @@ def _divisor(axis: Axis, indices: Indices) -> int | None:
 
 
 def lane_cost(axis: Axis, addresses: Iterable[Poly], lanes: int) -> float:
-    """Estimate memory cost per element with lanes along an axis; lower is better."""
+    """Estimate memory cost per element with lanes along an axis; lower is better.
+
+    Bytes are looked up in a table alike whatever axis they lie along.
+    """
     total = 0.0
     for p in addresses:
+        if byte_of(p) is not None:
+            continue
         if axis not in p.atoms and not any(isinstance(a, Opaque) for a in p.atoms):
             total += BROADCAST_COST
         elif not p.is_affine_in(axis):

@@ -16,6 +16,7 @@ from whet.kernel.tensor import Definition, Product, Tensor, axes_for
 from whet.limits import Budget
 from whet.lower.add_products import add_products
 from whet.lower.build import build_equations, plain_equations
+from whet.lower.byte_tables import tabulate_bytes
 from whet.lower.chains import Chaining, chain_products
 from whet.lower.choose import choose_by_shape
 from whet.lower.computed_copies import compute_in_copies
@@ -162,7 +163,8 @@ def lower_equations(
     if level >= MERGE_LEVEL:
         merge_groups(equations, target.lanes)
     _embed_scalars(equations)
-    equations, rewrites = fuse(equations, level=level), rewrites_within(schedules.rewrites)
+    rewrites = rewrites_within(schedules.rewrites)
+    equations = fuse(tabulate_bytes(equations, rewrites, target), level=level)
     equations = fuse_quantised_norms(equations, rewrites)
     equations = fuse_quantised_products(equations, rewrites, target)
     equations = merge_terms(inline_parts(equations, rewrites))

@@ -52,7 +52,9 @@ class _Draft:
         )
 
     def reads(self, exprs: Sequence[Expr]) -> list[Poly]:
-        return [e.address for root in exprs for e in walk(root) if isinstance(e, Read)]
+        """Return what is read, once however often an expression uses it."""
+        found = dict.fromkeys(e for root in exprs for e in walk(root) if isinstance(e, Read))
+        return [read.address for read in found]
 
 
 def build_nest(

@@ -23,7 +23,7 @@ import numpy as np
 
 from whet.dtypes import DTYPES
 from whet.index import product
-from whet.kernel.expr import Call, Const, Expr, Load, Var
+from whet.kernel.expr import Call, Const, Expr, Load, Var, rewrite_places
 from whet.kernel.spec import ACCUMULATOR, BYTES_OF_DOT
 from whet.kernel.tensor import Product
 from whet.lower.equations import Equations
@@ -87,6 +87,8 @@ def shortened(expr: Expr, sums: Range | None = None) -> Expr:
     through = _through_byte(expr, sums)
     if through is not None:
         return shortened(through, sums)
+    if isinstance(expr, Load):
+        return rewrite_places(expr, lambda e: shortened(e, sums))
     inner = _without_shift(expr.map(lambda e: shortened(e, sums)))
     return _saturated(_rounded_once(inner, sums), sums)
 

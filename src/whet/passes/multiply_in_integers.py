@@ -52,7 +52,7 @@ class Integers:
         x: its first operand.
         w: its second operand.
         scale: of the sums; along ``axis`` if it has rank 1.
-        axis: the channels of the result.
+        axis: the channels of the result; -1 for its last axis.
         bias: added to the sums, or ``None``.
         addend: added to the dequantised sums, or ``None``.
     """
@@ -67,8 +67,8 @@ class Integers:
 
 
 def multiply_in_integers(model: ir.Model) -> int:
-    """Rewrite every product of the main graph that integers can do; return how many."""
-    return rewrite_all(model, integer_form, _rewrite)
+    """Rewrite every product that integers can do, those in bodies too; return how many."""
+    return rewrite_all(model, integer_form, _rewrite, bodies=True)
 
 
 def integer_form(node: ir.Node) -> Integers | Miss:
@@ -115,8 +115,8 @@ def _conv(node: ir.Node, x: Linear8, w: Linear8) -> Integers | Miss:
 
 
 def _matrices(node: ir.Node, x: Linear8, w: Linear8) -> Integers | Miss:
-    dims, result = rank(w.source), rank(node.outputs[0])
-    if dims is None or dims < 2 or (rank(x.source) or 0) < 2 or result is None:
+    dims, known, result = rank(w.source), rank(x.source), rank(node.outputs[0])
+    if dims is None or dims < 2 or (known is not None and known < 2):
         return Miss(f"{node.name} multiplies a vector")
     gemm = node.op_type == "Gemm"
     column = 0 if gemm and _flag(node, "transB") else dims - 1
@@ -125,7 +125,8 @@ def _matrices(node: ir.Node, x: Linear8, w: Linear8) -> Integers | Miss:
     addend = node.inputs[2] if gemm and len(node.inputs) > 2 else None
     if gemm and addend is not None and _number(node, "beta") != 1.0:
         return Miss(f"beta of {node.name} is not 1")
-    return _with_bias(node, x, w, (result - 1, addend))
+    axis = 1 if gemm else -1 if result is None else result - 1
+    return _with_bias(node, x, w, (axis, addend))
 
 
 def _with_bias(
@@ -164,7 +165,7 @@ def _rewrite(form: Integers, names: Names) -> None:
         dims = [-1, *[1] * ((rank(old) or 2) - 2)]
         total = _added(make, total, _reshaped(make, moved, dims), ir.DataType.INT32)
     if form.bias is not None:
-        dims = [1] * (rank(old) or 1)
+        dims = [1] * (rank(form.w.source) or 1)
         dims[form.axis] = -1
         total = _added(make, total, _shaped(make, form, dims), ir.DataType.INT32)
     name = names.fresh(f"{old.name}_float")
@@ -174,7 +175,7 @@ def _rewrite(form: Integers, names: Names) -> None:
     if form.addend is not None:
         addend = form.addend
         if node.op_type == "Conv":
-            dims = [1, -1, *[1] * ((rank(old) or 2) - 2)]
+            dims = [1, -1, *[1] * ((rank(form.w.source) or 2) - 2)]
             addend = _reshaped(make, addend, dims)
         output = _added(make, output, _cast(make, addend, ir.DataType.FLOAT), ir.DataType.FLOAT)
     output = _cast(make, output, old.dtype or ir.DataType.FLOAT)

@@ -116,6 +116,7 @@ REWRITES = (
 
 LOWERING = MappingProxyType(
     {
+        "tabulate_bytes": 2,
         "fuse_quantised_norms": 2,
         "fuse_quantised_products": 2,
         "fuse_query_rotation": 2,

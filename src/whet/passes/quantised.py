@@ -101,15 +101,25 @@ def rewrite_all(
     model: ir.Model,
     find: Callable[[ir.Node], Found | Miss],
     rewrite: Callable[[Found, Names], None],
+    *,
+    bodies: bool = False,
 ) -> int:
-    """Rewrite every node of the main graph in which something is found; return how many."""
+    """Rewrite every node in which something is found; return how many.
+
+    Args:
+        model: the model.
+        find: looks at a node.
+        rewrite: changes what was found.
+        bodies: whether bodies of If, Loop and Scan are looked at too, not the main graph alone.
+    """
     names = Names(model)
     count = 0
-    for node in list(model.graph):
-        found = find(node)
-        if not isinstance(found, Miss):
-            rewrite(found, names)
-            count += 1
+    for graph in list(model.graphs()) if bodies else [model.graph]:
+        for node in list(graph):
+            found = find(node)
+            if not isinstance(found, Miss):
+                rewrite(found, names)
+                count += 1
     return count
 
 

@@ -20,7 +20,7 @@ from whet.options import Options
 from whet.quantize.config import Choice, QuantizeConfig, config_from_dict
 from whet.quantize.data import Source
 from whet.quantize.images import ImageOptions
-from whet.quantize.judge import Choices, Judge
+from whet.quantize.judge import Choices, Evaluation, Judge, read_scores
 from whet.quantize.layers import Skipped
 from whet.quantize.measured import (
     GOALS,
@@ -38,6 +38,7 @@ from whet.quantize.static import (
     Request,
     Shapes,
     calibration_data,
+    draft,
     input_specs,
     prepare,
 )
@@ -141,10 +142,16 @@ def quantize(
         WhetError: the model, the data or a setting is not valid, or the target cannot be reached.
     """
     request = _request(model, calibration, config, more)
-    pick = more.get("pick") or "speed"
+    pick, timer = more.get("pick") or "speed", more.get("timer")
     if pick not in GOALS:
         raise OptionError(f"there is no goal {pick!r}", hint=nearest(pick, GOALS))
-    goal = Goal(max_drop, metric, evaluation, timer=more.get("timer"), pick=pick)
+    if timer is None and more.get("pick") is not None:
+        raise OptionError("pick changes nothing alone", where="pick", hint="give a timer")
+    if timer is None and max_drop is None:
+        for name, idle in {"evaluation": evaluation is None, "metric": metric == "top1"}.items():
+            if not idle:
+                raise OptionError(f"{name} changes nothing alone", where=name, hint="give max_drop")
+    goal = Goal(max_drop, metric, evaluation, timer=timer, pick=pick)
     return run(request, goal, _folder(more.get("state")))
 
 
@@ -210,14 +217,11 @@ def run(request: Request, goal: Goal, state: Path | None = None) -> Quantized:
         WhetError: as ``quantize`` does.
     """
     limit = _limit(goal)
-    judged = limit is not None or goal.timer is not None
-    if judged:
-        find_metric(goal.metric)
-    ready = prepare(request)
-    if not judged:
-        return finish(ready, dict(ready.plan.choices))
-    judge = make_judge(ready, request, goal, state)
-    base = judge.begin(ready.base)
+    if limit is None and goal.timer is None:
+        ready = prepare(request, draft(request))
+        return finish(ready, dict(request.config.layers))
+    ready, judge = _judged(request, goal, state)
+    base = judge.baseline.score
     fixed = request.config.layers
     layers = [(x.name, x.op) for x in ready.plan.layers if x.name not in fixed]
     choices: dict[str, str] = {name: "int8" for name, _ in layers}
@@ -243,25 +247,35 @@ def _limit(goal: Goal) -> float | None:
     return None if goal.max_drop is None else parse_drop(str(goal.max_drop))
 
 
-def make_judge(ready: Prepared, request: Request, goal: Goal, state: Path | None) -> Judge:
-    """Return what judges variants of a prepared model."""
+def _judged(request: Request, goal: Goal, state: Path | None) -> tuple[Prepared, Judge]:
+    """Calibrate a model; return it and what judges variants of it.
+
+    The float model is judged before, as calibration may take long: data and metrics of no use are
+    found then.
+    """
+    metric, memory = find_metric(goal.metric), None if state is None else state / "scores.json"
+    known, found = read_scores(memory), draft(request)
     given = request.calibration if goal.evaluation is None else goal.evaluation
     changed = msgspec.structs.replace(request.config, samples=goal.samples)
-    data = calibration_data(
-        Request(request.source, given, changed, images=request.images), input_specs(ready.base)
-    )
+    judged = Request(request.source, given, changed, images=request.images)
+    name = "calibration" if goal.evaluation is None else "evaluation"
+    data = calibration_data(judged, input_specs(found.base), name)
+    evaluation = Evaluation(data, metric, request.options)
+    baseline = evaluation.baseline(found.base)
+    ready = prepare(request, found)
     digest = hashlib.sha256(msgspec.json.encode(request.config))
     for name, grid in sorted(ready.plan.grids.items()):
         digest.update(f"{name} {grid.scale} {grid.zero}".encode())
     digest.update(metric_source(goal.metric))
-    return Judge(
-        data=data,
-        metric=find_metric(goal.metric),
-        options=request.options,
+    judge = Judge(
+        evaluation=evaluation,
+        baseline=baseline,
         write=lambda choices: ready.write(choices={**request.config.layers, **choices}),
-        memory=None if state is None else state / "scores.json",
-        key=digest.hexdigest(),
+        memory=memory,
+        key=digest.hexdigest() + baseline.digest(),
+        known=known,
     )
+    return ready, judge
 
 
 def finish(

@@ -39,13 +39,13 @@ def scale_activations(
     """
     by_name = {layer.name: layer for layer in layers}
     count = 0
-    for node in model.graph:
+    for node in model.graph.all_nodes():
         if node.op_type not in _NORMS or node.domain or not scales_alone(node):
             continue
         readers = matrix_readers(node.outputs[0], by_name)
-        if not readers:
+        moments = seen.moments.get(readers[0].name or "") if readers else None
+        if moments is None:
             continue
-        moments = seen.moments[readers[0].name or ""]
         mean = moments.absolute[0] / max(moments.rows, 1)
         gram = moments.gram[0].astype(np.float64)
         matrices = [_matrix(r, by_name[r.name or ""]) for r in readers]

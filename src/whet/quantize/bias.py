@@ -17,10 +17,12 @@ from whet.graph.edit import (
     add_initializer,
     constant_array,
     make_node,
+    owner,
     rank,
     static_shape,
     value_like,
 )
+from whet.quantize.bodies import all_nodes
 from whet.quantize.layers import bias_of, is_constant, is_float32
 from whet.quantize.moments import matrix_of, weight_of
 from whet.quantize.observe import Observations
@@ -36,7 +38,7 @@ def add_biases(model: ir.Model) -> int:
         How many were given one.
     """
     names, count = Names(model), 0
-    for node in list(model.graph):
+    for node in list(model.graph.all_nodes()):
         size = _outputs_of(node)
         if not size or bias_of(node) is not None or len(node.inputs) > 2:
             continue
@@ -44,7 +46,7 @@ def add_biases(model: ir.Model) -> int:
             model.graph, np.zeros(size, np.float32), names.fresh(f"{node.name}_bias")
         )
         if node.op_type == "MatMul":
-            _add_behind(model.graph, node, zeros, names)
+            _add_behind(owner(node), node, zeros, names)
         else:
             node.resize_inputs(3)
             node.replace_input_with(2, zeros)
@@ -81,7 +83,7 @@ def corrected_biases(base: ir.Model, plan: Plan, seen: Observations) -> Plan:
     """Return a plan whose biases make up for the mean error; the same one if that is not asked."""
     if not plan.config.bias_correction:
         return plan
-    nodes = {node.name: node for node in base.graph}
+    nodes = all_nodes(base)
     biases: dict[str, Array] = dict(plan.biases)
     for layer in plan.active().values():
         moments, node = seen.moments.get(layer.name), nodes[layer.name]

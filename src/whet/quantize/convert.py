@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,8 @@ from whet.graph.save import save_proto, weight_bytes
 from whet.optimize.optimize import optimize_graph
 from whet.quantize.api import Goal
 from whet.quantize.floats import convertible, in_bodies, largest_values, unfit, write_floats
-from whet.quantize.judge import Judge
+from whet.quantize.judge import Baseline, Evaluation, Judge
+from whet.quantize.observe import Progress
 from whet.quantize.scores import find_metric
 from whet.quantize.static import Request, calibration_data, input_specs
 from whet.quantize.target import Search, TargetReport, parse_drop
@@ -76,7 +77,7 @@ def convert_weights(request: Request, config: WeightConfig) -> Converted:
         WhetError: as ``quantize_weights`` does.
     """
     made = quantize_weights(request, config)
-    count = sum(_reads_blocks(node) for node in made.model.graph)
+    count = sum(_reads_blocks(node) for node in made.model.graph.all_nodes())
     report = ConvertReport(
         mode="weights", converted=count, floats=dict(made.left),
         bytes_before=weight_bytes(made.base), bytes_after=weight_bytes(made.model),
@@ -101,8 +102,9 @@ def convert_floats(request: Request, kind: FloatKind, goal: Goal) -> Converted:
     base = optimize_graph(request.source, shapes=request.shapes).model
     if request.calibration is None:
         request = replace(request, calibration=goal.evaluation)
+    begun = None if goal.max_drop is None else _begin(request, goal, base)
     largest = {}
-    if request.calibration is not None or goal.max_drop is not None:
+    if request.calibration is not None or begun is not None:
         data = calibration_data(request, input_specs(base))
         largest = largest_values(base, data, request.options)
     stay = unfit(base, kind, largest)
@@ -115,8 +117,8 @@ def convert_floats(request: Request, kind: FloatKind, goal: Goal) -> Converted:
             else "nodes that read float32 can be, outside of bodies",
         )
     target = None
-    if goal.max_drop is not None:
-        target = _search(request, kind, goal, (base, nodes))
+    if begun is not None:
+        target = _search(begun, kind, nodes, request.progress)
         stay |= {n: "the target" for n, c in target.choices.items() if c == "float"}
     chosen = [name for name in nodes if name not in stay]
     made = write_floats(base, kind, chosen)
@@ -129,24 +131,37 @@ def convert_floats(request: Request, kind: FloatKind, goal: Goal) -> Converted:
     return Converted(ir.to_proto(made), report)
 
 
-def _search(
-    request: Request, kind: FloatKind, goal: Goal, graph: tuple[ir.Model, list[str]]
-) -> TargetReport:
-    base, nodes = graph
-    ops = {node.name: node.op_type for node in base.graph}
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A float model that was judged, and what others may lose against it."""
+
+    base: ir.Model
+    evaluation: Evaluation
+    baseline: Baseline
+    limit: float
+
+
+def _begin(request: Request, goal: Goal, base: ir.Model) -> _Begun:
+    """Judge the float model before its values are seen, so that useless data is found first."""
+    limit, metric = parse_drop(str(goal.max_drop)), find_metric(goal.metric)
     given = request.calibration if goal.evaluation is None else goal.evaluation
-    evaluated = Request(request.source, given, request.config, images=request.images)
+    config = msgspec.structs.replace(request.config, samples=goal.samples)
+    evaluated = Request(request.source, given, config, images=request.images)
+    name = "calibration" if goal.evaluation is None else "evaluation"
+    data = calibration_data(evaluated, input_specs(base), name)
+    evaluation = Evaluation(data, metric, request.options)
+    return _Begun(base, evaluation, evaluation.baseline(base), limit)
+
+
+def _search(
+    begun: _Begun, kind: FloatKind, nodes: Sequence[str], progress: Progress
+) -> TargetReport:
+    ops = {node.name: node.op_type for node in begun.base.graph}
 
     def write(choices: Mapping[str, str]) -> ir.Model:
-        return write_floats(base, kind, [n for n in nodes if choices.get(n) != "float"])
+        return write_floats(begun.base, kind, [n for n in nodes if choices.get(n) != "float"])
 
-    judge = Judge(
-        data=calibration_data(evaluated, input_specs(base)),
-        metric=find_metric(goal.metric),
-        options=request.options,
-        write=write,
-    )
-    score = judge.begin(base)
+    judge = Judge(begun.evaluation, begun.baseline, write)
     layers = [(name, ops[name]) for name in nodes]
-    limit = parse_drop(str(goal.max_drop))
-    return Search(judge, layers, score, limit, low=kind, progress=request.progress).run()
+    search = Search(judge, layers, begun.baseline.score, begun.limit, low=kind, progress=progress)
+    return search.run()

@@ -12,7 +12,7 @@ import numpy as np
 
 from whet.array_files import load_arrays
 from whet.dtypes import numpy_dtype
-from whet.errors import InputError, nearest
+from whet.errors import InputError, WhetError, nearest
 from whet.program.records import TensorSpec
 from whet.quantize.images import IMAGE_SUFFIXES, ImageOptions, read_image
 from whet.words import counted
@@ -35,11 +35,13 @@ class Batch:
         feeds: an array for each input.
         labels: what is right, one a sample; ``None`` where that is not known.
         where: where the first of them came from.
+        labelled: how many have a label.
     """
 
     feeds: dict[str, Array]
     labels: Array | None
     where: str
+    labelled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class CalibrationData:
         batch: samples a batch, where the model leaves that open.
         limit: most samples that are read; 0 for all.
         images: how images become inputs.
+        name: what errors call data that has no path.
     """
 
     source: Source
@@ -59,6 +62,7 @@ class CalibrationData:
     batch: int = 8
     limit: int = 0
     images: ImageOptions = field(default_factory=ImageOptions)
+    name: str = "calibration"
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches of the size that the model takes; a rest that does not fill one is left.
@@ -90,8 +94,12 @@ class CalibrationData:
                 f"a batch of {size} is more than {counted(count, 'sample')}"
                 if count
                 else "there is no data",
-                where=_name(self.source),
-                hint="give .npy, .npz or image files, or arrays",
+                where=os.fspath(self.source)
+                if isinstance(self.source, str | os.PathLike)
+                else self.name,
+                hint="let the function return a new iterator each time"
+                if callable(self.source)
+                else "give .npy, .npz or image files, or arrays",
             )
 
     def _open(self) -> bool:
@@ -111,9 +119,12 @@ class CalibrationData:
             spec.name: np.ascontiguousarray(np.stack([s[spec.name] for s, _ in waiting]))
             for spec in self.specs
         }
+        where = waiting[0][1]
+        if LABELS[0] in feeds:  # the model has such an input
+            return Batch(feeds, None, where)
         labels = [s[LABELS[0]] for s, _ in waiting if LABELS[0] in s]
-        whole = len(labels) == len(waiting) and LABELS[0] not in feeds
-        return Batch(feeds, np.stack(labels) if whole else None, waiting[0][1])
+        whole = len(labels) == len(waiting)
+        return Batch(feeds, np.stack(labels) if whole else None, where, len(labels))
 
     def _samples(self) -> Iterator[tuple[Sample, str]]:
         """Yield samples without their batch dimension, and where each came from."""
@@ -121,10 +132,10 @@ class CalibrationData:
         if isinstance(source, str | os.PathLike):
             yield from self._of_path(Path(source))
         elif isinstance(source, np.ndarray | Mapping | tuple):
-            yield from self._of_item(source, "calibration")
+            yield from self._of_item(source, self.name)
         else:
-            for number, item in enumerate(source() if callable(source) else _again(source)):
-                yield from self._of_item(item, f"calibration item {number}")
+            for number, item in enumerate(_items(source, self.name)):
+                yield from self._of_item(item, f"{self.name} item {number}")
 
     def _of_path(self, path: Path) -> Iterator[tuple[Sample, str]]:
         if path.is_dir():
@@ -201,22 +212,48 @@ class CalibrationData:
                 raise InputError(
                     f"the input {name!r} is missing", where=where, hint=nearest(name, arrays)
                 )
-        return arrays, None if labels is None else np.atleast_1d(np.asarray(labels))
+        return arrays, None if labels is None else _labels(labels, where)
 
 
-def _again(source: Iterable[Any]) -> Iterator[Any]:
+def _labels(given: Any, where: str) -> Array:
+    try:
+        return np.atleast_1d(np.asarray(given))
+    except ValueError as error:
+        raise InputError(
+            f"labels are no array: {error}", where=where, hint="give labels of one shape"
+        ) from error
+
+
+def _items(source: Iterable[Any] | Callable[[], Iterable[Any]], name: str) -> Iterator[Any]:
+    """Yield what an iterable or a function gives; what goes wrong in it is one clear error."""
+    number = 0
+    try:
+        for item in source() if callable(source) else _again(source, name):
+            yield item
+            number += 1
+    except WhetError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the data fails: {type(error).__name__}: {error}",
+            where=f"{name} item {number}",
+            hint="give a list, or a function without arguments that returns an iterator",
+        ) from error
+
+
+def _again(source: Iterable[Any], name: str) -> Iterator[Any]:
     """Begin an iterable anew; an iterator can be read once only."""
     if not isinstance(source, Iterable):
         raise InputError(
             f"{type(source).__name__} is no calibration data",
-            where="calibration",
+            where=name,
             hint="give a path, an array, a list of arrays or a function that returns an iterator",
         )
     made = iter(source)
     if made is source:
         raise InputError(
             "an iterator can be read once, calibration may read several times",
-            where="calibration",
+            where=name,
             hint="give a list, or a function that returns a new iterator",
         )
     return made
@@ -230,10 +267,6 @@ def _listed(folder: Path) -> list[Path]:
         raise InputError(
             f"cannot read the folder: {error.strerror or error}", where=str(folder)
         ) from error
-
-
-def _name(source: Source) -> str:
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else "calibration"
 
 
 def _split(array: Array, spec: TensorSpec, where: str) -> Array:

@@ -11,7 +11,6 @@ import onnx_ir as ir
 from whet.graph.edit import constant_array, constant_tensor, ints, rank, single_user, static_shape
 from whet.graph.match import Miss
 from whet.kernel.integer_attention import QUAD_WORDS
-from whet.quantize.bodies import body_nodes
 from whet.quantize.config import QuantizeConfig
 from whet.quantize.grid import LIMITS, Grid
 
@@ -68,13 +67,16 @@ def find_layers(
     """Return the layers of an optimised graph in its order, and the products that are none."""
     found: dict[str, Layer] = {}
     skipped: list[Skipped] = []
-    for node in model.graph:
+    for node in model.graph.all_nodes():
+        inside = node.graph is not model.graph
         if node.op_type in _DONE:
             skipped.append(Skipped(node.name or "", node.op_type, "it is quantised already"))
         finder = _FINDERS.get(node.op_type) if node.domain == "" else None
-        if finder is None:
+        if finder is None or (inside and node.op_type not in PRODUCTS):
             continue
         layer = finder(node, config)
+        if inside and isinstance(layer, Layer) and layer.weight is None:
+            layer = layer if config.activation_products else Miss(_BOTH_FACTORS)
         if node.op_type in config.skip_ops:
             layer = Miss("its operator is left alone")
         if isinstance(layer, Layer) and layer.weight is not None:
@@ -83,13 +85,8 @@ def find_layers(
             found[layer.name] = layer
         else:
             skipped.append(Skipped(node.name or "", node.op_type, layer.why))
-    skipped += [
-        Skipped(node.name or "", node.op_type, why)
-        for node, why in body_nodes(model)
-        if node.domain == "" and node.op_type in PRODUCTS
-    ]
     _add_followers(model, found, config)
-    order = [node.name for node in model.graph if node.name in found]
+    order = [node.name for node in model.graph.all_nodes() if node.name in found]
     return tuple(found[name] for name in order if name), tuple(skipped)
 
 
@@ -150,6 +147,7 @@ def given_grid(value: ir.Value) -> Grid | None:
     return Grid(steps.numpy().reshape(()), np.asarray(middle, np.int32), kind)
 
 
+_BOTH_FACTORS = "both factors are activations; activation_products includes it"
 _NOT_FINITE = "its weight has NaN or infinity"
 
 
@@ -246,7 +244,7 @@ def _matmul(node: ir.Node, config: QuantizeConfig) -> Layer | Miss:
         wanted = False
     if not is_constant(node.inputs[0]) and not is_constant(node.inputs[1]):
         if not (_in_integer_attention(node) if wanted is None else wanted):
-            return Miss("both factors are activations; activation_products includes it")
+            return Miss(_BOTH_FACTORS)
         if not all(is_float32(v) for v in node.inputs):
             return Miss("its factors are not float32")
         return Layer(node.name or "", node.op_type, (0, 1))
@@ -329,6 +327,10 @@ _FOLLOWERS: dict[str, Callable[[ir.Node], tuple[int, ...]]] = {
     "Resize": lambda node: (0,),
 }
 """Operators that keep data in 8 bits where their neighbours do: which inputs are activations."""
+
+
+QUANTISED = frozenset({*_FINDERS, *_FOLLOWERS})
+"""Operators that become layers."""
 
 
 def _is_wanted(value: ir.Value, found: dict[str, Layer]) -> bool:

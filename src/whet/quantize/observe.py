@@ -13,9 +13,10 @@ import numpy as np
 import onnx_ir as ir
 
 from whet.array_files import load_arrays
-from whet.driver import compile as compile_model
 from whet.errors import ArtifactError, InputError, ModelError
 from whet.options import Options
+from whet.quantize.bodies import all_nodes
+from whet.quantize.body_runs import BodyRuns
 from whet.quantize.config import QuantizeConfig
 from whet.quantize.data import Batch, CalibrationData, array_bytes
 from whet.quantize.histogram import Histogram, restored
@@ -25,6 +26,8 @@ from whet.whole_files import write_whole
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[str, int, int], None]
+
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 _SAVE_EVERY = 16
 """Batches between two writes of the state."""
@@ -68,7 +71,7 @@ class Observer:
 
 def wanted_values(model: ir.Model, layers: tuple[Layer, ...]) -> dict[str, ir.Value]:
     """Return the values whose ranges are needed: those that layers read, before movers."""
-    nodes = {node.name: node for node in model.graph}
+    nodes = all_nodes(model)
     wanted: dict[str, ir.Value] = {}
     for layer in layers:
         for position in layer.activations:
@@ -91,22 +94,22 @@ def observe(
     values = wanted_values(model, layers)
     readers = _product_inputs(model, layers) if how.config.needs_moments else {}
     names = sorted({*values, *readers.values()})
-    program = compile_model(_with_outputs(model, names), options=how.options)
-    given = {v.name for v in model.graph.inputs}
+    runs = BodyRuns(model, names, how.options)
     key = _key(model, names, how.config) if how.state is not None else ""
     found = _resumed(how.state, key)
-    nodes = {str(node.name): node for node in model.graph}
+    nodes = all_nodes(model)
     chosen = {x.name: (nodes[x.name], x) for x in layers}
     seen = _Seen(how.state, found)
     for number, batch in enumerate(data.batches()):
         if seen.before(batch):
             continue
-        results = {**program.run(batch.feeds), **{n: batch.feeds[n] for n in names if n in given}}
-        _check_finite(results, names, batch)
-        for name in values:
-            found.histograms.setdefault(name, Histogram()).add(results[name])
-        for layer, name in readers.items():
-            _add_rows(found.moments, chosen[layer], results[name], how.config.seed + number)
+        for results in runs.run(batch.feeds):
+            _check_finite(results, batch)
+            for name in values.keys() & results.keys():
+                found.histograms.setdefault(name, Histogram()).add(results[name])
+            for layer, name in readers.items():
+                if name in results:
+                    _add_rows(found.moments, chosen[layer], results[name], how.config.seed + number)
         found.batches += 1
         found.samples += _size(batch)
         how.progress("calibrate", found.batches, 0)
@@ -149,7 +152,7 @@ class _Seen:
         return ModelError(
             "the calibration state is of other data",
             where=str(self._state),
-            hint="delete it to start again, or name another file",
+            hint="delete it to start again, or name another folder",
         )
 
 
@@ -171,7 +174,7 @@ def _add_rows(
 
 
 def _product_inputs(model: ir.Model, layers: tuple[Layer, ...]) -> dict[str, str]:
-    nodes = {node.name: node for node in model.graph}
+    nodes = all_nodes(model)
     found: dict[str, str] = {}
     for layer in layers:
         if layer.weight is not None and layer.activations:
@@ -180,20 +183,9 @@ def _product_inputs(model: ir.Model, layers: tuple[Layer, ...]) -> dict[str, str
     return found
 
 
-def _with_outputs(model: ir.Model, names: list[str]) -> ir.Model:
-    """Return a copy that gives some values too; fusion leaves what is an output in place."""
-    made = model.clone()
-    known = {v.name for v in (*made.graph.outputs, *made.graph.inputs)}
-    for node in made.graph:
-        made.graph.outputs.extend(
-            v for v in node.outputs if v.name in names and v.name not in known
-        )
-    return made
-
-
-def _check_finite(results: Mapping[str, Array], names: list[str], batch: Batch) -> None:
-    for name in names:
-        if not np.isfinite(results[name]).all():
+def _check_finite(results: Mapping[str, Array], batch: Batch) -> None:
+    for name, array in results.items():
+        if not np.isfinite(array).all():
             raise InputError(
                 f"the float model computes NaN or infinity in {name!r}",
                 where=batch.where,
@@ -204,14 +196,15 @@ def _check_finite(results: Mapping[str, Array], names: list[str], batch: Batch) 
 def _key(model: ir.Model, names: list[str], config: QuantizeConfig) -> str:
     """Return what a state must have in common with a calibration that goes on from it."""
     digest = hashlib.sha256()
-    for node in model.graph:
+    for node in model.graph.all_nodes():
         digest.update(f"{node.op_type} {node.name} {[v and v.name for v in node.inputs]}".encode())
-        digest.update(
-            f"{sorted((a.name, str(a.value)) for a in node.attributes.values())}".encode()
-        )
-    for value in model.graph.initializers.values():
-        if value.const_value is not None:
-            digest.update(np.ascontiguousarray(value.const_value.numpy()).tobytes())
+        plain = [a for a in node.attributes.values() if a.type not in _GRAPHS]
+        digest.update(f"{sorted((a.name, str(a.value)) for a in plain)}".encode())
+    for graph in model.graphs():
+        digest.update(f"{[v.name for v in (*graph.inputs, *graph.outputs)]}".encode())
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                digest.update(np.ascontiguousarray(value.const_value.numpy()).tobytes())
     facts = [names, config.batch, config.samples, config.seed, config.needs_moments]
     digest.update(json.dumps(facts).encode())
     return digest.hexdigest()
@@ -243,7 +236,7 @@ def _resumed(path: Path | None, key: str) -> Observations:
         raise ModelError(
             "the calibration state is of another model or configuration",
             where=str(path),
-            hint="delete it to start again, or name another file",
+            hint="delete it to start again, or name another folder",
         )
     try:
         return _restored(arrays)

@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from whet.graph.edit import constant_array
+from whet.quantize.bodies import all_nodes
 from whet.quantize.grid import LIMITS, Grid, storage_type
 from whet.quantize.layers import Layer, root_of
 from whet.quantize.moments import Moments, damped, matrix_back, matrix_of, weight_of
@@ -32,7 +33,7 @@ def rounded_layers(base: ir.Model, plan: Plan, seen: Observations) -> Plan:
     kind = plan.config.rounding
     if kind == "nearest":
         return plan
-    nodes = {node.name: node for node in base.graph}
+    nodes = all_nodes(base)
     numbers = dict(plan.numbers)
     for layer in plan.layers:
         moments = seen.moments.get(layer.name)

@@ -67,7 +67,8 @@ def _classes(scores: Array) -> Array:
 def cosine(outputs: Outputs, references: Outputs, labels: Array | None) -> float:
     """Return the mean cosine between the outputs of a sample and those of the float model.
 
-    Texts have none; where all outputs are texts the cosine is 1.
+    Texts have none; where all outputs are texts the cosine is 1. That of outputs of another shape,
+    as what a model selects may have, is 0.
     """
     found = [
         _cosines(outputs[name], golden)
@@ -78,6 +79,8 @@ def cosine(outputs: Outputs, references: Outputs, labels: Array | None) -> float
 
 
 def _cosines(a: Array, b: Array) -> float:
+    if a.shape != b.shape:
+        return 0.0
     left = a.reshape(len(a), -1).astype(np.float64)
     right = b.reshape(len(b), -1).astype(np.float64)
     lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
@@ -144,18 +147,33 @@ def _guarded(function: Callable[..., Any], where: str) -> Metric:
 
     def metric(outputs: Outputs, references: Outputs, labels: Array | None) -> float:
         try:
-            found = float(function(_locked(outputs), _locked(references), labels))
+            given = None if labels is None else _locked({"": labels})[""]
+            found = float(function(_locked(outputs), _locked(references), given))
         except (Exception, SystemExit) as error:
             raise OptionError(
                 f"the metric fails: {type(error).__name__}: {error}",
                 where=where,
                 hint=_SIGNATURE,
             ) from error
-        if np.isnan(found):
-            raise OptionError("the metric is no number", where=where, hint=_SIGNATURE)
         return found
 
     return metric
+
+
+def joined_labels(parts: Sequence[Array]) -> Array | None:
+    """Return the labels of several batches as one array; ``None`` if there are none.
+
+    Raises:
+        InputError: their shapes differ in more than the number of samples.
+    """
+    shapes = sorted({array.shape[1:] for array in parts})
+    if len(shapes) > 1:
+        raise InputError(
+            f"labels have the shapes {list(shapes[0])} and {list(shapes[-1])}",
+            where="evaluation",
+            hint="give all samples labels of one shape",
+        )
+    return np.concatenate(parts) if parts else None
 
 
 def _locked(outputs: Outputs) -> dict[str, Array]:
@@ -167,13 +185,16 @@ def _locked(outputs: Outputs) -> dict[str, Array]:
 
 
 def score(metric: Metric, outputs: Outputs, references: Outputs, labels: Array | None) -> Score:
-    """Judge the outputs of a variant."""
+    """Judge the outputs of a variant; one that is no number is worse than all others."""
     value = metric(outputs, references, labels)
-    return Score(value, distance(outputs, references))
+    return Score(-np.inf if np.isnan(value) else value, distance(outputs, references))
 
 
 def distance(outputs: Outputs, references: Outputs) -> float:
-    """Return ``|a - g| / |g|``, the mean over outputs of floats; infinite if one is not finite."""
+    """Return ``|a - g| / |g|``, the mean over outputs of floats.
+
+    It is infinite if one is not finite, or has another shape, as what a model selects may.
+    """
     found = [
         _relative(outputs[name], golden)
         for name, golden in references.items()
@@ -183,6 +204,8 @@ def distance(outputs: Outputs, references: Outputs) -> float:
 
 
 def _relative(a: Array, g: Array) -> float:
+    if a.shape != g.shape:
+        return float("inf")
     left, right = a.astype(np.float64), g.astype(np.float64)
     if not np.isfinite(left).all():
         return float("inf")

@@ -33,11 +33,12 @@ def smooth_layers(
     """
     by_name = {layer.name: layer for layer in layers}
     count = 0
-    for node in model.graph:
+    for node in model.graph.all_nodes():
         if node.op_type in _NORMS and node.domain == "":
             readers = matrix_readers(node.outputs[0], by_name)
-            if readers and scales_alone(node):
-                largest = seen.moments[readers[0].name or ""].largest[0]
+            moments = seen.moments.get(readers[0].name or "") if readers else None
+            if moments is not None and scales_alone(node):
+                largest = moments.largest[0]
                 weights = np.max([_depth_limits(r, by_name[r.name or ""]) for r in readers], axis=0)
                 move_factor(node, readers, by_name, _factors(largest, weights, alpha))
                 count += 1

@@ -16,13 +16,14 @@ from whet.optimize.optimize import optimize_graph
 from whet.options import Options
 from whet.program.records import TensorSpec
 from whet.quantize.bias import add_biases, corrected_biases
+from whet.quantize.bodies import name_body_values
 from whet.quantize.config import QuantizeConfig
 from whet.quantize.data import CalibrationData, Source
 from whet.quantize.equalize import equalize_layers
 from whet.quantize.grid import Grid
 from whet.quantize.images import ImageOptions
-from whet.quantize.layers import Layer, Skipped, find_layers, given_grid
-from whet.quantize.observe import Observations, Observer, Progress, observe
+from whet.quantize.layers import QUANTISED, Layer, Skipped, find_layers, given_grid
+from whet.quantize.observe import Observations, Observer, Progress, observe, wanted_values
 from whet.quantize.ranges import Target, find_range
 from whet.quantize.rounding import rounded_layers
 from whet.quantize.smooth import smooth_layers
@@ -66,14 +67,12 @@ class Prepared:
         plan: grids and rounded weights, all layers quantised.
         skipped: products that cannot be quantised.
         observations: what calibration saw.
-        data: the calibration data.
     """
 
     base: ir.Model
     plan: Plan
     skipped: tuple[Skipped, ...]
     observations: Observations
-    data: CalibrationData
 
     def write(self, **choices: Any) -> ir.Model:
         """Return the quantised model, with other choices or grids if given."""
@@ -81,35 +80,71 @@ class Prepared:
         return write_plan(self.base, corrected_biases(self.base, plan, self.observations))
 
 
-def prepare(request: Request) -> Prepared:
-    """Optimise a model, calibrate it and choose its grids.
+@dataclass(frozen=True, slots=True, eq=False)
+class Draft:
+    """A model before its values were seen.
+
+    Attributes:
+        base: the optimised float graph, balanced and with biases if that was asked for.
+        layers: the products that can be quantised, and what lies between them.
+        skipped: products that cannot be.
+        data: the calibration data.
+    """
+
+    base: ir.Model
+    layers: tuple[Layer, ...]
+    skipped: tuple[Skipped, ...]
+    data: CalibrationData
+
+
+def draft(request: Request) -> Draft:
+    """Optimise a model and find its layers.
 
     Raises:
-        InputError: the data does not fit the model.
         UnsupportedError: nothing in the model can be quantised.
-        WhetError: the model is damaged or cannot be compiled.
+        WhetError: the model is damaged, or the request is not valid.
     """
     config = request.config
     base = optimize_graph(request.source, shapes=request.shapes).model
+    name_body_values(base)
     if config.equalize:
         equalize_layers(base)
     if config.bias_correction:
         add_biases(base)
     layers, skipped = find_layers(base, config)
     _check_choices(layers, skipped, config)
-    data = calibration_data(request, input_specs(base))
+    return Draft(base, layers, skipped, calibration_data(request, input_specs(base)))
+
+
+def prepare(request: Request, found: Draft) -> Prepared:
+    """Calibrate a model and choose its grids; smoothing changes the graph of the draft.
+
+    Raises:
+        InputError: the data does not fit the model.
+        WhetError: the model cannot be compiled.
+    """
+    config, base, layers = request.config, found.base, found.layers
     observer = Observer(config, request.options, request.state, request.progress)
-    seen = observe(base, layers, data, observer)
+    seen = observe(base, layers, found.data, observer)
     if config.smooth is not None and smooth_layers(base, layers, seen, config.smooth):
         observer = replace(observer, state=None)
-        seen = observe(base, layers, data, observer)  # ranges and moments have moved
+        seen = observe(base, layers, found.data, observer)  # ranges and moments have moved
     grids = {**find_grids(seen, config), **given_grids(base)}
-    plan = Plan(config, layers, dict(config.layers), grids)
-    return Prepared(base, rounded_layers(base, plan, seen), skipped, seen, data)
+    ready = tuple(x for x in layers if all(n in grids for n in wanted_values(base, (x,))))
+    unseen = tuple(Skipped(x.name, x.op, _NEVER_RAN) for x in layers if x not in ready)
+    if not ready:
+        raise _nothing(unseen)
+    plan = Plan(config, ready, dict(config.layers), grids)
+    return Prepared(base, rounded_layers(base, plan, seen), (*found.skipped, *unseen), seen)
 
 
-def calibration_data(request: Request, specs: tuple[TensorSpec, ...]) -> CalibrationData:
-    """Return the calibration data of a request.
+_NEVER_RAN = "its body never ran on the calibration data"
+
+
+def calibration_data(
+    request: Request, specs: tuple[TensorSpec, ...], name: str = "calibration"
+) -> CalibrationData:
+    """Return the calibration data of a request; errors call it by ``name``.
 
     Raises:
         InputError: it has none.
@@ -121,7 +156,9 @@ def calibration_data(request: Request, specs: tuple[TensorSpec, ...]) -> Calibra
             where="calibration",
             hint="give files, or a folder of them",
         )
-    return CalibrationData(request.calibration, specs, config.batch, config.samples, request.images)
+    return CalibrationData(
+        request.calibration, specs, config.batch, config.samples, request.images, name
+    )
 
 
 def find_grids(seen: Observations, config: QuantizeConfig) -> dict[str, Grid]:
@@ -135,7 +172,7 @@ def find_grids(seen: Observations, config: QuantizeConfig) -> dict[str, Grid]:
 
 def given_grids(model: ir.Model) -> dict[str, Grid]:
     """Return the grids that values have in the model already, by name."""
-    values = [value for node in model.graph for value in node.outputs]
+    values = [value for node in model.graph.all_nodes() for value in node.outputs]
     found = {value.name or "": given_grid(value) for value in values}
     return {name: grid for name, grid in found.items() if grid is not None}
 
@@ -151,16 +188,26 @@ def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
     return tuple(made)
 
 
+def _nothing(skipped: tuple[Skipped, ...]) -> UnsupportedError:
+    why = f": {skipped[0].name}: {skipped[0].why}" if skipped else ""
+    return UnsupportedError(
+        f"nothing in the model can be quantised{why}",
+        hint="products with constant float32 weights can: Conv, Gemm, MatMul",
+    )
+
+
 def _check_choices(
     layers: tuple[Layer, ...], skipped: tuple[Skipped, ...], config: QuantizeConfig
 ) -> None:
     names = [layer.name for layer in layers]
     if not names:
-        why = f": {skipped[0].name}: {skipped[0].why}" if skipped else ""
-        raise UnsupportedError(
-            f"nothing in the model can be quantised{why}",
-            hint="products with constant float32 weights can: Conv, Gemm, MatMul",
-        )
+        raise _nothing(skipped)
+    for operator in config.skip_ops:
+        if not onnx.defs.has(operator):
+            raise OptionError(
+                f"there is no operator {operator!r}", where="skip_ops",
+                hint=nearest(operator, sorted(QUANTISED)),
+            )  # fmt: skip
     for name in config.layers:
         if name not in names:
             raise OptionError(

@@ -18,6 +18,7 @@ from whet.graph.edit import constant_array
 from whet.optimize.optimize import optimize_graph
 from whet.quantize.awq import scale_activations
 from whet.quantize.blocks import BlockGrid, block_grid, dequantize_blocks, quantize_blocks
+from whet.quantize.bodies import all_nodes, name_body_values
 from whet.quantize.config import QuantizeConfig
 from whet.quantize.layers import Layer, find_layers
 from whet.quantize.observe import Observations, Observer, observe
@@ -105,6 +106,7 @@ def quantize_weights(request: Request, config: WeightConfig) -> WeightResult:
         WhetError: the model or the data is not valid.
     """
     base = optimize_graph(request.source, shapes=request.shapes).model
+    name_body_values(base)
     given = request.config
     inner = QuantizeConfig(
         rounding="gptq", batch=given.batch, samples=given.samples, seed=given.seed
@@ -117,7 +119,7 @@ def quantize_weights(request: Request, config: WeightConfig) -> WeightResult:
         seen = observe(base, layers, data, observer)
     if config.method == "awq":
         scale_activations(base, layers, seen, lambda w: rounded_blocks(w, config))
-    nodes = {node.name: node for node in base.graph}
+    nodes = all_nodes(base)
     numbers = {}
     for layer in layers:
         matrix = constant_array(nodes[layer.name].inputs[1])

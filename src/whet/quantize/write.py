@@ -18,7 +18,9 @@ from whet.graph.edit import (
     Names,
     add_initializer,
     constant_array,
+    graph_of,
     make_node,
+    owner,
     remove_dead,
     value_like,
 )
@@ -63,7 +65,7 @@ def write_plan(base: ir.Model, plan: Plan) -> ir.Model:
     """Return a quantised copy of a graph; the graph is left as it is."""
     model = base.clone()
     writer = _Writer(model, plan)
-    for node in list(model.graph):
+    for node in list(model.graph.all_nodes()):
         layer = writer.active.get(node.name or "")
         if layer is not None:
             writer.quantize(node, layer)
@@ -93,7 +95,7 @@ class _Writer:
         self._names = Names(model)
         self._roots = root_names(model)
         self._made: dict[str, ir.Value] = {}
-        self._stored: dict[str, list[tuple[Array, Grid, ir.Value]]] = {}
+        self._stored: dict[tuple[ir.Graph, str], list[tuple[Array, Grid, ir.Value]]] = {}
 
     def quantize(self, node: ir.Node, layer: Layer) -> None:
         """Let a node read quantised operands."""
@@ -166,7 +168,8 @@ class _Writer:
 
     def _pair(self, value: ir.Value, grid: Grid, node: ir.Node | None) -> ir.Value:
         """Put a QuantizeLinear and a DequantizeLinear behind a value; return what they give."""
-        scale, zero = self._parameters(grid, value.name or "x")
+        graph = graph_of(value)
+        scale, zero = self._parameters(graph, grid, value.name or "x")
         kind = ir.DataType.from_numpy(storage_type(grid.dtype))
         q = value_like(value, self._names.fresh(f"{value.name}_q"))
         q.type = ir.TensorType(kind)
@@ -180,31 +183,35 @@ class _Writer:
             name=self._names.fresh(f"{value.name}_dequantize"),
         )  # fmt: skip
         if node is None:
-            self.graph.insert_before(self.graph[0], [first, second])
+            graph.insert_before(graph[0], [first, second])
         else:
-            self.graph.insert_after(node, [first, second])
+            graph.insert_after(node, [first, second])
         return dq
 
-    def _parameters(self, grid: Grid, name: str) -> tuple[ir.Value, ir.Value]:
-        scale = add_initializer(self.graph, grid.scale, self._names.fresh(f"{name}_scale"))
+    def _parameters(self, graph: ir.Graph, grid: Grid, name: str) -> tuple[ir.Value, ir.Value]:
+        scale = add_initializer(graph, grid.scale, self._names.fresh(f"{name}_scale"))
         zero = np.asarray(grid.zero).astype(storage_type(grid.dtype))
-        return scale, add_initializer(self.graph, zero, self._names.fresh(f"{name}_zero"))
+        return scale, add_initializer(graph, zero, self._names.fresh(f"{name}_zero"))
 
     def _stored_weight(
         self, weight: ir.Value, numbers: Array, grid: Grid, node: ir.Node
     ) -> ir.Value:
-        """Store a weight as integers and return what it stands for; equal ones are stored once."""
-        name = weight.name or "w"
-        for old, steps, value in self._stored.get(name, []):
+        """Store a weight as integers and return what it stands for; equal ones are stored once.
+
+        Every body has its own, as ONNX Runtime looks for weights in the graph of the product alone.
+        """
+        name, graph = weight.name or "w", owner(node)
+        for old, steps, value in self._stored.get((graph, name), []):
             if np.array_equal(old, numbers) and np.array_equal(steps.scale, grid.scale):
                 return value
         made = self._dequantized(name, numbers, grid, node)
-        self._stored.setdefault(name, []).append((numbers, grid, made))
+        self._stored.setdefault((graph, name), []).append((numbers, grid, made))
         return made
 
     def _dequantized(self, name: str, numbers: Array, grid: Grid, node: ir.Node) -> ir.Value:
-        stored = add_initializer(self.graph, numbers, self._names.fresh(f"{name}_q"))
-        inputs = [stored, *self._parameters(grid, name)]
+        graph = owner(node)
+        stored = add_initializer(graph, numbers, self._names.fresh(f"{name}_q"))
+        inputs = [stored, *self._parameters(graph, grid, name)]
         if not np.any(grid.zero):
             inputs = inputs[:2]
         output = ir.Value(
@@ -219,7 +226,7 @@ class _Writer:
             outputs=[output],
             name=self._names.fresh(f"{name}_dequantize"),
         )
-        self.graph.insert_before(node, [made])
+        graph.insert_before(node, [made])
         return output
 
     def _bias(self, node: ir.Node, bias: Array, grid: Grid, steps: Grid) -> ir.Value:
@@ -235,7 +242,7 @@ class _Writer:
         """Give a product, or the sum behind it, another bias."""
         place = bias_of(node)
         assert place is not None
-        made = add_initializer(self.graph, bias, self._names.fresh(f"{node.name}_bias"))
+        made = add_initializer(owner(node), bias, self._names.fresh(f"{node.name}_bias"))
         place[0].replace_input_with(place[1], made)
 
     def _table(self, node: ir.Node, layer: Layer) -> None:
@@ -266,12 +273,13 @@ class _Writer:
             make_node("Cast", [rows], {"to": ir.DataType.FLOAT}, outputs=[wide], name=names[2]),
             make_node("Mul", [wide, factor], outputs=[made], name=node.name or ""),
         ]
-        ir.convenience.replace_nodes_and_values(self.graph, node, [node], fresh, [output], [made])
+        ir.convenience.replace_nodes_and_values(owner(node), node, [node], fresh, [output], [made])
 
 
 def root_names(model: ir.Model) -> dict[str, str]:
     """Return the name that the grid of each value of a graph has."""
-    values = [*model.graph.inputs, *(v for node in model.graph for v in node.outputs)]
+    values = [v for graph in model.graphs() for v in graph.inputs]
+    values += [v for node in model.graph.all_nodes() for v in node.outputs]
     return {value.name or "": root_of(value).name or "" for value in values}
 
 

@@ -9,8 +9,17 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from whet.graph.edit import Names, add_initializer, make_node, remove_dead, value_like
+from whet.graph.edit import (
+    Names,
+    add_initializer,
+    graph_of,
+    make_node,
+    owner,
+    remove_dead,
+    value_like,
+)
 from whet.quantize.blocks import BlockGrid
+from whet.quantize.bodies import all_nodes
 from whet.quantize.layers import Layer
 
 Array = np.ndarray[Any, Any]
@@ -32,17 +41,17 @@ def write_weights(
         level: the ``accuracy_level`` of MatMulNBits; 0 leaves it out.
     """
     model = base.clone()
-    names = Names(model)
-    nodes = {node.name: node for node in model.graph}
+    nodes, names = all_nodes(model), Names(model)
+    stored = _Stored(names)
     for layer in layers:
         node = nodes[layer.name]
         whole, grid = numbers[layer.name]
         if form == "matmulnbits":
-            made = _contrib(model.graph, names, (node, layer), whole, grid)
+            made = _contrib(stored, (node, layer), whole, grid)
             if level:
                 made.attributes.add(ir.AttrInt64("accuracy_level", level))
         else:
-            _dequantized(model.graph, names, (node, layer), whole, grid)
+            _dequantized(stored, (node, layer), whole, grid)
     if form == "matmulnbits":
         model.opset_imports[CONTRIB] = 1
         model.graph.opset_imports[CONTRIB] = 1
@@ -50,12 +59,43 @@ def write_weights(
     return model
 
 
+class _Stored:
+    """Constants of a model; those of one weight that are equal are stored once.
+
+    Args:
+        names: unused names.
+    """
+
+    def __init__(self, names: Names) -> None:
+        self.names = names
+        self._known: dict[tuple[ir.Graph, ir.Value], list[tuple[list[Array], list[ir.Value]]]] = {}
+
+    def add(self, graph: ir.Graph, weight: ir.Value, arrays: list[Array]) -> list[ir.Value]:
+        """Return numbers, scales and perhaps zero points of a weight as constants of a graph."""
+        known = self._known.setdefault((graph, weight), [])
+        for old, values in known:
+            if all(map(np.array_equal, old, arrays)):
+                return values
+        ends = ("q", "scale", "zero")
+        made = [
+            add_initializer(
+                graph, np.ascontiguousarray(a), self.names.fresh(f"{weight.name}_{end}")
+            )
+            for a, end in zip(arrays, ends, strict=False)
+        ]
+        known.append((arrays, made))
+        return made
+
+
 def _dequantized(
-    graph: ir.Graph, names: Names, what: tuple[ir.Node, Layer], numbers: Array, grid: BlockGrid
+    stored: _Stored, what: tuple[ir.Node, Layer], numbers: Array, grid: BlockGrid
 ) -> None:
-    """Put a DequantizeLinear in front of a product; blocks lie along the depth of its matrix."""
+    """Put a DequantizeLinear in front of a product; blocks lie along the depth of its matrix.
+
+    ONNX Runtime looks for the constants in the graph of the product alone.
+    """
     node, layer = what
-    weight = node.inputs[1]
+    graph, weight = owner(node), node.inputs[1]
     assert weight is not None
     kind: Any = ml_dtypes.int4 if grid.bits == 4 else np.int8
     arrays = [numbers.astype(kind), grid.scale]
@@ -63,11 +103,7 @@ def _dequantized(
         arrays.append(grid.zero.astype(kind))
     if layer.axis == 0:
         arrays = [a.T for a in arrays]
-    ends = ("q", "scale", "zero")
-    inputs = [
-        add_initializer(graph, np.ascontiguousarray(a), names.fresh(f"{weight.name}_{end}"))
-        for a, end in zip(arrays, ends, strict=False)
-    ]
+    inputs, names = stored.add(graph, weight, arrays), stored.names
     output = value_like(weight, names.fresh(f"{weight.name}_dq"))
     made = make_node(
         "DequantizeLinear",
@@ -81,24 +117,17 @@ def _dequantized(
 
 
 def _contrib(
-    graph: ir.Graph, names: Names, what: tuple[ir.Node, Layer], numbers: Array, grid: BlockGrid
+    stored: _Stored, what: tuple[ir.Node, Layer], numbers: Array, grid: BlockGrid
 ) -> ir.Node:
     """Replace a product by MatMulNBits, which is returned, and the bias of a Gemm by an Add."""
-    node, _ = what
+    names, node, graph = stored.names, what[0], owner(what[0])
     weight, output = node.inputs[1], node.outputs[0]
     assert weight is not None
     depth, columns = numbers.shape
-    name = weight.name or "w"
-    inputs: list[ir.Value | None] = [
-        node.inputs[0],
-        add_initializer(graph, packed(numbers, grid), names.fresh(f"{name}_q")),
-        add_initializer(
-            graph, np.ascontiguousarray(grid.scale.T).reshape(-1), names.fresh(f"{name}_scale")
-        ),
-    ]
+    arrays = [packed(numbers, grid), np.ascontiguousarray(grid.scale.T).reshape(-1)]
     if not grid.symmetric:
-        zero = np.ascontiguousarray(packed_zeros(grid)).reshape(-1)
-        inputs.append(add_initializer(graph, zero, names.fresh(f"{name}_zero")))
+        arrays.append(np.ascontiguousarray(packed_zeros(grid)).reshape(-1))
+    inputs = [node.inputs[0], *stored.add(graph_of(weight), weight, arrays)]
     product = value_like(output, names.fresh(f"{output.name}_product"))
     attributes = {"K": depth, "N": columns, "bits": grid.bits, "block_size": grid.block}
     fresh = [

@@ -21,12 +21,17 @@ class Piles:
     Args:
         count: of the piles.
         where: the loop.
+
+    Attributes:
+        piles: the arrays.
+        element_bytes: what they hold, and what they take again once they are stacked.
     """
 
     def __init__(self, count: int, where: str) -> None:
         self.piles: list[list[Array]] = [[] for _ in range(count)]
         self._where = where
         self._bytes, self._trips, self._most = 0, 0, _LOOK_AFTER_BYTES
+        self.element_bytes = 0
 
     def add(self, values: Sequence[Array]) -> None:
         """Put an array on each pile.
@@ -38,6 +43,7 @@ class Piles:
         self._trips += 1
         for pile, value in zip(self.piles, values, strict=True):
             pile.append(value)
+            self.element_bytes += value.nbytes
             self._bytes += 2 * value.nbytes + _ARRAY_BYTES
         if self._bytes > self._most:
             self._most = machine_bytes() * 3 // 4
@@ -46,4 +52,5 @@ class Piles:
                     f"what {self._trips} trips of a loop collect needs {self._bytes} bytes, "
                     f"more than the {self._most} that it may take here",
                     where=self._where,
+                    hint="let it make fewer trips, or collect less",
                 )

@@ -37,6 +37,7 @@ class Binding(msgspec.Struct, frozen=True, eq=False):
         part: which part of the program it is for.
         buffers: those of the inputs and outputs, -1 where one is not used; none for parts of a
             script.
+        output_bytes: about what the outputs take; of parts of a script.
     """
 
     dims: tuple[tuple[int, int], ...]
@@ -45,6 +46,7 @@ class Binding(msgspec.Struct, frozen=True, eq=False):
     empty: bool
     part: int = 0
     buffers: tuple[int, ...] = ()
+    output_bytes: int = 0
 
 
 class Engine(msgspec.Struct, frozen=True, eq=False):
@@ -114,6 +116,11 @@ class State:
             if buffer >= 0:
                 slots[first + buffer] = address_of(array)
         self._engine.code.start(self.address)
+
+    def growth(self, binding: Binding) -> int:
+        """Return how much memory a run would take beyond what is there already."""
+        need = binding.plan.arena_bytes
+        return need if need > self._arena_bytes else 0
 
     def profile(self, *, on: bool) -> memoryview | None:
         """Switch time stamps on or off; return where they appear: begin and end in ns.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from whet.program.script import (
 from whet.runtime.arrays import Array, dim_name, empty_aligned
 from whet.runtime.bindings import fits, needed_dims, refuse_zeros
 from whet.runtime.calls import CALLS
+from whet.runtime.loop_memory import VALUE_BYTES, LoopMemory, result_bytes
 from whet.runtime.piles import Piles
 from whet.runtime.state import Binding, State
 from whet.words import counted
@@ -115,9 +117,10 @@ class ScriptPlan:
             shapes = tuple(tuple(p.evaluate(dims) for p in axes) for axes in part.output_shapes)
             if any(extent < 0 for shape in shapes for extent in shape):
                 raise _odd_sizes(part, launches, dims)
+            taken = _bytes_of(shapes, part.output_dtypes)
             empty = all(0 in shape for shape in shapes)
             if empty:
-                return Binding((), shapes, MemoryPlan({}, 0), True, number)
+                return Binding((), shapes, MemoryPlan({}, 0), True, number, output_bytes=taken)
             refuse_zeros([n for n in part.dims if dims[n] == 0 and n in self._needed])
             for launch in launches:
                 launch.chunks.evaluate(dims)
@@ -128,7 +131,7 @@ class ScriptPlan:
         if any(size < 0 for size in sizes):
             raise _odd_sizes(part, launches, dims)
         values = tuple((self._position[name], dims[name]) for name in part.dims)
-        return Binding(values, shapes, plan, False, number)
+        return Binding(values, shapes, plan, False, number, output_bytes=taken)
 
 
 class Walk:
@@ -149,6 +152,7 @@ class Walk:
         self._dims = dims
         self._given = given
         self._slots = plan.blank()
+        self._memory = LoopMemory()
         self._do: dict[type, Callable[[Any], None]] = {
             Run: self._run,
             Expect: self._expect,
@@ -176,6 +180,8 @@ class Walk:
         plan, state, slots = self._plan, self._state, self._slots
         part = plan.program.parts[step.part]
         binding = plan.binding(step.part, self._dims)
+        if self._memory.loops:
+            self._memory.take(binding.output_bytes + state.growth(binding))
         for slot, shape, name in zip(
             step.outputs, binding.output_shapes, part.output_dtypes, strict=True
         ):
@@ -251,6 +257,7 @@ class Walk:
         carried = [slots[slot] for slot in step.carried]
         piles = Piles(len(step.collects), step.where)
         trip, head = 0, 0 if step.slices else 1
+        self._memory.loops.append(step.where)
         while going and (limit is None or trip < limit):
             first = [np.array(trip, np.int64), np.array(True)] if head else []
             parts = [_slice_of(slots[s.slot], s, trip) for s in step.slices]
@@ -260,6 +267,8 @@ class Walk:
             carried = results[head : head + len(carried)]
             piles.add(results[head + len(carried) :])
             trip += 1
+        self._memory.take(piles.element_bytes)
+        self._memory.loops.pop()
         for slot, value in zip(step.outputs, carried, strict=True):
             self._store(slot, value)
         for collect, pile in zip(step.collects, piles.piles, strict=True):
@@ -276,6 +285,8 @@ class Walk:
 
     def _call(self, step: Call) -> None:
         arguments = [None if s == ABSENT else self._slots[s] for s in step.inputs]
+        if self._memory.loops:
+            self._memory.take(result_bytes(step.function, arguments))
         results = CALLS[step.function](step, arguments)
         for slot, value in zip(step.outputs, results, strict=True):
             self._store(slot, value)
@@ -290,6 +301,12 @@ def _odd_sizes(part: Part, launches: Sequence[Launch], dims: Dims) -> ShapeError
     sizes = ", ".join(f"{name} = {dims[name]}" for name in part.dims)
     text = f"a size is negative, or divided by zero, with {sizes}"
     return ShapeError(text, where=", ".join(nodes))
+
+
+def _bytes_of(shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]) -> int:
+    """Return about what arrays take."""
+    pairs = zip(shapes, dtypes, strict=True)
+    return sum(math.prod(s) * numpy_dtype(d).itemsize + VALUE_BYTES for s, d in pairs)
 
 
 def _truth(value: Array, where: str) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import onnx
 import pytest
@@ -14,6 +16,7 @@ import pytest
 import whet
 from whet.cli import exits
 from whet.cli.main import run_command
+from whet.cli.quantize import command
 from whet.errors import ArtifactError, InputError, OptionError, WhetError
 from whet.tests.quantized_models import build, norm_net, residual_net, uneven_chain
 
@@ -43,7 +46,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     onnx.save(uneven_chain(np.random.default_rng(5)), made / "e.onnx")
     np.save(made / "x.npy", heavy_tailed(2))
     np.save(made / "h.npy", dense_rows(3, 24))
+    np.save(made / "l.npy", dense_rows(7, 600))
     (made / "worst.py").write_text(WORST)
+    (made / "count.py").write_text(COUNT)
     return made
 
 
@@ -56,10 +61,17 @@ def worst(outputs, references, labels):
 """A metric of one's own: one less the largest difference, as a share of the largest value."""
 
 
+COUNT = """
+def count(outputs, references, labels):
+    return len(next(iter(outputs.values())))
+"""
+"""A metric that is the number of samples."""
+
+
 def made_by(folder: Path, line: str, target: Path) -> tuple[Constants, dict[str, Any]]:
     """Run a command line and return the constants of its model, and its report."""
     report = target.with_suffix(".json")
-    given = (".onnx", ".npy", ".py:worst")
+    given = (".onnx", ".npy", ".py:worst", ".py:count")
     words = [str(folder / w) if w.endswith(given) else w for w in line.split()]
     code = run_command(["quantize", *words, "-o", str(target), "--report", str(report)])
     assert code == exits.OK
@@ -130,6 +142,19 @@ OPTIONS: dict[str, tuple[str, str, Check]] = {
         f"{WEIGHTS} --calibration h.npy --method gptq", "--samples 4", other_weights),
     "batch": (f"{CONV} --calibrator moving_average", "--batch 3", other_scale),
     "seed": (f"{CONV} --rounding gptq --batch 48", "--seed 5", other_weights),
+    "seed of weights": (
+        f"{WEIGHTS} --calibration l.npy --method gptq --batch 600 --samples 0", "--seed 5",
+        other_weights),
+    "batch of weights": (
+        f"{WEIGHTS} --calibration l.npy --method gptq --samples 0", "--batch 600", other_weights),
+    **{
+        f"evaluation, {mode}": (
+            f"{DENSE} --mode {mode} --max-drop 100% --metric count.py:count",
+            "--evaluation l.npy",
+            lambda _, __, r: (r["plain"]["target"]["float_value"], r["target"]["float_value"])
+            == (24, 600))
+        for mode in ("static", "float16", "bfloat16")
+    },
     "bits": (WEIGHTS, "--bits 8", more_bytes),
     "block": (WEIGHTS, "--block 16", more_bytes),
     "method gptq": (WEIGHTS, "--calibration h.npy --method gptq", other_weights),
@@ -164,6 +189,15 @@ def test_an_option_does_what_it_says(name: str, folder: Path, tmp_path: Path) ->
     plain, before = made_by(folder, base, tmp_path / "plain.onnx")
     made, report = made_by(folder, f"{base} {option}", tmp_path / "made.onnx")
     assert changed(plain, made, {**report, "plain": before})
+
+
+@pytest.mark.parametrize("parameter", command.params, ids=lambda p: p.name)
+def test_every_option_is_in_a_test(parameter: click.Parameter) -> None:
+    """One that is added needs a test that fails where it is ignored."""
+    folder = Path(__file__).parent
+    words = "".join(path.read_text() for path in sorted(folder.glob("test_quantize_*.py")))
+    if isinstance(parameter, click.Option) and parameter.name != "traceback":
+        assert any(re.search(rf"{name}(?![\w-])", words) for name in parameter.opts)
 
 
 BAD: dict[str, tuple[str, Any, str]] = {

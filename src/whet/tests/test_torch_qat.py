@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import whet
-from whet.errors import UnsupportedError
+from whet.errors import InputError, OptionError, UnsupportedError
 from whet.tests.quantized_models import digits
 
 torch = pytest.importorskip("torch")
@@ -119,3 +119,29 @@ def test_a_norm_that_is_folded_later_is_refused() -> None:
     net.train()(torch.rand(4, 1, 8, 8))
     with pytest.raises(UnsupportedError, match="not in the exported graph"):
         export_qat(net.eval(), torch.rand(2, 1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"weight_bits": 3}, {"weight_bits": "4"}, {"activation_bits": 4}]
+)
+def test_grids_that_cannot_be_written_are_refused(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(OptionError, match=f"{name} is .* at {name}\n  hint: give"):
+        QatConfig(**wrong)
+
+
+def test_modules_that_were_not_trained_are_refused() -> None:
+    example = torch.zeros(2, 1, 8, 8)
+    with pytest.raises(UnsupportedError, match="no Conv2d and no Linear"):
+        prepare_qat(torch.nn.Sequential(torch.nn.ReLU()))
+    with pytest.raises(UnsupportedError, match="no layer was trained for integers"):
+        export_qat(small_net(), example)
+    net = prepare_qat(small_net())
+    net.eval()
+    net(example)
+    with pytest.raises(InputError, match=r"the layer saw no data in training.* at 0"):
+        export_qat(net, example)
+    net.train()
+    net(example + float("nan"))
+    with pytest.raises(InputError, match="NaN or infinite at 0"):
+        export_qat(net.eval(), example)

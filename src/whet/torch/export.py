@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from whet.errors import UnsupportedError
+from whet.errors import InputError, UnsupportedError
 from whet.graph.edit import constant_array
 from whet.optimize.optimize import optimize_graph
 from whet.quantize.config import QuantizeConfig
@@ -33,9 +33,14 @@ def export_qat(module: nn.Module, example: torch.Tensor) -> onnx.ModelProto:
     that covers both.
 
     Raises:
-        UnsupportedError: a layer cannot be found again in the exported graph.
+        UnsupportedError: a layer cannot be found again in the exported graph, or there is none.
+        InputError: a layer saw no data in training, or values that are not finite.
     """
     fakes = fake_layers(module)
+    if not fakes:
+        raise UnsupportedError("no layer was trained for integers", hint="call prepare_qat first")
+    for name, fake in fakes.items():
+        _check_range(name, fake)
     base = optimize_graph(_plain(module, example)).model
     bits = {fake.weight.most for fake in fakes.values()}
     config = QuantizeConfig(weights="int4" if bits == {7} else "int8")
@@ -52,6 +57,23 @@ def export_qat(module: nn.Module, example: torch.Tensor) -> onnx.ModelProto:
         numbers[layer.name] = _weights(fake, layer)
     chosen = tuple(layer for layer in layers if layer.name in numbers)
     return ir.to_proto(write_plan(base, Plan(config, chosen, {}, grids, numbers=numbers)))
+
+
+def _check_range(name: str, fake: FakeLayer) -> None:
+    observed = fake.activation
+    if not bool(observed.seen):
+        raise InputError(
+            "the layer saw no data in training, so that the range of its input is not known",
+            where=name,
+            hint="run the module on data after train() and before eval()",
+        )
+    scales = fake.weight.current(fake.layer.weight.detach())
+    finite = [bool(torch.isfinite(v).all()) for v in (observed.low, observed.high, scales)]
+    if not all(finite):
+        raise InputError(
+            "the layer saw values, or has weights, that are NaN or infinite", where=name,
+            hint="train with a smaller rate, or leave such samples out",
+        )  # fmt: skip
 
 
 def _plain(module: nn.Module, example: torch.Tensor) -> onnx.ModelProto:

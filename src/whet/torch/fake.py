@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from whet.errors import OptionError, UnsupportedError
+
 _MOMENTUM = 0.9
 _SMALLEST = 1e-8
 _SHARES = tuple(1 - k / 40 for k in range(21))
@@ -33,6 +35,15 @@ class QatConfig:
     weight_bits: int = 8
     activation_bits: int = 8
     learned: bool = False
+
+    def __post_init__(self) -> None:
+        """Reject grids that the export cannot write."""
+        for name, valid in {"weight_bits": (4, 8), "activation_bits": (8,)}.items():
+            if getattr(self, name) not in valid:
+                raise OptionError(
+                    f"{name} is {getattr(self, name)!r}", where=name,
+                    hint=f"give {' or '.join(map(str, valid))}",
+                )  # fmt: skip
 
 
 def round_through(x: torch.Tensor) -> torch.Tensor:
@@ -139,7 +150,14 @@ def prepare_qat(module: nn.Module, config: QatConfig | None = None) -> nn.Module
 
     A BatchNorm2d that follows a Conv2d in a ``Sequential`` is folded into it first, as integers
     will see it.
+
+    Raises:
+        UnsupportedError: it has no Conv2d and no Linear.
     """
+    if not any(isinstance(child, nn.Conv2d | nn.Linear) for child in module.modules()):
+        raise UnsupportedError(
+            "the module has no Conv2d and no Linear", hint="there is nothing to train for integers"
+        )
     _fold_norms(module)
     return _replaced(module, config or QatConfig())
 

@@ -11,13 +11,12 @@ from whet.codegen.kinds.depth_steps import Columns, advanced, depth_steps
 from whet.codegen.kinds.fetching import Fetching, Stream
 from whet.codegen.kinds.kernel_function import (
     Function,
-    accesses_of,
     bind_flat,
     frame_of,
     lane_mask,
     open_function,
 )
-from whet.codegen.kinds.tile_epilogue import tile_epilogue
+from whet.codegen.kinds.tile_epilogue import product_accesses, tile_epilogue
 from whet.codegen.writing.builder import I64, PTR, Builder, Module, Value, i64
 from whet.codegen.writing.frame import Frame
 from whet.index import ZERO, Poly, ceil_div, product
@@ -83,7 +82,8 @@ def write_contraction(
     """Write the function of a contraction."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     fn.b.flushes = target.bfloat16_dot
-    frame = frame_of(fn, kernel.params, accesses_of(kernel.scalars, kernel.stores))
+    fn.b.byte_tables = target.byte_tables
+    frame = frame_of(fn, kernel.params, product_accesses(kernel))
     writer = contraction_writer(kernel, fn, target)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)

@@ -58,6 +58,7 @@ def write_nest(
     """Write the function of a nest."""
     fn = open_function(module, name, nest.params, dims, exclusive=True)
     fn.b.flushes = target.bfloat16_dot and bool(nest.steps)
+    fn.b.byte_tables = target.byte_tables
     frame = frame_of(fn, nest.params, accesses_of([s.body for s in nest.steps], nest.stores))
     writer = NestWriter(nest, fn, nest_lanes(nest, target))
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from whet.index import Axis, Opaque, Poly
-from whet.kernel.expr import Expr, Guard, Read, walk
+from whet.kernel.expr import Expr, Guard, Read, byte_of, walk
 from whet.kernel.spec import Nest
 from whet.target import Target
 
@@ -37,7 +37,8 @@ def _lie_in_a_row(nest: Nest) -> bool:
     """Whether neighbouring lanes lie side by side, or are the same, and are guarded alike."""
     lane = nest.axes[-1]
     addresses = [s.address for s in nest.stores]
-    addresses += [e.address for e in _values(nest) if isinstance(e, Read)]
+    reads = [e.address for e in _values(nest) if isinstance(e, Read)]
+    addresses += [p for p in reads if byte_of(p) is None]
     conditions = {c for e in _values(nest) if isinstance(e, Guard) for c in e.conditions}
     return all(_step(p, lane) in (0, 1) for p in addresses) and not any(
         lane in c.index.atoms or lane in c.extent.atoms for c in conditions

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from whet.codegen.kinds.contraction import ContractionWriter, contraction_writer
 from whet.codegen.kinds.kernel_function import Function, accesses_of, bind_flat, open_function
 from whet.codegen.kinds.nest import NestWriter
+from whet.codegen.kinds.tile_epilogue import product_accesses
 from whet.codegen.writing.builder import Builder, Module, Value, i64, vector
 from whet.codegen.writing.conversions import storage_type
 from whet.codegen.writing.frame import Access, Frame, root_frame
@@ -48,6 +49,7 @@ def write_pooled(
     """Write the function of a product and the windows over it."""
     kernel = narrowed(kernel)
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
+    fn.b.byte_tables = target.byte_tables
     product_writer = contraction_writer(replace(kernel.product, outer=()), fn, target)
     window_writer = NestWriter(kernel.window, fn, target.lanes)
     writer = _Writer(kernel, fn, target.lanes, product_writer, window_writer)
@@ -133,7 +135,7 @@ class _Writer:
     def _accesses(self) -> list[Access]:
         kernel = self.kernel
         bodies = [step.body for step in kernel.window.steps]
-        found = accesses_of([kernel.product.a], kernel.product.stores)
+        found = product_accesses(kernel.product)
         return list(dict.fromkeys([*found, *accesses_of(bodies, kernel.window.stores)]))
 
     def _move_shared(self) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from whet.codegen.kinds.depth_steps import Cells, row_shift
-from whet.codegen.kinds.kernel_function import Function
+from whet.codegen.kinds.kernel_function import Function, accesses_of
 from whet.codegen.writing.builder import Value, const
+from whet.codegen.writing.byte_table import byte_looked_up
 from whet.codegen.writing.evaluate import Point
-from whet.codegen.writing.frame import Frame
+from whet.codegen.writing.frame import Access, Frame
 from whet.codegen.writing.pack_bytes import GROUP, pack_bytes, packs_bytes
 from whet.index import Axis
-from whet.kernel.expr import Call, Const, Expr, Var, all_atoms, walk
+from whet.kernel.expr import Call, Const, Expr, Read, Var, all_atoms, rewrite_places, walk
 from whet.kernel.spec import ACCUMULATOR, Contraction, Store
 from whet.target import Target
 
@@ -69,9 +70,18 @@ class TileEpilogue:
         return packs_bytes(self.target) and any(self._is_packed(s) for s in self.stores)
 
     def _is_packed(self, store: Store) -> bool:
+        return store.address.coefficient(self.kernel.col) == 1 and (
+            _saturated(store.value) is not None or self._table(store) is not None
+        )
+
+    def _table(self, store: Store) -> tuple[Read, Call] | None:
+        """Return the table that saturated bytes are looked up in before they are stored."""
         value = store.value
-        beside = store.address.coefficient(self.kernel.col) == 1
-        return beside and isinstance(value, Call) and value.op == "saturate"
+        if not self.fn.b.byte_tables or not isinstance(value, Read):
+            return None
+        byte = byte_looked_up(value)
+        bytes_ = None if byte is None else _saturated(byte)
+        return None if bytes_ is None else (value, bytes_)
 
     def _alone(self, frame: Frame, cells: Cells, spot: Spot) -> None:
         point = self._with_sum(frame, cells, spot)
@@ -89,10 +99,13 @@ class TileEpilogue:
 
     def _store_packed(self, store: Store, points: list[Point], spots: list[Spot]) -> None:
         """Store the bytes of four vectors, those of one row at once."""
-        b, width, value = self.fn.b, self.target.lanes, store.value
-        assert isinstance(value, Call), "saturation is a call"
+        b, width, table = self.fn.b, self.target.lanes, self._table(store)
+        value = _saturated(store.value) if table is None else table[1]
+        assert value is not None, "packed bytes saturate"
         wide = [p.value(value.args[0]) for p in points]
-        packed = pack_bytes(b, self.target, wide, self.kernel.params[store.param].dtype)
+        packed = pack_bytes(b, self.target, wide, value.dtype)
+        if table is not None:
+            packed = points[0].looked_up(table[0], packed)
         first = 0
         for k in range(1, GROUP + 1):
             if k < GROUP and spots[k] == (spots[first][0], spots[first][1] + k - first):
@@ -121,6 +134,12 @@ def tile_epilogue(kernel: Contraction, fn: Function, target: Target) -> TileEpil
     """Return what writes the beginning and the end of the tiles of a kernel."""
     start, stores = first_sum(kernel)
     return TileEpilogue(kernel, fn, target, start, stores)
+
+
+def product_accesses(kernel: Contraction) -> list[Access]:
+    """List the memory accesses of a product: its operands, and its end as it is written."""
+    start, stores = first_sum(kernel)
+    return accesses_of([*kernel.scalars, *([] if start is None else [start])], stores)
 
 
 def first_sum(kernel: Contraction) -> tuple[Expr | None, tuple[Store, ...]]:
@@ -163,4 +182,17 @@ def _same_in_rows(expr: Expr, col: Axis) -> bool:
 
 
 def _replaced(expr: Expr, old: Expr, new: Expr) -> Expr:
-    return new if expr == old else expr.map(lambda e: _replaced(e, old, new))
+    if expr == old:
+        return new
+
+    def inside(e: Expr) -> Expr:
+        return _replaced(e, old, new)
+
+    return rewrite_places(expr, inside).map(inside)
+
+
+def _saturated(value: Expr) -> Call | None:
+    """Return the saturation that makes a byte, perhaps taken as an unsigned one."""
+    if isinstance(value, Call) and value.op == "bitcast":
+        value = value.args[0]
+    return value if isinstance(value, Call) and value.op == "saturate" else None

@@ -135,6 +135,7 @@ def _x86(triple: str, cpu: str, features: str, has: set[str]) -> Target:
             48 * 1024,
             dot=dot,
             bfloat16_dot="avx512bf16" in extras and cpu in _FAST_PAIRS,
+            byte_tables="avx512vbmi" in extras,
         )
     if set(AVX2) <= has:
         dot = "vnni" if "avxvnni" in extras else "pairs"

@@ -106,6 +106,7 @@ class Builder:
         narrow: bits in memory that values came from, by the values' names, where LLVM cannot know
             that narrowing them again gives the same.
         flushes: whether floats become bfloat16 by an instruction that may make subnormal numbers 0.
+        byte_tables: whether bytes are looked up by an instruction.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Builder:
         self.block = "body"
         self.narrow: dict[str, Value] = {}
         self.flushes = False
+        self.byte_tables = False
 
     # -- structure ---------------------------------------------------------------------------
 

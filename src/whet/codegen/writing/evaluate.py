@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from whet.codegen.writing.builder import I1, PTR, Builder, Value, const, i64, lanes, vector
+from whet.codegen.writing.byte_table import byte_looked_up, looked_up
 from whet.codegen.writing.conversions import from_storage, literal, storage_type, to_storage
 from whet.codegen.writing.frame import Frame
 from whet.codegen.writing.index_value import index_value
@@ -110,12 +111,19 @@ class Point:
         assert offset == 0, "lanes read different elements"
         return pointer
 
+    def looked_up(self, read: Read, places: Value) -> Value:
+        """Return the bytes of a table at places that are bytes too."""
+        return looked_up(self.b, self.frame.pointers[(read.param, read.address)][0], places)
+
     # -- memory ------------------------------------------------------------------------------
 
     def _read(self, read: Read) -> Value:
         """Load the lanes that exist; the others are zero."""
         b = self.b
         kind = storage_type(read.dtype)
+        byte = byte_looked_up(read)
+        if byte is not None and b.byte_tables and self.width > 1:
+            return from_storage(b, self.looked_up(read, self.value(byte)), read.dtype)
         pointer, offset = self._locate(read.param, read.address)
         if self.mask is None and offset == b.iota(self.width, 2):
             loaded = every_other(b, vector(kind, self.width), pointer)

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from whet.frontend.contrib.packed import numbers_of, quantised_tensor
 from whet.frontend.translation import Array, Foreign, Translation
-from whet.graph.edit import constant
+from whet.graph.edit import constant, rank
 from whet.kernel.block_formats import (
     FORMATS,
     GROUP,
@@ -195,14 +195,15 @@ def _block_product(
 ) -> ir.Value:
     """Return the product with weights in blocks, of rows as they are or as integers."""
     x, name = t.input(0), kind.name
-    rows = x if t.rank(x) == 2 else t.reshape(x, -1, w.depth)
+    flat = rank(x) == 2  # of what is in a body it may be unknown
+    rows = x if flat else t.reshape(x, -1, w.depth)
     if quantised:
         words = [None, w.depth // GROUP, ROW_TILE, row_words(kind.spans)]
         rows = t.own("QuantizeRows", rows, dims=words, dtype=ir.DataType.INT32, format=name)
     product = t.own(
         "BlockMatMul", rows, data, dims=[None, w.columns], dtype=ir.DataType.FLOAT, format=name
     )
-    if t.rank(x) == 2:
+    if flat:
         return product
     whole = t.op("Concat", t.shape(x, 0, -1), np.array([w.columns], np.int64), axis=0)
     return t.op("Reshape", product, whole)
