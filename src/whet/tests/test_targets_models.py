@@ -18,6 +18,8 @@ from whet.program.records import TargetInfo
 from whet.runtime.cpu import runs_here
 from whet.tests.emulation import Array, build_driver, needs_emulator, run_emulated
 from whet.tests.target_models import CASES
+from whet.tests.test_lower_byte_tables import alone
+from whet.tests.test_lower_gate_products import expected_of, model_of, nodes_of, weights_of
 from whet.tests.test_quantised_models import residual_model
 from whet.tests.tolerance import assert_close
 
@@ -139,3 +141,26 @@ def test_quantised_models_under_emulation(target: str, tmp_path: Path, driver: P
     assert np.abs(here - there).max() <= 1
     assert (here != there).mean() < 0.01
     assert len(np.unique(there)) > 100
+
+
+@needs_emulator
+@pytest.mark.parametrize("kind", [onnx.TensorProto.UINT8, onnx.TensorProto.INT8])
+def test_arm_looks_bytes_up(kind: int, tmp_path: Path, driver: Path) -> None:
+    model = alone("SiLU", kind, (256,))
+    x = np.arange(256, dtype=np.uint8).view(helper.tensor_dtype_to_np_dtype(kind))
+    whet.compile(model, options=whet.Options(target=DOTS[0], cache_dir="")).save(
+        tmp_path / "m.whet"
+    )
+    found = run_emulated(driver, tmp_path / "m.whet", {"x": x})["f_y"]
+    np.testing.assert_array_equal(found, whet.compile(model)({"x": x})["f_y"])
+
+
+@needs_emulator
+@pytest.mark.parametrize("target", [*DOTS, ARM[0]])
+def test_arm_gates_channels(target: str, tmp_path: Path, driver: Path) -> None:
+    weights = weights_of(21, 40)
+    model = model_of(nodes_of(), (2, 21, 9, 5), weights)
+    x = np.random.default_rng(7).standard_normal((2, 21, 9, 5)).astype(np.float32)
+    whet.compile(model, options=whet.Options(target=target, cache_dir="")).save(tmp_path / "m.whet")
+    found = run_emulated(driver, tmp_path / "m.whet", {"x": x}, threads=2)["y"]
+    assert_close(found, expected_of(weights, x, 1), "graph", length=21)
