@@ -34,6 +34,7 @@ from whet.measure.interleave import Plan, measure_interleaved
 from whet.measure.peers import file_runner
 from whet.measure.runner import Runner
 
+MEASURED = "resnet50,mobilenet_v2,bert_base_128,mobilenet_v3_large,efficientnet_b0,yolov5s"
 CALIBRATION_SEEDS = (21, 22, 23, 24)
 FEED_SEED = 11
 TRANSFORMER = ["MatMul", "Gemm", "Gather"]
@@ -116,7 +117,7 @@ def measure(model: str, threads: int, cache: Path, plan: Plan | None) -> str:
 
 def main() -> None:
     """Measure what the command line asks for."""
-    parser = option_parser(__doc__, "resnet50,mobilenet_v2,bert_base_128")
+    parser = option_parser(__doc__, MEASURED)
     parser.add_argument("--prepare-only", action="store_true", help="quantise and compile only")
     arguments = parser.parse_args()
     plan = Plan(rounds=arguments.rounds, duration_s=arguments.duration)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from whet.collector import collection_paused
+
 if TYPE_CHECKING:
     from whet import errors
-    from whet.driver import compile  # noqa: A004 - the verb of the package
     from whet.errors import (
         ArtifactError,
         CompileError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from whet.program.records import FusedGroup, Stats, TensorSpec
     from whet.quantize.api import quantize
     from whet.runtime.load import load
+    from whet.start import compile  # noqa: A004 - the verb of the package
 
 __version__ = "0.1.0"
 
@@ -70,7 +72,7 @@ _HOME = {
     "Stats": "whet.program.records",
     "TensorSpec": "whet.program.records",
     "aipp_block": "whet.frontend.preprocess.block",
-    "compile": "whet.driver",
+    "compile": "whet.start",
     "load": "whet.runtime.load",
     "quantize": "whet.quantize.api",
 }
@@ -85,7 +87,9 @@ if not TYPE_CHECKING:
             raise AttributeError(f"module 'whet' has no attribute {name!r}")
         if name == "errors":
             return import_module("whet.errors")
-        value: object = getattr(import_module(_HOME.get(name, "whet.errors")), name)
+        with collection_paused():  # the compiler is 1,200 modules
+            home = import_module(_HOME.get(name, "whet.errors"))
+        value: object = getattr(home, name)
         globals()[name] = value
         return value
 

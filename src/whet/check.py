@@ -9,10 +9,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from whet.driver import Shapes, Source, plan
+from whet.driver import Shapes, plan
 from whet.errors import Problem, UnsupportedError
 from whet.frontend.operators import is_known_name
 from whet.frontend.read import read_proto
+from whet.frontend.reading import Source
 from whet.graph.edit import name_of
 from whet.lower.build import STEPS
 from whet.ops.table import op_table

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from importlib.metadata import version
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import llvmlite
 import msgspec
 import numpy as np
 import onnx
@@ -20,6 +19,7 @@ from whet.codegen.compile import compile_program
 from whet.codegen.objects.cache import ObjectCache
 from whet.codegen.objects.link import Image
 from whet.codegen.objects.targets import resolve_target
+from whet.collector import collection_paused
 from whet.dump import Dump
 from whet.errors import OptionError, UnsupportedError
 from whet.frontend.buckets import split_buckets
@@ -27,7 +27,7 @@ from whet.frontend.load import check_files, load_model
 from whet.frontend.preprocess.aipp import read_preprocess
 from whet.frontend.preprocess.attach import attach_preprocess
 from whet.frontend.preprocess.records import Step
-from whet.frontend.read import read_file
+from whet.frontend.reading import Reading, Source
 from whet.graph.infer import light_proto
 from whet.kernel.schedules import Schedules
 from whet.kernel.tuning import read_tuning
@@ -38,6 +38,7 @@ from whet.lower.assemble_variants import Build, assemble_variants
 from whet.lower.build import build_outline
 from whet.lower.lower import Lowered, LoweredScript, lower_outlines
 from whet.lower.outline import Outline
+from whet.lower.room import Room
 from whet.ops.table import op_table
 from whet.options import Options
 from whet.passes.pipeline import lowering_limits, run_passes
@@ -51,7 +52,6 @@ from whet.runtime.parts import Parts
 from whet.settings import Settings, read_settings
 from whet.target import Target
 
-Source = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 Shape = Sequence[int | str]
 Shapes = Mapping[str, Shape | Sequence[Shape]]
 Progress = Callable[[str, int, int], None]
@@ -62,7 +62,7 @@ GRAPH_WEIGHT_BYTES = 1024
 
 
 def compile(  # noqa: A001 - the public name
-    source: Source,
+    source: Source | Reading,
     *,
     shapes: Shapes | None = None,
     options: Options | None = None,
@@ -73,22 +73,16 @@ def compile(  # noqa: A001 - the public name
     """Compile a model to native code.
 
     Args:
-        source: path of an ONNX file, its bytes, a ``ModelProto`` or an ``onnx_ir.Model``.
-        shapes: shapes by input name; integers fix a dimension, names leave it to run time. A list
-            of shapes gives each a program of its own, which runs inputs of just that shape;
-            others take the program for any shape. All share one copy of equal weights.
-        options: how to compile; see ``Options``.
-        progress: called as ``progress(stage, done, total)``; the stages are load, optimise, lower,
-            pack and compile.
-        expose: names of intermediate values that the program gives too, as far as they exist in
-            it: those that fusion or a rewrite removed, or that are inside a model which a script
-            runs, are not among the outputs.
-        preprocess: what happens to pictures before the model: an AIPP file, or ``Preprocess``
-            and ``DynamicPreprocess`` records. Inputs take bytes then; ``shapes`` still are those
-            of the model in the file.
+        source: path of an ONNX file, its bytes, a ``ModelProto`` or an ``onnx_ir.Model``, or the
+            ``Reading`` of one.
+        shapes: as of ``whet.start.compile``, like what follows.
+        options: how to compile.
+        progress: told of every stage.
+        expose: intermediate values that become outputs.
+        preprocess: what happens to pictures before the model.
 
     Returns:
-        The compiled model, ready to run; made for another machine, to be saved and inspected.
+        The compiled model.
 
     Raises:
         WhetError: the model is damaged or unsupported, shapes do not fit, options are invalid, or
@@ -98,33 +92,39 @@ def compile(  # noqa: A001 - the public name
     settings = read_settings()
     start, budget = time.perf_counter(), Budget(chosen.limits)
     tell = progress or (lambda stage, done, total: None)
-    dump = Dump(settings.dump_dir, source, shapes, chosen) if settings.dump_dir else None
     target = resolve_target(chosen.target)
     tell("load", 0, 1)
     steps = read_preprocess(preprocess)
-    with ThreadPoolExecutor(1) as aside:
-        facts = aside.submit(_facts, source, shapes, chosen, steps)
-        models, uses = _load(source, shapes, chosen, steps)
+    with _reading(source) as given, collection_paused():
+        dump = None
+        if settings.dump_dir:
+            dump = Dump(settings.dump_dir, given.source, shapes, chosen)
+        models, uses = _load(given, shapes, chosen, steps)
         tell("load", 1, 1)
         tell = _checking(tell, budget)
         observers = _Observers(tell, dump, budget, expose, _schedules(chosen))
-        assembled, graph = _translate(models, chosen, target, observers)
+        assembled, graph = _translate(models, chosen, target, observers, given.room)
         image = _generate(assembled, target, chosen, settings, tell)
         weights = _packed(assembled, models, tell)
+        facts = _facts(given, shapes, chosen, steps)
     parts = Parts(
         program=assembled.program,
         code=image.code,
         symbols=image.symbols,
         weights=weights,
         graph=graph,
-        metadata=facts.result() | _blocks(uses),
+        metadata=facts | _blocks(uses),
         compile_s=time.perf_counter() - start,
     )
     return from_memory(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class _Observers:
+def _reading(source: Source | Reading) -> AbstractContextManager[Reading]:
+    """Return the reading of a source; who began it earlier also ends it."""
+    return nullcontext(source) if isinstance(source, Reading) else Reading(source)
+
+
+class _Observers(msgspec.Struct, frozen=True):
     """What a compilation takes from outside: who watches it, values to be exposed, schedules."""
 
     tell: Progress
@@ -148,7 +148,8 @@ def plan(
     tell = _checking(lambda stage, done, total: None, budget)
     target = resolve_target(chosen.target)
     schedules = _schedules(chosen)
-    assembled, _ = _translate(models, chosen, target, _Observers(tell, None, budget, (), schedules))
+    observers = _Observers(tell, None, budget, (), schedules)
+    assembled, _ = _translate(models, chosen, target, observers)
     _packed(assembled, models, tell)
     return assembled
 
@@ -178,7 +179,7 @@ def _schedules(options: Options) -> Schedules:
 
 
 def _load(
-    source: Source, shapes: Shapes | None, options: Options, steps: Sequence[Step]
+    source: Source | Reading, shapes: Shapes | None, options: Options, steps: Sequence[Step]
 ) -> tuple[list[ir.Model], tuple[BlockUse, ...]]:
     """Return the model, and once more for each bucket of shapes; and the AIPP blocks it takes."""
     base, buckets = split_buckets(shapes)
@@ -212,7 +213,11 @@ def _checking(tell: Progress, budget: Budget) -> Progress:
 
 
 def _translate(
-    models: list[ir.Model], options: Options, target: Target, observers: _Observers
+    models: list[ir.Model],
+    options: Options,
+    target: Target,
+    observers: _Observers,
+    room: Room | None = None,
 ) -> tuple[Assembled, bytes]:
     """Return the program of a model, whose weights may still be on their way, and its graph.
 
@@ -246,7 +251,7 @@ def _translate(
     )
     graph = light_proto(models[0], GRAPH_WEIGHT_BYTES).SerializeToString(deterministic=True)
     tell("pack", 0, 1)
-    assembled = _assembled(lowered, options, target)
+    assembled = _assembled(lowered, options, target, room)
     if dump:
         dump.program(assembled.program, assembled.kernels, target, graph)
     return assembled, graph
@@ -264,16 +269,16 @@ def _packed(assembled: Assembled, models: list[ir.Model], tell: Progress) -> np.
 
 
 def _assembled(
-    lowered: list[Lowered] | LoweredScript, options: Options, target: Target
+    lowered: list[Lowered] | LoweredScript, options: Options, target: Target, room: Room | None
 ) -> Assembled:
     threads, reuse = options.thread_count, options.opt_level >= 1
     if isinstance(lowered, LoweredScript):
         if not options.host_ops:
             _refuse_host(lowered)
-        return assemble_script(lowered, target, threads=threads, reuse=reuse)
+        return assemble_script(lowered, target, threads=threads, reuse=reuse, room=room)
     if len(lowered) == 1:
-        return assemble(lowered[0], target, threads=threads, reuse=reuse)
-    return assemble_variants(lowered[0], lowered[1:], Build(target, threads, reuse))
+        return assemble(lowered[0], target, threads=threads, reuse=reuse, room=room)
+    return assemble_variants(lowered[0], lowered[1:], Build(target, threads, reuse, room))
 
 
 def _refuse_host(lowered: LoweredScript) -> None:
@@ -307,25 +312,25 @@ def _cache_folder(options: Options, settings: Settings) -> Path | None:
 
 
 def _facts(
-    source: Source, shapes: Shapes | None, options: Options, steps: Sequence[Step]
+    given: Reading, shapes: Shapes | None, options: Options, steps: Sequence[Step]
 ) -> dict[str, str]:
     """Return what a compiled file says about its origin; equal for equal compilations."""
     facts = {
         "options": msgspec.json.encode(options.as_dict(), order="deterministic").decode(),
         "shapes": msgspec.json.encode(dict(shapes or {}), order="deterministic").decode(),
         "whet": __version__,
-        **{package: version(package) for package in ("llvmlite", "onnx", "onnx-ir")},
+        "llvmlite": llvmlite.__version__,
+        "onnx": onnx.__version__,
+        "onnx-ir": ir.__version__,
     }
     if steps:
         facts |= {"preprocess": msgspec.json.encode(steps, order="deterministic").decode()}
     if options.tuning:
         tuning = read_tuning(Path(options.tuning)).text().encode()
         facts |= {"tuning_digest": digest(memoryview(tuning))}
-    if isinstance(source, bytes):
-        facts |= {"source_digest": digest(memoryview(source))}
-    elif isinstance(source, str | os.PathLike):
-        path = Path(source)
-        file = read_file(path)
-        data = memoryview(b"") if file is None else file.view
-        facts |= {"source": path.name, "source_digest": digest(data)}
+    if isinstance(given.source, str | os.PathLike):
+        facts |= {"source": Path(given.source).name}
+    source_digest = given.digest()
+    if source_digest is not None:
+        facts |= {"source_digest": source_digest}
     return facts

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+
+class Settings(msgspec.Struct, frozen=True):
     """A snapshot of the environment.
 
     Attributes:

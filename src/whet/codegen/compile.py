@@ -9,12 +9,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import msgspec
 
 from whet.codegen.kinds.table import kernel_text
 from whet.codegen.objects.cache import ObjectCache, object_key
+from whet.codegen.objects.kernel_key import kernel_key
 from whet.codegen.objects.link import Image, link
 from whet.codegen.objects.object_code import compile_ir
 from whet.codegen.objects.worker import read_frame, write_frame
@@ -54,24 +54,25 @@ def compile_program(
         jobs: compiler processes, this one included.
         report: called as ``report(done, total)``.
     """
-    texts = {n: kernel_text(n, k, program.dims, target) for n, k in kernels.items()}
+    known = {n: kernel_key(n, k, program.dims, target) for n, k in kernels.items()}
+    objects = {n: found for n, k in known.items() if (found := cache.recall(k)) is not None}
+    texts = {
+        n: kernel_text(n, k, program.dims, target) for n, k in kernels.items() if n not in objects
+    }
     texts[DRIVER] = driver_text(program)
     keys = {name: object_key(text, target) for name, text in texts.items()}
-    objects: dict[str, bytes] = {}
-    for name, key in keys.items():
-        known = cache.get(key)
-        if known is not None:
-            objects[name] = known
+    objects |= {n: found for n, key in keys.items() if (found := cache.get(key)) is not None}
     missing = {name: text for name, text in texts.items() if name not in objects}
-    batch = _Batch(missing, target, len(texts), report, dict(objects))
+    batch = _Batch(missing, target, len(kernels) + 1, report, objects)
     batch.run(min(jobs, 1 + len(missing) // KERNELS_PER_PROCESS))
     for name in missing:
-        cache.put(keys[name], batch.objects[name])
-    return link({name: batch.objects[name] for name in texts})
+        cache.put(keys[name], objects[name])
+    for name in known.keys() & keys.keys():
+        cache.remember(known[name], keys[name])
+    return link({name: objects[name] for name in (*kernels, DRIVER)})
 
 
-@dataclass(slots=True)
-class _Batch:
+class _Batch(msgspec.Struct):
     """Modules being compiled by this process and its helpers."""
 
     texts: Mapping[str, str]
@@ -79,9 +80,9 @@ class _Batch:
     total: int
     report: Report | None
     objects: dict[str, bytes]
-    errors: list[str] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    waiting: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
+    errors: list[str] = msgspec.field(default_factory=list)
+    lock: threading.Lock = msgspec.field(default_factory=threading.Lock)
+    waiting: queue.SimpleQueue[str] = msgspec.field(default_factory=queue.SimpleQueue)
 
     def run(self, jobs: int) -> None:
         """Compile everything; helpers end with the batch, also when it is interrupted."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -20,8 +20,7 @@ INFERRED_FROM = 7
 """Nodes of older opsets have no shape inference of their own: it is made up for, one by one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rewriter:
+class Rewriter(msgspec.Struct, frozen=True):
     """The graph that an adapter edits.
 
     Attributes:
@@ -60,8 +59,7 @@ class Rewriter:
         return value
 
 
-@dataclass(frozen=True, slots=True)
-class Adapter:
+class Adapter(msgspec.Struct, frozen=True):
     """Rewrites one old form, in place.
 
     Attributes:

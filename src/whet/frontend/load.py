@@ -28,7 +28,8 @@ from whet.frontend.normalize import (
     split_wide_nodes,
 )
 from whet.frontend.operators import check_operators
-from whet.frontend.read import Parsed, parse_bytes, read_file
+from whet.frontend.read import Parsed, parse_bytes
+from whet.frontend.reading import Reading, Source
 from whet.frontend.specialize import bind_shapes
 from whet.frontend.split import LARGE_BYTES
 from whet.frontend.translate import translate_model
@@ -45,11 +46,9 @@ _MALFORMED = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, Val
 FILES = "whet.files"
 """Key in the metadata of a model in memory: the files that its weights are read from."""
 
-Source = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
-
 
 def load_model(
-    source: Source,
+    source: Source | Reading,
     *,
     shapes: Mapping[str, tuple[int | str, ...]] | None = None,
     base_dir: str | os.PathLike[str] | None = None,
@@ -58,7 +57,8 @@ def load_model(
     """Load a model and bring it into canonical form; the caller's object is never changed.
 
     Args:
-        source: path of an ONNX file, its bytes, a ``ModelProto`` or an ``onnx_ir.Model``.
+        source: path of an ONNX file, its bytes, a ``ModelProto`` or an ``onnx_ir.Model``, or the
+            ``Reading`` of one.
         shapes: shapes of inputs: an integer fixes a dim, a string names a symbolic dim.
         base_dir: folder of external data; by default the folder of the file. Weights outside
             the model are refused when neither is known.
@@ -130,7 +130,11 @@ def _canonicalise(model: ir.Model, shapes: Mapping[str, tuple[int | str, ...]]) 
     check_types(model)
 
 
-def _open(source: Source, base_dir: str | os.PathLike[str] | None, limits: Limits) -> ir.Model:
+def _open(
+    source: Source | Reading, base_dir: str | os.PathLike[str] | None, limits: Limits
+) -> ir.Model:
+    given = source if isinstance(source, Reading) else Reading(source)
+    source = given.source
     if isinstance(source, ir.Model):
         return _clone(source)
     where: str | None = None
@@ -141,7 +145,7 @@ def _open(source: Source, base_dir: str | os.PathLike[str] | None, limits: Limit
         parsed = parse_bytes(memoryview(source), limits, where="the given bytes")
     elif isinstance(source, (str, os.PathLike)):
         where = os.fspath(source)
-        file = read_file(Path(source))
+        file = given.file
         files = [] if file is None else [file]
         parsed = parse_bytes(file.view if file else memoryview(b""), limits, where=where)
         base_dir = base_dir if base_dir is not None else Path(source).resolve().parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Container, Iterable
 
 import onnx.defs
@@ -110,6 +111,7 @@ def _has_form(node: ir.Node, imports: dict[str, int]) -> bool:
     return True
 
 
+@functools.cache
 def _schema(op_type: str, version: int) -> onnx.defs.OpSchema | None:
     """Return the definition of a standard operator, ``None`` if there is none in that opset."""
     try:

@@ -1,29 +1,24 @@
-"""Reading model files and parsing them, with limits."""
+"""Parsing model files, with limits."""
 
 from __future__ import annotations
 
 import os
-import stat
-from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import onnx
 from google.protobuf.message import DecodeError
 
-from whet.errors import ModelError, ResourceError
+from whet.errors import ModelError
+from whet.frontend.reading import read_file
 from whet.frontend.split import split_weights
 from whet.limits import Limits
-from whet.mapped import MappedFile
 from whet.program.container import MAGIC
-
-MAX_PROTO_BYTES = (1 << 31) - 1
-"""Protocol buffers cannot be larger; bigger models keep their weights in external data."""
 
 _NOT_ONNX_HINT = "give an ONNX file as written by torch.onnx.export or onnx.save"
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(msgspec.Struct, frozen=True):
     """A parsed model.
 
     Attributes:
@@ -32,55 +27,7 @@ class Parsed:
     """
 
     proto: onnx.ModelProto
-    weights: dict[int, memoryview] = field(default_factory=dict)
-
-
-def read_file(path: Path) -> MappedFile | None:
-    """Map a model file into memory; ``None`` if it is empty.
-
-    Raises:
-        ModelError: there is no such file, it is a folder, unreadable or too large.
-    """
-    try:
-        # Opening a pipe would wait for its writer.
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            return _map(handle, path)
-        finally:
-            os.close(handle)
-    except FileNotFoundError:
-        raise ModelError(
-            "there is no such model file", where=str(path), hint="check the path"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"the model file cannot be read: {getattr(error, 'strerror', None) or error}",
-            where=str(path),
-            hint="check the path and its permissions",
-        ) from error
-    except MemoryError as error:
-        raise ResourceError("not enough memory to read the model", where=str(path)) from error
-
-
-def _map(handle: int, path: Path) -> MappedFile | None:
-    state = os.fstat(handle)
-    if stat.S_ISDIR(state.st_mode):
-        raise ModelError(
-            "the model path is a folder", where=str(path), hint="give the .onnx file in it"
-        )
-    if not stat.S_ISREG(state.st_mode):
-        raise ModelError(
-            "the model path is not a plain file", where=str(path), hint="save the model to a file"
-        )
-    if state.st_size > MAX_PROTO_BYTES:
-        raise ModelError(
-            f"the model file has {state.st_size} bytes, more than a protocol buffer can hold",
-            where=str(path),
-            hint="save it with external data: onnx.save(..., save_as_external_data=True)",
-        )
-    if state.st_size == 0:
-        return None
-    return MappedFile(handle, 0, state.st_size)
+    weights: dict[int, memoryview] = msgspec.field(default_factory=dict)
 
 
 def read_proto(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.ModelProto:

@@ -8,7 +8,8 @@ weights stay where they are, as views of the file. What is not plain enough is l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 LARGE_BYTES = 4096
 """Smaller weights are parsed with the rest."""
@@ -20,8 +21,7 @@ _TENSOR_RAW_DATA = 9
 _MOST_VARINT_BYTES = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
+class Split(msgspec.Struct, frozen=True):
     """A model in two parts.
 
     Attributes:
@@ -33,8 +33,7 @@ class Split:
     weights: dict[int, memoryview]
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
+class _Field(msgspec.Struct, frozen=True):
     """One field: bytes ``start`` to ``end``, of which ``payload`` to ``end`` are its value."""
 
     number: int

@@ -7,9 +7,9 @@ ask for the rank and type of any value in front of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import onnx.shape_inference
@@ -29,8 +29,7 @@ _KNOWN_BYTES = 4096
 _REQUIRED: Any = object()
 
 
-@dataclass(frozen=True, slots=True)
-class Foreign:
+class Foreign(msgspec.Struct, frozen=True):
     """One operator of another domain.
 
     Attributes:

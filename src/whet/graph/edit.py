@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -77,17 +78,25 @@ def begin_rewrite(graph: ir.Graph | None) -> None:
 
 
 class Names:
-    """Hands out value and node names that are unused in one model."""
+    """Hands out value and node names that are unused in one model.
+
+    The model is looked through when the first name is asked for: most passes find nothing to do.
+    """
 
     def __init__(self, model: ir.Model) -> None:
-        self._taken: set[str] = set()
+        self._model = model
         self._counts: dict[str, int] = {}
-        for graph in model.graphs():
-            self._taken.update(v.name for v in graph.inputs if v.name)
-            self._taken.update(graph.initializers)
+
+    @cached_property
+    def _taken(self) -> set[str]:
+        taken: set[str] = set()
+        for graph in self._model.graphs():
+            taken.update(v.name for v in graph.inputs if v.name)
+            taken.update(graph.initializers)
             for node in graph:
-                self._taken.add(node.name or "")
-                self._taken.update(v.name for v in node.outputs if v.name)
+                taken.add(node.name or "")
+                taken.update(v.name for v in node.outputs if v.name)
+        return taken
 
     def fresh(self, base: str) -> str:
         """Return ``base``, or ``base_2``, ``base_3``… if it is taken, and reserve it."""
@@ -110,8 +119,10 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     """Return the tensor behind an initialiser or a ``Constant`` node, without reading its data."""
     if value is None:
         return None
+    if value.const_value is not None:
+        return value.const_value
     node = value.producer()
-    if node is not None and node.op_type == "Constant" and "sparse_value" in node.attributes:
+    if node is None or (node.op_type == "Constant" and "sparse_value" in node.attributes):
         return None
     return ir.convenience.get_const_tensor(value)
 
@@ -187,9 +198,13 @@ def add_initializer(
 ) -> ir.Value:
     """Add a constant to the graph under an unused ``name`` and return its value."""
     tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), dtype=dtype, name=name)
-    value = ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
-    )
+    return add_tensor(graph, tensor, name)
+
+
+def add_tensor(graph: ir.Graph, tensor: ir.TensorProtocol, name: str) -> ir.Value:
+    """Add a tensor to the graph under an unused ``name`` and return its value."""
+    shape = ir.Shape(tensor.shape.numpy())
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
     graph.register_initializer(value)
     return value
 

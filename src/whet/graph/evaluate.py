@@ -12,7 +12,6 @@ import onnx.helper
 import onnx.numpy_helper
 import onnx.shape_inference
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 from whet.graph.match import Miss
 from whet.graph.opset import canonical_opset
@@ -96,6 +95,8 @@ _OWN: dict[str, Callable[..., Array]] = {"GatherElements": _gather_elements}
 def _run(proto: onnx.NodeProto, feeds: dict[str, Array], outputs: list[str]) -> list[Array] | Miss:
     if proto.op_type in _OWN:
         return [_OWN[proto.op_type](proto, *feeds.values())]
+    from onnx.reference import ReferenceEvaluator  # 250 modules that many models do without
+
     wanted = [name for name in outputs if name]
     opsets = [onnx.helper.make_opsetid("", canonical_opset())]
     function = onnx.helper.make_function("whet", "fold", list(feeds), wanted, [proto], opsets)

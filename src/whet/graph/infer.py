@@ -43,15 +43,26 @@ def infer_shapes(model: ir.Model) -> int:
         _refuse_trap(node)
     proto = light_proto(model)
     try:
-        inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
-        if not _has_long_vectors(inferred.graph):
-            inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+        inferred = _inferred(proto)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise ShapeError(
             f"shapes or types contradict each other: {_first_line(error)}",
             hint="check the model with onnx.checker, and the shapes given for its inputs",
         ) from error
     return _merge(model.graph, inferred.graph)
+
+
+def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model with what can be inferred, constants that are shapes included.
+
+    Without those once first, where that may show vectors too long for the rest.
+    """
+    plain = None
+    if not _is_static(proto.graph):
+        plain = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+    if _has_long_vectors((plain or proto).graph):
+        return plain or onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+    return onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
 
 
 def infer_leniently(model: ir.Model) -> None:
@@ -142,6 +153,19 @@ def _split_trap(node: ir.Node) -> tuple[str, str] | None:
 
 
 _TRAPS = {"Slice": _slice_trap, "Einsum": _einsum_trap, "Split": _split_trap}
+
+
+def _is_static(graph: onnx.GraphProto) -> bool:
+    """Whether the size of every value of a graph itself is known."""
+    infos = {info.name: info.type.tensor_type for info in (*graph.value_info, *graph.output)}
+    names = (name for node in graph.node for name in node.output if name)
+    kinds = [infos.get(name) for name in names]
+    return all(
+        kind is not None
+        and kind.HasField("shape")
+        and all(dim.HasField("dim_value") for dim in kind.shape.dim)
+        for kind in kinds
+    )
 
 
 def _has_long_vectors(graph: onnx.GraphProto) -> bool:

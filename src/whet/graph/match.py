@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
+import msgspec
 import onnx_ir as ir
 
 from whet.graph.edit import constant_tensor, scalar
 from whet.words import counted
 
 
-@dataclass(frozen=True, slots=True)
-class Miss:
+class Miss(msgspec.Struct, frozen=True):
     """Why a rewrite does not apply."""
 
     why: str
@@ -29,29 +28,25 @@ class Miss:
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class Any:
+class Any(msgspec.Struct, frozen=True):
     """Any value; the same name must stand for the same value throughout a pattern."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Const:
+class Const(msgspec.Struct, frozen=True):
     """Any constant, bound to ``name``."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Number:
+class Number(msgspec.Struct, frozen=True):
     """A constant of one element equal to ``value`` within the rounding of its element type."""
 
     value: float
 
 
-@dataclass(frozen=True, slots=True)
-class Op:
+class Op(msgspec.Struct, frozen=True):
     """The first output of a node of one of the ``types`` (separated by ``|``)."""
 
     types: str
@@ -60,8 +55,7 @@ class Op:
     commutative: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class OneOf:
+class OneOf(msgspec.Struct, frozen=True):
     """The first of several patterns that matches."""
 
     options: tuple[Pattern, ...]
@@ -70,8 +64,7 @@ class OneOf:
 Pattern = Any | Const | Number | Op | OneOf
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(msgspec.Struct, frozen=True):
     """What a pattern was found to stand for.
 
     Attributes:
@@ -80,9 +73,9 @@ class Match:
         named: nodes of the ``Op`` patterns that have a name.
     """
 
-    values: Mapping[str, ir.Value] = field(default_factory=lambda: MappingProxyType({}))
+    values: Mapping[str, ir.Value] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     nodes: tuple[ir.Node, ...] = ()
-    named: Mapping[str, ir.Node] = field(default_factory=lambda: MappingProxyType({}))
+    named: Mapping[str, ir.Node] = msgspec.field(default_factory=lambda: MappingProxyType({}))
 
     def __getitem__(self, name: str) -> ir.Value:
         return self.values[name]

@@ -26,28 +26,25 @@ def _graph_fault(
     defined = set(outer)
     names = set(outer_names)
     roots = dict.fromkeys([*graph.inputs, *graph.initializers.values()])
-    fault = _define(list(roots), defined, names, f"graph {graph.name!r}")
+    fault = _define(list(roots), defined, names, graph)
     if fault:
         return fault
     for node in graph:
-        where = f"node {name_of(node)!r} ({node.op_type})"
-        fault = _inputs_fault(node, defined, names, where) or _define(
-            [v for v in node.outputs if v.name], defined, names, where
+        fault = _inputs_fault(node, defined, names) or _define(
+            [v for v in node.outputs if v.name], defined, names, node
         )
         if fault:
             return fault
     for value in graph.outputs:
         if value not in defined or value in outer:
-            return f"output {value.name!r} is not produced in its graph", f"graph {graph.name!r}"
+            return f"output {value.name!r} is not produced in its graph", _place(graph)
     return None
 
 
-def _inputs_fault(
-    node: ir.Node, defined: set[ir.Value], names: set[str], where: str
-) -> tuple[str, str] | None:
+def _inputs_fault(node: ir.Node, defined: set[ir.Value], names: set[str]) -> tuple[str, str] | None:
     for value in node.inputs:
         if value is not None and value not in defined:
-            return f"input {value.name!r} is used before anything produces it", where
+            return f"input {value.name!r} is used before anything produces it", _place(node)
     for attr in node.attributes.values():
         for inner in _subgraphs(attr):
             fault = _graph_fault(inner, frozenset(defined), frozenset(names))
@@ -57,15 +54,21 @@ def _inputs_fault(
 
 
 def _define(
-    values: list[ir.Value], defined: set[ir.Value], names: set[str], where: str
+    values: list[ir.Value], defined: set[ir.Value], names: set[str], at: ir.Node | ir.Graph
 ) -> tuple[str, str] | None:
     for value in values:
         if value.name in names:
-            return f"the name {value.name!r} is given to two values", where
+            return f"the name {value.name!r} is given to two values", _place(at)
         if value.name:
             names.add(value.name)
         defined.add(value)
     return None
+
+
+def _place(at: ir.Node | ir.Graph) -> str:
+    if isinstance(at, ir.Graph):
+        return f"graph {at.name!r}"
+    return f"node {name_of(at)!r} ({at.op_type})"
 
 
 def _subgraphs(attr: ir.Attr) -> tuple[ir.Graph, ...]:
@@ -77,10 +80,9 @@ def _subgraphs(attr: ir.Attr) -> tuple[ir.Graph, ...]:
 def _untyped(graph: ir.Graph) -> tuple[str, str] | None:
     for value in graph.inputs:
         if value.type is None:
-            return f"the type of input {value.name!r} is unknown", f"graph {graph.name!r}"
+            return f"the type of input {value.name!r} is unknown", _place(graph)
     for node in graph:
         for value in node.outputs:
             if value.name and value.type is None:
-                where = f"node {name_of(node)!r} ({node.op_type})"
-                return f"the type of {value.name!r} is unknown", where
+                return f"the type of {value.name!r} is unknown", _place(node)
     return None

@@ -5,7 +5,7 @@ Bounds and division stand here together: what divides depends on what can be pro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Union
 
 from whet.index.atoms import Atom, Axis, Dim, Div, Mod, Opaque, mentions, show
@@ -17,13 +17,15 @@ IndexLike = Union["Poly", int]
 class Poly:
     """An integer polynomial in canonical form; equal polynomials compare and hash equal."""
 
-    __slots__ = ("_hash", "terms")
+    __slots__ = ("_atoms", "_hash", "terms")
 
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
         kept = [(m, c) for m, c in terms.items() if c]
-        kept.sort(key=lambda item: [a.key for a in item[0]])
+        if len(kept) > 1:
+            kept.sort(key=lambda item: [a.key for a in item[0]])
         self.terms: tuple[tuple[Monomial, int], ...] = tuple(kept)
         self._hash = hash(self.terms)
+        self._atoms: frozenset[Atom] | None = None
 
     def __hash__(self) -> int:
         return self._hash
@@ -71,6 +73,10 @@ class Poly:
 
     def __mul__(self, other: IndexLike) -> Poly:
         right = as_poly(other)
+        for p, q in ((self, right), (right, self)):
+            scale = q.constant
+            if scale is not None:
+                return p if scale == 1 else Poly({m: c * scale for m, c in p.terms})
         total: dict[Monomial, int] = {}
         for left_atoms, left in self.terms:
             for right_atoms, scale in right.terms:
@@ -87,15 +93,19 @@ class Poly:
         return _divide(self, as_poly(other))[1]
 
     @property
-    def atoms(self) -> set[Atom]:
+    def atoms(self) -> frozenset[Atom]:
         """All atoms, including those inside divisions."""
-        found: set[Atom] = set()
+        if self._atoms is None:
+            self._atoms = frozenset(self._find_atoms())
+        return self._atoms
+
+    def _find_atoms(self) -> Iterator[Atom]:
         for monomial, _ in self.terms:
             for atom in monomial:
-                found.add(atom)
+                yield atom
                 if isinstance(atom, Div | Mod):
-                    found |= atom.numerator.atoms | atom.denominator.atoms
-        return found
+                    yield from atom.numerator.atoms
+                    yield from atom.denominator.atoms
 
     def coefficient(self, atom: Atom) -> Poly:
         """Return the factor of ``atom`` where it occurs once in a monomial."""
@@ -118,15 +128,16 @@ class Poly:
 
     def substitute(self, mapping: Mapping[Atom, IndexLike]) -> Poly:
         """Replace atoms and simplify again."""
-        if not mapping or not self.terms:
+        if all(isinstance(a, Axis | Dim) and a not in mapping for a in self.atoms):
             return self
-        total = ZERO
+        total: dict[Monomial, int] = {}
         for monomial, c in self.terms:
             product = as_poly(c)
             for atom in monomial:
                 product = product * _substitute_atom(atom, mapping)
-            total = total + product
-        return total
+            for m, scale in product.terms:
+                total[m] = total.get(m, 0) + scale
+        return Poly(total)
 
     def evaluate(self, dims: Mapping[str, int]) -> int:
         """Return the value for given dimensions.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product as pairs
+
+import msgspec
 
 from whet.kernel.schedule import MAX_VECTORS, Work, cycles, even, most_rows
 from whet.target import Target
@@ -19,8 +20,7 @@ as two products with the softmax between them.
 KEY_BLOCK = 384
 
 
-@dataclass(frozen=True, slots=True)
-class Heads:
+class Heads(msgspec.Struct, frozen=True):
     """The size of an attention.
 
     Attributes:

@@ -8,10 +8,10 @@ A row is cut into groups of 32 values along the depth. A value is ``scale * (cod
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -24,8 +24,7 @@ SUPER = 8
 """Groups that share the factor of their scales, where scales have few bits."""
 
 
-@dataclass(frozen=True, slots=True)
-class BlockFormat:
+class BlockFormat(msgspec.Struct, frozen=True):
     """How weights lie in blocks.
 
     Attributes:
@@ -60,8 +59,7 @@ class BlockFormat:
         return depth // self.block * self.group_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Blocks:
+class Blocks(msgspec.Struct, frozen=True):
     """Weights in blocks, taken apart.
 
     Attributes:

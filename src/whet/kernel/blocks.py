@@ -12,8 +12,10 @@ so that a row's result depends on nothing else in the step.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from whet.index import Axis, Poly
 from whet.kernel.block_formats import GROUP, SUPER, BlockFormat
@@ -66,8 +68,7 @@ def panel_bytes(kind: BlockFormat, depth: int) -> int:
     return groups * record_bytes(kind) + groups // period(kind) * super_bytes(kind)
 
 
-@dataclass(frozen=True, slots=True)
-class QuantizedRows:
+class QuantizedRows(msgspec.Struct, frozen=True):
     """The anchor of rows in blocks; the body reads its result as ``Var("acc")``.
 
     Attributes:
@@ -102,8 +103,7 @@ class QuantizedRows:
         return replace(self, x=rewrite(self.x), steps=steps, product=product)
 
 
-@dataclass(frozen=True, slots=True)
-class BlockSum:
+class BlockSum(msgspec.Struct, frozen=True):
     """The anchor of a product with weights in blocks; the body reads ``Var("acc")``.
 
     Attributes:
@@ -133,8 +133,7 @@ class BlockSum:
         return replace(self, rows=rewrite(self.rows), weights=weights)
 
 
-@dataclass(frozen=True, slots=True)
-class RowQuantization:
+class RowQuantization(msgspec.Struct, frozen=True):
     """The kernel that brings rows into blocks; a chunk is some groups of one row.
 
     Attributes:
@@ -160,8 +159,7 @@ class RowQuantization:
     steps: tuple[Step, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RowsOut:
+class RowsOut(msgspec.Struct, frozen=True):
     """The end of a product whose results become rows in blocks: a panel's columns are a group.
 
     Attributes:
@@ -177,8 +175,7 @@ class RowsOut:
     spans: int
 
 
-@dataclass(frozen=True, slots=True)
-class BlockProduct:
+class BlockProduct(msgspec.Struct, frozen=True):
     """The kernel of a product with weights in blocks; a chunk is a panel and a block of rows.
 
     Attributes:

@@ -7,8 +7,9 @@ reads is not written to memory at all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from whet.index import Axis, Poly, as_poly, var
 
@@ -21,8 +22,7 @@ LINE = 16
 """Elements of a cache line, of four bytes each."""
 
 
-@dataclass(frozen=True, slots=True)
-class Inner:
+class Inner(msgspec.Struct, frozen=True):
     """A result that only later parts of a chain read: a block of its rows lies in scratch.
 
     Attributes:
@@ -40,8 +40,7 @@ class Inner:
         return self.width + (LINE if crowded else -self.width % LINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(msgspec.Struct, frozen=True):
     """Contractions over the same rows, each of which reads what those before it made of its rows.
 
     Attributes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.kernel.schedule import Work, cycles
 from whet.target import Target
@@ -16,8 +17,7 @@ MOST_EXTRA = 1.03
 """How much more arithmetic blocks may take, as the last one overlaps the one before."""
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(msgspec.Struct, frozen=True):
     """The size of a part of a chain.
 
     Attributes:

@@ -8,8 +8,10 @@ are added in order: one row has the same bits in any company.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from whet.index import Axis, Poly
 from whet.kernel.block_formats import BlockFormat
@@ -23,8 +25,7 @@ STRETCH = 4
 """Groups whose products are summed before they are added to the others."""
 
 
-@dataclass(frozen=True, slots=True)
-class DequantizedSum:
+class DequantizedSum(msgspec.Struct, frozen=True):
     """The anchor of such a product; the body reads ``Var("acc")``.
 
     Attributes:
@@ -61,8 +62,7 @@ class DequantizedSum:
         return replace(self, x=rewrite(self.x), weights=weights)
 
 
-@dataclass(frozen=True, slots=True)
-class DequantizedProduct:
+class DequantizedProduct(msgspec.Struct, frozen=True):
     """The kernel of such a product; a chunk is some panels and a block of rows.
 
     Few rows dequantise weights in registers; for many, a stretch of a panel is written to scratch

@@ -7,8 +7,10 @@ are chosen it becomes ``Read``, which reads a kernel parameter at an element add
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from whet.index import Atom, IndexLike, Opaque, Poly, as_poly, at_least, less_than
 
@@ -42,8 +44,7 @@ class Expr:
         return any(atom in all_atoms(p) for e in walk(self) for p in e.indices())
 
 
-@dataclass(frozen=True, slots=True)
-class Const(Expr):
+class Const(msgspec.Struct, Expr, frozen=True):
     """A number."""
 
     value: float | int | bool
@@ -58,16 +59,14 @@ class Const(Expr):
         return repr(self.value) == repr(other.value)
 
 
-@dataclass(frozen=True, slots=True)
-class Var(Expr):
+class Var(msgspec.Struct, Expr, frozen=True):
     """A value computed by the surrounding kernel: a reduction's result or an accumulator."""
 
     name: str
     dtype: str
 
 
-@dataclass(frozen=True, slots=True)
-class IndexValue(Expr):
+class IndexValue(msgspec.Struct, Expr, frozen=True):
     """An index as a number."""
 
     index: Poly
@@ -82,8 +81,7 @@ class IndexValue(Expr):
         return (self.index,)
 
 
-@dataclass(frozen=True, slots=True)
-class Load(Expr):
+class Load(msgspec.Struct, Expr, frozen=True):
     """An element of a tensor at logical indices; ``source`` is compared by identity."""
 
     source: Any
@@ -99,8 +97,7 @@ class Load(Expr):
         return self.index
 
 
-@dataclass(frozen=True, slots=True)
-class Read(Expr):
+class Read(msgspec.Struct, Expr, frozen=True):
     """An element of a kernel parameter at an element address."""
 
     param: int
@@ -116,8 +113,7 @@ class Read(Expr):
         return (self.address,)
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Expr):
+class Call(msgspec.Struct, Expr, frozen=True):
     """An operation on values; the table of operations is ``SEMANTICS`` in ``interpret.py``."""
 
     op: str
@@ -134,8 +130,7 @@ class Call(Expr):
         return self.args
 
 
-@dataclass(frozen=True, slots=True)
-class Within:
+class Within(msgspec.Struct, frozen=True):
     """The condition ``0 <= index < extent``."""
 
     index: Poly
@@ -156,8 +151,7 @@ class Within:
         return at_least(self.index - self.extent, 0) or at_least(-1 - self.index, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Guard(Expr):
+class Guard(msgspec.Struct, Expr, frozen=True):
     """``then`` where all conditions hold, else ``otherwise``; ``then`` is not read elsewhere."""
 
     conditions: tuple[Within, ...]
@@ -193,13 +187,15 @@ def guard(conditions: tuple[Within, ...], then: Expr, otherwise: Expr) -> Expr:
 
 def walk(expr: Expr) -> Iterator[Expr]:
     """Yield a node and everything below it, expressions inside indices included."""
-    yield expr
-    for p in expr.indices():
-        for atom in p.atoms:
-            if isinstance(atom, Opaque):
-                yield from walk(atom.expr)
-    for child in expr.children():
-        yield from walk(child)
+    left = [expr]
+    while left:
+        node = left.pop()
+        yield node
+        left.extend(reversed(node.children()))
+        for p in reversed(node.indices()):
+            for atom in p.atoms:
+                if isinstance(atom, Opaque):
+                    left.append(atom.expr)
 
 
 def depth(expr: Expr) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from whet.index import Axis, Poly
 from whet.kernel.expr import Expr
@@ -13,8 +15,7 @@ if TYPE_CHECKING:
     from whet.kernel.spec import Param
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(msgspec.Struct, frozen=True):
     """The anchor of a filter: element ``rank`` is the position of the element kept as that one.
 
     Elements are visited in order; one is kept if ``keep`` holds and ``clash`` holds with none
@@ -47,8 +48,7 @@ class Kept:
         return replace(self, keep=rewrite(self.keep), clash=clash)
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+class Filter(msgspec.Struct, frozen=True):
     """The kernel of a filter. A chunk is one row.
 
     Attributes:

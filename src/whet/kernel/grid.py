@@ -7,9 +7,10 @@ from happening.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from whet.index import Atom, Axis, Dim, Div, Mod, Poly
 from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Load, Read, Var, Within
@@ -29,8 +30,7 @@ from whet.kernel.spec import ACCUMULATOR, Step
 Leaf = Callable[["Grid", Expr], Array]
 
 
-@dataclass(frozen=True)
-class Grid:
+class Grid(msgspec.Struct, frozen=True):
     """All points of some axes, and what is known at them.
 
     Attributes:
@@ -45,7 +45,7 @@ class Grid:
     axes: tuple[Axis, ...]
     dims: Mapping[str, int]
     read: Leaf
-    names: Mapping[str, Array] = field(default_factory=dict)
+    names: Mapping[str, Array] = msgspec.field(default_factory=dict)
     mask: Array | None = None
     precise: bool = False
 
@@ -224,8 +224,7 @@ def _flipped(values: Array, flips: bool) -> Array:
     return np.asarray(values.view(np.uint8) ^ np.uint8(128)) if flips else values
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
+class Scores(msgspec.Struct, frozen=True):
     """What a softmax of attention is taken of: an expression of ``sum over depth of q * k``."""
 
     q: Expr

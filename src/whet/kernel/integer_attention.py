@@ -6,7 +6,7 @@ Between them the softmax is computed in floats, and rounded to codes when its su
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from whet.kernel.expr import Expr
 
@@ -20,8 +20,7 @@ QUAD_WORDS = 4
 """Values of 8 bits in a word."""
 
 
-@dataclass(frozen=True, slots=True)
-class IntegerAttention:
+class IntegerAttention(msgspec.Struct, frozen=True):
     """What attention on integers needs beside what all have.
 
     Attributes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from whet.dtypes import DTYPES, numpy_dtype
 from whet.index import Axis, Dim, as_poly, product, var
@@ -79,12 +80,11 @@ def _input_tensors(root: Tensor) -> list[Tensor]:
     return [t for t in seen.values() if t.definition is None and t.value is None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Evaluation:
+class _Evaluation(msgspec.Struct, frozen=True):
     inputs: Mapping[str, Array]
     dims: Mapping[str, int]
     precise: bool
-    memo: dict[int, Array] = field(default_factory=dict)
+    memo: dict[int, Array] = msgspec.field(default_factory=dict)
 
     def tensor(self, tensor: Tensor) -> Array:
         known = self.memo.get(id(tensor))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cmp_to_key
 
 import numpy as np
+from msgspec.structs import replace
 
 from whet.dtypes import numpy_dtype
 from whet.index import Axis

@@ -9,8 +9,10 @@ integers with a scale for every position and head, ``[page, head, position]``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from whet.index import Axis, Poly
 from whet.kernel.expr import Expr, Read
@@ -25,8 +27,7 @@ COLUMNS = 16
 """Rows of values are padded to a multiple of so many, the floats of the widest vector."""
 
 
-@dataclass(frozen=True, slots=True)
-class Weighing:
+class Weighing(msgspec.Struct, frozen=True):
     """How scores become weights.
 
     Attributes:
@@ -40,8 +41,7 @@ class Weighing:
     window: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class PagedAttend:
+class PagedAttend(msgspec.Struct, frozen=True):
     """The anchor of attention over pages; the body reads its result as ``Var("acc")``.
 
     Attributes:
@@ -79,8 +79,7 @@ class PagedAttend:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Pages:
+class Pages(msgspec.Struct, frozen=True):
     """Where pages lie.
 
     Attributes:
@@ -110,8 +109,7 @@ class Pages:
     scales: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class QueryPart:
+class QueryPart(msgspec.Struct, frozen=True):
     """Some neighbouring elements of every query, computed when a tile begins.
 
     Attributes:
@@ -125,8 +123,7 @@ class QueryPart:
     values: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PagedAttention:
+class PagedAttention(msgspec.Struct, frozen=True):
     """The kernel: a chunk is one tile and one head of keys, with all heads of queries that use it.
 
     The weights of a row are summed page by page from its first visible one, each page in one

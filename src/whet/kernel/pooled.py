@@ -8,8 +8,10 @@ blocks, as where a 1x1 convolution widens an image for a depthwise one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from whet.index import Atom, Axis, IndexLike, Poly
 from whet.kernel.expr import Expr, Read, rewrite_leaves
@@ -18,8 +20,7 @@ if TYPE_CHECKING:
     from whet.kernel.spec import Contraction, Nest, Param
 
 
-@dataclass(frozen=True, slots=True)
-class Lines:
+class Lines(msgspec.Struct, frozen=True):
     """Which image rows a row of windows reads: ``reach`` of them, from ``step * row - before`` on.
 
     Attributes:
@@ -38,8 +39,7 @@ class Lines:
         return self.reach - self.step
 
 
-@dataclass(frozen=True, slots=True)
-class Bands:
+class Bands(msgspec.Struct, frozen=True):
     """How the work of a product and its windows is cut.
 
     Attributes:
@@ -53,8 +53,7 @@ class Bands:
     channels: int
 
 
-@dataclass(frozen=True, slots=True)
-class Pooled:
+class Pooled(msgspec.Struct, frozen=True):
     """A product and windows over its image rows. A chunk is some rows of windows, band by band.
 
     Attributes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.kernel.pooled import Bands, Lines
 from whet.target import Target
@@ -22,8 +23,7 @@ MOST_VECTORS = 4
 """Vectors of channels of a block: more than three rows of them leave the first cache."""
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(msgspec.Struct, frozen=True):
     """What a product makes for windows.
 
     Attributes:

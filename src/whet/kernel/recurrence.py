@@ -8,8 +8,10 @@ done for every element before the next begins.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from whet.index import Axis, Poly
 from whet.kernel.expr import Expr, Read
@@ -23,8 +25,7 @@ def gate_name(number: int) -> str:
     return f"acc{number}"
 
 
-@dataclass(frozen=True, slots=True)
-class Assign:
+class Assign(msgspec.Struct, frozen=True):
     """Sets the elements at one position of the first dimension.
 
     Attributes:
@@ -36,8 +37,7 @@ class Assign:
     value: Expr
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
+class Phase(msgspec.Struct, frozen=True):
     """Products of one state with some weights, then assignments.
 
     Attributes:
@@ -53,8 +53,7 @@ class Phase:
     assigns: tuple[Assign, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Recur:
+class Recur(msgspec.Struct, frozen=True):
     """The anchor of a recurrence; elements are at (position, outer, row, col).
 
     Attributes:
@@ -101,8 +100,7 @@ class Recur:
         return replace(self, start=assigns(self.start), phases=phases)
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
+class Pass(msgspec.Struct, frozen=True):
     """A phase over flat parameters, with its schedule.
 
     Attributes:
@@ -122,8 +120,7 @@ class Pass:
     unroll: int
 
 
-@dataclass(frozen=True, slots=True)
-class Recurrence:
+class Recurrence(msgspec.Struct, frozen=True):
     """The kernel of a recurrence. A chunk runs all steps of one outer point and some rows.
 
     Attributes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from whet.index import Axis
 from whet.kernel.expr import Expr
@@ -13,8 +15,7 @@ if TYPE_CHECKING:
     from whet.kernel.spec import Param, Store
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
+class Prefix(msgspec.Struct, frozen=True):
     """The anchor of a scan: ``acc = op over r <= step of term at r``, read as ``Var("acc")``.
 
     Elements are combined in order, one after the other.
@@ -42,8 +43,7 @@ class Prefix:
         return replace(self, term=rewrite(self.term))
 
 
-@dataclass(frozen=True, slots=True)
-class Scan:
+class Scan(msgspec.Struct, frozen=True):
     """The kernel of a scan. A chunk runs all steps of some rows.
 
     Attributes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from whet.index import Axis
 from whet.kernel.expr import Expr, Within
@@ -13,8 +15,7 @@ if TYPE_CHECKING:
     from whet.kernel.spec import Param, Store
 
 
-@dataclass(frozen=True, slots=True)
-class Updates:
+class Updates(msgspec.Struct, frozen=True):
     """The anchor of a scatter: the definition's body, then changes to it.
 
     For every point of ``axes``, in order: ``result[place] = value``, or
@@ -46,8 +47,7 @@ class Updates:
         return replace(self, place=place, value=rewrite(self.value))
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(msgspec.Struct, frozen=True):
     """What changes where an update is applied.
 
     Attributes:
@@ -61,8 +61,7 @@ class Update:
     wide: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Scatter:
+class Scatter(msgspec.Struct, frozen=True):
     """The kernel of a scatter. A chunk fills part of the result, then applies the updates to it.
 
     Attributes:

@@ -5,8 +5,9 @@ The tuner may replace any of these; nothing here depends on what a kernel comput
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product as pairs
+
+import msgspec
 
 from whet.kernel.spec import Tile
 from whet.target import Target
@@ -47,8 +48,7 @@ OPEN_ROWS = 128
 LOAD_COST = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(msgspec.Struct, frozen=True):
     """The size of a contraction.
 
     Attributes:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
+
+import msgspec
 
 from whet.errors import OptionError
 from whet.kernel.schedule import MAX_VECTORS, Work, choose_tile, most_rows
@@ -23,8 +24,7 @@ MOST_LINES = 16
 MOST_NEAR = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """What a schedule is chosen for.
 
     Attributes:
@@ -41,15 +41,15 @@ class Question:
     def key(self) -> str:
         """A text that is equal for equal questions."""
         kind = "product" if isinstance(self.work, Work) else "convolution"
-        sizes = " ".join(f"{name}={int(value)}" for name, value in asdict(self.work).items())
+        names = type(self.work).__match_args__
+        sizes = " ".join(f"{name}={int(getattr(self.work, name))}" for name in names)
         target = self.target
         machine = f"{target.features} {target.vector_bytes} {target.registers} {target.dot}"
         digest = hashlib.blake2b(machine.encode(), digest_size=4).hexdigest()
         return f"{kind} {sizes} | {target.cpu} {digest} {self.threads} threads"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A schedule.
 
     Attributes:
@@ -62,8 +62,7 @@ class Answer:
     tile: Tile | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Schedules:
+class Schedules(msgspec.Struct, frozen=True):
     """Answers to all questions of a compilation, and who asked.
 
     Attributes:
@@ -76,13 +75,12 @@ class Schedules:
     """
 
     threads: int
-    known: Mapping[str, Answer] = field(default_factory=lambda: MappingProxyType({}))
-    rewrites: Mapping[str, int | None] = field(default_factory=lambda: MappingProxyType({}))
-    asked: dict[tuple[str, ...], dict[Question, Answer]] = field(default_factory=dict)
+    known: Mapping[str, Answer] = msgspec.field(default_factory=lambda: MappingProxyType({}))
+    rewrites: Mapping[str, int | None] = msgspec.field(default_factory=lambda: MappingProxyType({}))
+    asked: dict[tuple[str, ...], dict[Question, Answer]] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Chooser:
+class Chooser(msgspec.Struct, frozen=True):
     """Chooses the schedule of one kernel.
 
     Attributes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from whet.index import Axis, Poly
 from whet.kernel.expr import Expr
@@ -16,8 +18,7 @@ ABSENT = -1
 """What a sort or a filter writes behind the last position that it found."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sorted:
+class Sorted(msgspec.Struct, frozen=True):
     """The anchor of a sort: element ``rank`` is the position along ``along`` of that rank.
 
     NaN is larger than every number and equal to itself, 0.0 equals -0.0, and of equal keys the one
@@ -50,8 +51,7 @@ class Sorted:
         return replace(self, key=rewrite(self.key), kept=kept)
 
 
-@dataclass(frozen=True, slots=True)
-class Sort:
+class Sort(msgspec.Struct, frozen=True):
     """The kernel of a sort: a heap of the best elements so far, then a heap sort, in the result.
 
     Attributes:
@@ -81,8 +81,7 @@ class Sort:
     wide: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RadixSort:
+class RadixSort(msgspec.Struct, frozen=True):
     """The kernel of a sort of whole rows, in a workspace of its own.
 
     Attributes:

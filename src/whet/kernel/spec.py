@@ -6,7 +6,7 @@ specifications share one piece of machine code.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from whet.index import Axis, Poly
 from whet.kernel.blocks import BlockProduct, RowQuantization
@@ -25,16 +25,14 @@ from whet.kernel.sort import RadixSort, Sort
 ACCUMULATOR = "acc"
 
 
-@dataclass(frozen=True, slots=True)
-class Param:
+class Param(msgspec.Struct, frozen=True):
     """A pointer parameter: its element type and whether the kernel writes it."""
 
     dtype: str
     written: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(msgspec.Struct, frozen=True):
     """Writes ``value`` to an element address of a parameter."""
 
     param: int
@@ -42,8 +40,7 @@ class Store:
     value: Expr
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """A reduction over ``axes``: ``name = op over axes of body``.
 
     ``op`` is ``sum``, ``max``, ``min`` or ``prod``. Bodies may use names of earlier steps.
@@ -56,8 +53,7 @@ class Step:
     dtype: str
 
 
-@dataclass(frozen=True, slots=True)
-class Nest:
+class Nest(msgspec.Struct, frozen=True):
     """For every point of ``axes``: run the steps, then the stores for every point of ``row``.
 
     A nest without steps and row is a pointwise map; with steps, a reduction, pooling or depthwise
@@ -94,8 +90,7 @@ class Nest:
     interleaved: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
+class Tile(msgspec.Struct, frozen=True):
     """The schedule of a contraction.
 
     Attributes:
@@ -123,8 +118,7 @@ class Tile:
     near: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Panels:
+class Panels(msgspec.Struct, frozen=True):
     """How the second operand of a contraction lies in memory.
 
     Address of lane ``j`` of vector ``v`` in panel ``p`` at reduction position ``k``, in elements:
@@ -144,8 +138,7 @@ BYTES_OF_DOT, PAIR = 4, 2
 """Values of 8 and of 16 bits that share a lane of 32 bits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dot:
+class Dot(msgspec.Struct, frozen=True):
     """Depth values that one multiply-add takes in a lane: four of 8 bits, or two of bfloat16.
 
     Attributes:
@@ -167,8 +160,7 @@ class Dot:
         return size
 
 
-@dataclass(frozen=True, slots=True)
-class Ahead:
+class Ahead(msgspec.Struct, frozen=True):
     """Weights of the next launch, fetched into the second cache during this one.
 
     Attributes:
@@ -186,8 +178,7 @@ class Ahead:
     lines: int
 
 
-@dataclass(frozen=True, slots=True)
-class Second:
+class Second(msgspec.Struct, frozen=True):
     """A second broadcast operand, as where two products are added up.
 
     Attributes:
@@ -199,8 +190,7 @@ class Second:
     a: Read
 
 
-@dataclass(frozen=True, slots=True)
-class Contraction:
+class Contraction(msgspec.Struct, frozen=True):
     """``acc[outer, row, col] = sum over taps and depth of a * b * gate``, then the stores.
 
     Convolution, Gemm and matrix products. ``a`` is read one element at a time and broadcast; ``b``
@@ -270,8 +260,7 @@ class Contraction:
         return [*(a for a, _ in self.operands), *gates]
 
 
-@dataclass(frozen=True, slots=True)
-class Attention:
+class Attention(msgspec.Struct, frozen=True):
     """Softmax of a product of queries and keys, times values, without the scores in memory.
 
     A chunk packs a block of the keys of one outer point, then for every tile of rows computes
@@ -321,8 +310,7 @@ class Attention:
     integers: IntegerAttention | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Winograd:
+class Winograd(msgspec.Struct, frozen=True):
     """A 3x3 convolution by Winograd's minimal filtering, ``Y = A' [(G g G') * (B' d B)] A``.
 
     Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015. A chunk transforms a

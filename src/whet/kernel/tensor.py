@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from functools import cached_property
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from whet.index import Axis, Poly, as_poly, product, var
 from whet.kernel.blocks import BlockSum, QuantizedRows
 from whet.kernel.dequantized import DequantizedSum
-from whet.kernel.expr import Expr, Load
+from whet.kernel.expr import Expr, Load, walk
 from whet.kernel.filter import Kept
 from whet.kernel.integer_attention import IntegerAttention
 from whet.kernel.paged import PagedAttend
@@ -23,8 +25,7 @@ from whet.kernel.spec import Dot, Step
 Rewrite = Callable[[Expr], Expr]
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
+class Steps(msgspec.Struct, frozen=True):
     """Reductions that must finish before an element's body can be evaluated."""
 
     steps: tuple[Step, ...]
@@ -38,8 +39,7 @@ class Steps:
         return Steps(tuple(replace(s, body=rewrite(s.body)) for s in self.steps))
 
 
-@dataclass(frozen=True, slots=True)
-class Product:
+class Product(msgspec.Struct, frozen=True):
     """``acc = sum over taps and depth of a * b * gate``, read in the body as ``Var("acc")``.
 
     Attributes:
@@ -76,8 +76,7 @@ class Product:
         return replace(self, a=rewrite(self.a), b=rewrite(self.b), gate=gate)
 
 
-@dataclass(frozen=True, slots=True)
-class Attend:
+class Attend(msgspec.Struct, frozen=True):
     """``acc = sum over key of softmax over key (score) * v``; the body reads ``Var("acc")``.
 
     ``score`` is an expression of ``Var("acc")``, which there is ``sum over depth of q * k``.
@@ -125,8 +124,7 @@ Whole = Recur | Updates | Sorted | Kept | PagedAttend | QuantizedRows
 Anchor = Steps | Product | Attend | Prefix | BlockSum | DequantizedSum | Whole
 
 
-@dataclass(frozen=True, slots=True)
-class Definition:
+class Definition(msgspec.Struct, frozen=True, dict=True):
     """How the elements of a tensor come about.
 
     Attributes:
@@ -150,9 +148,13 @@ class Definition:
         """Return the roots of all expressions: the body's, then the anchor's."""
         return [self.body, *(self.anchor.expressions() if self.anchor is not None else ())]
 
+    @cached_property
+    def loads(self) -> tuple[Load, ...]:
+        """Every load below, in order of appearance."""
+        return tuple(e for root in self.expressions() for e in walk(root) if isinstance(e, Load))
 
-@dataclass(eq=False, slots=True)
-class Tensor:
+
+class Tensor(msgspec.Struct, eq=False):
     """A value of the model; compared by identity.
 
     Attributes:
@@ -176,7 +178,7 @@ class Tensor:
     known: tuple[Poly, ...] | None = None
     nodes: tuple[str, ...] = ()
     ops: tuple[str, ...] = ()
-    order: tuple[int, ...] = field(default=())
+    order: tuple[int, ...] = msgspec.field(default=())
     model_shape: tuple[Poly, ...] = ()
 
     def __repr__(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from typing import Any
 
 from whet.index import Atom, Axis, Dim, Div, Opaque, Poly
@@ -25,9 +24,9 @@ def kernel_spec_text(name: str, kernel: Kernel) -> str:
         f"{'out ' if p.written else ''}p{k}: {p.dtype}" for k, p in enumerate(kernel.params)
     )
     lines = [f"{type(kernel).__name__.lower()} {name}({params})"]
-    for field in fields(kernel):
-        if field.name != "params":
-            lines.extend(_field_lines(field.name, getattr(kernel, field.name), "  "))
+    for field in kernel.__struct_fields__:
+        if field != "params":
+            lines.extend(_field_lines(field, getattr(kernel, field), "  "))
     return "\n".join(lines) + "\n"
 
 
@@ -78,8 +77,8 @@ def _field_lines(label: str, value: Any, indent: str) -> Iterator[str]:
         yield from _with_names(value.body, f"{value.name} = {value.op} over {over} of ", indent)
     elif isinstance(value, Pass | Update | QueryPart):
         yield f"{indent}{label}:"
-        for field in fields(value):
-            yield from _field_lines(field.name, getattr(value, field.name), indent + "  ")
+        for field in value.__struct_fields__:
+            yield from _field_lines(field, getattr(value, field), indent + "  ")
     elif isinstance(value, Expr):
         yield from _with_names(value, f"{label} = ", indent)
     elif value not in ((), None):

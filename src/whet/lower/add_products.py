@@ -8,9 +8,10 @@ again, and sums end once instead of twice. They are added up in another order: l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from whet.dtypes import DTYPES
 from whet.index import Atom, Axis, Dim, IndexLike, Poly, as_poly, product, var
@@ -47,8 +48,7 @@ def add_products(equations: Equations, rewrites: Rewrites, target: Target) -> Eq
     return needed_equations(equations)
 
 
-@dataclass(frozen=True, slots=True)
-class _Factors:
+class _Factors(msgspec.Struct, frozen=True):
     """A product of floats without taps, its weights constant and the same for all rows.
 
     Attributes:
@@ -64,8 +64,7 @@ class _Factors:
     depth: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
+class _Pair(msgspec.Struct, frozen=True):
     """A product, and another one that is added to it.
 
     Attributes:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from whet.codegen.kinds.table import KINDS
@@ -16,6 +15,7 @@ from whet.kernel.spec import Contraction, Kernel
 from whet.lower.copying import Copies, sampled_digest
 from whet.lower.extent_text import extent_text
 from whet.lower.lower import Lowered
+from whet.lower.room import Room
 from whet.lower.select import KernelCall, kernel_kind
 from whet.lower.storage import Root
 from whet.program.records import (
@@ -33,11 +33,8 @@ ALIGNMENT = 64
 MAX_BYTES = 1 << 46
 """Half of the memory that a process can address; an offset in it never overflows."""
 
-_HUGE_FROM_BYTES = 8 * 2**20
 
-
-@dataclass(frozen=True, slots=True)
-class Assembled:
+class Assembled(msgspec.Struct, frozen=True):
     """A program with its weights and the kernels that its launches name.
 
     Attributes:
@@ -56,10 +53,12 @@ class Assembled:
         return self.table.weights
 
 
-def assemble(lowered: Lowered, target: Target, *, threads: int, reuse: bool) -> Assembled:
-    """Number buffers, pack weights and name kernels."""
+def assemble(
+    lowered: Lowered, target: Target, *, threads: int, reuse: bool, room: Room | None = None
+) -> Assembled:
+    """Number buffers, pack weights and name kernels; ``room`` is where the weights go."""
     check_sizes(lowered)
-    table = BufferTable(capacity([lowered]))
+    table = BufferTable(capacity([lowered]), room)
     for _, root in lowered.inputs:
         table.add(root)
     for _, _, root in lowered.outputs:
@@ -149,12 +148,12 @@ def _dims(shapes: Iterable[tuple[Poly, ...]]) -> tuple[str, ...]:
 class BufferTable:
     """Numbers memory roots and packs constants; equal ones share one place in the weights."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, room: Room | None = None) -> None:
         self.buffers: list[Buffer] = []
         self._numbers: dict[int, int] = {}
         self._kept: list[Root] = []
         self._constants: dict[tuple[str, str], list[int]] = {}
-        self._section = _allocate(capacity)
+        self._section = (room or Room(capacity)).take(capacity)
         self._copies = Copies()
         self._size = 0
 
@@ -197,14 +196,6 @@ class BufferTable:
         """The weights section, complete."""
         self._copies.finish()
         return self._section[: self._size]
-
-
-def _allocate(capacity: int) -> np.ndarray:
-    """Return zeroed bytes, whose pages take memory only when they are written."""
-    block = mmap.mmap(-1, max(capacity, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if capacity >= _HUGE_FROM_BYTES:
-        block.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(block, np.uint8)
 
 
 def make_launch(

@@ -20,6 +20,7 @@ from whet.lower.assemble import (
 )
 from whet.lower.lower import Lowered, LoweredScript
 from whet.lower.outline import Form, Held, Item
+from whet.lower.room import Room
 from whet.lower.segments import PartEquations
 from whet.lower.storage import constant_root
 from whet.program.records import Launch, Part, Program, TargetInfo, TensorSpec
@@ -38,14 +39,17 @@ from whet.target import Target
 
 
 def assemble_script(
-    lowered: LoweredScript, target: Target, *, threads: int, reuse: bool
+    lowered: LoweredScript, target: Target, *, threads: int, reuse: bool, room: Room | None = None
 ) -> Assembled:
-    """Number buffers, pack weights and name kernels; equal kernels of all parts are one."""
+    """Number buffers, pack weights and name kernels; equal kernels of all parts are one.
+
+    ``room`` is where the weights go.
+    """
     for part in lowered.parts:
         check_sizes(part)
     cut = lowered.cut
     own = sum(aligned_bytes(t.value.nbytes) for _, t in cut.constants if t.value is not None)
-    table = BufferTable(capacity(lowered.parts) + own)
+    table = BufferTable(capacity(lowered.parts) + own, room)
     names: dict[Kernel, str] = {}
     launches: list[Launch] = []
     parts: list[Part] = []

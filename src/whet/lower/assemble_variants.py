@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 from msgspec.structs import replace
 
 from whet.errors import ShapeError
@@ -21,24 +21,26 @@ from whet.lower.assemble import (
     settled,
 )
 from whet.lower.lower import Lowered
+from whet.lower.room import Room
 from whet.program.records import Launch, Part, Program, TargetInfo
 from whet.program.schedule import assign_waits
 from whet.target import Target
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
+class Build(msgspec.Struct, frozen=True):
     """What all variants are assembled for.
 
     Attributes:
         target: processor.
         threads: default number of threads.
         reuse: whether temporaries may share memory.
+        room: where the weights go.
     """
 
     target: Target
     threads: int
     reuse: bool
+    room: Room | None = None
 
 
 def assemble_variants(whole: Lowered, others: Sequence[Lowered], build: Build) -> Assembled:
@@ -55,7 +57,7 @@ def assemble_variants(whole: Lowered, others: Sequence[Lowered], build: Build) -
         ShapeError: a variant has dimensions that the whole model does not have.
     """
     target = build.target
-    table = BufferTable(capacity([whole, *others]))
+    table = BufferTable(capacity([whole, *others]), build.room)
     names: dict[Kernel, str] = {}
     launches: list[Launch] = []
     parts: list[Part] = []

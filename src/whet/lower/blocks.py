@@ -8,9 +8,8 @@ their 16-bit factors in front of every 8 groups.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+from msgspec.structs import replace
 
 from whet.index import as_poly
 from whet.kernel.block_formats import GROUP, BlockFormat, Blocks, read_blocks

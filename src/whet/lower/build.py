@@ -23,7 +23,7 @@ from whet.lower.outline import Form, Held, Item, Outline
 from whet.lower.scope import OpTable, Scope, Site, UnloweredError
 from whet.lower.sequences import SEQUENCES, held_form, shape_of
 from whet.lower.texts import TEXT_FORMS, TEXTS, gives_texts, is_text, text_constant
-from whet.ops.late import DimNames
+from whet.ops.late import DimNames, Late
 from whet.ops.node import Node, constant
 
 STEPS = MappingProxyType({**CONTROLS, **SEQUENCES, **TEXTS, **IMAGES})
@@ -69,7 +69,7 @@ def build_outline(model: ir.Model, table: OpTable) -> Outline:
     names = DimNames(
         {str(d.value) for v in model.graph.inputs for d in v.shape or () if not isinstance(d, int)}
     )
-    scope = Scope(table, names, None)
+    scope = Scope(table, names, None, Late(names))
     inputs: list[Item] = []
     held = _initializers(model.graph, scope)
     counted_on: set[str] = set()

@@ -7,8 +7,7 @@ all 256 bytes when compiling; the kernel that makes the byte looks its result up
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 
 from whet.dtypes import numpy_dtype
@@ -34,8 +33,7 @@ MOST_NODES = 500
 """The largest function that those behind it are joined with; shared parts count each time."""
 
 
-@dataclass(frozen=True, slots=True)
-class _OfByte:
+class _OfByte(msgspec.Struct, frozen=True):
     """What a tensor is of the bytes of another one, element by element.
 
     Attributes:

@@ -8,7 +8,9 @@ nobody else reads is not stored. Each sum is added up as before, so that results
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from whet.index import Atom, Axis, IndexLike, Opaque, Poly, product, var
 from whet.kernel.chain import Chain, Inner, inner_row
@@ -28,8 +30,7 @@ REACH = 4
 """Launches in between that a product is moved in front of."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(msgspec.Struct, frozen=True):
     """A contraction in a chain, its axes those of the chain's first part."""
 
     call: KernelCall
@@ -41,8 +42,7 @@ class _Part:
         return self.call.roots[self.kernel.stores[0].param]
 
 
-@dataclass(frozen=True, slots=True)
-class Chaining:
+class Chaining(msgspec.Struct, frozen=True):
     """What decides which products are chained.
 
     Attributes:
@@ -65,8 +65,7 @@ def chain_products(
     return search.calls
 
 
-@dataclass(slots=True)
-class _Search:
+class _Search(msgspec.Struct):
     calls: list[KernelCall]
     outputs: set[int]
     chaining: Chaining

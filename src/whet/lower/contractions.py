@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from whet.index import ONE, ZERO, Atom, Axis, IndexLike, Poly, as_poly, product, var
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, Read, Within
@@ -36,8 +36,7 @@ FEW_ROWS = 8
 """Up to so many rows the multiply-adds of large weights wait for memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Operand:
+class Operand(msgspec.Struct, frozen=True):
     """The broadcast operand of a product, taken apart.
 
     Attributes:
@@ -174,8 +173,7 @@ def build_contraction(
     return kernel, params
 
 
-@dataclass(frozen=True, slots=True)
-class _Scalars:
+class _Scalars(msgspec.Struct, frozen=True):
     """What a contraction reads one element at a time.
 
     Attributes:
@@ -307,8 +305,7 @@ def _weight_axes(
     return set(_b_address(anchor, storages).substitute(substitution).atoms)
 
 
-@dataclass(frozen=True, slots=True)
-class _Lanes:
+class _Lanes(msgspec.Struct, frozen=True):
     """The lanes of a panel; where they are of several groups, the channels of one, else 0."""
 
     width: int

@@ -6,9 +6,8 @@ value; the other operand is read as many values at a time where they lie next to
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+from msgspec.structs import replace
 
 from whet.index import Atom, Axis, IndexLike, as_poly, ceil_div, product, var
 from whet.kernel.expr import Const, Expr, Load, Within, guard, walk

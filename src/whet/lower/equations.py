@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.kernel.tensor import Tensor
 from whet.lower.uses import sources
 
 
-@dataclass(slots=True)
-class Equations:
+class Equations(msgspec.Struct):
     """A stretch of a model as equations.
 
     Attributes:

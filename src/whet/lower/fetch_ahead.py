@@ -9,7 +9,8 @@ time to fetch them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from whet.codegen.kinds.contraction import contraction_chunks, row_items
 from whet.index import product

@@ -8,7 +8,8 @@ only reader of a product or reduction, element by element, is evaluated on its r
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from whet.dtypes import DTYPES
 from whet.index import ZERO, Atom, IndexLike, as_poly, product, var

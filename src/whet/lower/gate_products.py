@@ -8,7 +8,7 @@ not written and read again. Factors are multiplied in another order: level 3 onl
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from whet.index import Atom, IndexLike, product
 from whet.kernel.expr import Call, Load

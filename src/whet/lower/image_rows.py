@@ -8,7 +8,9 @@ follow the other.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from whet.index import (
     ZERO,
@@ -32,8 +34,7 @@ from whet.lower.select import KernelCall
 from whet.lower.storage import Root
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(msgspec.Struct, frozen=True):
     """A product and a reduction behind it that reads its result.
 
     Attributes:

@@ -8,7 +8,8 @@ of 1 MB, where a result beside it pushes out what is still to be read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from whet.kernel.expr import Read, walk
 from whet.kernel.spec import Contraction, Store

@@ -6,7 +6,8 @@ and the cache takes the turned keys; neither needs them in memory in between.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import msgspec
+from msgspec.structs import replace
 
 from whet.index import Axis
 from whet.kernel.expr import Expr, Load, depth, rewrite_leaves
@@ -46,8 +47,7 @@ def inline_parts(equations: Equations, rewrites: Rewrites) -> Equations:
     return needed_equations(equations)
 
 
-@dataclass(frozen=True, slots=True)
-class _Inlined:
+class _Inlined(msgspec.Struct, frozen=True):
     """A value, and the tensors that disappeared into it."""
 
     value: Expr

@@ -7,7 +7,8 @@ of keys and of queries are read by the score, that of a row's codes becomes the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.index import Atom, Axis, IndexLike, var
 from whet.kernel.attention_schedule import MOST_INTEGER_KEYS
@@ -30,8 +31,7 @@ Readers = Callable[[Tensor], int]
 """How many tensors read a tensor."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Softmax:
+class _Softmax(msgspec.Struct, frozen=True):
     """A softmax whose elements are rounded to codes.
 
     Attributes:

@@ -7,7 +7,8 @@ two stores reads every element, and every angle, once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from whet.index import Atom, IndexLike, var
 from whet.kernel.expr import Expr, Read, rewrite_leaves

@@ -6,7 +6,8 @@ Each of them finds the places of the same tokens, and no two change the same ele
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from whet.kernel.expr import Within
 from whet.kernel.scatter import Scatter, Update

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from whet.index import Poly
 from whet.kernel.expr import Expr, IndexValue, Read, rewrite_leaves

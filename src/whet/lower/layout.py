@@ -8,7 +8,7 @@ side are kept apart in the cache (decision 15).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from whet.dtypes import DTYPES
 from whet.index import ZERO, Poly, as_poly, product
@@ -33,15 +33,14 @@ CROWDING_BYTES = 2048
 LINE_BYTES = 64
 
 
-@dataclass(slots=True)
-class Layout:
+class Layout(msgspec.Struct):
     """The storage of every tensor, by identity, and concatenation parts that need a copy.
 
     ``spaced`` holds the identities of tensors whose rows a product reads side by side.
     """
 
-    storages: dict[int, Storage] = field(default_factory=dict)
-    copied_parts: dict[int, list[tuple[Tensor, Storage]]] = field(default_factory=dict)
+    storages: dict[int, Storage] = msgspec.field(default_factory=dict)
+    copied_parts: dict[int, list[tuple[Tensor, Storage]]] = msgspec.field(default_factory=dict)
     spaced: frozenset[int] = frozenset()
 
 

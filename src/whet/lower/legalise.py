@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from whet.index import Atom, Axis, IndexLike, Opaque, Poly, at_least, var
 from whet.kernel.dequantized import DequantizedSum

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import msgspec
+from msgspec.structs import replace
 
 from whet.index import Axis, product
 from whet.kernel.schedule import LINE_BYTES, OPEN_ROWS, UNROLL, Work
@@ -33,8 +34,7 @@ Where there are any, LLVM spills sums of products as soon as two depth steps sta
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(msgspec.Struct, frozen=True):
     """The rows of a product.
 
     Attributes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.index import Atom, Axis, Div, IndexLike, Mod, Opaque, Poly, as_poly, var
 from whet.kernel.expr import Expr, Read, byte_of, walk
@@ -14,8 +15,7 @@ GATHER_COST = 8.0
 BROADCAST_COST = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class Indices:
+class Indices(msgspec.Struct, frozen=True):
     """Every index polynomial of a kernel, and which of them are memory addresses."""
 
     addresses: tuple[Poly, ...]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import onnx_ir as ir
 
 from whet.errors import CompileError
@@ -57,8 +57,7 @@ MERGE_LEVEL = 3
 WIDEN_LEVEL = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Lowered:
+class Lowered(msgspec.Struct, frozen=True):
     """A model as kernels, in order, and what the caller gives and gets."""
 
     calls: tuple[KernelCall, ...]
@@ -66,8 +65,7 @@ class Lowered:
     outputs: tuple[tuple[str, Tensor, Root], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LoweredScript:
+class LoweredScript(msgspec.Struct, frozen=True):
     """A model that a script runs: its parts as kernels, and how it was cut.
 
     Attributes:

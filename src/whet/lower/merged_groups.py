@@ -10,9 +10,8 @@ beside its own, as it reaches the pixels beside it in Winograd convolution: leve
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+from msgspec.structs import replace
 
 from whet.index import Atom, Axis, IndexLike, Poly, as_poly, var
 from whet.kernel.expr import Expr, Load, walk

@@ -8,9 +8,8 @@ weights, and adds a bias: a load, an operation and four bytes a channel are spar
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+from msgspec.structs import replace
 
 from whet.index import ZERO, Poly
 from whet.kernel.expr import Call, Expr, Load

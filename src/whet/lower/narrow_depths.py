@@ -9,7 +9,7 @@ like the others.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from whet.index import Atom, Axis, IndexLike, ceil_div, var
 from whet.kernel.expr import Const, Load, Within, guard

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from whet.index import Atom, Axis, IndexLike, Opaque, Poly, as_poly, product, var
 from whet.kernel.expr import Expr, Guard, Read, walk
@@ -29,8 +31,7 @@ LEAST_BLOCK = 256
 """Elements in lanes of a block, of which there are two or more."""
 
 
-@dataclass(slots=True)
-class _Draft:
+class _Draft(msgspec.Struct):
     """A nest while its axes are being shaped."""
 
     axes: tuple[Axis, ...]

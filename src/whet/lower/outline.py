@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from whet.index import Axis, Dim, Poly
 from whet.kernel.expr import all_atoms, walk
@@ -13,8 +14,7 @@ from whet.ops.late import Agreement, ValueRead
 from whet.program.script import Setting
 
 
-@dataclass(eq=False, slots=True)
-class Held:
+class Held(msgspec.Struct, eq=False):
     """A value that only the script handles: a sequence, an optional, an array of texts.
 
     Attributes:
@@ -29,8 +29,7 @@ class Held:
     element: Form | Held | None
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(msgspec.Struct, frozen=True):
     """Element type and shape of an array; ``None`` for an extent, or a rank, that may vary."""
 
     dtype: str
@@ -40,8 +39,7 @@ class Form:
 Item = Tensor | Held
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(msgspec.Struct, frozen=True):
     """An array that comes from outside native code, and the dimensions that its shape gives."""
 
     tensor: Tensor
@@ -49,16 +47,14 @@ class Expected:
     where: str
 
 
-@dataclass(frozen=True, slots=True)
-class Sliced:
+class Sliced(msgspec.Struct, frozen=True):
     """An input of a loop that every trip gets one slice of."""
 
     axis: int
     backwards: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
+class Control(msgspec.Struct, frozen=True):
     """A branch, a loop or a call.
 
     Attributes:
@@ -92,8 +88,7 @@ class Control:
 Event = ValueRead | Agreement | Expected | Control
 
 
-@dataclass(slots=True)
-class Outline:
+class Outline(msgspec.Struct):
     """A graph, or the body of a branch or loop.
 
     Attributes:
@@ -104,7 +99,7 @@ class Outline:
 
     inputs: list[Item]
     outputs: list[tuple[str, Item]]
-    events: list[Event] = field(default_factory=list)
+    events: list[Event] = msgspec.field(default_factory=list)
 
 
 def dims_of(polys: Iterable[Poly]) -> set[str]:

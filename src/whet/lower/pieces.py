@@ -7,15 +7,15 @@ turns, as the two elements of each pair of an interleaved rotation do, share a p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
+
+import msgspec
 
 from whet.index import Atom, Axis, IndexLike, Mod, as_poly, var
 from whet.kernel.expr import Expr, Guard, Within, walk
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """A stretch of an axis: positions ``first + step * axis + turn``, for turns below ``step``."""
 
     whole: Axis

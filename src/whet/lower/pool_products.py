@@ -6,7 +6,9 @@ The image between them, several times as large as what is left of it, stays in t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from whet.dtypes import DTYPES
 from whet.index import (
@@ -26,8 +28,7 @@ from whet.target import Target
 NAME = "pool_products"
 
 
-@dataclass(frozen=True, slots=True)
-class Pooling:
+class Pooling(msgspec.Struct, frozen=True):
     """What decides which products are computed band by band.
 
     Attributes:

@@ -6,7 +6,7 @@ rounded. Only the integers are written, a quarter of what the norm alone would w
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from whet.index import Atom, IndexLike
 from whet.kernel.blocks import QuantizedRows

@@ -6,7 +6,7 @@ of each of its rows in registers. Floats are written and read nowhere.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from whet.index import Atom, IndexLike, var
 from whet.kernel.block_formats import GROUP

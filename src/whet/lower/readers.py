@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.kernel.tensor import Tensor
 from whet.lower.equations import Equations
 from whet.lower.uses import sources
 
 
-@dataclass(slots=True)
-class Readers:
+class Readers(msgspec.Struct):
     """How many tensors read each tensor, by identity, and which ones are outputs."""
 
     tensors: Counter[int]

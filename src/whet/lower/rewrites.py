@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 
-@dataclass(slots=True)
-class Rewrites:
+class Rewrites(msgspec.Struct):
     """Counts the rewrites of kernels, by the name that switches them.
 
     Attributes:
         left: how many may still be made, by name; ``None`` is any number, a missing name none.
     """
 
-    left: dict[str, int | None] = field(default_factory=dict)
+    left: dict[str, int | None] = msgspec.field(default_factory=dict)
 
     def take(self, name: str) -> bool:
         """Tell whether one more rewrite may be made, and count it."""

@@ -17,9 +17,10 @@ follows.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from whet.dtypes import DTYPES
 from whet.index import product
@@ -45,8 +46,7 @@ RELATIVE_ERROR = 1e-6
 """More than rounding in single precision adds to a bound."""
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(msgspec.Struct, frozen=True):
     """Bounds of a value that is never NaN."""
 
     low: float
@@ -161,8 +161,7 @@ def _rounded(exact: Range, expr: Expr) -> Range | None:
     return wide if wide.within(-largest, largest) else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Clamp:
+class _Clamp(msgspec.Struct, frozen=True):
     """``min(value, bound)`` if it clamps from above, else ``max(value, bound)``."""
 
     value: Expr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from whet.index import Atom, Axis, IndexLike, Poly, as_poly, product, var
 from whet.kernel.expr import Call, Expr, IndexValue, Read, Within, all_atoms
@@ -19,8 +19,7 @@ CHUNK_ELEMENTS = 8192
 Pair = tuple[Axis, Axis]
 
 
-@dataclass(slots=True)
-class _Draft:
+class _Draft(msgspec.Struct):
     """A scatter while its axes are being sorted; ``pairs`` are those that share positions."""
 
     pairs: list[Pair]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
+import msgspec
 import onnx_ir as ir
 
 from whet.errors import UnsupportedError
@@ -22,8 +22,7 @@ class UnloweredError(UnsupportedError):
     """A value comes from a node that could not be lowered; the fault of that node is told apart."""
 
 
-@dataclass(slots=True)
-class Scope:
+class Scope(msgspec.Struct):
     """The values of one graph.
 
     Attributes:
@@ -38,13 +37,9 @@ class Scope:
     table: OpTable
     names: DimNames
     parent: Scope | None
-    items: dict[ir.Value, Item] = field(default_factory=dict)
-    captured: list[tuple[Item, Item]] = field(default_factory=list)
-    late: Late = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Start with no events."""
-        self.late = Late(self.names)
+    late: Late
+    items: dict[ir.Value, Item] = msgspec.field(default_factory=dict)
+    captured: list[tuple[Item, Item]] = msgspec.field(default_factory=list)
 
     @property
     def events(self) -> list[Event]:
@@ -53,7 +48,7 @@ class Scope:
 
     def inner(self) -> Scope:
         """Return a scope inside this one."""
-        return Scope(self.table, self.names, self)
+        return Scope(self.table, self.names, self, Late(self.names))
 
     def knows(self, value: ir.Value) -> bool:
         """Tell whether a value stands for something here or around."""
@@ -112,8 +107,7 @@ class Scope:
         return items, events
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(msgspec.Struct, frozen=True):
     """A node that is not native code.
 
     Attributes:

@@ -9,7 +9,8 @@ tensors of one level become one part, which runs after the events of that level.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from whet.kernel.expr import Expr, Load
 from whet.kernel.tensor import Definition, Tensor
@@ -37,8 +38,7 @@ from whet.program.script import (
 Copier = Callable[[Tensor], Tensor]
 
 
-@dataclass(slots=True)
-class PartEquations:
+class PartEquations(msgspec.Struct):
     """One part before it is lowered.
 
     Attributes:
@@ -50,8 +50,7 @@ class PartEquations:
     dims: tuple[str, ...]
 
 
-@dataclass(slots=True)
-class Cut:
+class Cut(msgspec.Struct):
     """A model cut into parts.
 
     Attributes:
@@ -74,14 +73,13 @@ def cut_outline(outline: Outline) -> Cut:
     return Cut(cutter.parts, main, cutter.count, cutter.constants)
 
 
-@dataclass(slots=True)
-class _Levels:
+class _Levels(msgspec.Struct):
     """Levels of one block: when a tensor is computed, and from when on a value is there."""
 
-    computed: dict[int, int] = field(default_factory=dict)
-    there: dict[int, int] = field(default_factory=dict)
-    dims: dict[str, int] = field(default_factory=dict)
-    tensors: list[Tensor] = field(default_factory=list)
+    computed: dict[int, int] = msgspec.field(default_factory=dict)
+    there: dict[int, int] = msgspec.field(default_factory=dict)
+    dims: dict[str, int] = msgspec.field(default_factory=dict)
+    tensors: list[Tensor] = msgspec.field(default_factory=list)
 
     def compute(self, roots: Iterable[Item | None]) -> None:
         """Give levels to tensors and all that they load."""
@@ -104,13 +102,12 @@ class _Levels:
         return self.there.get(id(item), 0)
 
 
-@dataclass(slots=True)
-class _Cutter:
-    parts: list[PartEquations] = field(default_factory=list)
-    constants: list[tuple[int, Tensor]] = field(default_factory=list)
+class _Cutter(msgspec.Struct):
+    parts: list[PartEquations] = msgspec.field(default_factory=list)
+    constants: list[tuple[int, Tensor]] = msgspec.field(default_factory=list)
     count: int = 0
-    _slots: dict[int, int] = field(default_factory=dict)
-    _kept: list[Item] = field(default_factory=list)
+    _slots: dict[int, int] = msgspec.field(default_factory=dict)
+    _kept: list[Item] = msgspec.field(default_factory=list)
 
     def slot(self, item: Item | None) -> int:
         """Return the slot of a value, a new one at first sight."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
+
+import msgspec
 
 from whet.index import Poly, product, var
 from whet.kernel.blocks import BlockSum, QuantizedRows
@@ -65,8 +66,7 @@ BUILDERS: Mapping[type, Build] = MappingProxyType(
 """The file that makes a kernel of each anchor but products, whose schedules may be tuned."""
 
 
-@dataclass(frozen=True, slots=True)
-class KernelCall:
+class KernelCall(msgspec.Struct, frozen=True):
     """A kernel and what it runs on.
 
     Attributes:
@@ -84,8 +84,7 @@ class KernelCall:
     flops: Poly
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(msgspec.Struct, frozen=True):
     """What the choice of kernels depends on.
 
     Attributes:

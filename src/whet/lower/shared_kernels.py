@@ -9,9 +9,10 @@ its numbers; what is done along a sum, or before a loop over a row, keeps them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from whet.index import as_poly
 from whet.kernel.expr import Call, Const, Expr, Guard, Read, Var, walk
@@ -31,8 +32,7 @@ Rewrite = Callable[[Const], Expr]
 _WHOLE = {"add": int.__add__, "sub": int.__sub__, "mul": int.__mul__}
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
+class _Member(msgspec.Struct, frozen=True):
     """A launch whose kernel may be shared: its place, its kernel, and the numbers in it."""
 
     place: int

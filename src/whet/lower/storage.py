@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
+import msgspec
 import numpy as np
 
 from whet.dtypes import DTYPES
@@ -20,8 +20,7 @@ PLAIN = "ND"
 _CHANNELS_LAST = MappingProxyType({3: "NLC", 4: "NHWC", 5: "NDHWC"})
 
 
-@dataclass(eq=False, slots=True)
-class Root:
+class Root(msgspec.Struct, eq=False):
     """One piece of memory; compared by identity.
 
     Attributes:
@@ -47,8 +46,7 @@ class Root:
         return self.size * DTYPES[self.dtype].size
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(msgspec.Struct, frozen=True):
     """How a tensor lies in its root: element ``i`` is at ``offset + sum(i * strides)``."""
 
     root: Root
@@ -113,12 +111,11 @@ def address_of(index: Sequence[Poly], storage: Storage) -> Poly:
     return recombine(total)
 
 
-@dataclass(slots=True)
-class Params:
+class Params(msgspec.Struct):
     """Collects the roots that a kernel touches and numbers them as its parameters."""
 
-    roots: list[Root] = field(default_factory=list)
-    written: set[int] = field(default_factory=set)
+    roots: list[Root] = msgspec.field(default_factory=list)
+    written: set[int] = msgspec.field(default_factory=set)
 
     def number(self, root: Root) -> int:
         """Return the parameter of a root, adding it at first sight."""

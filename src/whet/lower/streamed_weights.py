@@ -8,9 +8,9 @@ which it is read: panels of ``PANEL`` columns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from whet.dtypes import DTYPES, numpy_dtype
 from whet.index import Atom, Axis, Div, IndexLike, Poly, as_poly, product, var
@@ -86,8 +86,7 @@ def _from_constants(expr: Expr) -> Expr | None:
             return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Panels:
+class _Panels(msgspec.Struct, frozen=True):
     """How constants over columns and depth are laid out.
 
     Attributes:
@@ -98,7 +97,7 @@ class _Panels:
 
     col: Axis
     depth: Axis
-    made: dict[Expr, Tensor] = field(default_factory=dict)
+    made: dict[Expr, Tensor] = msgspec.field(default_factory=dict)
 
     def is_small(self, load: Load) -> bool:
         """Whether a load reads one number of up to a byte for each weight."""

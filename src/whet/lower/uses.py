@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
-from whet.kernel.expr import Expr, Load, rewrite_leaves, walk
+from msgspec.structs import replace
+
+from whet.kernel.expr import Expr, Load, rewrite_leaves
 from whet.kernel.tensor import Definition, Tensor
 
 
-def loads(definition: Definition) -> list[Load]:
+def loads(definition: Definition) -> tuple[Load, ...]:
     """Return every load, in order of appearance."""
-    return [e for root in definition.expressions() for e in walk(root) if isinstance(e, Load)]
+    return definition.loads
 
 
 def sources(definition: Definition) -> list[Tensor]:

@@ -8,7 +8,8 @@ threads of a Zen 4). Values are rounded to a half before they are stored, so tha
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from whet.kernel.expr import Call, Const, Expr, Guard, Load, walk
 from whet.kernel.tensor import Product, Steps, Tensor

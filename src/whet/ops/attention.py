@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from whet.index import ONE, ZERO, Axis, Poly, as_poly, var
@@ -27,8 +27,7 @@ LOWEST = -np.inf
 RAW, CAPPED, BIASED, SHARES = range(4)
 
 
-@dataclass(frozen=True, slots=True)
-class Heads:
+class Heads(msgspec.Struct, frozen=True):
     """A tensor of heads, ``[batch, heads, length, size]`` or ``[batch, length, heads * size]``.
 
     Attributes:
@@ -75,8 +74,7 @@ def heads_of(node: Node, position: int, attribute: str) -> Heads:
     return Heads(x, int(count))
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
+class Grid(msgspec.Struct, frozen=True):
     """The axes of attention: every query of every head meets every key.
 
     Attributes:
@@ -179,8 +177,7 @@ def weighted(node: Node, grid: Grid, share: Tensor, v: Heads, like: Heads) -> Te
 # -- masks -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Visible:
+class Visible(msgspec.Struct, frozen=True):
     """Which keys a query sees.
 
     Attributes:
@@ -275,8 +272,7 @@ def lower_attention(node: Node) -> list[Tensor]:
     return [*result, _shown(node, grid, share if wanted == SHARES else scores, q.x.dtype)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Stages:
+class _Stages(msgspec.Struct, frozen=True):
     """What happens to a product of query and key, one stage after another."""
 
     node: Node

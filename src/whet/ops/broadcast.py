@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.index import ONE, ZERO, Axis, Dim, Poly, as_poly, var
 from whet.kernel.expr import Const, Expr
@@ -14,8 +15,7 @@ from whet.ops.operand import scalar_constant
 Shape = tuple[Poly, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Broadcast:
+class Broadcast(msgspec.Struct, frozen=True):
     """How tensors go together.
 
     Attributes:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+from msgspec.structs import replace
 
 from whet.index import Axis, Poly, as_poly, var
 from whet.kernel.expr import Const, Expr, Var, Within, guard

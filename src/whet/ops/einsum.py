@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.dtypes import DTYPES
 from whet.index import ONE, ZERO, Axis, Poly, as_poly, var
@@ -19,8 +20,7 @@ from whet.words import counted
 Labels = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(msgspec.Struct, frozen=True):
     """A tensor whose dimensions carry labels; a label may occur more than once."""
 
     x: Tensor

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.dtypes import DTYPES
 from whet.index import Axis, Poly, as_poly, var
@@ -107,8 +108,7 @@ def _pointwise(node: Node, name: str, shape: tuple[Poly, ...], body: Callable[..
     return node.temporary(name, shape, value.dtype, Definition(axes, value))
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+class Side(msgspec.Struct, frozen=True):
     """One dimension of an image that is sampled.
 
     Attributes:

@@ -9,9 +9,10 @@ at its edges too.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from whet.dtypes import DTYPES
 from whet.errors import UnsupportedError
@@ -37,8 +38,7 @@ Place = Callable[[Tensor], Expr]
 """Reads a scale or zero point at a point of the product."""
 
 
-@dataclass(frozen=True, slots=True)
-class Points:
+class Points(msgspec.Struct, frozen=True):
     """The zero points of both operands at a point of the product, as 32-bit integers."""
 
     x: Expr
@@ -128,8 +128,7 @@ def _signed(b: Expr) -> Expr:
 # -- operators -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Scales:
+class Scales(msgspec.Struct, frozen=True):
     """Scales of both operands and the result, and how they are read."""
 
     x: Expr

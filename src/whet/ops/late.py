@@ -8,8 +8,9 @@ then the dimensions are read, then the rest runs. A value may be any size from 0
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from whet.errors import ShapeError
 from whet.index import ZERO, Dim, Poly, as_poly, var
@@ -19,8 +20,7 @@ from whet.ops.build import const
 from whet.ops.shape_values import LIMIT, partly_known
 
 
-@dataclass(frozen=True, slots=True)
-class ValueRead:
+class ValueRead(msgspec.Struct, frozen=True):
     """Dimensions that take the elements of an integer tensor, in order."""
 
     tensor: Tensor
@@ -28,8 +28,7 @@ class ValueRead:
     where: str
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
+class Agreement(msgspec.Struct, frozen=True):
     """Two sizes that must be equal when the model runs."""
 
     left: Poly
@@ -37,11 +36,10 @@ class Agreement:
     where: str
 
 
-@dataclass(slots=True)
-class DimNames:
+class DimNames(msgspec.Struct):
     """Hands out names of run-time dimensions that are unique in a model."""
 
-    taken: set[str] = field(default_factory=set)
+    taken: set[str] = msgspec.field(default_factory=set)
 
     def fresh(self, base: str) -> str:
         """Return ``base``, with a number if it is taken, and reserve it."""
@@ -53,8 +51,7 @@ class DimNames:
         return name
 
 
-@dataclass(slots=True)
-class Late:
+class Late(msgspec.Struct):
     """Collects what has to be done between native code, in the order in which it was asked for.
 
     Attributes:
@@ -63,9 +60,9 @@ class Late:
     """
 
     names: DimNames
-    events: list[Any] = field(default_factory=list)
-    _read: dict[int, tuple[Poly, ...]] = field(default_factory=dict)
-    _kept: list[Tensor] = field(default_factory=list)
+    events: list[Any] = msgspec.field(default_factory=list)
+    _read: dict[int, tuple[Poly, ...]] = msgspec.field(default_factory=dict)
+    _kept: list[Tensor] = msgspec.field(default_factory=list)
 
     def values(self, tensor: Tensor, where: str) -> tuple[Poly, ...]:
         """Return the elements of an integer tensor: as they are known, or as new dimensions.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+from msgspec.structs import replace
 
 from whet.kernel.tensor import Tensor
 from whet.ops.late_shapes import around_axis

@@ -7,8 +7,9 @@ fixed; here it is computed by equations over the output positions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
+
+import msgspec
 
 from whet.errors import UnsupportedError
 from whet.index import Axis, Poly, as_poly, var
@@ -23,8 +24,7 @@ from whet.ops.operand import number, numpy_constant
 WIDE = "float64"
 
 
-@dataclass(frozen=True, slots=True)
-class LateSide:
+class LateSide(msgspec.Struct, frozen=True):
     """One resized dimension, whose numbers are expressions.
 
     Attributes:
@@ -231,8 +231,7 @@ def _cubic(a: float) -> Callable[[Expr], Expr]:
     return weight
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+class Filter(msgspec.Struct, frozen=True):
     """What a late interpolation is made of.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from whet.index import Axis, Poly, as_poly, var
 from whet.kernel.expr import Expr, Var
@@ -30,8 +30,7 @@ def matrix_product(
     return Definition(axes, result, Product(a, b, axes[:-1], axes[-1], (), k))
 
 
-@dataclass(frozen=True, slots=True)
-class MatrixProduct:
+class MatrixProduct(msgspec.Struct, frozen=True):
     """A product with NumPy's broadcasting, of matrices or vectors.
 
     Attributes:

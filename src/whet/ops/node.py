@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from whet.errors import ShapeError, UnsupportedError
 from whet.index import Poly, as_poly, product
@@ -24,8 +25,7 @@ class LateSizes(Protocol):
         """Ask that two sizes are equal when the model runs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """One node of the model, with its inputs already lowered.
 
     Attributes:
@@ -198,8 +198,7 @@ class Node:
 Lower = Callable[[Node], list[Tensor]]
 
 
-@dataclass(frozen=True, slots=True)
-class Op:
+class Op(msgspec.Struct, frozen=True):
     """One operator: its name and what it becomes.
 
     Attributes:

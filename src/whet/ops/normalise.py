@@ -6,8 +6,8 @@ Variances take two passes, ``sum((x - mean)^2) / n``, and half types are compute
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from whet.index import ONE, ZERO, Axis, Poly, product, var
@@ -22,8 +22,7 @@ from whet.ops.pointwise import element_type
 Index = tuple[Poly, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
+class _Rows(msgspec.Struct, frozen=True):
     """A tensor normalised along some of its dimensions.
 
     Attributes:

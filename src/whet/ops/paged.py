@@ -20,7 +20,8 @@ scale for every token and head.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.graph.opset import WHET_DOMAIN
 from whet.index import Axis, Poly, as_poly, var
@@ -163,8 +164,7 @@ def _kept_scales(
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
+class _Rows(msgspec.Struct, frozen=True):
     """What a step adds to a pool: an element at each point."""
 
     shape: tuple[Poly, ...]

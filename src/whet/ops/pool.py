@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 
 from whet.dtypes import DTYPES
@@ -18,8 +17,7 @@ from whet.ops.operand import attribute_flag
 from whet.ops.windows import Window, channels_last, window_of
 
 
-@dataclass(frozen=True, slots=True)
-class _Windows:
+class _Windows(msgspec.Struct, frozen=True):
     """Windows over a batch of images with channels.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import MappingProxyType
+
+import msgspec
 
 from whet.errors import UnsupportedError
 from whet.kernel.expr import Expr
@@ -17,8 +18,7 @@ Activation = Callable[[Expr], Expr]
 Body = Callable[[Expr, float, float], Expr]
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
+class _Form(msgspec.Struct, frozen=True):
     """A function of ``x``, alpha and beta, and the defaults of those that it takes."""
 
     body: Body

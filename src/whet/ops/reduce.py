@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from whet.dtypes import DTYPES
@@ -23,8 +23,7 @@ from whet.ops.windows import channels_last
 LAST = int(np.iinfo(np.int64).max)
 
 
-@dataclass(frozen=True, slots=True)
-class Reduced:
+class Reduced(msgspec.Struct, frozen=True):
     """The iteration space of a reduction.
 
     Attributes:
@@ -92,8 +91,7 @@ def reduced_axes(node: Node, rank: int) -> set[int]:
     return set() if attribute_flag(node, "noop_with_empty_axes") else set(range(rank))
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
+class _Kind(msgspec.Struct, frozen=True):
     """A reduction: what is combined, how, and what becomes of the result."""
 
     op: str

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from whet.errors import UnsupportedError
@@ -31,8 +31,7 @@ from whet.ops.resize_taps import COORDINATES, ROUNDINGS, Sampling, interpolation
 MAX_UNROLLED_TAPS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
+class _Side(msgspec.Struct, frozen=True):
     """One resized dimension: its number, its new extent, its scale and the sampled region."""
 
     position: int
@@ -41,8 +40,7 @@ class _Side:
     region: tuple[float, float] = (0.0, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Mode:
+class _Mode(msgspec.Struct, frozen=True):
     """How values between elements come about."""
 
     mode: str

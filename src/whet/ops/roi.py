@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 
 from whet.errors import UnsupportedError
@@ -20,8 +19,7 @@ NEAR = 6
 """Samples that one element can take part in: they lie more than 1/2 apart, within 2 elements."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
+class _Side(msgspec.Struct, frozen=True):
     """One dimension of all regions, cut into bins.
 
     Attributes:
@@ -55,8 +53,7 @@ class _Side:
 # -- RoiAlign --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Aligned:
+class _Aligned(msgspec.Struct, frozen=True):
     """How samples stand in the bins of one dimension."""
 
     side: _Side

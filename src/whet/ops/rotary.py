@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.index import ZERO, Axis, Poly, as_poly, var
 from whet.kernel.expr import Expr
@@ -65,8 +66,7 @@ def _pairs(node: Node, x: Heads, cos: Tensor) -> int:
     return width // 2
 
 
-@dataclass(frozen=True, slots=True)
-class Rotation:
+class Rotation(msgspec.Struct, frozen=True):
     """Turns pairs of elements: ``(c a - s b, s a + c b)``.
 
     Attributes:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import product as combinations
+
+import msgspec
 
 from whet.index import Axis, Poly, as_poly, var
 from whet.kernel.expr import Expr, IndexValue, Var, Within, guard, index_of
@@ -24,8 +25,7 @@ CUBIC = -0.75
 MAX_UNROLLED_TAPS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Taps:
+class Taps(msgspec.Struct, frozen=True):
     """What an interpolation reads along one dimension.
 
     Attributes:
@@ -113,8 +113,7 @@ def _temporary(node: Node, name: str, axes: tuple[Axis, ...], body: Expr) -> Ten
     return node.temporary(name, shape, body.dtype, Definition(axes, body))
 
 
-@dataclass(frozen=True, slots=True)
-class Interpolation:
+class Interpolation(msgspec.Struct, frozen=True):
     """Interpolation in some of a tensor's dimensions.
 
     Attributes:

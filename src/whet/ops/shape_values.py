@@ -8,10 +8,11 @@ with one rule instead of one per operator.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import product as points_of
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from whet.dtypes import DTYPES, numpy_dtype
 from whet.index import ZERO, Atom, Axis, IndexLike, Opaque, Poly, as_poly, at_least, var
@@ -144,12 +145,11 @@ def _run_step(place: _Point, step: Step) -> _Point:
     return _Point(place.at, {**place.names, step.name: total})
 
 
-@dataclass(frozen=True, slots=True)
-class _Point:
+class _Point(msgspec.Struct, frozen=True):
     """One element: the values of axes and of finished reductions."""
 
     at: dict[Atom, IndexLike]
-    names: dict[str, Value] = field(default_factory=dict)
+    names: dict[str, Value] = msgspec.field(default_factory=dict)
 
     def value(self, expr: Expr) -> Value:
         """Return the value of an expression here."""

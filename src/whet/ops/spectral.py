@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+from msgspec.structs import replace
 
 from whet.index import ONE, Axis, Poly, as_poly, at_least, product, var
 from whet.kernel.expr import Const, Expr, Within, guard

@@ -6,7 +6,7 @@ compares each box with those taken, a filter that puts the boxes of all classes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from whet.index import ONE, Axis, Poly, as_poly, product, var
 from whet.kernel.expr import Expr, IndexValue, Within, guard, index_of
@@ -94,8 +94,7 @@ def _capacity(node: Node, boxes: Poly) -> Poly:
     return node.sizes_of(node.temporary("limit", (), "int64", limit))[0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Box:
+class _Box(msgspec.Struct, frozen=True):
     """The lower and upper edges of a box, by dimension."""
 
     low: tuple[Expr, Expr]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.dtypes import DTYPES
 from whet.graph.opset import TRAINING_DOMAIN
@@ -17,8 +18,7 @@ LEADING = 2
 """Inputs before the tensors: the learning rate and how many steps there were."""
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(msgspec.Struct, frozen=True):
     """What an optimiser sees of one element, in the type of the tensors.
 
     Attributes:

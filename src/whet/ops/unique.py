@@ -5,7 +5,7 @@ The sort keeps equal elements in order, so that a group's first element is its f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from whet.index import Axis, Poly, product, var
 from whet.kernel.expr import Expr, IndexValue, Var, Within, guard, index_of
@@ -20,8 +20,7 @@ from whet.ops.operand import attribute_flag, number
 from whet.ops.selection import count_of, positions_of, unravelled
 
 
-@dataclass(frozen=True, slots=True)
-class _Items:
+class _Items(msgspec.Struct, frozen=True):
     """What is compared: the elements of a tensor, or its slices along an axis.
 
     Attributes:

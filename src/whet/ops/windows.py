@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from whet.index import ZERO, IndexLike, Poly, as_poly, ceil_div
 from whet.ops.node import Node
@@ -14,8 +14,7 @@ def channels_last(rank: int) -> tuple[int, ...]:
     return (0, *range(2, rank), 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(msgspec.Struct, frozen=True):
     """A sliding window over the spatial dimensions, one entry each.
 
     Attributes:

@@ -10,8 +10,8 @@ are rounded to integers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -107,8 +107,7 @@ def _without_relu(linear: Linear8, division: _Division) -> ir.Value:
     return producer.inputs[0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Division:
+class _Division(msgspec.Struct, frozen=True):
     """Divides values by a scale where they come about.
 
     Attributes:

@@ -6,9 +6,9 @@ channel that follow them go into the constants: ``s·(W·x + b) + t = (s·W)·x 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -30,8 +30,7 @@ LINEAR_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Linear:
+class Linear(msgspec.Struct, frozen=True):
     """A node with constant weights and an output read only once.
 
     Attributes:

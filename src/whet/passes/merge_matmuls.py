@@ -10,14 +10,16 @@ its epilogue, which is worth more.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from concurrent.futures import Executor, ThreadPoolExecutor
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
 from whet.graph.edit import (
     Names,
     add_initializer,
+    add_tensor,
     begin_rewrite,
     constant_array,
     constant_tensor,
@@ -29,6 +31,8 @@ from whet.graph.edit import (
 from whet.graph.match import Miss
 from whet.graph.opset import WHET_DOMAIN
 
+Matrix = np.ndarray[tuple[int, int], np.dtype[np.generic]]
+
 _LEAST_WIDTH = 64
 """Narrower products of unequal widths stay apart: the split would cost more than it saves."""
 
@@ -36,8 +40,7 @@ _READ_IN_PLACE = frozenset({"Attention", "PagedAttention", "RMSNormalization", "
 """What reads columns of a wide result where they lie, and is part of no product's epilogue."""
 
 
-@dataclass(frozen=True, slots=True)
-class Product:
+class Product(msgspec.Struct, frozen=True):
     """A product with a constant matrix of rank 2, with its bias.
 
     Attributes:
@@ -64,10 +67,14 @@ def merge_matmuls(model: ir.Model) -> int:
     """Merge products of the main graph that share their input; return how many were merged."""
     names = Names(model)
     count = 0
-    for value in _values(model.graph):
-        for group in mergeable(value, model.graph):
-            _merge(model.graph, value, group, names)
-            count += len(group)
+    beside = ThreadPoolExecutor(1)
+    try:
+        for value in _values(model.graph):
+            for group in mergeable(value, model.graph):
+                _merge(model.graph, value, group, names, beside)
+                count += len(group)
+    finally:
+        beside.shutdown(wait=False)  # it still does what it was given
     return count
 
 
@@ -166,13 +173,15 @@ def _values(graph: ir.Graph) -> list[ir.Value]:
     return [*graph.inputs, *(v for node in graph for v in node.outputs)]
 
 
-def _merge(graph: ir.Graph, value: ir.Value, group: list[Product], names: Names) -> None:
+def _merge(
+    graph: ir.Graph, value: ir.Value, group: list[Product], names: Names, beside: Executor
+) -> None:
     begin_rewrite(graph)
     order = {node: i for i, node in enumerate(graph)}
     group = sorted(group, key=lambda p: order[p.nodes[0]])
     stem = group[0].nodes[0].name or "merged"
     first = group[0].nodes[0]
-    inputs = [value, *_weights(graph, group, names.fresh(f"{stem}_weights"))]
+    inputs = [value, *_weights(graph, group, names.fresh(f"{stem}_weights"), beside)]
     product = _wide_value(group, names.fresh(f"{stem}_wide"))
     bias = _wide_bias(graph, group, names.fresh(f"{stem}_bias"))
     takes_bias = bias is not None and first.op_type == "Gemm"
@@ -202,11 +211,24 @@ def _place(
     ir.convenience.replace_nodes_and_values(graph, group[0].nodes[0], old, made, outputs, parts)
 
 
-def _weights(graph: ir.Graph, group: list[Product], name: str) -> list[ir.Value]:
-    """Return the weights of a wide product; those in blocks are put together when packed."""
+def _weights(graph: ir.Graph, group: list[Product], name: str, beside: Executor) -> list[ir.Value]:
+    """Return the weights of a wide product; those in blocks are put together when packed.
+
+    Matrices are put together on another thread: the next passes look at their shapes alone.
+    """
     if group[0].nodes[0].op_type == "BlockMatMul":
         return [p.weight for p in group]
-    return [add_initializer(graph, np.concatenate([_matrix(p) for p in group], axis=1), name)]
+    matrices = [_matrix(p) for p in group]
+    joined = beside.submit(_joined, matrices)
+    dtype = group[0].weight.dtype
+    assert dtype is not None, "weights have a type"
+    shape = ir.Shape((len(matrices[0]), sum(p.width for p in group)))
+    tensor = ir.LazyTensor(lambda: ir.Tensor(joined.result(), dtype), dtype, shape, name=name)
+    return [add_tensor(graph, tensor, name)]
+
+
+def _joined(matrices: list[Matrix]) -> Matrix:
+    return np.ascontiguousarray(np.concatenate(matrices, axis=1))
 
 
 def _wide_node(first: ir.Node, inputs: list[ir.Value], product: ir.Value, name: str) -> ir.Node:
@@ -214,7 +236,7 @@ def _wide_node(first: ir.Node, inputs: list[ir.Value], product: ir.Value, name: 
     return make_node(first.op_type, inputs, kept, outputs=[product], name=name, domain=first.domain)
 
 
-def _matrix(product: Product) -> np.ndarray[tuple[int, int], np.dtype[np.generic]]:
+def _matrix(product: Product) -> Matrix:
     array = constant_array(product.weight)
     return array.T if product.transposed else array
 

@@ -10,10 +10,10 @@ channel, so that its input may have a scale for each, and a zero point (``channe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
+import msgspec
 import numpy as np
 import onnx_ir as ir
+from msgspec.structs import replace
 
 from whet.graph.edit import Names, constant, owner, rank, replace_nodes, static_shape
 from whet.graph.match import Miss
@@ -43,8 +43,7 @@ _SAME_SCALE = 1e-5
 """Relative difference of a bias's scale that rounding explains."""
 
 
-@dataclass(frozen=True, slots=True)
-class Integers:
+class Integers(msgspec.Struct, frozen=True):
     """A product that integers can do.
 
     Attributes:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
+import msgspec
 import onnx_ir as ir
 
 from whet.errors import CompileError, OptionError, WhetError, nearest
@@ -43,8 +43,7 @@ MAX_ROUNDS = 8
 """A clean-up that still changes something after this many rounds is left there."""
 
 
-@dataclass(frozen=True, slots=True)
-class PassEntry:
+class PassEntry(msgspec.Struct, frozen=True):
     """A pass in the table.
 
     Attributes:
@@ -63,8 +62,7 @@ class PassEntry:
         return self.run.__name__
 
 
-@dataclass(frozen=True, slots=True)
-class PassRecord:
+class PassRecord(msgspec.Struct, frozen=True):
     """What one run of one pass did.
 
     Attributes:
@@ -209,15 +207,14 @@ def run_passes(
     return run.records
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
+class _Run(msgspec.Struct, frozen=True):
     model: ir.Model
     opt_level: int
     switches: Mapping[str, bool | int]
     observe: Callable[[PassRecord], None] | None
     budget: Budget
-    records: list[PassRecord] = field(default_factory=list)
-    left: dict[str, int] = field(default_factory=dict)
+    records: list[PassRecord] = msgspec.field(default_factory=list)
+    left: dict[str, int] = msgspec.field(default_factory=dict)
 
     def cleanup(self) -> None:
         for _ in range(MAX_ROUNDS):

@@ -7,9 +7,9 @@ zero)``, with one scale for the tensor or one for each place along an axis.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -24,8 +24,7 @@ BYTES = (ir.DataType.UINT8, ir.DataType.INT8)
 SMALL = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
-@dataclass(frozen=True, slots=True)
-class Linear8:
+class Linear8(msgspec.Struct, frozen=True):
     """A QuantizeLinear or DequantizeLinear with constant parameters.
 
     Attributes:
@@ -129,8 +128,7 @@ def typed(value: ir.Value, name: str, dtype: ir.DataType) -> ir.Value:
     return ir.Value(name=name, type=ir.TensorType(dtype), shape=shape)
 
 
-@dataclass(frozen=True, slots=True)
-class Maker:
+class Maker(msgspec.Struct, frozen=True):
     """Makes nodes and constants of one graph; collects the nodes in order.
 
     Attributes:

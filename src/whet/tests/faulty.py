@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import onnx_ir as ir
 import pytest
+from msgspec.structs import replace
 
 from whet.graph.edit import replace_nodes
 from whet.kernel.expr import Const

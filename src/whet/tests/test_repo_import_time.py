@@ -51,3 +51,10 @@ def test_unknown_name_is_an_attribute_error() -> None:
 def test_version_is_the_package_version() -> None:
     pyproject = SOURCE.parent / "pyproject.toml"
     assert f'version = "{whet.__version__}"' in pyproject.read_text(encoding="utf-8")
+
+
+def test_a_file_is_read_before_the_compiler_is_imported() -> None:
+    code = (
+        "import whet.start\nprint(*{'onnx', 'onnx_ir', 'llvmlite', 'whet.driver'} & {*sys.modules})"
+    )
+    assert _run(code) == ""

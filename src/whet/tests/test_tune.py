@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from msgspec.structs import replace
 from onnx import helper, numpy_helper
 
 import whet
@@ -73,7 +74,7 @@ def save_answers(path: Path, answers: dict[str, Answer]) -> Path:
 def test_every_candidate_computes_the_same(model: Path, tmp_path: Path) -> None:
     """Whatever the tuner tries, the result is right: one compilation a place in the lists."""
     x = feed()
-    expected = whet.compile(model, options=replace(OPTIONS, opt_level=0))(x)["y"]
+    expected = whet.compile(model, options=dataclasses.replace(OPTIONS, opt_level=0))(x)["y"]
     asked = ask_schedules(model, options=OPTIONS).asked
     lists = {q: candidates(q, a) for group in asked.values() for q, a in group.items()}
     assert len(lists) >= 2
@@ -81,7 +82,7 @@ def test_every_candidate_computes_the_same(model: Path, tmp_path: Path) -> None:
     for place in range(max(map(len, lists.values()))):
         answers = {q.key: c[place] for q, c in lists.items() if place < len(c)}
         file = save_answers(tmp_path / "t.json", answers)
-        tuned = whet.compile(model, options=replace(OPTIONS, tuning=file))
+        tuned = whet.compile(model, options=dataclasses.replace(OPTIONS, tuning=file))
         assert np.abs(tuned(x)["y"] - expected).max() < 2e-5 * scale, answers
 
 
@@ -92,9 +93,11 @@ def test_answers_become_schedules(model: Path, tmp_path: Path) -> None:
     assert given is not None
     tile = replace(given, rows=3, vectors=1, unroll=2)
     file = save_answers(tmp_path / "t.json", {product.key: Answer(0, tile)})
-    options = replace(OPTIONS, tuning=file)
+    options = dataclasses.replace(OPTIONS, tuning=file)
     assert ask_schedules(model, options=options).asked[("product",)][product].tile == tile
-    other = ask_schedules(model, options=replace(options, threads=2)).asked[("product",)]
+    other = ask_schedules(model, options=dataclasses.replace(options, threads=2)).asked[
+        ("product",)
+    ]
     assert [answer.tile for answer in other.values()] != [tile], "another question"
     tuned = whet.compile(model, options=options)
     assert tuned.program != whet.compile(model, options=OPTIONS).program
@@ -183,12 +186,12 @@ def test_impossible_schedules_are_refused(model: Path, tmp_path: Path) -> None:
                     continue
                 file = save_answers(tmp_path / "t.json", {question.key: wrong})
                 with pytest.raises(OptionError, match="cannot be carried out"):
-                    ask_schedules(model, options=replace(OPTIONS, tuning=file))
+                    ask_schedules(model, options=dataclasses.replace(OPTIONS, tuning=file))
 
 
 def test_a_missing_file_is_one_error(model: Path) -> None:
     with pytest.raises(OptionError, match="cannot read"):
-        whet.compile(model, options=replace(OPTIONS, tuning="missing.json"))
+        whet.compile(model, options=dataclasses.replace(OPTIONS, tuning="missing.json"))
 
 
 def test_command(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,9 @@ softmax", 2018.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+
+import msgspec
 
 from whet.codegen.kinds.attention_keys import (
     Block,
@@ -40,8 +41,7 @@ Body = Callable[[Frame, int, Value], None]
 """``body(frame, rows, slot)``: some rows, the first one bound, and where their results wait."""
 
 
-@dataclass(frozen=True, slots=True)
-class AttentionWriter:
+class AttentionWriter(msgspec.Struct, frozen=True):
     """Writes attention on floats.
 
     Attributes:

@@ -7,7 +7,6 @@ take the place of the exponentials, whose first quarter they fill.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from whet.codegen.kinds.attention import AttentionWriter
 from whet.codegen.kinds.attention_keys import Block, KeyPacker, static_extent
@@ -31,8 +30,7 @@ def _integers(writer: KeyPacker | AttentionWriter) -> IntegerAttention:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class BytePacker(KeyPacker):
+class BytePacker(KeyPacker, frozen=True):
     """Copies keys to scratch as [panel, depth / 4, keys of the panel, 4], values in quads."""
 
     def _line(self, frame: Frame, key: int, start: Value, mask: Value | None) -> Value:
@@ -78,8 +76,7 @@ class BytePacker(KeyPacker):
         return self.b.binary("xor", values, const(values.type, -128)) if flips else values
 
 
-@dataclass(frozen=True, slots=True)
-class IntegerWriter(AttentionWriter):
+class IntegerWriter(AttentionWriter, frozen=True):
     """Writes attention on integers.
 
     Attributes:

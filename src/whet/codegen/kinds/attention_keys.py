@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.codegen.kinds.kernel_function import Function, bind_flat, lane_mask, strips
 from whet.codegen.writing.builder import F32, Builder, Value, i64
@@ -24,8 +25,7 @@ def static_extent(axis: Axis) -> int:
     return extent
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """Where things lie in scratch, counted in words of 32 bits."""
 
     kernel: Attention
@@ -114,16 +114,14 @@ def attention_scratch(kernel: Attention, lanes: int) -> int:
     return 4 * (layout.slots + kernel.tiles * layout.slot)
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(msgspec.Struct, frozen=True):
     """A block of keys: the first one, and how many there are."""
 
     start: Value
     count: Value
 
 
-@dataclass(frozen=True, slots=True)
-class KeyFetcher:
+class KeyFetcher(msgspec.Struct, frozen=True):
     """Fetches the keys and values of the block after this one, some with every tile of rows.
 
     Rows of keys lie a row of all heads apart, often in the cache of another core: no hardware
@@ -168,8 +166,7 @@ def key_fetcher(kernel: Attention, frame: Frame, chunk: Value, start: Value) -> 
     return KeyFetcher(kernel, outer, start, frame.scalar_index(kernel.key.extent))
 
 
-@dataclass(frozen=True, slots=True)
-class KeyPacker:
+class KeyPacker(msgspec.Struct, frozen=True):
     """Copies keys to scratch as [panel, depth, keys of the panel], and values beside them.
 
     Attributes:

@@ -8,7 +8,8 @@ same operations for a row in the same order.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.codegen.writing.builder import F32, I32, Builder, Value, const, i64, vector
 from whet.codegen.writing.dot_product import DotProduct, Factors
@@ -31,16 +32,14 @@ Quads = Iterable[tuple[int, list[Value]]]
 """Numbers of four depth values, and their codes in each vector of columns."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scales:
+class Scales(msgspec.Struct, frozen=True):
     """What the sums of a group are multiplied by, and what is added, one for each vector."""
 
     scales: list[list[Value]]
     minimums: list[Value] | None
 
 
-@dataclass(frozen=True, slots=True)
-class BlockGroup:
+class BlockGroup(msgspec.Struct, frozen=True):
     """Writes parts of a group.
 
     Attributes:

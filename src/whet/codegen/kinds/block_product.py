@@ -7,7 +7,8 @@ through the whole depth, highest first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import msgspec
+from msgspec.structs import replace
 
 from whet.codegen.kinds.block_group import BlockGroup
 from whet.codegen.kinds.block_stretch import (
@@ -72,8 +73,7 @@ def write_block_product(
     fn.b.finish()
 
 
-@dataclass(frozen=True, slots=True)
-class _Tile:
+class _Tile(msgspec.Struct, frozen=True):
     """A register tile.
 
     Attributes:
@@ -89,8 +89,7 @@ class _Tile:
     column: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Writer:
+class _Writer(msgspec.Struct, frozen=True):
     kernel: BlockProduct
     fn: Function
     group: BlockGroup

@@ -8,7 +8,8 @@ columns in a register tile, integer and float sums are both in registers within 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.codegen.kinds.block_group import QUAD_BYTES, BlockGroup
 from whet.codegen.writing.builder import F32, Builder, Value, const, i64, vector
@@ -47,8 +48,7 @@ def _unpacked_bytes(kind: BlockFormat) -> int:
     return _head_bytes(kind) + (PANEL * GROUP if kind.bits == 4 else 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(msgspec.Struct, frozen=True):
     """What depends on the number of a row.
 
     Attributes:
@@ -60,8 +60,7 @@ class Rows:
     fetch: Callable[[Value], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Stretches:
+class Stretches(msgspec.Struct, frozen=True):
     """Writes the sums of many rows by a panel.
 
     Attributes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from whet.codegen.kinds.chain_streams import flows_of, spread
 from whet.codegen.kinds.contraction import contraction_writer

@@ -8,7 +8,8 @@ over all depth steps of a chain they cost next to nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.codegen.writing.frame import Access
 from whet.dtypes import DTYPES
@@ -18,8 +19,7 @@ from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import Contraction
 
 
-@dataclass(frozen=True, slots=True)
-class Along:
+class Along(msgspec.Struct, frozen=True):
     """Where the elements of a row lie: an axis, from which point on, and how many."""
 
     axis: Axis
@@ -27,8 +27,7 @@ class Along:
     width: int
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(msgspec.Struct, frozen=True):
     """Rows that lie one behind the other.
 
     Attributes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import partial
+
+import msgspec
+from msgspec.structs import replace
 
 from whet.codegen.kinds.contraction_tile import Place, TileWriter
 from whet.codegen.kinds.depth_blocks import Block, slot, sum_bytes
@@ -104,8 +106,7 @@ def contraction_writer(
     return ContractionWriter(kernel, fn, target.lanes, tiles)
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
+class _Chunk(msgspec.Struct, frozen=True):
     """What a chunk covers: row tiles, column panels and a block of the reduction."""
 
     items: tuple[Value, Value]
@@ -113,8 +114,7 @@ class _Chunk:
     block: Block | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ContractionWriter:
+class ContractionWriter(msgspec.Struct, frozen=True):
     """Writes the loops of a contraction.
 
     Attributes:

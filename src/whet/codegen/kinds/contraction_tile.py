@@ -7,8 +7,9 @@ loads across taps, run out of registers and spill.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
+
+import msgspec
 
 from whet.codegen.kinds.depth_blocks import Block, keep_sums, resume_sums
 from whet.codegen.kinds.depth_steps import Cells, Columns, DepthSteps, Run, advanced
@@ -23,8 +24,7 @@ from whet.index import Poly
 from whet.kernel.spec import Contraction
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where a register tile is: the panel, its columns, and where its partial sums wait."""
 
     panel: Value
@@ -33,8 +33,7 @@ class Place:
     sums: Value | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Multiplied:
+class _Multiplied(msgspec.Struct, frozen=True):
     """What a register tile multiplies, over the depth of one broadcast operand.
 
     Attributes:
@@ -56,8 +55,7 @@ class _Multiplied:
     stop: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TileWriter:
+class TileWriter(msgspec.Struct, frozen=True):
     """Writes register tiles.
 
     Attributes:

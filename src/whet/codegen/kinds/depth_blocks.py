@@ -8,7 +8,8 @@ sums of a register tile are put aside after each block and taken up again at the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.codegen.kinds.depth_steps import Cells
 from whet.codegen.writing.builder import Builder, Value, const, i64
@@ -16,8 +17,7 @@ from whet.dtypes import DTYPES
 from whet.kernel.spec import Contraction
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(msgspec.Struct, frozen=True):
     """A block of the reduction.
 
     Attributes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from whet.codegen.kinds.kernel_function import Function
 from whet.codegen.writing.builder import F32, Builder, Value, const, i64, vector
@@ -20,16 +21,14 @@ SIGN_BITS = 0x80808080
 LANE_BITS = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
+class Columns(msgspec.Struct, frozen=True):
     """The vectors of one panel: how many, and the mask of the last."""
 
     vectors: int
     masks: tuple[Value | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Cells:
+class Cells(msgspec.Struct, frozen=True):
     """Stack slots of the accumulators, which LLVM promotes to registers."""
 
     cells: list[list[Value]]
@@ -101,8 +100,7 @@ def _keep(b: Builder, sums: list[list[Value]], cells: Cells) -> None:
             b.store(value, cell, 64)
 
 
-@dataclass(frozen=True, slots=True)
-class _PlainSteps:
+class _PlainSteps(msgspec.Struct, frozen=True):
     """One depth value a step, each broadcast to all lanes."""
 
     kernel: Contraction
@@ -211,8 +209,7 @@ class _PlainSteps:
         return Point(frame, shift=shift).scalar(kernel.a)
 
 
-@dataclass(frozen=True, slots=True)
-class _DotSteps:
+class _DotSteps(msgspec.Struct, frozen=True):
     """Several depth values a step, broadcast together to all lanes of 32 bits."""
 
     kernel: Contraction

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.codegen.kinds.block_group import LOW_HALF, BlockGroup
 from whet.codegen.kinds.kernel_function import Function, accesses_of, frame_of, open_function
@@ -57,8 +58,7 @@ def write_dequantized(
     fn.b.finish()
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
+class _Chunk(msgspec.Struct, frozen=True):
     """What a chunk covers: from the first row and panel to those behind the last."""
 
     start: Value
@@ -66,8 +66,7 @@ class _Chunk:
     panels: tuple[Value, Value]
 
 
-@dataclass(frozen=True, slots=True)
-class _Writer:
+class _Writer(msgspec.Struct, frozen=True):
     kernel: DequantizedProduct
     fn: Function
     group: BlockGroup

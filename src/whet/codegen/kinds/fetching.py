@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from whet.codegen.writing.builder import PTR, Builder, Value, i64
 from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import Contraction
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
+class Stream(msgspec.Struct, frozen=True):
     """Memory that will be read or written soon, fetched line after line.
 
     Attributes:
@@ -24,8 +23,7 @@ class Stream:
     writes: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Fetching:
+class Fetching(msgspec.Struct, frozen=True):
     """Writes the prefetches of a contraction.
 
     Attributes:

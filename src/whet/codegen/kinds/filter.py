@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from whet.codegen.kinds.kernel_function import (
     Function,
@@ -41,8 +41,7 @@ def write_filter(
     fn.b.finish()
 
 
-@dataclass(frozen=True, slots=True)
-class _Writer:
+class _Writer(msgspec.Struct, frozen=True):
     kernel: Filter
     fn: Function
     frame: Frame

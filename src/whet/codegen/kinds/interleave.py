@@ -7,8 +7,9 @@ take a store for every element.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
+
+import msgspec
 
 from whet.codegen.kinds.kernel_function import Function
 from whet.codegen.writing.builder import Builder, Value, i64, lanes
@@ -35,8 +36,7 @@ def interleave(b: Builder, vectors: list[Value]) -> list[Value]:
     return result
 
 
-@dataclass(frozen=True, slots=True)
-class InterleaveWriter:
+class InterleaveWriter(msgspec.Struct, frozen=True):
     """Writes lines of interleaved values.
 
     Attributes:

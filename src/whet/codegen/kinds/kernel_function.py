@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.codegen.writing.builder import I1, I64, PTR, Builder, Module, Value, const, i64, vector
 from whet.codegen.writing.frame import Access, Frame, root_frame
@@ -12,8 +13,7 @@ from whet.kernel.expr import Expr, Read, Within, all_atoms, walk
 from whet.kernel.spec import Param, Store
 
 
-@dataclass(frozen=True, slots=True)
-class Function:
+class Function(msgspec.Struct, frozen=True):
     """A kernel function being written."""
 
     b: Builder

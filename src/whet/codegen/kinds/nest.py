@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
+
+import msgspec
+from msgspec.structs import replace
 
 from whet.codegen.kinds.edges import conditions_of, extremes, is_neutral, moves_one_tap
 from whet.codegen.kinds.interleave import InterleaveWriter
@@ -69,8 +71,7 @@ def write_nest(
 NO_RANGES: Mapping[Axis, tuple[Value, Value]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class _Mode:
+class _Mode(msgspec.Struct, frozen=True):
     """How a point is computed.
 
     Attributes:
@@ -81,11 +82,10 @@ class _Mode:
 
     safe: bool = False
     pixels: int = 1
-    ranges: Mapping[Axis, tuple[Value, Value]] = field(default_factory=lambda: NO_RANGES)
+    ranges: Mapping[Axis, tuple[Value, Value]] = msgspec.field(default_factory=lambda: NO_RANGES)
 
 
-@dataclass(frozen=True, slots=True)
-class NestWriter:
+class NestWriter(msgspec.Struct, frozen=True):
     """Writes the loops of a nest.
 
     Attributes:

@@ -9,8 +9,10 @@ indices are clamped, so that wrong ones give wrong numbers and no crash.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
+
+import msgspec
+from msgspec.structs import replace
 
 from whet.codegen.kinds.attention_keys import static_extent
 from whet.codegen.kinds.kernel_function import (
@@ -85,8 +87,7 @@ def write_paged(
     fn.b.finish()
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(msgspec.Struct, frozen=True):
     """One row of a register tile: where it reads and what it sees."""
 
     frame: Frame
@@ -94,8 +95,7 @@ class _Row:
     low: Value
 
 
-@dataclass(frozen=True, slots=True)
-class _Writer:
+class _Writer(msgspec.Struct, frozen=True):
     """Writes the function.
 
     ``states`` is where maximum, sum and result of its rows wait, ``queries`` where what they are

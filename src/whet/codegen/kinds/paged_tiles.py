@@ -5,7 +5,7 @@ Nothing of it is believed: indices are clamped, so that wrong ones give wrong nu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from whet.codegen.kinds.kernel_function import Function
 from whet.codegen.writing.builder import I32, I64, Builder, Value, i64
@@ -13,8 +13,7 @@ from whet.codegen.writing.frame import Frame
 from whet.kernel.paged import PAGE, PagedAttention
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
+class Tile(msgspec.Struct, frozen=True):
     """A tile as the kernel trusts it."""
 
     table: Value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from whet.codegen.kinds.kernel_function import lane_mask
 from whet.codegen.kinds.row_group import RowGroup
@@ -29,8 +29,7 @@ def rows_of_block(frame: Frame, row: Axis, block: int, number: Value) -> tuple[V
     return start, b.min(b.add(start, size), rows)
 
 
-@dataclass(frozen=True, slots=True)
-class PanelRows:
+class PanelRows(msgspec.Struct, frozen=True):
     """Brings results of sums that wait in memory into rows in blocks.
 
     Attributes:
@@ -63,8 +62,7 @@ class PanelRows:
             self.group.write(values, self.group.place(self.output, row, (panel, groups)))
 
 
-@dataclass(frozen=True, slots=True)
-class PanelStores:
+class PanelStores(msgspec.Struct, frozen=True):
     """Writes the epilogue of sums that wait in memory.
 
     Attributes:

@@ -6,7 +6,8 @@ as they would be in memory, from a pointer that lies as far in front of it as th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import msgspec
+from msgspec.structs import replace
 
 from whet.codegen.kinds.contraction import ContractionWriter, contraction_writer
 from whet.codegen.kinds.kernel_function import Function, accesses_of, bind_flat, open_function
@@ -58,8 +59,7 @@ def write_pooled(
     fn.b.finish()
 
 
-@dataclass(frozen=True, slots=True)
-class _Writer:
+class _Writer(msgspec.Struct, frozen=True):
     kernel: Pooled
     fn: Function
     width: int

@@ -8,7 +8,7 @@ they are, where a heap takes n log n comparisons that miss the cache.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from whet.codegen.kinds.kernel_function import (
     Function,
@@ -58,8 +58,7 @@ def write_radix_sort(
     b.finish()
 
 
-@dataclass(frozen=True, slots=True)
-class _Lists:
+class _Lists(msgspec.Struct, frozen=True):
     """Keys and positions, twice: as they are, and room for them in their next order."""
 
     key_type: str
@@ -90,8 +89,7 @@ class _Lists:
             other.set(first)
 
 
-@dataclass(frozen=True, slots=True)
-class _Writer:
+class _Writer(msgspec.Struct, frozen=True):
     kernel: RadixSort
     fn: Function
     frame: Frame

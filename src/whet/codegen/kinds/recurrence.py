@@ -7,7 +7,8 @@ odd ones: weights that do not quite fit a cache are then found there for the par
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import msgspec
+from msgspec.structs import replace
 
 from whet.codegen.kinds.kernel_function import (
     Function,
@@ -49,8 +50,7 @@ def write_recurrence(
     fn.b.finish()
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
+class _Rows(msgspec.Struct, frozen=True):
     """The rows of a chunk: first, one behind the last, and how many if that is known."""
 
     start: Value
@@ -58,8 +58,7 @@ class _Rows:
     length: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Tile:
+class _Tile(msgspec.Struct, frozen=True):
     """A register tile: its pass, panel and size, and the mask of its last vector."""
 
     work: Pass
@@ -73,8 +72,7 @@ class _Tile:
         return self.mask if vector_number == self.vectors - 1 else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Writer:
+class _Writer(msgspec.Struct, frozen=True):
     kernel: Recurrence
     fn: Function
     width: int
@@ -270,8 +268,7 @@ class _Writer:
         return from_storage(b, loaded, dtype)
 
 
-@dataclass(frozen=True, slots=True)
-class _Cells:
+class _Cells(msgspec.Struct, frozen=True):
     """Stack slots of the sums by row, product and vector; LLVM promotes them to registers."""
 
     type: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.codegen.writing.builder import F32, Builder, Value, const, i64, vector
 
@@ -13,8 +14,7 @@ Operand = Callable[[int, Value, int], Value]
 """``operand(i, k, u)``: element or vector ``i`` at depth ``k + u``, where ``u`` is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Operands:
+class Operands(msgspec.Struct, frozen=True):
     """What a register tile multiplies.
 
     Attributes:
@@ -95,8 +95,7 @@ def _zero(b: Builder, type_: str) -> Value:
     return cell
 
 
-@dataclass(slots=True)
-class _Row:
+class _Row(msgspec.Struct):
     """The broadcast operand of one row in a block of unrolled steps."""
 
     b: Builder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from whet.codegen.writing.builder import F32, I32, Builder, Value, const, i64, lanes, vector
 from whet.kernel.block_formats import GROUP
@@ -15,8 +15,7 @@ ROUNDING = 12582912.0
 ROUNDING_BITS = 0x4B400000
 
 
-@dataclass(frozen=True, slots=True)
-class RowGroup:
+class RowGroup(msgspec.Struct, frozen=True):
     """Writes groups.
 
     Attributes:

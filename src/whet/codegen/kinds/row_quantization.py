@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from whet.codegen.kinds.kernel_function import Function, accesses_of, frame_of, open_function
 from whet.codegen.kinds.row_group import RowGroup
@@ -46,8 +46,7 @@ def write_row_quantization(
     fn.b.finish()
 
 
-@dataclass(frozen=True, slots=True)
-class _Writer:
+class _Writer(msgspec.Struct, frozen=True):
     """Writes the function; ``lanes`` reduce rows before their groups become codes."""
 
     kernel: RowQuantization

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+
+import msgspec
 
 from whet.codegen.kinds.kernel_function import (
     Function,
@@ -43,8 +44,7 @@ def write_scatter(
     fn.b.finish()
 
 
-@dataclass(frozen=True, slots=True)
-class _Writer:
+class _Writer(msgspec.Struct, frozen=True):
     kernel: Scatter
     fn: Function
     width: int

@@ -7,7 +7,7 @@ most of them are with the root, in lanes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from whet.codegen.kinds.kernel_function import (
     Function,
@@ -49,8 +49,7 @@ def write_sort(
     fn.b.finish()
 
 
-@dataclass(frozen=True, slots=True)
-class _Writer:
+class _Writer(msgspec.Struct, frozen=True):
     kernel: Sort
     fn: Function
     frame: Frame

@@ -7,7 +7,8 @@ again only after many others.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.codegen.kinds.kernel_function import Function, bind_flat
 from whet.codegen.writing.builder import Value, i64
@@ -29,8 +30,7 @@ def square_rows(nest: Nest, lanes: int) -> Poly:
     return product(a.extent for a in nest.axes[:-2]) * ceil_div(nest.axes[-2].extent, lanes)
 
 
-@dataclass(frozen=True, slots=True)
-class SquareWriter:
+class SquareWriter(msgspec.Struct, frozen=True):
     """Writes rows of squares.
 
     Attributes:

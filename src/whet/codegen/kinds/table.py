@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+
+import msgspec
 
 from whet.codegen.kinds.attention_function import write_attention
 from whet.codegen.kinds.attention_keys import attention_chunks, attention_scratch
@@ -56,8 +57,7 @@ from whet.kernel.spec import Attention, Contraction, Kernel, Nest, Winograd
 from whet.target import Target
 
 
-@dataclass(frozen=True, slots=True)
-class KernelKind:
+class KernelKind(msgspec.Struct, frozen=True):
     """What code generation does with one kind of kernel.
 
     Attributes:

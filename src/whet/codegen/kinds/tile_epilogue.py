@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import msgspec
+from msgspec.structs import replace
 
 from whet.codegen.kinds.depth_steps import Cells, row_shift
 from whet.codegen.kinds.kernel_function import Function, accesses_of
@@ -21,8 +22,7 @@ Spot = tuple[int, int]
 """A row and a vector of a register tile."""
 
 
-@dataclass(frozen=True, slots=True)
-class TileEpilogue:
+class TileEpilogue(msgspec.Struct, frozen=True):
     """Writes the beginning and the end of register tiles.
 
     Attributes:

@@ -6,10 +6,10 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import llvmlite
+import msgspec
 
 from whet.target import Target
 
@@ -17,12 +17,13 @@ MAGIC = b"whet-object-1\n"
 DIGEST_BYTES = 16
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectCache:
+class ObjectCache(msgspec.Struct, frozen=True):
     """A folder of object files; safe for many processes at once.
 
-    Each file holds a check sum of its content: what was damaged or only half written is compiled
-    again. Failing to write is no error; the kernel is then compiled anew next time.
+    Objects are found by the text that they were compiled from, and through ``recall`` also by the
+    kernel that the text was written for. Each file holds a check sum of its content: what was
+    damaged or only half written is compiled again. Failing to write is no error; the kernel is
+    then compiled anew next time.
 
     Attributes:
         folder: where files are kept; ``None`` keeps nothing.
@@ -32,10 +33,26 @@ class ObjectCache:
 
     def get(self, key: str) -> bytes | None:
         """Return the object of a key, if it is there and whole."""
+        return self._read("objects", f"{key}.o")
+
+    def put(self, key: str, body: bytes) -> None:
+        """Keep an object: written to a temporary name, then renamed."""
+        self._write("objects", f"{key}.o", body)
+
+    def recall(self, kernel: str) -> bytes | None:
+        """Return the object of a kernel by the kernel's key, if it is known."""
+        key = self._read("kernels", kernel)
+        return None if key is None else self.get(key.decode())
+
+    def remember(self, kernel: str, key: str) -> None:
+        """Note which object a kernel has."""
+        self._write("kernels", kernel, key.encode())
+
+    def _read(self, kind: str, name: str) -> bytes | None:
         if self.folder is None:
             return None
         try:
-            data = self._path(key).read_bytes()
+            data = self._path(kind, name).read_bytes()
         except OSError:
             return None
         head = len(MAGIC) + DIGEST_BYTES
@@ -43,26 +60,25 @@ class ObjectCache:
         intact = data.startswith(MAGIC) and data[len(MAGIC) : head] == _digest(body)
         return body if intact else None
 
-    def put(self, key: str, body: bytes) -> None:
-        """Keep an object: written to a temporary name, then renamed."""
+    def _write(self, kind: str, name: str, body: bytes) -> None:
         if self.folder is None:
             return
-        path = self._path(key)
+        path = self._path(kind, name)
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+            handle, new = tempfile.mkstemp(dir=path.parent, prefix=".new-")
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(MAGIC + _digest(body) + body)
-                os.replace(name, path)
+                os.replace(new, path)
             except BaseException:
                 with contextlib.suppress(OSError):
-                    os.unlink(name)
+                    os.unlink(new)
                 raise
 
-    def _path(self, key: str) -> Path:
+    def _path(self, kind: str, name: str) -> Path:
         assert self.folder is not None
-        return self.folder / "objects" / key[:2] / f"{key}.o"
+        return self.folder / kind / name[:2] / name
 
 
 def object_key(text: str, target: Target) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from whet.codegen.objects.relocate import RELOCATORS, Fixup
 from whet.errors import CompileError
@@ -23,8 +24,7 @@ _LOCAL, _GLOBAL, _WEAK = 0, 1, 2
 _DROPPED = (".eh_frame", ".note", ".comment", ".llvm", ".ARM.attributes")
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(msgspec.Struct, frozen=True):
     """Position-independent machine code with its read-only data.
 
     Attributes:
@@ -38,8 +38,7 @@ class Image:
     architecture: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Section:
+class _Section(msgspec.Struct, frozen=True):
     name: str
     kind: int
     flags: int
@@ -50,22 +49,20 @@ class _Section:
     align: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Symbol:
+class _Symbol(msgspec.Struct, frozen=True):
     name: str
     binding: int
     section: int
     value: int
 
 
-@dataclass(slots=True)
-class _Object:
+class _Object(msgspec.Struct):
     label: str
     data: bytes
     sections: list[_Section]
     symbols: list[_Symbol]
     machine: int
-    places: dict[int, int] = field(default_factory=dict)
+    places: dict[int, int] = msgspec.field(default_factory=dict)
 
 
 def link(objects: Sequence[bytes] | Mapping[str, bytes]) -> Image:

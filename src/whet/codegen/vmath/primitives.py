@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
+
+import msgspec
 
 from whet.codegen.writing.builder import (
     F32,
@@ -21,8 +22,7 @@ from whet.codegen.writing.builder import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(msgspec.Struct, frozen=True):
     """A binary floating-point format and the integer of the same width."""
 
     name: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
+
+import msgspec
 
 from whet.codegen.vmath import (
     activation,
@@ -20,8 +21,7 @@ from whet.codegen.writing.builder import Builder, Module, Value
 Emit = Callable[..., Value]
 
 
-@dataclass(frozen=True, slots=True)
-class MathFunction:
+class MathFunction(msgspec.Struct, frozen=True):
     """A function on lanes of ``float`` or ``double``.
 
     ``max_ulp_f32`` and ``max_ulp_f64`` bound the error in units in the last place of the exact

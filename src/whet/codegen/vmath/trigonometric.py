@@ -9,7 +9,8 @@ Arm's optimized routines).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.codegen.vmath import coefficients as c
 from whet.codegen.vmath.primitives import Lanes, split
@@ -21,8 +22,7 @@ TAU = 2 * math.pi
 TABLE_START = -64
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True):
     """How a reduction counts: ``x = (n + offset) period + r``, ``period = 2 pi / 2^unit``."""
 
     period: str

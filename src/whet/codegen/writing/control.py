@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 from whet.codegen.writing.builder import I64, Builder, Value, i64
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
+class Variable(msgspec.Struct, frozen=True):
     """A value that changes while code runs: a stack slot, which LLVM promotes to a register."""
 
     b: Builder

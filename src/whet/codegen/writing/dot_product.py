@@ -7,8 +7,9 @@ either may be the signed one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from whet.codegen.writing.builder import Builder, Value, const, lanes, vector
 from whet.kernel.spec import PAIR
@@ -68,8 +69,7 @@ def bfloat16_product(target: Target) -> DotProduct:
     return _Bfloat16("llvm.aarch64.neon.bfdot.v4f32.v8bf16")
 
 
-@dataclass(frozen=True, slots=True)
-class _Bfloat16:
+class _Bfloat16(msgspec.Struct, frozen=True):
     """``vdpbf16ps`` or ``bfdot``."""
 
     name: str
@@ -84,8 +84,7 @@ class _Bfloat16:
         return b.call(self.name, total.type, total, *scalars, *vectors)
 
 
-@dataclass(frozen=True, slots=True)
-class _OneInstruction:
+class _OneInstruction(msgspec.Struct, frozen=True):
     """``vpdpbusd`` or ``usdot``, which take the unsigned operand first."""
 
     name: str
@@ -103,8 +102,7 @@ class _OneInstruction:
         return b.call(self.name, total.type, total, first, second)
 
 
-@dataclass(frozen=True, slots=True)
-class _Signed:
+class _Signed(msgspec.Struct, frozen=True):
     """``sdot``, which multiplies signed integers: ``u s = (u - 128) s + 128 s``.
 
     The second term is prepared with the signed operand, as ``127 s + s``.
@@ -136,8 +134,7 @@ def _sdot(b: Builder, total: Value, first: Value, second: Value) -> Value:
     return b.call("llvm.aarch64.neon.sdot.v4i32.v16i8", total.type, total, first, second)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pairs:
+class _Pairs(msgspec.Struct, frozen=True):
     """Products of 16-bit integers added in pairs: even and odd bytes apart, nothing saturates."""
 
     name: str
@@ -166,8 +163,7 @@ def _split(b: Builder, halves: Value, *, signed: bool) -> Factors:
     return even, b.binary("lshr", halves, byte)
 
 
-@dataclass(frozen=True, slots=True)
-class _Single:
+class _Single(msgspec.Struct, frozen=True):
     """Four products of 32-bit integers, for any target."""
 
     signed_scalars: bool

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from whet.codegen.writing.builder import I1, PTR, Builder, Value, const, i64, lanes, vector
 from whet.codegen.writing.byte_table import byte_looked_up, looked_up
@@ -17,8 +19,7 @@ from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Read, Var, Wi
 from whet.kernel.spec import Store
 
 
-@dataclass(slots=True)
-class Point:
+class Point(msgspec.Struct):
     """Where an expression is evaluated.
 
     Attributes:
@@ -36,11 +37,11 @@ class Point:
     axis: Axis | None = None
     width: int = 1
     mask: Value | None = None
-    shift: Mapping[Axis, int] = field(default_factory=dict)
-    names: Mapping[str, Value] = field(default_factory=dict)
+    shift: Mapping[Axis, int] = msgspec.field(default_factory=dict)
+    names: Mapping[str, Value] = msgspec.field(default_factory=dict)
     safe: bool = False
     partial: bool = False
-    memo: dict[Expr, Value] = field(default_factory=dict)
+    memo: dict[Expr, Value] = msgspec.field(default_factory=dict)
 
     @property
     def b(self) -> Builder:

@@ -7,7 +7,8 @@ pointer with those axes already applied. What stays in the innermost loop is one
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from whet.codegen.writing.builder import Builder, Value
 from whet.codegen.writing.conversions import storage_type
@@ -17,15 +18,14 @@ from whet.index import Atom, Axis, Dim, Div, Mod, Opaque, Poly, var
 Access = tuple[int, Poly]
 
 
-@dataclass(slots=True)
-class Frame:
+class Frame(msgspec.Struct):
     """Axis values and advanced pointers at one depth of a nest."""
 
     b: Builder
     dims: Mapping[str, Value]
     dtypes: tuple[str, ...]
-    pointers: dict[Access, tuple[Value, Poly]] = field(default_factory=dict)
-    env: dict[Axis, Value] = field(default_factory=dict)
+    pointers: dict[Access, tuple[Value, Poly]] = msgspec.field(default_factory=dict)
+    env: dict[Axis, Value] = msgspec.field(default_factory=dict)
 
     def bind(self, axis: Axis, value: Value) -> Frame:
         """Return a frame in which ``axis`` has a value and pointers have advanced by it."""

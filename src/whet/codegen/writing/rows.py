@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from whet.codegen.writing.builder import I64, Builder, Value, i64
 from whet.codegen.writing.evaluate import Point
@@ -13,8 +13,7 @@ from whet.kernel.sort import ABSENT
 from whet.kernel.spec import Store
 
 
-@dataclass(frozen=True, slots=True)
-class Positions:
+class Positions(msgspec.Struct, frozen=True):
     """The positions of one row, by rank."""
 
     frame: Frame

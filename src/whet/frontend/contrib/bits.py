@@ -8,8 +8,7 @@ cannot hold becomes DequantizeLinear and MatMul.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -40,8 +39,7 @@ _HALF_STEP = 2.0**-11
 """Largest relative error of a float16 that is not denormal."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Bits:
+class _Bits(msgspec.Struct, frozen=True):
     """What a node says of its weights.
 
     Attributes:
@@ -123,8 +121,7 @@ def _zero_points(t: Translation, w: _Bits) -> ir.Value | Array:
     raise t.refuse(f"zero points {list(array.shape)} do not fit {w.columns} x {w.blocks} blocks")
 
 
-@dataclass(frozen=True, slots=True)
-class _Weights:
+class _Weights(msgspec.Struct, frozen=True):
     """Weights in groups of 32: ``(code - zero) * scale``.
 
     Attributes:

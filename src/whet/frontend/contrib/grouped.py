@@ -6,8 +6,7 @@ of it may be longer than what that sequence uses, new keys follow its last used 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -26,8 +25,7 @@ from whet.frontend.translation import Foreign, Translation
 _LOWEST = float(np.finfo(np.float16).min)
 
 
-@dataclass(frozen=True, slots=True)
-class _Places:
+class _Places(msgspec.Struct, frozen=True):
     """Where the tokens are.
 
     Attributes:

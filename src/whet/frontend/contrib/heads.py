@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -14,8 +13,7 @@ MASK_VALUE = -10000.0
 """What ONNX Runtime adds to the score of a masked key, unless the model says otherwise."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attended:
+class Attended(msgspec.Struct, frozen=True):
     """Queries, keys and values ``(batch, heads, length, size)``, and what is added to scores.
 
     Attributes:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -16,8 +16,7 @@ Slopes = Sequence[ir.Value | None]
 """For each input of a node the derivative of ``y`` with respect to it, ``None`` for zero."""
 
 
-@dataclass(frozen=True, slots=True)
-class Back:
+class Back(msgspec.Struct, frozen=True):
     """One node of the differentiated graph, seen from behind.
 
     Attributes:

@@ -8,8 +8,7 @@ and ``>`` and ``>=`` exchange the branches. Equality has a table of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -27,8 +26,7 @@ MODES = (
 LEAF = "LEAF"
 
 
-@dataclass(frozen=True, slots=True)
-class Branch:
+class Branch(msgspec.Struct, frozen=True):
     """An inner node as the model writes it.
 
     Attributes:
@@ -50,8 +48,7 @@ class Branch:
     members: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Forest:
+class Forest(msgspec.Struct, frozen=True):
     """The tables; all but ``roots`` have one entry a node.
 
     Attributes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -22,8 +21,7 @@ from whet.frontend.translation import Array, Foreign, Translation
 _AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")
 
 
-@dataclass(frozen=True, slots=True)
-class _Leaves:
+class _Leaves(msgspec.Struct, frozen=True):
     """What leaves say: for each entry the leaf's number, the target and the weight."""
 
     numbers: Array

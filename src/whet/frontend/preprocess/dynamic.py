@@ -8,9 +8,9 @@ array is cut off at its ends, and the runtime refuses such blocks before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -27,8 +27,7 @@ pairs, bytes before it."""
 _MOST = 32768
 
 
-@dataclass(frozen=True, slots=True)
-class Canvas:
+class Canvas(msgspec.Struct, frozen=True):
     """What is filled, and how its axes lie.
 
     Attributes:

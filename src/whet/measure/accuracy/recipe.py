@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from whet.errors import ArtifactError
-from whet.frontend.read import read_file
+from whet.frontend.reading import read_file
 from whet.measure.accuracy.graphs import input_names
 from whet.options import Options, options_from_dict
 from whet.program.container import digest
