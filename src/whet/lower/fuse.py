@@ -12,7 +12,7 @@ from collections import Counter
 from msgspec.structs import replace
 
 from whet.dtypes import DTYPES
-from whet.index import ZERO, Atom, IndexLike, as_poly, product
+from whet.index import ZERO, Atom, IndexLike, as_poly, product, var
 from whet.kernel.blocks import BlockSum, QuantizedRows
 from whet.kernel.dequantized import DequantizedSum
 from whet.kernel.expr import (
@@ -33,6 +33,7 @@ from whet.kernel.sort import Sorted
 from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Product, Steps, Tensor, Whole
 from whet.lower.attention import fuse_attention
+from whet.lower.dequantised import BYTES, dequantised
 from whet.lower.equations import Equations
 from whet.lower.integer_attention import fuse_integer_attention
 from whet.lower.readers import Readers, count_readers, merge_origins, needed_equations
@@ -72,6 +73,8 @@ DEAR = 12
 REPEAT_LIMIT = 4
 ROW_LIMIT = 16
 LITTLE = 4
+NODES_LIMIT = 500
+"""Nodes that an expression may repeat as text, although they are evaluated once."""
 DEPTH_LIMIT = 64
 """Nesting of a fused expression; every walk over one recurses, in Python and in LLVM."""
 
@@ -201,6 +204,8 @@ def _may_inline(
         return False
     if is_view(inner):
         return True
+    if _rounds_to_bytes(inner.body) and not _is_read_in_place(source, reader):
+        return False
     fixed = id(source) in readers.outputs or _is_repeated(source, reader)
     return level >= 2 and not fixed and _pays(source, reader, count, readers)
 
@@ -217,8 +222,39 @@ def _pays(source: Tensor, reader: Definition, count: int, readers: Readers) -> b
     if isinstance(reader.anchor, Steps):
         return _cheap_in_steps(source, reader, cost, readers)
     if readers.single(source):
-        return cost * count <= max(DEAR * REPEAT_LIMIT, work(inner.body))
+        most = max(DEAR * REPEAT_LIMIT, work(inner.body))
+        return _rounds_once(source, reader, count) or cost * count <= most
     return cost <= REPEAT_LIMIT and _reads_little(source)
+
+
+def _rounds_to_bytes(expr: Expr) -> bool:
+    """Whether a float is a byte that is computed, so that the byte is what is worth storing."""
+    found = dequantised(expr)
+    return found is not None and isinstance(found.byte, Call)
+
+
+def _is_read_in_place(source: Tensor, reader: Definition) -> bool:
+    """Whether a reader without anchor reads the element that it defines."""
+    if reader.anchor is not None:
+        return False
+    ones: dict[Atom, IndexLike] = {a: 0 for a in reader.axes if a.extent == 1}
+    here = tuple(var(a).substitute(ones) for a in reader.axes)
+    places = {e.index for e in loads(reader) if e.source is source}
+    return source.rank == len(here) and all(
+        tuple(p.substitute(ones) for p in place) == here for place in places
+    )
+
+
+def _rounds_once(source: Tensor, reader: Definition, count: int) -> bool:
+    """Whether a reader rounds the element that it defines to a byte.
+
+    It names the element some times, to clamp it, but that is computed once.
+    """
+    assert source.definition is not None
+    if reader.body.dtype not in BYTES or not _is_read_in_place(source, reader):
+        return False
+    nodes = count * sum(1 for _ in walk(source.definition.body))
+    return nodes <= NODES_LIMIT
 
 
 def _too_deep(inner: Definition, outer: Definition) -> bool:
@@ -342,6 +378,9 @@ def _may_absorb(source: Tensor, tensor: Tensor, readers: Readers) -> bool:
         return False
     if isinstance(inner.anchor, Whole) or _too_deep(inner, outer):
         return False
+    rounded = isinstance(inner.anchor, Steps) and inner.body.dtype in BYTES
+    if rounded and work(outer.body) > DEAR * REPEAT_LIMIT:
+        return False  # loops over windows that end in two roundings take ten times as long
     if source.size != tensor.size or (tensor.rank == 0 and source.rank > 0):
         return False
     points = _points_of(source, tensor)

@@ -45,6 +45,7 @@ from whet.lower.segments import Cut, cut_outline
 from whet.lower.select import KernelCall, Selection
 from whet.lower.shared_kernels import share_kernels
 from whet.lower.storage import Root
+from whet.lower.stored_bytes import store_bytes
 from whet.lower.streamed_weights import stream_weights
 from whet.lower.uses import rewrite_definition
 from whet.lower.wide_operands import widen_operands
@@ -167,6 +168,7 @@ def lower_equations(
     equations = merge_terms(inline_parts(equations, rewrites))
     equations = add_products(equations, rewrites, target)
     equations = gate_products(equations, rewrites, target)
+    equations = store_bytes(equations, rewrites)
     if level >= WIDEN_LEVEL:
         widen_operands(equations, target)
     _separate_outputs(equations)

@@ -3,7 +3,8 @@
 ``move(dequantise(q)) = dequantise(move(q))`` and ``quantise(move(x)) = move(quantise(x))`` with one
 scale for the tensor, bit for bit, where ``move`` takes elements to other places or, as MaxPool
 does, picks the largest, because both directions keep order. Scales along an axis go with it through
-Transpose and MaxPool. ``quantise(dequantise(q)) = q`` with equal parameters.
+Transpose and MaxPool. Functions of single elements between a movement and a QuantizeLinear go ahead
+of the movement first (``lifted.py``). ``quantise(dequantise(q)) = q`` with equal parameters.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import onnx_ir as ir
 
 from whet.graph.edit import Names, bypass, owner, rank, replace_nodes, single_user
 from whet.graph.match import Miss
+from whet.passes.lifted import Lifted, lift, liftable
 from whet.passes.quantised import BYTES, Linear8, Maker, as_dequantised, as_quantised, typed
 
 MOVES = frozenset(
@@ -31,7 +33,10 @@ MOVES = frozenset(
         "MaxPool",
     ]
 )
-"""Operators of one result that move elements of their first input, or pick the largest."""
+"""Operators of one result that move elements of their first input, or pick the largest.
+
+Concat and Split move elements too: their parts share the parameters of the whole.
+"""
 
 _ROUNDS = 64
 
@@ -54,7 +59,7 @@ def move_quantised(model: ir.Model) -> int:
 def _step(node: ir.Node, names: Names) -> int:
     if node.op_type == "QuantizeLinear":
         return _quantised(node, names)
-    if node.op_type in MOVES or node.op_type == "Concat":
+    if node.op_type in MOVES or node.op_type in ("Concat", "Split"):
         return _behind(node, names)
     return 0
 
@@ -72,7 +77,7 @@ def movable(node: ir.Node) -> list[Linear8] | Miss:
         if found and not (found[0].equals(linear) and found[0].source.dtype == linear.source.dtype):
             return Miss(f"the parts of {node.name} have different scales")
         found.append(linear)
-    if node.domain != "" or len(node.outputs) != 1:
+    if node.domain != "" or (len(node.outputs) != 1 and node.op_type != "Split"):
         return Miss(f"{node.name} has several results")
     if node.op_type == "MaxPool" and np.any(found[0].scale <= 0):
         return Miss(f"the scale of {found[0].source.name} is not positive")
@@ -100,17 +105,20 @@ def _behind(node: ir.Node, names: Names) -> int:
     found = movable(node)
     if isinstance(found, Miss):
         return 0
-    old, first = node.outputs[0], found[0]
+    first = found[0]
     make = Maker(owner(node), names, [])
     kind = first.source.dtype or ir.DataType.UINT8
-    moved = typed(old, names.fresh(f"{old.name}_bytes"), kind)
+    moved = [typed(old, names.fresh(f"{old.name}_bytes"), kind) for old in node.outputs]
     rest = [] if node.op_type == "Concat" else list(node.inputs[1:])
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-    make.node(node.op_type, [*(f.source for f in found), *rest], moved, **attributes)
-    output = typed(old, names.fresh(f"{old.name}_float"), ir.DataType.FLOAT)
+    make.several(node.op_type, [*(f.source for f in found), *rest], moved, **attributes)
     along = {} if first.whole else {"axis": axis_behind(node, first)}
-    make.node("DequantizeLinear", [moved, *first.node.inputs[1:]], output, **along)
-    replace_nodes([node], make.nodes, [old], [output])
+    outputs = []
+    for old, part in zip(node.outputs, moved, strict=True):
+        output = typed(old, names.fresh(f"{old.name}_float"), ir.DataType.FLOAT)
+        parameters = [part, *first.node.inputs[1:]]
+        outputs.append(make.node("DequantizeLinear", parameters, output, **along))
+    replace_nodes([node], make.nodes, list(node.outputs), outputs)
     return 1
 
 
@@ -125,6 +133,10 @@ def _quantised(node: ir.Node, names: Names) -> int:
     move = linear.source.producer()
     if move is None or single_user(linear.source) is not node:
         return 0
+    lifted = liftable(move)
+    if isinstance(lifted, Lifted):
+        lift(lifted, names)
+        return 1
     return _in_front(move, linear, names) if _movable_up(move, node) else 0
 
 

@@ -5,7 +5,7 @@ MatMulInteger, whose sums are exact, an integer bias where the model has one in 
 DequantizeLinear of the sums behind it. What follows, activations, additions and QuantizeLinear,
 runs in the epilogue of the product like that of any other. Sums of a model in float16 or bfloat16
 are dequantised in float32 and rounded once. A depthwise convolution sums within a
-channel, so that its input may have a scale for each.
+channel, so that its input may have a scale for each, and a zero point (``channel_zeros.py``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from whet.graph.edit import Names, constant, owner, rank, replace_nodes, static_shape
 from whet.graph.match import Miss
+from whet.passes.channel_zeros import correction, has_channel_zeros, padded, zeros_obstacle
 from whet.passes.quantised import (
     BYTES,
     SMALL,
@@ -87,8 +88,8 @@ def integer_form(node: ir.Node) -> Integers | Miss:
 def _obstacle(node: ir.Node, x: Linear8, w: Linear8) -> Miss | None:
     if not x.whole and not _within_channels(node, x, w):
         return Miss(f"{x.source.name} has a scale for each channel, which is summed over")
-    if np.any(x.zero != x.zero.flat[0]):
-        return Miss(f"{x.source.name} has a zero point for each channel")
+    if has_channel_zeros(x) and (obstacle := zeros_obstacle(node, x, w)) is not None:
+        return obstacle
     if x.source.dtype not in BYTES or w.source.dtype not in _WEIGHTS:
         return Miss(f"{node.name} multiplies {x.source.dtype} by {w.source.dtype}")
     if node.outputs[0].dtype not in (ir.DataType.FLOAT, *SMALL):
@@ -107,7 +108,8 @@ def _conv(node: ir.Node, x: Linear8, w: Linear8) -> Integers | Miss:
         return Miss(f"the scales of {w.source.name} are not along its filters")
     if not x.whole:  # filter o reads the channel o // (filters of a group)
         filters = (static_shape(w.source) or [0])[0]
-        x = replace(x, scale=np.repeat(x.scale, filters // x.scale.size), zero=x.zero[0])
+        zero = x.zero if has_channel_zeros(x) else x.zero[0]
+        x = replace(x, scale=np.repeat(x.scale, filters // x.scale.size), zero=zero)
     return _with_bias(node, x, w, (1, node.inputs[2] if len(node.inputs) > 2 else None))
 
 
@@ -151,7 +153,16 @@ def _rewrite(form: Integers, names: Names) -> None:
     attributes = {} if node.op_type != "Conv" else _attributes(node)
     op_type = "ConvInteger" if node.op_type == "Conv" else "MatMulInteger"
     inputs = _operands(form, make)
+    if has_channel_zeros(form.x):
+        inputs[:3] = [padded(node, form.x, make), inputs[1], None]
+        attributes.pop("pads", None)
+    while inputs[-1] is None:
+        inputs.pop()
     make.node(op_type, inputs, total, **attributes)
+    if has_channel_zeros(form.x):
+        moved = make.constant(correction(form.x, form.w), f"{old.name}_zeros")
+        dims = [-1, *[1] * ((rank(old) or 2) - 2)]
+        total = _added(make, total, _reshaped(make, moved, dims), ir.DataType.INT32)
     if form.bias is not None:
         dims = [1] * (rank(form.w.source) or 1)
         dims[form.axis] = -1
@@ -171,7 +182,7 @@ def _rewrite(form: Integers, names: Names) -> None:
 
 
 def _operands(form: Integers, make: Maker) -> list[ir.Value | None]:
-    """Return the operands and their zero points, those of 0 left out."""
+    """Return the operands and their zero points, ``None`` for those of 0."""
     x, w = form.x.source, form.w.source
     kind = _WEIGHTS[w.dtype or ir.DataType.INT8]
     if w.dtype != kind:
@@ -183,8 +194,6 @@ def _operands(form: Integers, make: Maker) -> list[ir.Value | None]:
     for side, value, dtype in ((form.x, x, x.dtype), (form.w, w, kind)):
         array = side.zero.astype((dtype or kind).numpy())
         zeros.append(make.constant(array, f"{value.name}_zero") if np.any(array) else None)
-    while zeros and zeros[-1] is None:
-        zeros.pop()
     return [x, w, *zeros]
 
 

@@ -14,6 +14,7 @@ from whet.graph.edit import RewriteBudget
 from whet.graph.infer import infer_shapes
 from whet.graph.verify import find_fault
 from whet.limits import Budget
+from whet.passes.convolve_transposed import convolve_transposed
 from whet.passes.eliminate_common_subexpressions import eliminate_common_subexpressions
 from whet.passes.eliminate_dead_code import eliminate_dead_code
 from whet.passes.eliminate_identity import eliminate_identity
@@ -29,11 +30,13 @@ from whet.passes.fuse_layernorm import fuse_layernorm
 from whet.passes.fuse_matmul_add import fuse_matmul_add
 from whet.passes.fuse_rmsnorm import fuse_rmsnorm
 from whet.passes.fuse_silu import fuse_silu
+from whet.passes.gather_quantised import gather_quantised
 from whet.passes.merge_matmuls import merge_matmuls
 from whet.passes.merge_reshapes import merge_reshapes
 from whet.passes.merge_transposes import merge_transposes
 from whet.passes.move_quantised import move_quantised
 from whet.passes.multiply_in_integers import multiply_in_integers
+from whet.passes.restore_dequantise import restore_dequantise
 from whet.passes.unsign_activations import unsign_activations
 
 MAX_ROUNDS = 8
@@ -76,6 +79,7 @@ class PassRecord(msgspec.Struct, frozen=True):
 
 
 CLEANUP = (
+    PassEntry(restore_dequantise, 1),
     PassEntry(fold_constants, 0, budgeted=True),
     PassEntry(eliminate_shape_subgraphs, 0),
     PassEntry(eliminate_identity, 1),
@@ -87,6 +91,9 @@ CLEANUP = (
 """Repeated until nothing changes, before and after the rewrites."""
 
 REWRITES = (
+    PassEntry(gather_quantised, 2),
+    PassEntry(move_quantised, 2),
+    PassEntry(convolve_transposed, 2),
     PassEntry(move_quantised, 2),
     PassEntry(multiply_in_integers, 2),
     PassEntry(unsign_activations, 2),
@@ -114,6 +121,7 @@ LOWERING = MappingProxyType(
         "fuse_cache_writes": 2,
         "add_products": 3,
         "gate_products": 3,
+        "store_bytes": 2,
         "compute_in_copies": 2,
         "join_parts": 2,
         "fetch_ahead": 2,

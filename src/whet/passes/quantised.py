@@ -149,9 +149,19 @@ class Maker(msgspec.Struct, frozen=True):
         self, op_type: str, inputs: list[ir.Value | None], output: ir.Value, **attributes: Any
     ) -> ir.Value:
         """Make a node with one output, which is described already."""
-        name = self.names.fresh(f"{output.name}_{op_type.lower()}")
-        self.nodes.append(make_node(op_type, inputs, attributes, outputs=[output], name=name))
+        self.several(op_type, inputs, [output], **attributes)
         return output
+
+    def several(
+        self,
+        op_type: str,
+        inputs: list[ir.Value | None],
+        outputs: list[ir.Value],
+        **attributes: Any,
+    ) -> None:
+        """Make a node with any number of outputs, which are described already."""
+        name = self.names.fresh(f"{outputs[0].name}_{op_type.lower()}")
+        self.nodes.append(make_node(op_type, inputs, attributes, outputs=outputs, name=name))
 
     def dequantised(
         self, source: ir.Value, scale: Array, output: ir.Value, zero: Array | None, axis: int

@@ -48,8 +48,9 @@ def signed_readers(node: ir.Node) -> tuple[list[ir.Value], list[Use]] | Miss:
             return Miss(f"{value.name} is a result of the model")
         for use in value.uses():
             reader, place = use.node, use.idx
-            if reader.op_type in MOVES and place == 0 and reader.graph is node.graph:
-                values.append(reader.outputs[0])
+            moves = reader.op_type in MOVES or reader.op_type == "Split"
+            if moves and place == 0 and reader.graph is node.graph:
+                values.extend(reader.outputs)
             elif reader.domain == "" and place in _ZERO_OF.get(reader.op_type, {}):
                 if not _has_constant_zero(reader, place):
                     return Miss(f"the zero point of {reader.name} is not constant")

@@ -78,6 +78,11 @@ def block_quantised() -> Iterator[Case]:
             inputs: list[Array | None] = [a, weight, scales, *more]
             fixed = tuple(range(1, len(inputs)))
             yield Case("MatMulNBits", inputs, 1, given, fixed, length=depth, scale=5)
+    for kind, depth, block in ((0, 64, 16), (1, 48, 32)):
+        given = {"K": depth, "N": 6, "block_size": block, "quant_type": kind}
+        packed, largest = bytes_of(3 * depth), np.abs(normal(6 * depth // block))
+        codes: list[Array | None] = [normal(2, 3, depth), packed, largest]
+        yield Case("MatMulBnb4", codes, 1, given, (1, 2), length=depth)
     for bits, width, zeros_ in ((4, 16, None), (4, 16, bytes_of(7, 1)), (8, 32, None)):
         given = {"bits": bits, "block_size": 16, "gather_axis": 0, "quantize_axis": 1}
         places = rng().integers(0, 7, (2, 3))

@@ -160,3 +160,17 @@ def test_layers_that_read_the_same_rows_share_them() -> None:
 def test_numbers_are_packed_as_they_are_read() -> None:
     numbers = np.random.default_rng(1).integers(0, 4, (3, 9))
     assert np.array_equal(numbers_of(packed(numbers, 2), 2)[:, :9], numbers)
+
+
+def test_zero_points_of_a_byte_each() -> None:
+    """NNCF's ``compress_weights`` does not pack them, and ONNX Runtime refuses its files."""
+    w = weights(33, 96, zeros="all", level=0)
+    z = next(t for t in w.model.graph.initializer if t.name == "z")
+    points = numbers_of(numpy_helper.to_array(z).reshape(33, -1), 4)[:, :3]
+    z.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(points), "z"))
+    x = np.random.default_rng(9).standard_normal((5, 96)).astype(np.float32)
+    found = whet.compile(w.model)({"x": x})["y"]
+    np.testing.assert_allclose(found, x @ w.floats.T, rtol=2e-4, atol=2e-4)
+    z.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(points[:, :1]), "z"))
+    with pytest.raises(whet.WhetError, match=r"zero points .* do not fit 33 x 3 blocks"):
+        whet.compile(w.model)

@@ -27,6 +27,8 @@ from whet.kernel.blocks import ROW_TILE, row_words
 INTEGER_ROWS = 4
 """The ``accuracy_level`` at which rows may be 8-bit integers."""
 
+BYTE_BITS = 8
+
 _SIGNED = (("Q4_0", 4), ("Q8_0", 8))
 """Formats without minimums, and the bits of ``code - zero`` with its sign."""
 
@@ -60,8 +62,8 @@ class _Bits(msgspec.Struct, frozen=True):
 def matmul_n_bits(t: Translation) -> ir.Value:
     """MatMulNBits: ``A W' + bias`` with the rows of W quantised in blocks.
 
-    ``B`` holds ``(N, blocks, bytes)`` with the lowest bits first; zero points are packed alike, or
-    of the type of the scales.
+    ``B`` holds ``(N, blocks, bytes)`` with the lowest bits first; zero points are packed alike, a
+    byte for each, or of the type of the scales.
     """
     bits = _Bits(t.take("bits", 4), t.take("block_size"), t.take("N"), t.take("K"))
     level = t.take("accuracy_level", 0)
@@ -111,8 +113,12 @@ def _zero_points(t: Translation, w: _Bits) -> ir.Value | Array:
         return np.full((w.columns, w.blocks), 1 << (w.bits - 1), np.uint8)
     if t.dtype(given).is_floating_point():
         return t.op("Reshape", given, np.array([w.columns, w.blocks], np.int64))
-    packed = t.constant(given).reshape(w.columns, -1)
-    return numbers_of(packed, w.bits)[:, : w.blocks]
+    array = t.constant(given)
+    if array.size == w.columns * -(-w.blocks * w.bits // BYTE_BITS):
+        return numbers_of(array.reshape(w.columns, -1), w.bits)[:, : w.blocks]
+    if array.size == w.columns * w.blocks and np.all(array < 1 << w.bits):
+        return array.reshape(w.columns, w.blocks)  # NNCF writes a byte for each
+    raise t.refuse(f"zero points {list(array.shape)} do not fit {w.columns} x {w.blocks} blocks")
 
 
 class _Weights(msgspec.Struct, frozen=True):
