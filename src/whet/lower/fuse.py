@@ -378,9 +378,6 @@ def _may_absorb(source: Tensor, tensor: Tensor, readers: Readers) -> bool:
         return False
     if isinstance(inner.anchor, Whole) or _too_deep(inner, outer):
         return False
-    rounded = isinstance(inner.anchor, Steps) and inner.body.dtype in BYTES
-    if rounded and work(outer.body) > DEAR * REPEAT_LIMIT:
-        return False  # loops over windows that end in two roundings take ten times as long
     if source.size != tensor.size or (tensor.rank == 0 and source.rank > 0):
         return False
     points = _points_of(source, tensor)
