@@ -141,3 +141,12 @@ def test_a_name_can_ask_for_dot_products(name: str, dot: str) -> None:
     assert target.dot == dot
     assert set(name.split("+")[1:]) <= set(target.required)
     assert resolve_target(name.split("+")[0]).dot not in (dot, "vnni", "i8mm", "dotprod")
+
+
+def test_a_name_can_ask_for_tables_of_bytes() -> None:
+    name = "x86_64-linux-gnu:icelake-server"
+    assert not resolve_target(name).byte_tables
+    asked = resolve_target(f"{name}+avx512vbmi")
+    assert asked.byte_tables
+    assert "avx512vbmi" in asked.required
+    assert "avx512vbmi" not in resolve_target(name).required

@@ -30,10 +30,10 @@ ARM_EXTRAS = (
 )  # fmt: skip
 
 _USED = {
-    "x86_64": ("avx512vnni", "avxvnni"),
+    "x86_64": ("avx512vbmi", "avx512vnni", "avxvnni"),
     "aarch64": ("bf16", "dotprod", "i8mm"),
 }
-"""Features that a name can ask for: those that multiply 8-bit integers or bfloat16."""
+"""Features that a name can ask for: those that multiply 8-bit integers or bfloat16, or look up."""
 
 _FAST_PAIRS = ("znver4", "znver5")
 """CPUs that multiply pairs of bfloat16 as fast as single floats.
