@@ -67,6 +67,8 @@ _CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy", "sca
               help="Move the spread of activations into weights (SmoothQuant).")  # fmt: skip
 @click.option("--equalize", is_flag=True, default=None,
               help="Balance weights across layers first.")  # fmt: skip
+@click.option("--functions", is_flag=True, default=None,
+              help="Let functions such as Swish read 8 bits too, which is faster.")  # fmt: skip
 @click.option("--bias-correction", is_flag=True, default=None,
               help="Take mean errors out through the biases.")  # fmt: skip
 @click.option("--skip", "skipped", multiple=True, metavar="LAYER",
@@ -230,8 +232,8 @@ def _config(values: Mapping[str, Any]) -> QuantizeConfig:
         base = found.values
     elif file is not None:
         base = msgspec.to_builtins(read_config(file))
-    same = ("calibrator", "activations", "rounding", "smooth", "equalize", "bias_correction",
-            "samples", "batch", "seed")  # fmt: skip
+    same = ("calibrator", "activations", "rounding", "smooth", "equalize", "functions",
+            "bias_correction", "samples", "batch", "seed")  # fmt: skip
     given = {name: values[name] for name in same if values[name] is not None}
     if values["symmetric"]:
         given["activations_symmetric"] = True

@@ -16,7 +16,8 @@ MODES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         **dict.fromkeys(("bits", "block", "method", "form", "integer_rows"), _WEIGHTS),
         **dict.fromkeys(
             ("config_file", "calibrator", "activations", "symmetric", "per_tensor", "rounding",
-             "smooth", "equalize", "bias_correction", "measured", "goal", "state"), _STATIC,
+             "smooth", "equalize", "functions", "bias_correction", "measured", "goal", "state"),
+            _STATIC,
         ),
         **dict.fromkeys(("max_drop", "metric", "evaluation"), (*_STATIC, *_FLOATS)),
         **dict.fromkeys(("skipped", "asymmetric", "seed"), (*_STATIC, *_WEIGHTS)),

@@ -33,6 +33,8 @@ class QuantizeConfig(
         activation_products: whether products of two activations are quantised; ``None`` for those
             of attention that one kernel does in integers, of a known number of keys up to 512.
         embeddings: whether tables that rows are gathered from are.
+        functions: whether functions of single elements between layers, such as Swish, read 8 bits
+            too. They are looked up in tables then, which is faster; values are rounded once more.
         bias_correction: whether the mean error of every channel is taken out through its bias.
         equalize: whether weights are balanced across layers first.
         smooth: how much of the spread of activations is moved into weights, 0 to 1; ``None``
@@ -57,6 +59,7 @@ class QuantizeConfig(
     weight_search: bool = False
     activation_products: bool | None = None
     embeddings: bool = True
+    functions: bool = False
     bias_correction: bool = False
     equalize: bool = False
     smooth: float | None = None

@@ -29,6 +29,9 @@ POINTWISE = frozenset({
 })  # fmt: skip
 """Operators that run on the registers of what produces their input."""
 
+FUNCTIONS = POINTWISE - {"Clip", "LeakyRelu", "Relu"}
+"""Those that take longer than a look-up in a table of all bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -282,14 +285,14 @@ _DONE = frozenset({"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul
 
 
 def _add_followers(model: ir.Model, found: dict[str, Layer], config: QuantizeConfig) -> None:
-    """Add sums, concatenations and pools that lie between quantised layers.
+    """Add sums, concatenations and pools that lie between quantised layers; functions if asked.
 
     From the outputs backwards, as one becomes a follower because of what reads it.
     """
     for node in reversed(list(model.graph)):
         if node.domain or node.op_type in config.skip_ops or node.name in found:
             continue
-        places = _places(node)
+        places = (0,) if config.functions and node.op_type in FUNCTIONS else _places(node)
         operands = [node.inputs[p] for p in places]
         if not places or any(not is_float32(v) or is_constant(v) for v in operands):
             continue

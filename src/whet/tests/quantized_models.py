@@ -48,6 +48,26 @@ def residual_net(rng: np.random.Generator) -> onnx.ModelProto:
     return build(nodes, weights, ["n", 3, 9, 7], ["n", 5])
 
 
+def function_net(rng: np.random.Generator) -> onnx.ModelProto:
+    """Return convolutions with Swish, HardSwish, Relu and, at the end, a Tanh between them."""
+    weights = {
+        f"w{k}": rng.standard_normal((8, 3 if k == 1 else 8, 3, 3)) / 6 for k in (1, 2, 3, 4)
+    }
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w1"], ["c1"], name="conv1", pads=[1] * 4),
+        node("Sigmoid", ["c1"], ["s1"]),
+        node("Mul", ["c1", "s1"], ["f1"]),
+        node("Conv", ["f1", "w2"], ["c2"], name="conv2", pads=[1] * 4),
+        node("HardSwish", ["c2"], ["f2"]),
+        node("Conv", ["f2", "w3"], ["c3"], name="conv3", pads=[1] * 4),
+        node("Relu", ["c3"], ["f3"]),
+        node("Conv", ["f3", "w4"], ["c4"], name="conv4", pads=[1] * 4),
+        node("Tanh", ["c4"], ["y"]),
+    ]
+    return build(nodes, weights, ["n", 3, 9, 7], ["n", 8, 9, 7])
+
+
 def uneven_chain(rng: np.random.Generator) -> onnx.ModelProto:
     """Return two convolutions in a row, of which one channel is 100 times as large."""
     w1, w2 = rng.standard_normal((8, 3, 3, 3)), rng.standard_normal((4, 8, 1, 1))

@@ -18,7 +18,13 @@ from whet.cli import exits
 from whet.cli.main import run_command
 from whet.cli.quantize import command
 from whet.errors import ArtifactError, InputError, OptionError, WhetError
-from whet.tests.quantized_models import build, norm_net, residual_net, uneven_chain
+from whet.tests.quantized_models import (
+    build,
+    function_net,
+    norm_net,
+    residual_net,
+    uneven_chain,
+)
 
 Array = np.ndarray[Any, Any]
 Constants = dict[str, Array]
@@ -44,6 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     onnx.save(residual_net(np.random.default_rng(0)), made / "m.onnx")
     onnx.save(norm_net(np.random.default_rng(1)), made / "n.onnx")
     onnx.save(uneven_chain(np.random.default_rng(5)), made / "e.onnx")
+    onnx.save(function_net(np.random.default_rng(6)), made / "f.onnx")
     np.save(made / "x.npy", heavy_tailed(2))
     np.save(made / "h.npy", dense_rows(3, 24))
     np.save(made / "l.npy", dense_rows(7, 600))
@@ -109,6 +116,10 @@ def zero_points(name: str) -> Check:
     return lambda p, m, _: name not in p and bool(m[name].astype(np.int32).any())
 
 
+def roundings(constants: Constants) -> int:
+    return int((constants["operators"] == "QuantizeLinear").sum())
+
+
 def halves(constants: Constants) -> int:
     return sum(a.dtype == np.float16 for a in constants.values())
 
@@ -133,6 +144,9 @@ OPTIONS: dict[str, tuple[str, str, Check]] = {
     "gptq": (CONV, "--rounding gptq", other_weights),
     "smooth": (DENSE, "--smooth 0.5", lambda p, m, _: np.ptp(m["g"]) < 0.5 * np.ptp(p["g"])),
     "equalize": (CHAIN, "--equalize", other_weights),
+    "functions": (
+        "f.onnx --calibration x.npy", "--functions",
+        lambda p, m, _: roundings(m) == roundings(p) + 2),
     "bias_correction": (
         CONV, "--bias-correction", lambda p, m, _: any(
             p[k].dtype == np.int32 and not np.array_equal(p[k], m[k]) for k in p if k in m)),
