@@ -117,6 +117,10 @@ DTYPES: dict[str, DType] = {
 }
 
 
+BYTES = ("int8", "uint8")
+"""Integers of 8 bits."""
+
+
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """Return the NumPy type of a name; the small floats come from ml_dtypes."""
     import numpy as np

@@ -14,7 +14,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from whet.dtypes import DTYPES
-from whet.index import Atom, Axis, Dim, IndexLike, Poly, as_poly, product, var
+from whet.index import Atom, Axis, IndexLike, Poly, as_poly, product, var
 from whet.kernel.expr import Call, Expr, Load, Var, walk
 from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Product, Tensor
@@ -24,7 +24,7 @@ from whet.lower.packing import strided_view
 from whet.lower.readers import Readers, count_readers, merge_origins, needed_equations
 from whet.lower.rewrites import Rewrites
 from whet.lower.storage import magnitude, row_major
-from whet.lower.uses import loads, sources
+from whet.lower.uses import index_atoms, is_affine, loads, sources
 from whet.ops.node import constant
 from whet.target import Target
 
@@ -126,20 +126,9 @@ def _factors(anchor: object) -> _Factors | None:
         return None
     if (a.dtype, b.dtype) != (DTYPE, DTYPE) or b.source.value is None:
         return None
-    if not _is_affine(a) or not _is_affine(b) or set(_atoms(b)) - {anchor.col, anchor.depth}:
+    if not is_affine(a) or not is_affine(b) or index_atoms(b) - {anchor.col, anchor.depth}:
         return None
     return _Factors(anchor, a, b, depth)
-
-
-def _atoms(load: Load) -> Iterator[Atom]:
-    for p in load.index:
-        yield from p.atoms
-
-
-def _is_affine(load: Load) -> bool:
-    """Whether every index is a sum of axes and run-time dimensions, times numbers."""
-    plain = all(isinstance(a, Axis | Dim) for a in _atoms(load))
-    return plain and all(p.is_affine_in(a) for p in load.index for a in p.atoms)
 
 
 def _pair(definition: Definition, own: _Factors, source: Tensor) -> _Pair | None:

@@ -10,21 +10,21 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from whet.dtypes import numpy_dtype
-from whet.index import Atom, IndexLike, Opaque, Poly, as_poly, var
+from whet.dtypes import BYTES, numpy_dtype
+from whet.index import Opaque, Poly, as_poly, var
 from whet.kernel.expr import Call, Expr, Guard, IndexValue, Load, Var, rewrite_leaves, walk
 from whet.kernel.interpret import evaluate_tensor
 from whet.kernel.tensor import Definition, Tensor, axes_for
 from whet.lower.equations import Equations
 from whet.lower.fuse import operation_work
+from whet.lower.readers import merge_origins
 from whet.lower.rewrites import Rewrites
-from whet.lower.uses import sources
+from whet.lower.uses import at_own_place, sources
 from whet.ops.movement import concat_parts
 from whet.ops.node import constant
 from whet.target import Target
 
 NAME = "tabulate_bytes"
-BYTES = ("uint8", "int8")
 BYTE = "byte"
 COUNT = 256
 LEAST_WORK = 16
@@ -96,10 +96,10 @@ def _of_byte(tensor: Tensor, known: dict[int, _OfByte]) -> _OfByte | None:
         isinstance(e, Guard | IndexValue | Var) for e in walk(definition.body)
     ):
         return None
-    loads = [e for e in walk(definition.body) if isinstance(e, Load)]
-    sources = [known.get(id(e.source)) if _at_own_place(e, definition) else None for e in loads]
-    bases = {id(s.base) if s is not None else 0 for s in sources}
-    if len(bases) != 1 or sources[0] is None:
+    loads = definition.loads
+    found = [known.get(id(e.source)) if at_own_place(e, definition) else None for e in loads]
+    bases = {id(f.base) if f is not None else 0 for f in found}
+    if len(bases) != 1 or found[0] is None:
         return None
 
     def rewrite(e: Expr) -> Expr:
@@ -107,15 +107,8 @@ def _of_byte(tensor: Tensor, known: dict[int, _OfByte]) -> _OfByte | None:
 
     value = rewrite_leaves(definition.body, rewrite)
     between = {id(t): t for e in loads for t in (*known[id(e.source)].through, e.source)}
-    between.pop(id(sources[0].base), None)
-    return _OfByte(sources[0].base, value, tuple(between.values()))
-
-
-def _at_own_place(load: Load, definition: Definition) -> bool:
-    """Whether an element is read at the place of the element that it is read for."""
-    ones: dict[Atom, IndexLike] = {a: 0 for a in definition.axes if a.extent == 1}
-    own = tuple(var(a).substitute(ones) for a in definition.axes)
-    return tuple(p.substitute(ones) for p in load.index) == own
+    between.pop(id(found[0].base), None)
+    return _OfByte(found[0].base, value, tuple(between.values()))
 
 
 def _look_up(tensor: Tensor, found: _OfByte, target: Target) -> Tensor:
@@ -133,9 +126,8 @@ def _look_up(tensor: Tensor, found: _OfByte, target: Target) -> Tensor:
     if table.dtype != tensor.dtype:
         body = Call("cast", (body,), tensor.dtype)
     tensor.definition = Definition(definition.axes, body)
-    made = (*found.through, tensor)
-    tensor.nodes = tuple(dict.fromkeys(node for t in made for node in t.nodes))
-    tensor.ops = tuple(op for t in made for op in t.ops)
+    for source in reversed(found.through):
+        merge_origins(source, tensor)
     return table
 
 

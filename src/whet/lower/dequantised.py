@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from whet.dtypes import BYTES
 from whet.kernel.expr import Call, Const, Expr, walk
-
-BYTES = ("int8", "uint8")
 
 
 @dataclass(frozen=True, slots=True)

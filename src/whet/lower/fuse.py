@@ -11,8 +11,8 @@ from collections import Counter
 
 from msgspec.structs import replace
 
-from whet.dtypes import DTYPES
-from whet.index import ZERO, Atom, IndexLike, as_poly, product, var
+from whet.dtypes import BYTES, DTYPES
+from whet.index import ZERO, Atom, IndexLike, as_poly, product
 from whet.kernel.blocks import BlockSum, QuantizedRows
 from whet.kernel.dequantized import DequantizedSum
 from whet.kernel.expr import (
@@ -33,12 +33,12 @@ from whet.kernel.sort import Sorted
 from whet.kernel.spec import ACCUMULATOR
 from whet.kernel.tensor import Definition, Product, Steps, Tensor, Whole
 from whet.lower.attention import fuse_attention
-from whet.lower.dequantised import BYTES, dequantised
+from whet.lower.dequantised import dequantised
 from whet.lower.equations import Equations
 from whet.lower.integer_attention import fuse_integer_attention
 from whet.lower.readers import Readers, count_readers, merge_origins, needed_equations
 from whet.lower.storage import magnitude, row_major
-from whet.lower.uses import inline_at, loads, rewrite_definition, sources
+from whet.lower.uses import at_own_place, inline_at, loads, rewrite_definition, sources
 from whet.ops.movement import concat_parts
 
 CHEAP_OPS = frozenset(
@@ -235,14 +235,8 @@ def _rounds_to_bytes(expr: Expr) -> bool:
 
 def _is_read_in_place(source: Tensor, reader: Definition) -> bool:
     """Whether a reader without anchor reads the element that it defines."""
-    if reader.anchor is not None:
-        return False
-    ones: dict[Atom, IndexLike] = {a: 0 for a in reader.axes if a.extent == 1}
-    here = tuple(var(a).substitute(ones) for a in reader.axes)
-    places = {e.index for e in loads(reader) if e.source is source}
-    return source.rank == len(here) and all(
-        tuple(p.substitute(ones) for p in place) == here for place in places
-    )
+    reads = [e for e in loads(reader) if e.source is source]
+    return reader.anchor is None and all(at_own_place(e, reader) for e in reads)
 
 
 def _rounds_once(source: Tensor, reader: Definition, count: int) -> bool:

@@ -18,6 +18,7 @@ from whet.lower.equations import Equations
 from whet.lower.readers import Readers, count_readers, merge_origins, needed_equations
 from whet.lower.rewrites import Rewrites
 from whet.lower.storage import magnitude
+from whet.lower.uses import index_atoms, is_affine
 from whet.target import Target
 
 NAME = "gate_products"
@@ -74,7 +75,7 @@ def _gated(anchor: Product, source: Tensor) -> Product | None:
         if not isinstance(image, Load) or not isinstance(gate, Load):
             continue
         known = {anchor.depth, *anchor.rows}
-        if set(_atoms(gate)) <= known and gate.depends_on(anchor.depth) and _is_affine(gate):
+        if index_atoms(gate) <= known and gate.depends_on(anchor.depth) and is_affine(gate):
             return replace(anchor, a=image, gate=gate)
     return None
 
@@ -96,11 +97,3 @@ def _pays(gated: Product, target: Target) -> bool:
 
 def _any(load: Load, axes: tuple[Atom, ...]) -> bool:
     return any(load.depends_on(a) for a in axes)
-
-
-def _atoms(load: Load) -> list[Atom]:
-    return [atom for p in load.index for atom in p.atoms]
-
-
-def _is_affine(load: Load) -> bool:
-    return all(p.is_affine_in(atom) for p in load.index for atom in p.atoms)

@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from whet.dtypes import DTYPES
+from whet.dtypes import BYTES, DTYPES
 from whet.index import product
 from whet.kernel.expr import Call, Const, Expr, Load, Var, rewrite_places
 from whet.kernel.spec import ACCUMULATOR, BYTES_OF_DOT
@@ -39,7 +39,6 @@ MOST_ROUNDED = float(1 << 21)
 """Products below this are rounded by adding ``1.5 * 2**23``, with room to spare."""
 
 SINGLE_BYTES = 4
-BYTES = ("int8", "uint8")
 UNSIGNED, SIGNED = 255, 128
 """The largest absolute values of a sum's factors."""
 RELATIVE_ERROR = 1e-6

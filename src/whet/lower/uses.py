@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
+from whet.index import Atom, Axis, Dim, IndexLike, var
 from whet.kernel.expr import Expr, Load, rewrite_leaves
 from whet.kernel.tensor import Definition, Tensor
 
@@ -31,6 +32,24 @@ def rewrite_definition(definition: Definition, rewrite: Callable[[Expr], Expr]) 
 
     anchor = definition.anchor.rewritten(below) if definition.anchor is not None else None
     return replace(definition, body=below(definition.body), anchor=anchor)
+
+
+def at_own_place(load: Load, definition: Definition) -> bool:
+    """Tell whether an element is read at the place of the element that it is read for."""
+    ones: dict[Atom, IndexLike] = {a: 0 for a in definition.axes if a.extent == 1}
+    own = tuple(var(a).substitute(ones) for a in definition.axes)
+    return tuple(p.substitute(ones) for p in load.index) == own
+
+
+def index_atoms(load: Load) -> set[Atom]:
+    """Return what the place of an element depends on."""
+    return {atom for p in load.index for atom in p.atoms}
+
+
+def is_affine(load: Load) -> bool:
+    """Tell whether every index is a sum of axes and run-time dimensions, times numbers."""
+    plain = all(isinstance(a, Axis | Dim) for a in index_atoms(load))
+    return plain and all(p.is_affine_in(a) for p in load.index for a in p.atoms)
 
 
 def inline_at(load: Load) -> Expr:

@@ -28,3 +28,9 @@ def interrupts_are_heard() -> None:
     """Let child processes hear Ctrl-C: shells start jobs in the background deaf to it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a kernel cache that the tests of a file share."""
+    return tmp_path_factory.mktemp("kernels")

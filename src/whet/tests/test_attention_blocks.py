@@ -20,12 +20,6 @@ Extent = int | str
 LENGTHS = ((1, 1), (7, 3), (16, 16), (5, KEY_BLOCK), (3, KEY_BLOCK + 1), (33, 2 * KEY_BLOCK + 5))
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kernel cache that the tests share."""
-    return tmp_path_factory.mktemp("kernels")
-
-
 def masked_attention(
     rows: Extent, keys: Extent, widths: tuple[int, int], cache: Path
 ) -> CompiledModel:

@@ -152,3 +152,12 @@ def test_without_a_folder_nothing_is_known() -> None:
     cache.put("o" * 40, b"code")
     cache.remember("k" * 40, "o" * 40)
     assert cache.recall("k" * 40) is None
+
+
+def test_without_sources_nothing_is_recalled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else kernels of other writers would be taken for those of these."""
+    assert keys._writers() == keys._writers()
+    monkeypatch.setattr(keys, "_PACKAGE", tmp_path)
+    assert keys._writers() != keys._writers()

@@ -26,12 +26,6 @@ Shape = tuple[int | str, ...]
 node = helper.make_node
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kernel cache that the tests share."""
-    return tmp_path_factory.mktemp("kernels")
-
-
 def graph_of(
     nodes: list[onnx.NodeProto],
     inputs: dict[str, Shape],

@@ -26,12 +26,6 @@ needs_avx2 = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kernel cache that the tests share."""
-    return tmp_path_factory.mktemp("kernels")
-
-
 def trials(
     seed: int,
     dtype: str = "float32",

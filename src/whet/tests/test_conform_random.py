@@ -25,12 +25,6 @@ BATCHES = (1, 2, 5)
 NAMED = ("N", 2)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kernel cache that the tests share."""
-    return tmp_path_factory.mktemp("kernels")
-
-
 def expected_of(model: onnx.ModelProto, inputs: dict[str, Array]) -> list[Array] | None:
     """Return what the reference computes; ``None`` where it gives up."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):

@@ -27,12 +27,6 @@ REWRITES = {"add_products": None}
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kernel cache that the tests share."""
-    return tmp_path_factory.mktemp("kernels")
-
-
 def model_of(
     nodes: Sequence[onnx.NodeProto],
     shapes: Mapping[str, Sequence[int | str]],

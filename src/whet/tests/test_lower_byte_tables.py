@@ -25,12 +25,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 ALL = np.arange(256, dtype=np.uint8)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kernel cache that the tests share."""
-    return tmp_path_factory.mktemp("kernels")
-
-
 class Net:
     """A graph of quantised values, written node by node."""
 

@@ -80,12 +80,6 @@ def chains_of(model: onnx.ModelProto, **options: Any) -> list[Chain]:
     return [k for k in assembled.kernels.values() if isinstance(k, Chain)]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kernel cache that the tests share."""
-    return tmp_path_factory.mktemp("kernels")
-
-
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     ("widths", "size"),

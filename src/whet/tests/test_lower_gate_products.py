@@ -16,6 +16,7 @@ from whet.driver import plan
 from whet.kernel.spec import Contraction
 from whet.kernel.text import kernel_spec_text
 from whet.tests.kernel_runner import execute, interpret, kernels_of, trial_of
+from whet.tests.test_lower_add_products import weight
 from whet.tests.tolerance import assert_close
 
 AVX512 = "x86_64-unknown-linux-gnu:skylake-avx512"
@@ -23,17 +24,6 @@ AVX2 = "x86_64-unknown-linux-gnu:haswell"
 NEON = "aarch64-unknown-linux-gnu:cortex-a72"
 REWRITES = {"gate_products": None}
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kernel cache that the tests share."""
-    return tmp_path_factory.mktemp("kernels")
-
-
-def weight(rng: np.random.Generator, *shape: int) -> Array:
-    values: Array = (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
-    return values
 
 
 def nodes_of(stride: int = 1, *, swapped: bool = False) -> list[onnx.NodeProto]:

@@ -63,12 +63,6 @@ def pooled_of(model: onnx.ModelProto, threads: int = 2, **passes: bool | int) ->
     return [k for k in assembled.kernels.values() if isinstance(k, Pooled)]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kernel cache that the tests share."""
-    return tmp_path_factory.mktemp("kernels")
-
-
 def same_bits(model: onnx.ModelProto, x: Array, cache: Path) -> None:
     """Compare the results of both kernels with those of one, on several numbers of threads."""
     results = []

@@ -31,12 +31,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 SIZES = (1, 2, 3, 16, 17, 33)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kernel cache that the tests share."""
-    return tmp_path_factory.mktemp("kernels")
-
-
 def tensor_of(name: str, array: Array, shape: tuple[Poly, ...] | None = None) -> Tensor:
     return Tensor(name, shape or tuple(as_poly(n) for n in array.shape), array.dtype.name)
 

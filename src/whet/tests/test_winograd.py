@@ -124,12 +124,6 @@ def test_pixels_are_made_of_what_is_there(together: int) -> None:
     assert len(filtering.kept) == {1: 5, 2: 4, 3: 3, 6: 0}[together]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kernel cache that the tests share."""
-    return tmp_path_factory.mktemp("kernels")
-
-
 @pytest.mark.parametrize("pads", ([1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 1]), ids=str)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_agrees_with_the_direct_sum(shape: tuple[int, ...], pads: list[int], cache: Path) -> None:

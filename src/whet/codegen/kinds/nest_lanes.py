@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from whet.dtypes import BYTES
 from whet.index import Axis, Opaque, Poly
 from whet.kernel.expr import Expr, Guard, Read, byte_of, walk
 from whet.kernel.spec import Nest
 from whet.target import Target
-
-BYTES = ("int8", "uint8")
 
 
 def nest_lanes(nest: Nest, target: Target) -> int:

@@ -8,6 +8,7 @@ and the writers themselves tell which text it is.
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,10 @@ def _writers() -> str:
     """Return a digest of the sources that write kernels, and of what compiles the texts."""
     inside = (path for folder in FOLDERS for path in (_PACKAGE / folder).rglob("*.py"))
     digest = hashlib.blake2b(llvmlite.__version__.encode(), digest_size=20)
-    for path in sorted([*_PACKAGE.glob("*.py"), *inside]):
+    sources = sorted([*_PACKAGE.glob("*.py"), *inside])
+    if not sources:  # of an installation without them nothing tells writers apart
+        digest.update(os.urandom(20))
+    for path in sources:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -7,10 +7,10 @@ the highest one picks from two such results.
 from __future__ import annotations
 
 from whet.codegen.writing.builder import Builder, Value, const, lanes, vector
+from whet.dtypes import BYTES
 from whet.kernel.expr import Expr, Read, byte_of
 
 REGISTER = 64
-BYTES = ("uint8", "int8")
 
 
 def byte_looked_up(read: Read) -> Expr | None:
