@@ -23,6 +23,9 @@ _EQUATION = re.compile(r"(?:[A-Za-z ]|\.\.\.|,)*(?:->(?:[A-Za-z ]|\.\.\.)*)?")
 _STEPS = 4
 _LONGEST_STEP = 1 << 30
 
+LIKE_FIRST = frozenset({"GroupNormalization"})
+"""What ``onnx`` infers nothing for: its result has type and shape of the first input."""
+
 _LONG_VECTOR = 1 << 20
 """Vectors that onnx takes for possible shapes cost it about 80 bytes an element."""
 
@@ -42,6 +45,7 @@ def infer_shapes(model: ir.Model) -> int:
     for node in model.graph.all_nodes():
         _refuse_trap(node)
     proto = light_proto(model)
+    _stand_in(proto.graph)
     try:
         inferred = _inferred(proto)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
@@ -50,6 +54,17 @@ def infer_shapes(model: ir.Model) -> int:
             hint="check the model with onnx.checker, and the shapes given for its inputs",
         ) from error
     return _merge(model.graph, inferred.graph)
+
+
+def _stand_in(graph: onnx.GraphProto) -> None:
+    """Put Identity where ``onnx`` infers nothing, which ends strict inference at the next node."""
+    for node in graph.node:
+        if node.domain == "" and node.op_type in LIKE_FIRST:
+            node.op_type = "Identity"
+            del node.input[1:], node.attribute[:]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _stand_in(attribute.g)
 
 
 def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -82,6 +97,9 @@ def infer_node(node: ir.Node) -> None:
     if any(v.type is None or v.shape is None for v in given) or not has_operator(
         node.op_type, canonical_opset()
     ):
+        return
+    if node.op_type in LIKE_FIRST:
+        _refine(node.outputs[0], _type_proto(given[0]))
         return
     _refuse_trap(node)
     proto = ir.to_proto(node)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
 from whet.graph.edit import Names, bypass, constant, ints, scalar, static_shape
 from whet.graph.evaluate import evaluate_node
-from whet.graph.infer import infer_shapes
+from whet.graph.infer import LIKE_FIRST, infer_shapes
 from whet.graph.match import Any, Const, Match, Miss, Number, OneOf, Op, match
 from whet.graph.text import graph_text
 from whet.graph.verify import find_fault
@@ -152,3 +153,27 @@ def test_infer_shapes_keeps_symbols_and_counts() -> None:
     assert infer_shapes(model) == 1
     assert infer_shapes(model) == 0
     assert str(model.graph[0].outputs[0].shape) == "[N,2]"
+
+
+def test_infer_shapes_goes_on_behind_what_onnx_does_not_infer() -> None:
+    model = build(
+        "g (float[N,4,H,W] x, float[4] s, bool c) => (float[N,4,H,W] y) { "
+        "a = GroupNormalization<num_groups=2>(x, s, s) b = Relu(a) "
+        "y = If(c) <then_branch = t () => (float[N,4,H,W] p) "
+        "{ q = GroupNormalization<num_groups=4>(b, s, s) p = Neg(q) }, "
+        "else_branch = e () => (float[N,4,H,W] r) { r = Identity(b) }> }"
+    )
+    infer_shapes(model)
+    assert str(model.graph[1].outputs[0].shape) == "[N,4,H,W]"
+    (inner, _) = model.graph[2].attributes["then_branch"].as_graph()
+    assert str(inner.outputs[0].shape) == "[N,4,H,W]"
+
+
+def test_every_operator_is_inferred() -> None:
+    unknown = {
+        schema.name
+        for schema in onnx.defs.get_all_schemas()
+        if not (schema.domain or schema.deprecated)
+        and not (schema.has_type_and_shape_inference_function or schema.has_function)  # type: ignore[attr-defined]
+    }
+    assert unknown == LIKE_FIRST
