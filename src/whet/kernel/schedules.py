@@ -13,7 +13,7 @@ from types import MappingProxyType
 import msgspec
 
 from whet.errors import OptionError
-from whet.kernel.schedule import MAX_VECTORS, Work, choose_tile, most_rows
+from whet.kernel.schedule import MAX_VECTORS, MOST_EDGE_ROWS, Work, choose_tile, most_rows
 from whet.kernel.spec import Tile
 from whet.kernel.winograd_schedule import choose_winograd, sizes_for
 from whet.kernel.winograd_work import Convolution
@@ -137,7 +137,7 @@ def fits(tile: Tile, work: Work, target: Target) -> bool:
     blocks = block == 0 or (
         work.blocks and work.depth % block == 0 and block % tile.unroll == 0 and block > 0
     )
-    rows = target.registers // 2 if work.edges else target.registers
+    rows = max(MOST_EDGE_ROWS, target.registers // 2) if work.edges else target.registers
     return _possible(tile, target) and blocks and tile.rows <= min(rows, max(work.rows, 1))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -156,6 +157,15 @@ def test_keys_tell_questions_apart() -> None:
     assert not fits(replace(tile, rows=40), work, target)
     assert not fits(replace(tile, unroll=0), work, target)
     assert not fits(replace(tile, block=48), work, target)
+
+
+@pytest.mark.parametrize("cpu", ["x86_64-linux-gnu:haswell", "aarch64-linux-gnu:neoverse-n1"])
+@pytest.mark.parametrize("edges", [False, True])
+def test_what_the_cost_model_chooses_can_be_carried_out(cpu: str, *, edges: bool) -> None:
+    target = resolve_target(cpu)
+    for rows, cols, depth in itertools.product((1, 9, 40, 784), (1, 4, 17, 64), (3, 16, 512)):
+        work = Work(16, rows, cols, 9 * depth, depth, edges, blocks=True)
+        assert fits(choose_tile(work, target, 1), work, target)
 
 
 @pytest.mark.parametrize(
