@@ -242,8 +242,7 @@ def _nearest_index(node: Node, mode: _Mode, side: AnySide, axis: Axis) -> Poly:
     factor = int(side.scale)
     repeats = factor == side.scale and extent * factor == side.extent
     if extent.constant is None or side.extent.constant is None:
-        floors = mode.coordinates == "asymmetric" and mode.rounding == "floor"
-        if repeats and (floors or mode.coordinates.endswith("half_pixel")):
+        if repeats and _is_quotient(mode):
             return var(axis) // factor
         raise _runtime(node, extent)
     table = nearest(_sampling(node, mode, x, side), mode.rounding)
@@ -255,6 +254,17 @@ def _nearest_index(node: Node, mode: _Mode, side: AnySide, axis: Axis) -> Poly:
         return var(axis) * step + int(table[0])
     lookup = constant(f"{node.name}.index{side.position}", table)
     return index_of(lookup.at(var(axis)), 0, extent)
+
+
+def _is_quotient(mode: _Mode) -> bool:
+    """Whether every element is repeated, whatever the whole factor f.
+
+    The centre of pixel o lies at (o + 1/2) / f - 1/2, whose nearest whole number is o // f, and which
+    is never halfway between two.
+    """
+    if mode.coordinates == "asymmetric":
+        return mode.rounding == "floor"
+    return mode.coordinates.endswith("half_pixel") and mode.rounding.startswith("round")
 
 
 def _extrapolated(

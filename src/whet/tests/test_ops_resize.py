@@ -58,10 +58,10 @@ def test_whole_factors_are_index_arithmetic() -> None:
 
 
 @pytest.mark.parametrize("coordinates", ["half_pixel", "asymmetric", "pytorch_half_pixel"])
-def test_nearest_of_run_time_images(coordinates: str) -> None:
+@pytest.mark.parametrize("rounding", ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"])
+def test_nearest_of_run_time_images(coordinates: str, rounding: str) -> None:
     options: dict[str, Any] = {"mode": "nearest", "coordinate_transformation_mode": coordinates}
-    if coordinates == "asymmetric":
-        options["nearest_mode"] = "floor"
+    options["nearest_mode"] = rounding
     shapes = (("N", 2, "H", "W"),)
     verify("Resize", numbers(2, 2, 3, 5), None, scales(1, 1, 2, 3), shapes=shapes, **options)
 
