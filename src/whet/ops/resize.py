@@ -259,8 +259,8 @@ def _nearest_index(node: Node, mode: _Mode, side: AnySide, axis: Axis) -> Poly:
 def _is_quotient(mode: _Mode) -> bool:
     """Whether every element is repeated, whatever the whole factor f.
 
-    The centre of pixel o lies at (o + 1/2) / f - 1/2, whose nearest whole number is o // f, and which
-    is never halfway between two.
+    The centre of pixel o lies at (o + 1/2) / f - 1/2, never halfway between two whole numbers, of
+    which o // f is the nearest.
     """
     if mode.coordinates == "asymmetric":
         return mode.rounding == "floor"

@@ -44,6 +44,8 @@ def _operation(node: Node) -> str:
     name = node.attribute("reduction", "none")
     if name not in OPERATIONS:
         raise UnsupportedError(f"{node.op} with reduction {name!r}", where=node.name)
+    if name == "add" and node.input(0).dtype == "bool":
+        return "max"  # true + true is true
     return OPERATIONS[name]
 
 

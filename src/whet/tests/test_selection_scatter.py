@@ -111,6 +111,16 @@ def test_indices_outside_change_nothing(index: int) -> None:
         NodeModel("ScatterND", (x, indices, updates), {"reduction": "add"}).check([x])
 
 
+@pytest.mark.parametrize("reduction", ["none", "add", "mul", "min", "max"])
+def test_truth_values(reduction: str) -> None:
+    rng = np.random.default_rng(12)
+    x, updates = (rng.integers(0, 2, (9, 4)).astype(bool) for _ in range(2))
+    indices = np.arange(9)[:, None]
+    NodeModel("ScatterND", (x, indices, updates), {"reduction": reduction}).check()
+    spread = np.broadcast_to(indices, (9, 4)).copy()
+    NodeModel("ScatterElements", (x, spread, updates), {"reduction": reduction}).check()
+
+
 def test_indices_are_checked_one_by_one() -> None:
     x, updates = np.zeros((2, 3), np.float32), np.arange(1, 5, dtype=np.float32)
     indices = np.array([[0, 3], [1, -4], [2, 0], [1, 2]])
