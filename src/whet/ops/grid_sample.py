@@ -37,7 +37,7 @@ def lower_affine_grid(node: Node) -> list[Tensor]:
     def centre(k: int) -> Expr:
         place, extent = IndexValue(var(axes[1 + k]) * 2, dtype), size[2 + k]
         if corners:
-            return binary("sub", binary("div", place, number(_at_least_one(extent), dtype)), 1.0)
+            return binary("sub", binary("div", place, _steps(extent, dtype)), 1.0)
         middle = binary("div", binary("add", place, 1.0), number(extent, dtype))
         return binary("sub", middle, 1.0)
 
@@ -51,9 +51,11 @@ def lower_affine_grid(node: Node) -> list[Tensor]:
     return [node.define(shape, theta.dtype, Definition(axes, body))]
 
 
-def _at_least_one(extent: Poly) -> Poly:
-    """Return ``extent - 1``; an image of one element has its centre at -1."""
-    return as_poly(1) if extent == 1 else extent - 1
+def _steps(extent: Poly, dtype: str) -> Expr:
+    """Return ``extent - 1``, at least 1: an image of one element has its centre at -1."""
+    if extent.constant is not None:
+        return number(as_poly(max(extent.constant - 1, 1)), dtype)
+    return binary("max", number(extent - 1, dtype), 1.0)
 
 
 # -- GridSample ------------------------------------------------------------------------------------

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 
+import whet
 from whet.tests.compiled_node import Array, check_node
 
 SIZES = [((5, 7), (4, 3)), ((1, 1), (2, 2)), ((3, 4, 5), (2, 3, 4)), ((6,), (5,))]
@@ -59,3 +62,25 @@ def test_affine_grid(size: tuple[int, ...], corners: int) -> None:
     theta = np.random.default_rng(rank).standard_normal((size[0], rank, rank + 1))
     goal = np.array(size, np.int64)
     check_node("AffineGrid", theta, goal, shapes=[["N", rank, rank + 1]], align_corners=corners)
+
+
+@pytest.mark.parametrize("corners", [0, 1])
+def test_affine_grid_of_open_sizes(corners: int) -> None:
+    """An image of one pixel is no division by zero, whenever its size is known."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("AffineGrid", ["theta", "s"], ["y"], align_corners=corners),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, "H", "W"]),
+        helper.make_tensor_value_info("theta", TensorProto.FLOAT, [1, 2, 3]),
+    ]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    model = helper.make_model(helper.make_graph(nodes, "grid", inputs, outputs))
+    compiled = whet.compile(model, options=whet.Options(threads=1))
+    theta = np.array([[[1, 0.2, 0.1], [-0.1, 0.8, 0]]], np.float32)
+    for size in ((1, 3), (4, 1), (1, 1), (2, 5)):
+        given = {"x": np.zeros((1, 2, *size), np.float32), "theta": theta}
+        with np.errstate(divide="ignore"):
+            (wanted,) = ReferenceEvaluator(model).run(None, given)
+        np.testing.assert_allclose(compiled(given)["y"], wanted, rtol=0, atol=1e-6)
