@@ -316,8 +316,18 @@ def _reflect(t: Poly, extent: Poly, low: Poly, high: Poly) -> Border:
 
 
 def _wrap(t: Poly, extent: Poly, low: Poly, high: Poly) -> Border:
-    folded = t % extent
-    yield Within(folded, extent), folded
+    """Repeat what is left where the other side is cut, as ONNX Runtime and PyTorch do."""
+    first, last = (-min(p.constant or 0, 0) for p in (low, high))
+    left = extent - first - last
+    if (low == -first and high == -last) or not (first or last):
+        first, left = 0, extent
+    elif not at_least(left, 1):
+        raise UnsupportedError(
+            f"Pad that cuts {first + last} of {extent} elements and wraps",
+            hint="fix the size of the dimension, with more elements than are cut",
+        )
+    folded = (t - first) % left
+    yield Within(folded, left), folded + first
 
 
 _BORDERS = {"edge": _edge, "reflect": _reflect, "wrap": _wrap}

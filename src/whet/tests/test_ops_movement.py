@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from whet.errors import ShapeError
+from whet.errors import ShapeError, UnsupportedError
 from whet.index import Axis, Dim, Div, Mod, Opaque, as_poly, var
 from whet.kernel.expr import Guard, Load, all_atoms, walk
 from whet.kernel.interpret import evaluate_tensor
@@ -205,6 +205,21 @@ def test_pad_with_value_axes_and_cropping() -> None:
         node = onnx.helper.make_node("Pad", ["x", "p", "", "a"], ["y"], mode=mode)
         (y,) = run_node(node, {"x": x, "p": ints(-1, -2), "a": ints(2)})
         np.testing.assert_array_equal(y, x[:, :, 1:-2])
+
+
+@pytest.mark.parametrize("pads", [(-1, 2), (2, -1), (-2, 7), (-1, -1)])
+def test_pad_that_wraps_repeats_what_is_left(pads: tuple[int, int]) -> None:
+    """As ONNX Runtime and PyTorch do; the reference cannot cut."""
+    x = numbers(2, 5)
+    node = onnx.helper.make_node("Pad", ["x", "p", "", "a"], ["y"], mode="wrap")
+    arrays = {"x": x, "p": ints(*pads), "a": ints(1)}
+    (y,) = run_node(node, arrays, {"x": ("N", 5)})
+    left = x[:, max(-pads[0], 0) : 5 + min(pads[1], 0)]
+    wanted = np.pad(left, [(0, 0), (max(pads[0], 0), max(pads[1], 0))], mode="wrap")
+    np.testing.assert_array_equal(y, wanted)
+    if max(pads) > 0:
+        with pytest.raises(UnsupportedError, match="fix the size of the dimension"):
+            run_node(node, arrays, {"x": ("N", "W")})
 
 
 # -- gather ----------------------------------------------------------------------------------------
