@@ -83,4 +83,4 @@ def test_affine_grid_of_open_sizes(corners: int) -> None:
         given = {"x": np.zeros((1, 2, *size), np.float32), "theta": theta}
         with np.errstate(divide="ignore"):
             (wanted,) = ReferenceEvaluator(model).run(None, given)
-        np.testing.assert_allclose(compiled(given)["y"], wanted, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(compiled(given)["y"], np.asarray(wanted), rtol=0, atol=1e-6)
