@@ -14,6 +14,8 @@ from whet.array_files import load_arrays
 from whet.cli import arrays
 from whet.cli.opening import Array, is_compiled
 from whet.cli.parameters import compiler_options, dim_option, parse_dims, read_options
+from whet.dtypes import DTYPES, numpy_dtype
+from whet.errors import InputError, nearest
 from whet.program.records import TensorSpec
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ class Case:
         recipe: how to compile.
         reference: who computes golden values.
         golden: golden outputs from a file, if given.
+        golden_file: that file.
         limits: limits by metric, if given.
     """
 
@@ -67,6 +70,7 @@ class Case:
     recipe: Recipe
     reference: str
     golden: Mapping[str, Array] | None
+    golden_file: Path | None
     limits: Limits | None
 
 
@@ -93,6 +97,7 @@ def read_case(path: Path, values: Mapping[str, Any], subject: Path | None = None
     if subject is not None and is_compiled(subject):
         specs = _closed(specs, whet.load(subject, foreign=True).inputs)
     feeds = arrays.read_inputs(values["sources"], specs, parse_dims(values["dims"]))
+    _check_feeds(specs, feeds)
     golden = None
     if values["golden"] is not None:
         loaded = load_arrays(values["golden"])
@@ -104,8 +109,35 @@ def read_case(path: Path, values: Mapping[str, Any], subject: Path | None = None
         recipe=Recipe(options, shapes),
         reference=values["reference"],
         golden=golden,
+        golden_file=values["golden"],
         limits=limits,
     )
+
+
+def _check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Array]) -> None:
+    """Refuse inputs that the model does not take, of which a reference says what it stumbled on.
+
+    Raises:
+        InputError: one is unknown, missing, or of another type or shape.
+    """
+    known = [spec.name for spec in specs]
+    for name in feeds:
+        if name not in known:
+            raise InputError(f"unknown input {name!r}", hint=nearest(name, known))
+    for spec in specs:
+        where = f"input {spec.name!r}"
+        if spec.name not in feeds:
+            raise InputError("it is missing", where=where, hint=f"--input {spec.name}=x.npy")
+        array = feeds[spec.name]
+        if spec.dtype in DTYPES and array.dtype != numpy_dtype(spec.dtype):
+            raise InputError(f"dtype is {array.dtype}, the model takes {spec.dtype}", where=where)
+        if spec.shape and not _takes(spec.shape, array.shape):
+            raise InputError(f"shape is {array.shape}, the model takes {spec.shape}", where=where)
+
+
+def _takes(shape: tuple[int | str, ...], given: tuple[int, ...]) -> bool:
+    pairs = zip(shape, given, strict=False)
+    return len(shape) == len(given) and all(isinstance(d, str) or d == n for d, n in pairs)
 
 
 def _closed(specs: Sequence[TensorSpec], made: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
@@ -131,5 +163,5 @@ def golden_of(case: Case) -> Golden:
     from whet.measure.accuracy.reference import Golden, run_golden
 
     if case.golden is not None:
-        return Golden(source="a file", values=dict(case.golden))
+        return Golden(source=str(case.golden_file), values=dict(case.golden))
     return run_golden(case.model, case.feeds, case.reference)

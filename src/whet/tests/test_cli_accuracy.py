@@ -102,6 +102,35 @@ def test_verify_refuses_what_it_cannot_read(folder: Path) -> None:
     assert run_command("verify m.onnx --golden missing.npy".split()) == exits.INPUT
 
 
+@pytest.mark.parametrize("line", ["verify m.onnx", "bisect m.onnx", "reduce m.onnx -o f"])
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"x": np.ones((2, 4), np.float32), "labels": np.ones(2)}, "unknown input 'labels'"),
+        ({}, "it is missing at input 'x'"),
+        ({"x": np.ones((2, 5), np.float32)}, "shape is (2, 5), the model takes (2, 4)"),
+        ({"x": np.ones((2, 4))}, "dtype is float64, the model takes float32"),
+    ],
+)
+def test_inputs_that_a_model_does_not_take(
+    line: str,
+    given: dict[str, Any],
+    text: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """No reference is asked: it would say what it stumbled on."""
+    np.savez(folder / "x.npz", **given)
+    assert run_command([*line.split(), "--input", "x.npz"]) == exits.INPUT
+    assert text in capsys.readouterr().err
+
+
+def test_outputs_that_are_not_golden(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(folder / "right.npz", z=np.ones(2), t=np.ones(2))
+    assert run_command("verify m.onnx --golden right.npz".split()) == exits.INPUT
+    assert "at right.npz" in capsys.readouterr().err
+
+
 def _repeat(folder: str, line: object) -> int:
     """Run the line of a report in its folder."""
     assert isinstance(line, str)
