@@ -1,8 +1,12 @@
-"""Files that are written whole or not at all: no name, or a hidden one, until all is on disk."""
+"""Files that are written whole or not at all: no name, or a hidden one, until all is on disk.
+
+And files that are read whole, of which nothing is trusted, their length neither.
+"""
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +16,22 @@ from typing import IO
 from whet.errors import ArtifactError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+MOST_READ_BYTES = 256 << 20
+"""More than any file of settings, schedules or measurements has."""
+
+
+def read_whole(path: Path, most: int = MOST_READ_BYTES) -> bytes:
+    """Return what a file has or a pipe gives, if that is no more than so many bytes.
+
+    Raises:
+        OSError: it cannot be read, or has more, as a device without end.
+    """
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
+    return data
 
 
 @contextmanager
@@ -30,6 +50,16 @@ def write_errors(path: Path) -> Iterator[None]:
             where=str(path),
             hint="free some space, or save elsewhere" if full else "check space and permissions",
         ) from error
+
+
+def read_text_whole(path: Path, most: int = MOST_READ_BYTES) -> str:
+    """Return the text of a file or pipe, in UTF-8.
+
+    Raises:
+        OSError: as ``read_whole`` does.
+        UnicodeDecodeError: it is no text.
+    """
+    return io.TextIOWrapper(io.BytesIO(read_whole(path, most)), encoding="utf-8").read()
 
 
 def path_of(given: object) -> Path:

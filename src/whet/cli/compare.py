@@ -23,6 +23,7 @@ from whet.cli.parameters import (
 from whet.cli.progress import ProgressBar
 from whet.cli.subject import Subject
 from whet.errors import InputError
+from whet.whole_files import read_whole
 from whet.words import counted
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class _BenchFile(msgspec.Struct):
 def _read_bench(path: Path) -> _BenchFile:
     hint = "give a file that whet bench --json wrote"
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=_BenchFile)
+        found = msgspec.json.decode(read_whole(path), type=_BenchFile)
         datetime.fromisoformat(found.begun)
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror or error}", where=str(path)) from error

@@ -63,8 +63,11 @@ def read_graph_facts(path: Path) -> GraphFacts:
     import onnx
     from google.protobuf.message import DecodeError
 
+    from whet.frontend.reading import read_file
+
+    read_file(path)  # refuses what is no plain file, such as a device without end
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path, format="protobuf", load_external_data=False)
     except OSError as error:
         raise ModelError(
             f"cannot read: {error.strerror or error}", where=str(path), hint="check the path"

@@ -17,6 +17,7 @@ from whet.cli.quantize_images import read_images
 from whet.cli.quantize_modes import check_modes
 from whet.errors import OptionError
 from whet.options import Options
+from whet.whole_files import is_stream
 from whet.words import counted
 
 if TYPE_CHECKING:
@@ -120,8 +121,10 @@ def command(
     for path in (destination, report_file):
         if path is not None:
             output.check_writable(path)
-    if report_file == destination:
-        raise OptionError("the report and the model have one name", where="--report")
+    if report_file == destination and not is_stream(destination):
+        raise OptionError(
+            "the report and the model have one name", where="--report", hint="name another file"
+        )
     made = _static(model, values) if mode == "static" else _converted(model, mode, values)
     made.save(destination)
     facts = {

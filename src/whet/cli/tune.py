@@ -21,7 +21,8 @@ from whet.cli.parameters import (
     read_options,
 )
 from whet.cli.progress import ProgressBar
-from whet.errors import OptionError
+from whet.errors import ArtifactError, OptionError
+from whet.whole_files import is_stream
 from whet.words import counted
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ def command(model: Path, file: Path | None, seconds: float, **values: Any) -> No
     """
     target = file or Path(model.name).with_suffix(".tuning.json")
     output.check_writable(target)
+    if is_stream(target):
+        raise ArtifactError(
+            "a tuning file is read again", where=str(target), hint="name a file with -o"
+        )
     facts, tuning = tune_file(model, target, seconds, values)
     if values["as_json"]:
         output.print_json(facts, schema=SCHEMA)

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from whet.errors import OptionError, nearest
+from whet.whole_files import read_text_whole, read_whole
 
 BATCH = 8
 """Samples that run together, as ``QuantizeConfig`` has it."""
@@ -174,7 +175,7 @@ def is_amct(path: Path) -> bool:
     if path.suffix == ".cfg":
         return True
     try:
-        values = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        values = msgspec.json.decode(read_whole(path, _LARGEST_FILE), type=dict[str, Any])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return any(mark in values for mark in _MARKS)
@@ -237,9 +238,7 @@ def inline_arguments(path: Path) -> tuple[list[str], list[str]]:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise OptionError("the file is too large", where=str(path), hint="give a configuration")
-        return path.read_text(encoding="utf-8")
+        return read_text_whole(path, _LARGEST_FILE)
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(
             f"cannot read the configuration: {error}", where=str(path), hint="give JSON or a .cfg"

@@ -10,6 +10,7 @@ from pathlib import Path
 from whet.compat import converter_quantisation
 from whet.compat.translation import Given, Noted, Refused, Rule, Used
 from whet.errors import OptionError, nearest
+from whet.whole_files import read_text_whole
 
 _TYPES = "arithmetic has the types of the model"
 _HERE = "code is made for the CPU of this machine"
@@ -38,7 +39,7 @@ def read_config(path: Path) -> Given:
     parser = ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=("#", ";"))
     parser.optionxform = str  # type: ignore[method-assign, assignment]
     try:
-        parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
+        parser.read_string(read_text_whole(path), source=str(path))
     except (OSError, UnicodeDecodeError, IniError) as error:
         reason = " ".join(str(error).split())
         raise OptionError(

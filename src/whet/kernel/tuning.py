@@ -12,6 +12,7 @@ from msgspec.structs import asdict
 from whet.errors import OptionError
 from whet.kernel.schedules import Answer
 from whet.kernel.spec import Tile
+from whet.whole_files import read_whole
 
 FORM = "whet.tuning.1"
 
@@ -64,7 +65,7 @@ def read_tuning(path: Path) -> Tuning:
         OptionError: it cannot be read, or is something else.
     """
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=Tuning)
+        found = msgspec.json.decode(read_whole(path), type=Tuning)
     except OSError as error:
         raise OptionError(
             f"cannot read: {error.strerror or error}", where=str(path), hint="check the path"

@@ -13,6 +13,7 @@ import msgspec
 
 from whet.errors import OptionError, nearest
 from whet.passes.pipeline import REWRITES, pass_names
+from whet.whole_files import read_whole
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -160,7 +161,7 @@ def read_strategy(path: Path) -> Strategy:
         OptionError: it cannot be read, or asks for something that there is not.
     """
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=StrategyFile)
+        content = msgspec.json.decode(read_whole(path), type=StrategyFile)
     except OSError as error:
         raise OptionError(
             f"cannot read: {error.strerror or error}", where=str(path), hint="check the path"

@@ -8,6 +8,7 @@ from typing import Any
 
 from whet.errors import OptionError, nearest
 from whet.passes.pipeline import REWRITES, pass_names
+from whet.whole_files import read_text_whole
 
 ASCEND_PASSES: dict[str, tuple[str, ...]] = {
     "ConvBatchnormFusionPass": ("fold_batchnorm",),
@@ -38,7 +39,7 @@ def read_switches(path: Path) -> dict[str, bool]:
         OptionError: the file cannot be read, or a name or a word is not valid.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text_whole(path)
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(
             f"cannot read the switches: {error}", where=str(path), hint="check the path"

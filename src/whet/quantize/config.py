@@ -10,6 +10,7 @@ import msgspec
 
 from whet.errors import OptionError, nearest
 from whet.quantize.ranges import CALIBRATORS
+from whet.whole_files import read_whole
 
 Choice = Literal["int8", "finer", "float"]
 """What becomes of a layer: 8 bits, 8 bits with a grid for each channel, or left alone."""
@@ -128,7 +129,7 @@ def read_config(path: Path) -> QuantizeConfig:
         OptionError: it cannot be read, or asks for something that there is not.
     """
     try:
-        values = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        values = msgspec.json.decode(read_whole(path), type=dict[str, Any])
     except OSError as error:
         raise OptionError(
             f"cannot read: {error.strerror or error}", where=str(path), hint="check the path"

@@ -11,6 +11,7 @@ from typing import Any
 
 from whet.errors import OptionError, nearest
 from whet.frontend.preprocess.records import Colours, DynamicPreprocess, Preprocess, Step
+from whet.whole_files import read_text_whole
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<open>aipp_op\s*\{)|(?P<close>\})
@@ -97,9 +98,7 @@ def read_aipp(path: str | os.PathLike[str]) -> tuple[Step, ...]:
     """
     place = os.fspath(path)
     try:
-        if Path(path).stat().st_size > _LARGEST_FILE:
-            raise OptionError("the file is too large", where=place, hint="give an AIPP file")
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text_whole(Path(path), _LARGEST_FILE)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise OptionError(

@@ -17,6 +17,7 @@ import onnx.numpy_helper
 from google.protobuf.message import DecodeError
 
 from whet.errors import ModelError, UnsupportedError
+from whet.frontend.reading import read_file
 from whet.program.records import TensorSpec
 
 Array = np.ndarray[Any, Any]
@@ -29,8 +30,9 @@ def read_proto(path: Path) -> onnx.ModelProto:
     Raises:
         ModelError: the file is missing or not an ONNX model.
     """
+    read_file(path)  # refuses what is no plain file, such as a device without end
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, format="protobuf")
     except OSError as error:
         raise ModelError(
             f"cannot read: {error.strerror or error}", where=str(path), hint="check the path"
