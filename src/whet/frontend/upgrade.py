@@ -18,6 +18,7 @@ from whet.frontend.adapters_forms import FORM_ADAPTERS
 from whet.frontend.adapters_legacy import LEGACY_ADAPTERS
 from whet.frontend.adapters_resize import RESIZE_ADAPTERS
 from whet.frontend.adapting import INFERRED_FROM, Adapter, Rewriter
+from whet.frontend.dropped_windows import forget_wrong_shapes
 from whet.graph.edit import Names, name_of
 from whet.graph.infer import infer_leniently, infer_node
 from whet.graph.opset import ONNX_DOMAINS, canonical_opset
@@ -57,6 +58,7 @@ def upgrade_model(model: ir.Model) -> int:
         version = imports.get("", canonical_opset())
         count += _upgrade_graph(graph, version, table, names)
         imports[""] = canonical_opset()
+    forget_wrong_shapes(model.graph)
     return count
 
 

@@ -240,3 +240,20 @@ def test_first_opsets(opset: int, output: str, body: str, newer: str) -> None:
     plain = old(13, signature, newer)
     expected = np.asarray(next(iter(ReferenceEvaluator(plain).run(None, inputs))))
     np.testing.assert_allclose(evaluate(model, inputs)[0], expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("pool", ["AveragePool", "MaxPool"])
+@pytest.mark.parametrize("opset", [10, 12, 21])
+@pytest.mark.parametrize("described", [False, True])
+def test_a_window_that_begins_outside_is_none(pool: str, opset: int, *, described: bool) -> None:
+    """Inference of old opsets counts it, in the file and while the Softmax is upgraded."""
+    body = (
+        f"a = {pool}<kernel_shape=[2], strides=[3], ceil_mode=1>(x) b = Softmax<axis=1>(a) "
+        f"y = {pool}<kernel_shape=[1], strides=[1]>(b)"
+    )
+    proto = old(opset, "(float[N,4,6] x) => (float[N,4,K] y)", body)
+    if described:
+        proto = onnx.shape_inference.infer_shapes(proto)
+        assert proto.graph.value_info[0].type.tensor_type.shape.dim[2].dim_value == 3
+    model = upgraded(proto)
+    assert str(model.graph.outputs[0].shape).endswith("4,2]")
