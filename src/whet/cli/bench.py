@@ -19,7 +19,14 @@ from whet.cli.opening import (
     is_compiled,
     open_model,
 )
-from whet.cli.parameters import compiler_options, dim_option, parse_dims, read_options
+from whet.cli.parameters import (
+    MOST_AT_ONCE,
+    NumberRange,
+    compiler_options,
+    dim_option,
+    parse_dims,
+    read_options,
+)
 from whet.cli.pictures import preprocess_option, with_pictures
 from whet.cli.progress import ProgressBar
 from whet.cli.subject import subject_of
@@ -45,8 +52,8 @@ _STREAM_S = 3.0
               help="The ONNX file that the others run, when MODEL is a .whet file.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(1), default=40, show_default=True,
               help="Calls of each runtime; 40 or more give blocks of 4.")  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(0.1), help="Stop after this time, whatever.")
-@click.option("--streams", type=click.IntRange(1), metavar="N",
+@click.option("--seconds", type=NumberRange(0.1), help="Stop after this time, whatever.")
+@click.option("--streams", type=click.IntRange(1, MOST_AT_ONCE), metavar="N",
               help="Also measure N requests at once.")  # fmt: skip
 @click.option("--goal", type=click.Choice(["latency", "throughput"]),
               help="Choose threads and streams by measurement.")  # fmt: skip
@@ -54,13 +61,13 @@ _STREAM_S = 3.0
               help="Size of an open first dimension.")  # fmt: skip
 @click.option("--input", "sources", multiple=True, default=("random",), metavar="SOURCE",
               help="As for whet run; fresh random arrays if not given.")  # fmt: skip
-@click.option("--feeds", type=click.IntRange(1), default=8, show_default=True,
+@click.option("--feeds", type=click.IntRange(1, MOST_AT_ONCE), default=8, show_default=True,
               help="Different random inputs to take in turn.")  # fmt: skip
 @click.option("--memory", is_flag=True,
               help="Also measure resident memory, in a process a runtime.")  # fmt: skip
 @click.option("--advise", is_flag=True, help="Also say what bounds the model and what to try.")
 @click.option("--json", "json_file", metavar="F", help="Write all figures to F; - for stdout.")
-@click.option("--require", type=click.FloatRange(0.0), metavar="RATIO",
+@click.option("--require", type=NumberRange(0.0), metavar="RATIO",
               help="Exit with 1 unless every other runtime takes RATIO times as long or "
               "more.")  # fmt: skip
 @preprocess_option

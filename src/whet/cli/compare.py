@@ -14,6 +14,7 @@ from rich.console import Console
 from whet.cli import arrays, exits, output
 from whet.cli.opening import open_model, renewable
 from whet.cli.parameters import (
+    NumberRange,
     compiler_options,
     dim_option,
     json_option,
@@ -42,11 +43,11 @@ _NAMES = ("whet", "whet")
 @click.command("compare")
 @click.argument("first", metavar="A", type=click.Path(path_type=Path))
 @click.argument("second", metavar="B", type=click.Path(path_type=Path))
-@click.option("--threshold", type=click.FloatRange(0.0), default=0.02, show_default=True,
+@click.option("--threshold", type=NumberRange(0.0), default=0.02, show_default=True,
               help="Slowdown of B, as a share, from which the exit code is 1.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(10), default=4000, show_default=True,
               help="Stop after so many calls of each, however wide the interval is.")  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(0.1), default=120.0, show_default=True,
+@click.option("--seconds", type=NumberRange(0.1), default=120.0, show_default=True,
               help="Begin no more calls after this time.")  # fmt: skip
 @click.option("--input", "sources", multiple=True, default=("random",), metavar="SOURCE",
               help="As for whet run; random if not given.")  # fmt: skip

@@ -16,7 +16,7 @@ import numpy as np
 import whet
 from whet.cli import demo_network, demo_report, exits, output
 from whet.cli.opening import Array, CompiledModel, ReadyRunner
-from whet.cli.parameters import json_option
+from whet.cli.parameters import NumberRange, json_option
 from whet.cli.progress import ProgressBar
 from whet.measure.interleave import Plan, Samples, measure_interleaved
 from whet.measure.peers import OrtRunner
@@ -44,7 +44,7 @@ _ROUNDS = 100
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of weights and input.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(0.0, 600.0),
+    type=NumberRange(0.0, 600.0),
     default=10.0,
     show_default=True,
     help="Time to spend on measuring.",

@@ -13,7 +13,7 @@ from whet import __version__, whole_files
 from whet.cli import exits, output
 from whet.cli.migration import STEPS, Migration, run_steps
 from whet.cli.opening import is_compiled
-from whet.cli.parameters import compiler_options, dim_option, json_option, read_options
+from whet.cli.parameters import NumberRange, compiler_options, dim_option, json_option, read_options
 from whet.cli.progress import ProgressBar
 from whet.errors import ModelError, OptionError
 
@@ -26,19 +26,19 @@ _NOT_MARKED = ("latency_ms", "speedup", "memory_mib", "compile_s", "as_json", "c
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path),
               help="Folder for results; MODEL's name with .migration if not given.")  # fmt: skip
-@click.option("--latency-ms", type=click.FloatRange(0.0), metavar="MS",
+@click.option("--latency-ms", type=NumberRange(0.0), metavar="MS",
               help="Accept at most this median latency.")  # fmt: skip
-@click.option("--speedup", type=click.FloatRange(0.0), metavar="RATIO",
+@click.option("--speedup", type=NumberRange(0.0), metavar="RATIO",
               help="Accept if the others take at least RATIO times as long.")  # fmt: skip
-@click.option("--memory-mib", type=click.FloatRange(0.0), metavar="MIB",
+@click.option("--memory-mib", type=NumberRange(0.0), metavar="MIB",
               help="Accept at most this much of weights and intermediate results.")  # fmt: skip
-@click.option("--compile-s", type=click.FloatRange(0.0), metavar="S",
+@click.option("--compile-s", type=NumberRange(0.0), metavar="S",
               help="Accept at most this time to compile.")  # fmt: skip
 @click.option("--threshold", "thresholds", multiple=True, metavar="METRIC=NUMBER",
               help="Limits of accuracy, as for whet verify.")  # fmt: skip
 @click.option("--reference", type=click.Choice(["auto", "ort", "onnx"]), default="auto",
               show_default=True, help="Who computes right outputs.")  # fmt: skip
-@click.option("--tune", type=click.FloatRange(0.0), metavar="SECONDS",
+@click.option("--tune", type=NumberRange(0.0), metavar="SECONDS",
               help="Look for faster schedules for so long.")  # fmt: skip
 @click.option("--against", default="", metavar="NAMES", help="Other runtimes: ort,openvino.")
 @click.option("--rounds", type=click.IntRange(1), default=30, show_default=True,

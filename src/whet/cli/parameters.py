@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -13,7 +14,23 @@ from whet.options import OPT_LEVELS, Options
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Shapes = dict[str, tuple[int | str, ...]]
 
+MOST_AT_ONCE = 1024
+"""Of what is made or kept at once for a number on the command line."""
+
 _SWITCHES = {"on": True, "true": True, "off": False, "false": False}
+
+
+class NumberRange(click.FloatRange):
+    """Numbers in a range, of which NaN is none: nothing is larger or smaller than it."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int | str, ...]]:

@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 
 from whet.cli import output
-from whet.cli.parameters import choice_option, json_option, parse_shapes
+from whet.cli.parameters import NumberRange, choice_option, json_option, parse_shapes
 from whet.cli.progress import ProgressBar
 from whet.cli.quantize_images import read_images
 from whet.cli.quantize_modes import check_modes
@@ -64,7 +64,7 @@ _CALIBRATORS = ("minmax", "moving_average", "percentile", "mse", "entropy", "sca
               help="Give weights zero points, where their range is not centred on 0.")  # fmt: skip
 @click.option("--rounding", type=click.Choice(("nearest", "adaptive", "gptq")),
               help="How weights are rounded; nearest if not given.")  # fmt: skip
-@click.option("--smooth", type=click.FloatRange(0, 1), metavar="ALPHA",
+@click.option("--smooth", type=NumberRange(0, 1), metavar="ALPHA",
               help="Move the spread of activations into weights (SmoothQuant).")  # fmt: skip
 @click.option("--equalize", is_flag=True, default=None,
               help="Balance weights across layers first.")  # fmt: skip

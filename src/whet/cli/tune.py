@@ -14,6 +14,7 @@ from rich.console import Console
 from whet.cli import arrays, output
 from whet.cli.opening import compile_file, is_compiled, renewable
 from whet.cli.parameters import (
+    NumberRange,
     compiler_options,
     dim_option,
     json_option,
@@ -38,7 +39,7 @@ _COMPARE_S = 60.0
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", "file", type=click.Path(path_type=Path), metavar="F",
               help="The tuning file; MODEL's name with .tuning.json if not given.")  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(0.0), default=300.0, show_default=True,
+@click.option("--seconds", type=NumberRange(0.0), default=300.0, show_default=True,
               help="Begin no trial after this time.")  # fmt: skip
 @click.option("--restart", is_flag=True, help="Forget what the tuning file has.")
 @click.option("--input", "sources", multiple=True, default=("random",), metavar="SOURCE",

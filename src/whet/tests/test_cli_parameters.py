@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from whet.cli import exits
+from whet.cli.main import run_command
 from whet.cli.parameters import parse_dims, parse_shape, parse_shapes, parse_switches
 
 
@@ -52,3 +54,30 @@ def test_dims() -> None:
     for text in ("batch=²", "batch", "=4", "batch=", "batch=-1"):
         with pytest.raises(click.BadParameter, match="NAME=NUMBER"):
             parse_dims([text])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tune m.onnx --seconds nan",
+        "compare m.onnx m.onnx --threshold nan",
+        "bench m.onnx --seconds NaN",
+        "bench m.onnx --require nan",
+        "quantize m.onnx --calibration x.npy --smooth nan",
+        "demo --seconds nan",
+        "migrate m.onnx --latency-ms nan",
+        "migrate m.onnx --tune -nan",
+    ],
+)
+def test_nan_is_no_number(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever is compared with it is neither late nor wrong."""
+    assert run_command(line.split()) == exits.USAGE
+    assert "is not a number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--feeds", "--streams"])
+def test_numbers_of_what_is_made_are_bounded(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["bench", "m.onnx", option, str(10**26)]) == exits.USAGE
+    assert "1<=x<=1024" in capsys.readouterr().err
