@@ -191,7 +191,9 @@ def _read_bench(path: Path) -> _BenchFile:
         found = msgspec.json.decode(read_whole(path), type=_BenchFile)
         datetime.fromisoformat(found.begun)
     except OSError as error:
-        raise InputError(f"cannot read: {error.strerror or error}", where=str(path)) from error
+        raise InputError(
+            f"cannot read: {error.strerror or error}", where=str(path), hint=hint
+        ) from error
     except (msgspec.DecodeError, ValueError) as error:
         raise InputError(f"not a measurement: {error}", where=str(path), hint=hint) from error
     if not found.seconds.get("whet"):

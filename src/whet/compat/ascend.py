@@ -21,10 +21,12 @@ from whet.compat.translation import (
     Used,
     check_profiles,
     compiled_path,
+    dim_arguments,
     read_options,
     shape_arguments,
 )
 from whet.errors import OptionError
+from whet.whole_files import is_stream
 
 _HERE = "code is made for the CPU of this machine"
 _TYPES = "arithmetic has the types of the model"
@@ -202,9 +204,13 @@ def benchmark(arguments: Sequence[str]) -> Translation:
     if given.get("enableParallelPredict") == "true" and streams is not None:
         command += ["--streams", streams]
     shapes = given.get("inputShapes")
-    command += shape_arguments(shapes) if shapes is not None else []
+    if shapes is not None:
+        compiled = Path(model).suffix == ".whet"
+        command += dim_arguments(shapes, Path(model)) if compiled else shape_arguments(shapes)
     command += ["--json", target]
-    return Translation(command, given.notes, report=lambda: _run_times(model, threads, target))
+    kept = not is_stream(Path(target))
+    report = (lambda: _run_times(model, threads, target)) if kept else None
+    return Translation(command, given.notes, report=report)
 
 
 def _run_times(model: str, threads: str, path: str) -> str:

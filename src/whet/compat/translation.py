@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import whet
 from whet.errors import OptionError, nearest
+from whet.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,8 @@ def read_options(arguments: Sequence[str], table: Mapping[str, Rule]) -> Given:
         if isinstance(rule, Noted):
             notes.append(f"--{name}: {rule.why}")
         else:
-            values[name] = value.strip("\"'") or "true"
+            value = value.strip("\"'") if equals else value.strip("\"'") or "true"
+            values |= {name: value} if value else {}  # an empty one is the default
     return Given(values, notes)
 
 
@@ -163,6 +166,32 @@ def shape_arguments(text: str) -> list[str]:
         sizes = [_size(dim.strip(), f"{stem}_{axis}") for axis, dim in enumerate(dims.split(","))]
         arguments += ["--shape", f"{name}:{','.join(sizes)}"]
     return arguments
+
+
+def dim_arguments(text: str, model: Path) -> list[str]:
+    """Turn shapes of a compiled file's inputs into ``--dim`` options for what it leaves open.
+
+    Raises:
+        OptionError: the text has another form, or a shape does not fit the file.
+        ArtifactError: the file cannot be read.
+    """
+    specs = {spec.name: spec.shape for spec in whet.load(model, foreign=True).inputs}
+    dims: dict[str, str] = {}
+    for word in shape_arguments(text)[1::2]:
+        name, _, sizes = word.rpartition(":")
+        if name not in specs:
+            raise OptionError(f"the model has no input {name!r}", hint=nearest(name, specs))
+        given = sizes.split(",")
+        pairs = list(zip(specs[name], given, strict=False))
+        if len(given) != len(specs[name]) or any(
+            dims.setdefault(d, n) != n if isinstance(d, str) else str(d) != n for d, n in pairs
+        ):
+            raise OptionError(
+                f"the shape {sizes} does not fit {specs[name]}",
+                where=f"input {name!r}",
+                hint="give the shape that the file was compiled for",
+            )
+    return [a for d, n in dims.items() if n.isdigit() for a in ("--dim", f"{d}={n}")]
 
 
 def _size(dim: str, name: str) -> str:
@@ -187,7 +216,8 @@ def check_profiles(given: Given, names: Sequence[str]) -> None:
     for name in present:
         entries = given.need(name).split("," if name == "dynamic_batch_size" else ";")
         if not 2 <= len(entries) <= 100:
-            raise OptionError(f"--{name} has {len(entries)} entries", hint="give 2 to 100")
+            counts = counted(len(entries), "value")
+            raise OptionError(f"--{name} has {counts}", hint="give 2 to 100")
 
 
 def compiled_path(text: str) -> str:

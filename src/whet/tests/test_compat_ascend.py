@@ -85,6 +85,28 @@ def test_other_tools_are_translated(tmp_path: Path) -> None:
     assert ascend.msprof([f"--model={name}", "--output=p"]).command[1] == name
 
 
+def test_shapes_of_a_compiled_file_are_sizes_of_what_it_leaves_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_layer(tmp_path / "m.onnx", batch="N")
+    assert run_command(["atc", *ATC_LINE.split()]) == exits.OK
+    line = "benchmark --model=m.om --loopCount=2 --inputShapes="
+    assert run_command(f"{line}x:3,4 --output=/dev/null".split()) == exits.OK
+    assert "--dim N=3" in capsys.readouterr().err
+    for shape in ("x:3,5", "x:3", "y:3,4"):
+        assert run_command(f"{line}{shape}".split()) == exits.USAGE
+        assert "hint:" in capsys.readouterr().err
+
+
+def test_an_empty_value_is_the_default() -> None:
+    assert ascend.atc([*ATC_LINE.split(), "--input_shape="]).command == [
+        "compile", "m.onnx", "-o", "m.whet",
+    ]  # fmt: skip
+    with pytest.raises(OptionError, match="--output is missing"):
+        ascend.atc("--model=m.onnx --framework=5 --output=".split())
+
+
 def test_shapes() -> None:
     assert shape_arguments("a:0:1,2") == ["--shape", "a:0:1,2"]
     assert shape_arguments("x:-1,3;") == ["--shape", "x:x_0,3"]
