@@ -75,6 +75,7 @@ def _launch_row(launch: Launch) -> LaunchRow:
         flops=to_json(launch.flops),
         bytes=to_json(launch.bytes),
         fetched=launch.fetched,
+        scratch=launch.scratch,
     )
 
 

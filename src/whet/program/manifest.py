@@ -14,6 +14,7 @@ from whet.options import MOST_THREADS
 from whet.program.contents import NO_CONTENT, ContentRow, content_at, contents_of
 from whet.program.polynomials import from_json
 from whet.program.records import (
+    NO_SCRATCH,
     Buffer,
     BufferKind,
     Launch,
@@ -71,6 +72,7 @@ class LaunchRow(_Row, frozen=True, omit_defaults=True):
     flops: Any
     bytes: Any
     fetched: tuple[int, ...] = ()
+    scratch: int = NO_SCRATCH
 
 
 class PartRow(_Row, frozen=True):
@@ -106,8 +108,8 @@ class SectionRow(_Row, frozen=True):
 class Manifest(_Row, frozen=True, omit_defaults=True):
     """Everything in a ``.whet`` file but the sections' bytes.
 
-    What has a default came with format 2.1; files of 2.0 lack it. ``script`` stays JSON until it is
-    known to be one: most programs have none, and its records need not be imported for them.
+    What has a default came with format 2.1 or 2.2; older files lack it. ``script`` stays JSON until
+    it is known to be one: most programs have none, and its records need not be imported for them.
     """
 
     inputs: list[TensorRow]
@@ -218,6 +220,7 @@ def _launch(row: LaunchRow) -> Launch:
         flops=from_json(row.flops),
         bytes=from_json(row.bytes),
         fetched=row.fetched,
+        scratch=row.scratch,
     )
 
 
@@ -301,7 +304,19 @@ def _launch_problem(program: Program) -> str:
             in_place = kind is BufferKind.INPUT and launch.kernel.startswith(IN_PLACE)
             if kind in (BufferKind.CONSTANT, BufferKind.INPUT) and not in_place:
                 return f"launch {number} writes a buffer of kind {kind}"
-    return ""
+    return _scratch_problem(program)
+
+
+def _scratch_problem(program: Program) -> str:
+    """Return what is wrong with scratch memory, which has one size and is nothing else."""
+    scratch = {n for n, b in enumerate(program.buffers) if b.kind is BufferKind.SCRATCH}
+    for number, launch in enumerate(program.launches):
+        if launch.scratch != NO_SCRATCH and launch.scratch not in scratch:
+            return f"launch {number} has no scratch memory in buffer {launch.scratch}"
+        if not scratch.isdisjoint(launch.args):
+            return f"launch {number} uses scratch memory that may belong to another one"
+    open_sizes = [n for n in sorted(scratch) if program.buffers[n].size_bytes.constant is None]
+    return f"the scratch memory in buffer {open_sizes[0]} has no one size" if open_sizes else ""
 
 
 def _memory_problem(program: Program, weights: int) -> str:
