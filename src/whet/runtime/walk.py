@@ -31,6 +31,7 @@ from whet.program.script import (
 from whet.runtime.arrays import Array, dim_name, empty_aligned
 from whet.runtime.bindings import fits, needed_dims, refuse_zeros
 from whet.runtime.calls import CALLS
+from whet.runtime.elements import as_plain
 from whet.runtime.loop_memory import VALUE_BYTES, LoopMemory, result_bytes
 from whet.runtime.piles import Piles
 from whet.runtime.state import Binding, State
@@ -170,7 +171,7 @@ class Walk:
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         """Run the script; returns its outputs."""
-        return self._block(self._plan.script.main, inputs)
+        return [as_plain(value) for value in self._block(self._plan.script.main, inputs)]
 
     def _block(self, block: Block, inputs: Sequence[Any]) -> list[Any]:
         slots = self._slots
