@@ -37,7 +37,7 @@ _MOST_BYTES = 2**47
 
 
 class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all records in the manifest."""
+    """Base of all records in the manifest; a program takes their tuples over as they are."""
 
 
 class TensorRow(_Row, frozen=True):
@@ -45,14 +45,14 @@ class TensorRow(_Row, frozen=True):
 
     name: str
     dtype: str
-    shape: list[int | str]
-    axes: list[Any]
+    shape: tuple[int | str, ...]
+    axes: tuple[Any, ...]
 
 
 class BufferRow(_Row, frozen=True, omit_defaults=True):
     """One buffer; ``content`` numbers the manifest's contents."""
 
-    kind: str
+    kind: BufferKind
     name: str
     size: Any
     offset: int
@@ -63,12 +63,12 @@ class LaunchRow(_Row, frozen=True, omit_defaults=True):
     """One launch."""
 
     kernel: str
-    args: list[int]
-    writes: list[int]
+    args: tuple[int, ...]
+    writes: tuple[int, ...]
     chunks: Any
     waits: bool
-    nodes: list[str]
-    ops: list[str]
+    nodes: tuple[str, ...]
+    ops: tuple[str, ...]
     flops: Any
     bytes: Any
     fetched: tuple[int, ...] = ()
@@ -80,12 +80,12 @@ class PartRow(_Row, frozen=True):
 
     begin: int
     end: int
-    inputs: list[int]
-    outputs: list[int]
-    shapes: list[list[Any]]
-    dtypes: list[str]
-    dims: list[str]
-    when: list[list[int]]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    shapes: tuple[tuple[Any, ...], ...]
+    dtypes: tuple[str, ...]
+    dims: tuple[str, ...]
+    when: tuple[tuple[int, ...], ...]
 
 
 class TargetRow(_Row, frozen=True):
@@ -93,7 +93,7 @@ class TargetRow(_Row, frozen=True):
 
     triple: str
     cpu: str
-    features: list[str]
+    features: tuple[str, ...]
 
 
 class SectionRow(_Row, frozen=True):
@@ -182,7 +182,7 @@ def _build_program(manifest: Manifest) -> Program:
         dims=tuple(manifest.dims),
         buffers=tuple(
             Buffer(
-                BufferKind(row.kind),
+                row.kind,
                 from_json(row.size),
                 row.name,
                 row.offset,
@@ -193,7 +193,7 @@ def _build_program(manifest: Manifest) -> Program:
         launches=tuple(_launch(row) for row in manifest.launches),
         scratch_bytes=manifest.scratch_bytes,
         threads=manifest.threads,
-        target=TargetInfo(target.triple, target.cpu, tuple(target.features)),
+        target=TargetInfo(target.triple, target.cpu, target.features),
         reuse=manifest.reuse,
         parts=tuple(_part(row) for row in manifest.parts),
         script=_script(manifest.script),
@@ -211,12 +211,12 @@ def _script(data: msgspec.Raw) -> Script | None:
 def _launch(row: LaunchRow) -> Launch:
     return Launch(
         kernel=row.kernel,
-        args=tuple(row.args),
-        writes=tuple(row.writes),
+        args=row.args,
+        writes=row.writes,
         chunks=from_json(row.chunks),
         waits=row.waits,
-        nodes=tuple(row.nodes),
-        ops=tuple(row.ops),
+        nodes=row.nodes,
+        ops=row.ops,
         flops=from_json(row.flops),
         bytes=from_json(row.bytes),
         fetched=row.fetched,
@@ -228,17 +228,17 @@ def _part(row: PartRow) -> Part:
     return Part(
         begin=row.begin,
         end=row.end,
-        inputs=tuple(row.inputs),
-        outputs=tuple(row.outputs),
+        inputs=row.inputs,
+        outputs=row.outputs,
         output_shapes=tuple(tuple(from_json(axis) for axis in axes) for axes in row.shapes),
-        output_dtypes=tuple(row.dtypes),
-        dims=tuple(row.dims),
-        when=tuple(tuple(shape) for shape in row.when),
+        output_dtypes=row.dtypes,
+        dims=row.dims,
+        when=row.when,
     )
 
 
 def _specs(rows: Iterable[TensorRow]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(row.name, row.dtype, tuple(row.shape)) for row in rows)
+    return tuple(TensorSpec(row.name, row.dtype, row.shape) for row in rows)
 
 
 def _shapes(rows: Iterable[TensorRow]) -> tuple[tuple[Poly, ...], ...]:
