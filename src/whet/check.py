@@ -19,8 +19,9 @@ from whet.lower.build import STEPS
 from whet.ops.table import op_table
 from whet.options import Options
 from whet.program.placement import Place, placements
-from whet.program.plan import part_liveness, plan_memory
+from whet.program.plan import find_liveness, part_liveness, plan_memory
 from whet.program.records import Program
+from whet.runtime.cpu import available_cpus
 
 ALL_NATIVE, WITH_CAVEATS, UNSUPPORTED = 0, 1, 2
 
@@ -38,7 +39,7 @@ class Report:
         flops: floating-point operations of one run, open dimensions taken as ``assumed``.
         moved_bytes: what all launches read and write.
         weight_bytes: packed constants.
-        arena_bytes: memory of intermediate results.
+        arena_bytes: memory of intermediate results and the threads' scratch.
         assumed: what open dimensions were taken as.
     """
 
@@ -142,7 +143,6 @@ def _report(program: Program, weight_bytes: int, assumed: int) -> Report:
 
 def _arena_bytes(program: Program, dims: Mapping[str, int]) -> int:
     """Return the memory of intermediate results; of the largest part, if there are several."""
-    if program.script is None:
-        return plan_memory(program, dims).arena_bytes
-    plans = (plan_memory(program, dims, part_liveness(program, p)) for p in program.parts)
-    return max((plan.arena_bytes for plan in plans), default=0)
+    threads = program.threads or available_cpus()
+    lives = [part_liveness(program, p) for p in program.parts] or [find_liveness(program)]
+    return max(plan_memory(program, dims, live, threads=threads).arena_bytes for live in lives)

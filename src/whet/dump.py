@@ -23,7 +23,7 @@ from whet.kernel.text import kernel_spec_text
 from whet.options import Options
 from whet.passes.pipeline import PassRecord
 from whet.program.plan import find_liveness, plan_memory
-from whet.program.records import BufferKind, Program
+from whet.program.records import Program
 from whet.target import Target
 from whet.words import counted
 
@@ -164,9 +164,10 @@ def _program_lines(program: Program) -> Iterator[str]:
 
 
 def _memory_lines(program: Program) -> Iterator[str]:
-    plan = plan_memory(program, dict.fromkeys(program.dims, 1), find_liveness(program))
+    ones, threads = dict.fromkeys(program.dims, 1), program.threads or 1
+    plan = plan_memory(program, ones, find_liveness(program), threads=threads)
     sized = " where every open dimension is 1" if program.dims else ""
-    yield f"arena: {plan.arena_bytes} bytes{sized}; scratch: {program.scratch_bytes} a thread"
+    yield f"arena: {plan.arena_bytes} bytes{sized}, for {counted(threads, 'thread')}"
     for index, buffer in enumerate(program.buffers):
-        offset = plan.offsets.get(index, 0) if buffer.kind is BufferKind.TEMP else buffer.offset
+        offset = plan.offsets.get(index, buffer.offset)
         yield f"b{index:<5} {buffer.kind:<9} @{offset:<12} {buffer.size_bytes} bytes  {buffer.name}"

@@ -12,7 +12,6 @@ from whet.errors import OptionError, ResourceError, nearest
 
 _GIB = 1 << 30
 _SMALL_BLOCK = 1 << 28
-_CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 _MEMORY_INFO = Path("/proc/meminfo")
 
 
@@ -113,11 +112,9 @@ def machine_bytes() -> int:
 
 def container_bytes() -> int | None:
     """Return the memory that the container may take; ``None`` if it may take all."""
-    try:
-        text = _CGROUP_MEMORY.read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
+    from whet.cgroups import memory_groups  # few programs that load a model ask
+
+    return min((group.most_bytes for group in memory_groups()), default=None)
 
 
 def free_bytes() -> int:
@@ -125,24 +122,16 @@ def free_bytes() -> int:
 
     Pages of files that can be read again are free.
     """
-    free = _number(_MEMORY_INFO, "MemAvailable:")
+    from whet.cgroups import memory_groups, read_number
+
+    free = read_number(_MEMORY_INFO, "MemAvailable:")
     whole = machine_bytes() - private_bytes() if free is None else free * 1024
-    most = container_bytes()
-    used = None if most is None else _number(_CGROUP_MEMORY.with_name("memory.current"))
-    if most is None or used is None:
-        return whole
-    pages = _number(_CGROUP_MEMORY.with_name("memory.stat"), "inactive_file") or 0
-    return min(whole, most - used + pages)
-
-
-def _number(path: Path, name: str | None = None) -> int | None:
-    """Return the number that a file of the system consists of, or that stands behind a name."""
-    try:
-        words = path.read_text(encoding="ascii").split()
-    except OSError:
-        return None
-    place = 0 if name is None else words.index(name) + 1 if name in words else len(words)
-    return int(words[place]) if place < len(words) else None
+    left = (
+        group.most_bytes - group.used_bytes + group.pages_bytes
+        for group in memory_groups()
+        if group.used_bytes is not None
+    )
+    return min((whole, *left))
 
 
 def require_memory(size: int) -> None:

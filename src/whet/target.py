@@ -23,6 +23,7 @@ class Target(msgspec.Struct, frozen=True):
             instruction, ``dotprod`` of signed ones, ``pairs`` of 16-bit integers, or ``""`` one by
             one.
         bfloat16_dot: whether an instruction adds up two products of bfloat16 in a lane.
+        products_per_cycle: vectors that are multiplied and added in a cycle.
         byte_tables: whether an instruction looks every byte of a register up in two registers.
     """
 
@@ -38,6 +39,7 @@ class Target(msgspec.Struct, frozen=True):
     dot: str = ""
     bfloat16_dot: bool = False
     byte_tables: bool = False
+    products_per_cycle: int = 2
 
     @property
     def lanes(self) -> int:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from whet.limits import container_bytes
+
 # Vector features worth knowing, in the kernel's spelling; x86 flags, then AArch64 ones.
 VECTOR_FLAGS = (
     "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni",
@@ -18,10 +20,6 @@ VECTOR_FLAGS = (
     "asimd", "asimddp", "asimdhp", "bf16", "i8mm", "sve", "sve2",
 )  # fmt: skip
 _CPU_ROOT = Path("/sys/devices/system/cpu/cpu0/cache")
-_MEMORY_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +107,9 @@ def read_memory() -> Memory:
     import psutil
 
     state = psutil.virtual_memory()
-    texts = [text for path in _MEMORY_LIMITS if (text := _read_text(path))]
-    limits = [int(text) for text in texts if text.isdigit() and int(text) < state.total]
-    return Memory(int(state.total), int(state.available), min(limits, default=None))
+    limit = container_bytes()
+    limited = limit is not None and limit < state.total
+    return Memory(int(state.total), int(state.available), limit if limited else None)
 
 
 def package_version(name: str) -> str | None:

@@ -114,7 +114,7 @@ class Read(msgspec.Struct, Expr, frozen=True):
 
 
 class Call(msgspec.Struct, Expr, frozen=True):
-    """An operation on values; the table of operations is ``SEMANTICS`` in ``interpret.py``."""
+    """An operation on values; the table of operations is ``SEMANTICS`` in ``semantics.py``."""
 
     op: str
     args: tuple[Expr, ...]

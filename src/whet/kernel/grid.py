@@ -25,7 +25,8 @@ from whet.kernel.semantics import (
     reinterpret,
     saturate,
 )
-from whet.kernel.spec import ACCUMULATOR, Step
+from whet.kernel.spec import ACCUMULATOR, Attention, Step
+from whet.kernel.tensor import Attend
 
 Leaf = Callable[["Grid", Expr], Array]
 
@@ -234,3 +235,8 @@ class Scores(msgspec.Struct, frozen=True):
     zero_nan: bool
     zero_empty: bool
     integers: IntegerAttention | None = None
+
+
+def scores_of(of: Attend | Attention) -> Scores:
+    """Return what the softmax of an attention is taken of."""
+    return Scores(of.q, of.k, of.depth, of.score, of.zero_nan, of.zero_empty, of.integers)

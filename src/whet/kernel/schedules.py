@@ -13,6 +13,12 @@ from types import MappingProxyType
 import msgspec
 
 from whet.errors import OptionError
+from whet.kernel.integer_winograd_schedule import (
+    IntegerConvolution,
+    Plan,
+    choose_integer_winograd,
+    fits_integers,
+)
 from whet.kernel.schedule import MAX_VECTORS, MOST_EDGE_ROWS, Work, choose_tile, most_rows
 from whet.kernel.spec import Tile
 from whet.kernel.winograd_schedule import choose_winograd, sizes_for
@@ -24,23 +30,30 @@ MOST_LINES = 16
 MOST_NEAR = 64
 
 
+KINDS: Mapping[type, str] = MappingProxyType(
+    {Work: "product", Convolution: "convolution", IntegerConvolution: "convolution of bytes"}
+)
+"""What a question is about."""
+
+
 class Question(msgspec.Struct, frozen=True):
     """What a schedule is chosen for.
 
     Attributes:
-        work: a product, or a 3x3 convolution that Winograd's algorithm may compute.
+        work: a product, or a 3x3 convolution, of bytes or not, that Winograd's algorithm may
+            compute.
         target: processor.
         threads: threads that chunks are cut for.
     """
 
-    work: Work | Convolution
+    work: Work | Convolution | IntegerConvolution
     target: Target
     threads: int
 
     @property
     def key(self) -> str:
         """A text that is equal for equal questions."""
-        kind = "product" if isinstance(self.work, Work) else "convolution"
+        kind = KINDS[type(self.work)]
         names = type(self.work).__match_args__
         sizes = " ".join(f"{name}={int(getattr(self.work, name))}" for name in names)
         target = self.target
@@ -53,13 +66,16 @@ class Answer(msgspec.Struct, frozen=True):
     """A schedule.
 
     Attributes:
-        size: output pixels of a Winograd tile along one side; 0 for the plain product.
+        size: output pixels of a Winograd tile along one side, or of bytes tiles in a chunk; 0 for
+            the plain product.
         tile: tiles and chunks; ``None`` where a convolution is a plain product, which is a question
             of its own.
+        in_registers: whether taps of bytes are transformed in registers.
     """
 
     size: int = 0
     tile: Tile | None = None
+    in_registers: bool = False
 
 
 class Schedules(msgspec.Struct, frozen=True):
@@ -103,7 +119,8 @@ class Chooser(msgspec.Struct, frozen=True):
         answer = self.schedules.known.get(question.key)
         if answer is None:
             answer = Answer(0, choose_tile(work, question.target, question.threads))
-        if answer.size or answer.tile is None or not fits(answer.tile, work, question.target):
+        plain = not answer.size and not answer.in_registers
+        if not plain or answer.tile is None or not fits(answer.tile, work, question.target):
             raise _impossible(question)
         self._note(question, answer)
         return answer.tile
@@ -120,15 +137,44 @@ class Chooser(msgspec.Struct, frozen=True):
             default = choose_winograd(work, self.target, question.threads)
             answer = Answer() if default is None else Answer(*default)
         sizes = (0, *sizes_for(work, self.target))
-        if answer.size not in sizes or (answer.size == 0) != (answer.tile is None):
+        if (
+            answer.in_registers
+            or answer.size not in sizes
+            or (answer.size == 0) != (answer.tile is None)
+        ):
             raise _impossible(question)
         if answer.tile is not None and not _fits_winograd(answer, work, self.target):
             raise _impossible(question)
         self._note(question, answer)
         return None if answer.tile is None else (answer.size, answer.tile)
 
+    def integer_winograd(self, work: IntegerConvolution) -> Plan | None:
+        """Return the schedule of Winograd's algorithm in integers, ``None`` for the plain product.
+
+        Raises:
+            OptionError: the answer that is known cannot be carried out.
+        """
+        question = Question(work, self.target, self.schedules.threads)
+        answer = self.schedules.known.get(question.key)
+        if answer is None:
+            answer = answer_of(choose_integer_winograd(work, self.target, question.threads))
+        plan = None
+        if answer.tile is not None:
+            plan = Plan(answer.size, answer.tile, answer.in_registers)
+            if not _possible(plan.tile, self.target) or not fits_integers(plan, work, self.target):
+                raise _impossible(question)
+        elif answer != Answer():
+            raise _impossible(question)
+        self._note(question, answer)
+        return plan
+
     def _note(self, question: Question, answer: Answer) -> None:
         self.schedules.asked.setdefault(self.nodes, {})[question] = answer
+
+
+def answer_of(plan: Plan | None) -> Answer:
+    """Return a schedule of Winograd's algorithm in integers as an answer."""
+    return Answer() if plan is None else Answer(plan.tiles, plan.tile, plan.in_registers)
 
 
 def fits(tile: Tile, work: Work, target: Target) -> bool:

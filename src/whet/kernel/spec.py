@@ -15,6 +15,7 @@ from whet.kernel.dequantized import DequantizedProduct
 from whet.kernel.expr import Expr, Read, Within
 from whet.kernel.filter import Filter
 from whet.kernel.integer_attention import IntegerAttention
+from whet.kernel.integer_winograd import IntegerWinograd
 from whet.kernel.paged import PagedAttention
 from whet.kernel.pooled import Pooled
 from whet.kernel.recurrence import Recurrence
@@ -360,6 +361,7 @@ Kernel = (
     | Pooled
     | Attention
     | Winograd
+    | IntegerWinograd
     | Recurrence
     | Scan
     | Scatter

@@ -90,4 +90,5 @@ def describe(answer: Answer) -> str:
     extras = [f"{k}={v}" for k, v in asdict(tile).items()
               if k not in ("rows", "vectors") and v != default[k]]  # fmt: skip
     kind = f"Winograd {answer.size}, " if answer.size else ""
+    kind += "taps in registers, " if answer.in_registers else ""
     return f"{kind}{tile.rows}x{tile.vectors} vectors, {' '.join(extras)}"

@@ -32,7 +32,7 @@ def whole_side(tiles: tuple[int, ...]) -> Filtering:
     products: list[Product] = []
     starts = [sum(tiles[:k]) for k in range(len(tiles))]
     for start, outputs in zip(starts, tiles, strict=True):
-        for weight, inputs, column in _tile(outputs, len(finite)):
+        for weight, inputs, column in tile_products(outputs, len(finite)):
             wide = [0.0] * start + inputs + [0.0] * (size - start - outputs)
             tall = [0.0] * start + column + [0.0] * (size - start - outputs)
             products.append((weight, wide, tall))
@@ -55,7 +55,7 @@ def _most_first(weights: list[int], count: int) -> list[int]:
     return sorted(range(count), key=lambda weight: -weights.count(weight))
 
 
-def _tile(outputs: int, infinity: int) -> list[Product]:
+def tile_products(outputs: int, infinity: int) -> list[Product]:
     """Return the products of ``F(outputs, 3)``, Lagrange's interpolation transposed.
 
     ``infinity`` is the number of the weight at infinity.

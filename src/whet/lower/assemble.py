@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -27,6 +27,7 @@ from whet.program.records import (
     TensorSpec,
 )
 from whet.program.schedule import assign_waits
+from whet.program.scratch import assign_scratch
 from whet.target import Target
 
 ALIGNMENT = 64
@@ -64,7 +65,7 @@ def assemble(
     for _, _, root in lowered.outputs:
         table.add(root)
     names: dict[Kernel, str] = {}
-    launches = [make_launch(call, table, names, target) for call in lowered.calls]
+    launches = make_launches(lowered.calls, table, names, target)
     program = Program(
         inputs=tuple(make_spec(t.name, t.dtype, t.shape) for t, _ in lowered.inputs),
         outputs=tuple(make_spec(name, t.dtype, t.shape) for name, t, _ in lowered.outputs),
@@ -72,8 +73,7 @@ def assemble(
         output_shapes=tuple(t.shape for _, t, _ in lowered.outputs),
         dims=_dims(t.shape for t, _ in lowered.inputs),
         buffers=tuple(table.buffers),
-        launches=assign_waits(launches, table.buffers),
-        scratch_bytes=scratch_bytes(names, target),
+        launches=launches,
         threads=threads,
         target=TargetInfo(target.triple, target.cpu, target.required),
         reuse=reuse,
@@ -95,11 +95,6 @@ def settled(
     needed = {d.name for d in dims if d.counted_on is None or d.name in d.counted_on}
     least: dict[Atom, Poly] = {d: var(Dim(d.name, min(d.least, d.name in needed))) for d in dims}
     return tuple(tuple(p.substitute(least) for p in shape) for shape in given)
-
-
-def scratch_bytes(kernels: Iterable[Kernel], target: Target) -> int:
-    """Return the scratch memory that a thread needs for any of the kernels."""
-    return max((KINDS[type(k)].scratch(k, target.lanes) for k in kernels), default=0)
 
 
 def check_sizes(lowered: Lowered) -> None:
@@ -198,7 +193,17 @@ class BufferTable:
         return self._section[: self._size]
 
 
-def make_launch(
+def make_launches(
+    calls: Sequence[KernelCall], table: BufferTable, names: dict[Kernel, str], target: Target
+) -> tuple[Launch, ...]:
+    """Return the launches of kernels that run in order, with barriers and scratch memory."""
+    made = [_make_launch(call, table, names, target) for call in calls]
+    kernels = {names[call.kernel]: call.kernel for call in calls}
+    needs = {name: KINDS[type(k)].scratch(k, target.lanes) for name, k in kernels.items()}
+    return assign_scratch(assign_waits(made, table.buffers), table.buffers, needs)
+
+
+def _make_launch(
     call: KernelCall, table: BufferTable, names: dict[Kernel, str], target: Target
 ) -> Launch:
     """Return the launch of a kernel; equal kernels get one name."""

@@ -13,9 +13,8 @@ from whet.lower.assemble import (
     aligned_bytes,
     capacity,
     check_sizes,
-    make_launch,
+    make_launches,
     make_spec,
-    scratch_bytes,
     settled,
 )
 from whet.lower.lower import Lowered, LoweredScript
@@ -24,7 +23,6 @@ from whet.lower.room import Room
 from whet.lower.segments import PartEquations
 from whet.lower.storage import constant_root
 from whet.program.records import Launch, Part, Program, TargetInfo, TensorSpec
-from whet.program.schedule import assign_waits
 from whet.program.script import (
     Block,
     ConstantSlot,
@@ -55,9 +53,8 @@ def assemble_script(
     parts: list[Part] = []
     for before, part in zip(cut.parts, lowered.parts, strict=True):
         parts.append(_part(before, part, table, len(launches)))
-        made = [make_launch(call, table, names, target) for call in part.calls]
-        waiting = assign_waits(made, table.buffers)
-        launches += [replace(k, waits=k.waits or n == 0) for n, k in enumerate(waiting)]
+        made = make_launches(part.calls, table, names, target)
+        launches += [replace(k, waits=k.waits or n == 0) for n, k in enumerate(made)]
         parts[-1] = replace(parts[-1], end=len(launches))
     constants = tuple(_constant(slot, tensor, table) for slot, tensor in cut.constants)
     script = Script(cut.slots, constants, cut.main)
@@ -69,7 +66,6 @@ def assemble_script(
         dims=_dims(lowered, script),
         buffers=tuple(table.buffers),
         launches=tuple(launches),
-        scratch_bytes=scratch_bytes(names, target),
         threads=threads,
         target=TargetInfo(target.triple, target.cpu, target.required),
         reuse=reuse,

@@ -15,15 +15,13 @@ from whet.lower.assemble import (
     BufferTable,
     capacity,
     check_sizes,
-    make_launch,
+    make_launches,
     make_spec,
-    scratch_bytes,
     settled,
 )
 from whet.lower.lower import Lowered
 from whet.lower.room import Room
 from whet.program.records import Launch, Part, Program, TargetInfo
-from whet.program.schedule import assign_waits
 from whet.target import Target
 
 
@@ -66,9 +64,8 @@ def assemble_variants(whole: Lowered, others: Sequence[Lowered], build: Build) -
         begin = len(launches)
         inputs = tuple(table.add(root) for _, root in lowered.inputs)
         outputs = tuple(table.add(root) for _, _, root in lowered.outputs)
-        made = [make_launch(call, table, names, target) for call in lowered.calls]
-        waiting = assign_waits(made, table.buffers)
-        launches += [replace(k, waits=k.waits or n == 0) for n, k in enumerate(waiting)]
+        made = make_launches(lowered.calls, table, names, target)
+        launches += [replace(k, waits=k.waits or n == 0) for n, k in enumerate(made)]
         parts.append(
             Part(
                 begin=begin,
@@ -101,7 +98,6 @@ def assemble_variants(whole: Lowered, others: Sequence[Lowered], build: Build) -
         dims=dims,
         buffers=tuple(table.buffers),
         launches=tuple(launches),
-        scratch_bytes=scratch_bytes(names, target),
         threads=build.threads,
         target=TargetInfo(target.triple, target.cpu, target.required),
         reuse=build.reuse,

@@ -2,43 +2,39 @@
 
 Two rules. *Inlining*: a pointwise equation disappears into its reader where that costs nothing, or
 saves more memory traffic than the work it repeats. *Epilogue*: a pointwise equation that is the
-only reader of a product or reduction, element by element, is evaluated on its registers.
+only reader of a product or reduction, element by element, is evaluated on its registers. The first
+of them stands here, the second in ``epilogues.py``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
-from msgspec.structs import replace
-
 from whet.dtypes import BYTES, DTYPES
-from whet.index import ZERO, Atom, IndexLike, as_poly, product
+from whet.index import product
 from whet.kernel.blocks import BlockSum, QuantizedRows
 from whet.kernel.dequantized import DequantizedSum
 from whet.kernel.expr import (
     Call,
-    Const,
     Expr,
     Guard,
     Load,
-    Var,
     byte_of,
-    depth,
-    rewrite_leaves,
     walk,
 )
 from whet.kernel.filter import Kept
 from whet.kernel.paged import PagedAttend
 from whet.kernel.sort import Sorted
-from whet.kernel.spec import ACCUMULATOR
-from whet.kernel.tensor import Definition, Product, Steps, Tensor, Whole
+from whet.kernel.tensor import Definition, Product, Steps, Tensor
 from whet.lower.attention import fuse_attention
 from whet.lower.dequantised import dequantised
+from whet.lower.epilogues import absorb_anchor
 from whet.lower.equations import Equations
 from whet.lower.integer_attention import fuse_integer_attention
+from whet.lower.pulled_scales import pull_scales
 from whet.lower.readers import Readers, count_readers, merge_origins, needed_equations
-from whet.lower.storage import magnitude, row_major
-from whet.lower.uses import at_own_place, inline_at, loads, rewrite_definition, sources
+from whet.lower.storage import magnitude
+from whet.lower.uses import at_own_place, inline_at, loads, rewrite_definition, sources, too_deep
 from whet.ops.movement import concat_parts
 
 CHEAP_OPS = frozenset(
@@ -75,8 +71,6 @@ ROW_LIMIT = 16
 LITTLE = 4
 NODES_LIMIT = 500
 """Nodes that an expression may repeat as text, although they are evaluated once."""
-DEPTH_LIMIT = 64
-"""Nesting of a fused expression; every walk over one recurses, in Python and in LLVM."""
 
 
 def work(expr: Expr) -> int:
@@ -102,13 +96,13 @@ def fuse(equations: Equations, *, level: int) -> Equations:
     for tensor in equations.tensors:
         if tensor.definition is not None:
             if level >= 3:
-                _pull_scales(tensor)
+                pull_scales(tensor)
             _inline_into(tensor, readers, level)
     equations = needed_equations(equations)
     if level >= 2:
         readers = count_readers(equations)
         for tensor in equations.tensors:
-            _absorb_anchor(tensor, readers)
+            absorb_anchor(tensor, readers)
         equations = needed_equations(equations)
         readers = count_readers(equations)
         for tensor in equations.tensors:
@@ -116,9 +110,6 @@ def fuse(equations: Equations, *, level: int) -> Equations:
                 fuse_integer_attention(tensor, readers.single, readers.count)
         equations = needed_equations(equations)
     return equations
-
-
-# -- inlining --------------------------------------------------------------------------------------
 
 
 def _inline_into(tensor: Tensor, readers: Readers, level: int) -> None:
@@ -146,61 +137,13 @@ def _inline_into(tensor: Tensor, readers: Readers, level: int) -> None:
     tensor.definition = definition
 
 
-def _pull_scales(tensor: Tensor) -> None:
-    """Take constant factors out of a product: ``(c x) w = c (x w)``, so that operands are views."""
-    definition = tensor.definition
-    assert definition is not None
-    anchor = definition.anchor
-    if not isinstance(anchor, Product):
-        return
-    factor = 1.0
-    operands: dict[str, Expr] = {}
-    for name, load in (("a", anchor.a), ("b", anchor.b)):
-        found = _scaled_view(load) if isinstance(load, Load) else None
-        if isinstance(load, Load) and found is not None:
-            operands[name], scale = found
-            factor *= scale
-            merge_origins(load.source, tensor)
-    if not operands:
-        return
-    total = Var(ACCUMULATOR, tensor.dtype)
-    scaled_total = Call("mul", (total, Const(factor, tensor.dtype)), tensor.dtype)
-    body = rewrite_leaves(definition.body, lambda e: scaled_total if e == total else e)
-    scaled = replace(anchor, a=operands.get("a", anchor.a), b=operands.get("b", anchor.b))
-    tensor.definition = replace(definition, body=body, anchor=scaled)
-
-
-def _scaled_view(load: Load) -> tuple[Expr, float] | None:
-    """Take ``view * constant`` apart, for floats."""
-    inner = load.source.definition
-    if (
-        inner is None
-        or inner.anchor is not None
-        or inner.index
-        or not load.dtype.startswith("float")
-    ):
-        return None
-    body = inner.body
-    if (
-        not isinstance(body, Call)
-        or body.op not in ("mul", "div")
-        or not isinstance(body.args[1], Const)
-    ):
-        return None
-    view, scale = body.args[0], float(body.args[1].value)
-    if not isinstance(view, Load) or scale == 0.0:
-        return None
-    moved = view.substitute(dict(zip(inner.axes, load.index, strict=True)))
-    return moved, scale if body.op == "mul" else 1.0 / scale
-
-
 def _may_inline(
     source: Tensor, reader: Definition, count: int, readers: Readers, level: int
 ) -> bool:
     inner = source.definition
     if inner is None or inner.anchor is not None or inner.index:
         return False
-    if concat_parts(source) is not None or _too_deep(inner, reader):
+    if concat_parts(source) is not None or too_deep(inner, reader):
         return False
     if is_view(inner):
         return True
@@ -249,10 +192,6 @@ def _rounds_once(source: Tensor, reader: Definition, count: int) -> bool:
         return False
     nodes = count * sum(1 for _ in walk(source.definition.body))
     return nodes <= NODES_LIMIT
-
-
-def _too_deep(inner: Definition, outer: Definition) -> bool:
-    return depth(inner.body) + max(map(depth, outer.expressions())) > DEPTH_LIMIT
 
 
 def _amplification(source: Tensor, reader: Definition) -> int:
@@ -347,68 +286,3 @@ def _is_window(definition: Definition) -> bool:
             if atoms & taps and atoms & set(definition.axes):
                 return True
     return False
-
-
-# -- epilogues -------------------------------------------------------------------------------------
-
-
-def _absorb_anchor(tensor: Tensor, readers: Readers) -> None:
-    """Let a pointwise tensor run in the epilogue of the last product or reduction it reads."""
-    definition = tensor.definition
-    if definition is None or definition.anchor is not None or definition.index:
-        return
-    if concat_parts(tensor) is not None:
-        return
-    for source in reversed(sources(definition)):
-        if _may_absorb(source, tensor, readers):
-            _absorb(source, tensor)
-            return
-
-
-def _may_absorb(source: Tensor, tensor: Tensor, readers: Readers) -> bool:
-    inner, outer = source.definition, tensor.definition
-    assert outer is not None
-    if inner is None or inner.anchor is None or not readers.single(source):
-        return False
-    if isinstance(inner.anchor, Whole) or _too_deep(inner, outer):
-        return False
-    if source.size != tensor.size or (tensor.rank == 0 and source.rank > 0):
-        return False
-    points = _points_of(source, tensor)
-    ones: dict[Atom, IndexLike] = {a: 0 for a in inner.axes if a.extent == 1}
-    wanted = tuple(p.substitute(ones) for p in inner.position)
-    return all(
-        tuple(p.substitute(points).substitute(ones) for p in e.index) == wanted
-        for e in loads(outer)
-        if e.source is source
-    )
-
-
-def _points_of(source: Tensor, tensor: Tensor) -> dict[Atom, IndexLike]:
-    """Return the axes of a tensor at each point of its source, elements counted alike in both."""
-    inner, outer = source.definition, tensor.definition
-    assert inner is not None and outer is not None
-    if source.shape == tensor.shape:
-        return dict(zip(outer.axes, inner.position, strict=True))
-    flat = ZERO
-    for index, stride in zip(inner.position, row_major(source.shape), strict=True):
-        flat = flat + index * stride
-    places = zip(outer.axes, row_major(tensor.shape), strict=True)
-    return {a: flat // stride % a.extent for a, stride in places}
-
-
-def _absorb(source: Tensor, tensor: Tensor) -> None:
-    inner, outer = source.definition, tensor.definition
-    assert inner is not None and outer is not None
-    points = _points_of(source, tensor)
-    body = outer.body.substitute(points)
-
-    def rewrite(e: Expr) -> Expr:
-        return inner.body if isinstance(e, Load) and e.source is source else e
-
-    index = tuple(as_poly(points[a]) for a in outer.axes)
-    result = rewrite_leaves(body, rewrite)
-    kept = inner.index if source.shape == tensor.shape else index
-    tensor.definition = Definition(inner.axes, result, inner.anchor, kept)
-    tensor.order = source.order if source.rank == tensor.rank else ()
-    merge_origins(source, tensor)

@@ -15,11 +15,10 @@ from whet.kernel.paged import PagedAttend
 from whet.kernel.scatter import Updates
 from whet.kernel.tensor import Tensor
 from whet.lower.equations import Equations
-from whet.lower.fuse import DEPTH_LIMIT
 from whet.lower.pieces import pieces_of
 from whet.lower.readers import Readers, count_readers, merge_origins, needed_equations
 from whet.lower.rewrites import Rewrites
-from whet.lower.uses import inline_at
+from whet.lower.uses import DEPTH_LIMIT, inline_at
 from whet.ops.movement import concat_parts
 
 WRITES = "fuse_cache_writes"

@@ -25,22 +25,26 @@ MIN_MOVED_DEPTH = 32
 
 
 def legalise(
-    equations: Equations, layout: Layout, dot_size: Callable[[Tensor, Product], int | None]
+    equations: Equations,
+    layout: Layout,
+    stays: Callable[[Tensor], bool],
+    dot_size: Callable[[Tensor, Product], int | None],
 ) -> bool:
     """Insert copies in front of products that need them; returns whether there were any.
 
-    ``dot_size`` says how many depth values of a product are to share a lane, ``None`` if they do
-    already or one takes it. A change makes the layout out of date: choose it again.
+    ``stays`` says which products read what there is, ``dot_size`` how many depth values of another
+    one are to share a lane, ``None`` if one takes it. A change makes the layout out of date: choose
+    it again.
     """
     result: list[Tensor] = []
     before = len(equations.tensors)
     for tensor in equations.tensors:
         definition = tensor.definition
+        if stays(tensor):
+            result.append(tensor)
+            continue
         if definition is not None and isinstance(definition.anchor, Product):
             anchor = definition.anchor
-            if anchor.dot is not None:
-                result.append(tensor)
-                continue
             size = dot_size(tensor, anchor)
             if size is not None:
                 result.extend(_legal_dots(tensor, anchor, layout, size))

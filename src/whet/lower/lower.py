@@ -27,6 +27,7 @@ from whet.lower.fuse import fuse
 from whet.lower.gate_products import gate_products
 from whet.lower.in_place import update_in_place
 from whet.lower.inlined_parts import inline_parts
+from whet.lower.integer_winograd import winograd_bytes
 from whet.lower.join_parts import join_parts
 from whet.lower.join_writes import join_writes
 from whet.lower.layout import Layout, choose_layout
@@ -174,9 +175,10 @@ def lower_equations(
     _separate_outputs(equations)
     _expose(equations, expose)
     layout = choose_layout(equations, share=level >= 1)
+    filtered = winograd_bytes(equations, rewrites, target, schedules)
     for _ in range(MAX_LAYOUTS):
-        selection = Selection(layout, target, schedules, level)
-        if not legalise(equations, layout, selection.dot_size):
+        selection = Selection(layout, target, schedules, level, filtered)
+        if not legalise(equations, layout, selection.stays, selection.dot_size):
             break
         layout = choose_layout(equations, share=level >= 1)
     else:

@@ -62,7 +62,7 @@ def saturate_steps(equations: Equations) -> None:
         definition = tensor.definition
         if definition is None or not isinstance(definition.anchor, Product):
             continue
-        if definition.anchor.dot is not None and definition.anchor.a.dtype == "uint8":
+        if (definition.anchor.a.dtype, definition.anchor.b.dtype) == ("uint8", "int8"):
             sums = _sums_range(definition.anchor)
             tensor.definition = replace(definition, body=shortened(definition.body, sums))
 
@@ -72,7 +72,8 @@ def _sums_range(anchor: Product) -> Range | None:
     count = product(a.extent for a in (*anchor.taps, anchor.depth)).constant
     if count is None:
         return None
-    largest = float(count * BYTES_OF_DOT * UNSIGNED * SIGNED)
+    together = 1 if anchor.dot is None else BYTES_OF_DOT
+    largest = float(count * together * UNSIGNED * SIGNED)
     return Range(-largest, largest)
 
 

@@ -11,6 +11,7 @@ from whet.index import Poly, product, var
 from whet.kernel.blocks import BlockSum, QuantizedRows
 from whet.kernel.dequantized import DequantizedSum
 from whet.kernel.filter import Kept
+from whet.kernel.integer_winograd_schedule import Plan
 from whet.kernel.paged import PagedAttend
 from whet.kernel.recurrence import Recur
 from whet.kernel.scan import Prefix
@@ -28,6 +29,7 @@ from whet.lower.blocks import (
 from whet.lower.contractions import build_contraction
 from whet.lower.dots import dot_size
 from whet.lower.fuse import work
+from whet.lower.integer_winograd import build_integer_winograd, is_contiguous
 from whet.lower.layout import Layout
 from whet.lower.nests import build_nest
 from whet.lower.paged import build_paged
@@ -92,12 +94,26 @@ class Selection(msgspec.Struct, frozen=True):
         target: processor.
         schedules: schedules of products, and the threads that chunks are cut for.
         level: optimisation level; from 3 on, algorithms may reorder floating-point sums.
+        filtered: how Winograd's algorithm computes products of bytes, by their tensors' ids.
     """
 
     layout: Layout
     target: Target
     schedules: Schedules
     level: int
+    filtered: Mapping[int, Plan]
+
+    def stays(self, tensor: Tensor) -> bool:
+        """Tell whether a product needs no copies and no other weights."""
+        definition = tensor.definition
+        if definition is None or not isinstance(definition.anchor, Product):
+            return False
+        return definition.anchor.dot is not None or self._plan(tensor, definition) is not None
+
+    def _plan(self, tensor: Tensor, definition: Definition) -> Plan | None:
+        plan = self.filtered.get(id(tensor))
+        contiguous = plan is not None and is_contiguous(definition, self.layout.storages)
+        return plan if contiguous else None
 
     def dot_size(self, tensor: Tensor, anchor: Product) -> int | None:
         """Return how many depth values of a product are to share a lane; see ``dots.dot_size``.
@@ -138,6 +154,9 @@ class Selection(msgspec.Struct, frozen=True):
     ) -> tuple[Kernel, Params]:
         storages = self.layout.storages
         choose = Chooser(self.schedules, self.target, tensor.nodes)
+        plan = self._plan(tensor, definition)
+        if plan is not None:
+            return build_integer_winograd(definition, storage, storages, self.target, plan)
         if self.level >= WINOGRAD_LEVEL:
             fast = build_winograd(definition, storage, storages, self.target, choose)
             if fast is not None:

@@ -12,10 +12,10 @@ from whet.kernel.expr import Const, Expr, Load, depth, walk
 from whet.kernel.tensor import Definition, Product, Steps, Tensor
 from whet.lower.dequantised import Dequantised, dequantised
 from whet.lower.equations import Equations
-from whet.lower.fuse import DEPTH_LIMIT, work
+from whet.lower.fuse import work
 from whet.lower.readers import merge_origins, needed_equations
 from whet.lower.rewrites import Rewrites
-from whet.lower.uses import rewrite_definition, sources
+from whet.lower.uses import DEPTH_LIMIT, rewrite_definition, sources
 from whet.ops.movement import concat_parts
 
 SWITCH = "store_bytes"

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from whet.index import Atom, Axis, Dim, IndexLike, var
-from whet.kernel.expr import Expr, Load, rewrite_leaves
+from whet.kernel.expr import Expr, Load, depth, rewrite_leaves
 from whet.kernel.tensor import Definition, Tensor
+
+DEPTH_LIMIT = 64
+"""Nesting of a fused expression; every walk over one recurses, in Python and in LLVM."""
 
 
 def loads(definition: Definition) -> tuple[Load, ...]:
@@ -57,3 +60,8 @@ def inline_at(load: Load) -> Expr:
     definition: Definition | None = load.source.definition
     assert definition is not None and definition.anchor is None and not definition.index
     return definition.body.substitute(dict(zip(definition.axes, load.index, strict=True)))
+
+
+def too_deep(inner: Definition, outer: Definition) -> bool:
+    """Tell whether one definition, put into another, would nest deeper than may be."""
+    return depth(inner.body) + max(map(depth, outer.expressions())) > DEPTH_LIMIT

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whet.index import Axis, Poly, as_poly, var
+from whet.index import Axis, as_poly, var
 from whet.kernel.expr import Load, Read
 from whet.kernel.schedules import Chooser
 from whet.kernel.spec import Store, Tile, Winograd
@@ -26,6 +26,7 @@ from whet.lower.storage import (
     packed_content,
     to_reads,
 )
+from whet.lower.windows import windows_of
 from whet.program.records import BufferKind
 from whet.target import Target
 
@@ -54,14 +55,14 @@ def _match(definition: Definition) -> _Match | None:
         return None
     if operand.load.source.rank != 4 or operand.load.index[1] != var(anchor.depth):
         return None
-    for stride in STRIDES:
-        pads = [
-            _padding(operand, 2 + k, var(anchor.rows[1 + k]) * stride + var(anchor.taps[k]))
-            for k in range(2)
-        ]
-        if pads[0] is not None and pads[1] is not None:
-            return _Match(anchor, operand, weights, (pads[0], pads[1]), stride)
-    return None
+    windows = windows_of(anchor, operand.load, operand.conditions, STRIDES)
+    if (
+        windows is None
+        or [w.dimension for w in windows] != [2, 3]
+        or min(w.pad for w in windows) < 0
+    ):
+        return None
+    return _Match(anchor, operand, weights, (windows[0].pad, windows[1].pad), windows[0].stride)
 
 
 def _filters(anchor: Product) -> Load | None:
@@ -71,12 +72,6 @@ def _filters(anchor: Product) -> Load | None:
         return None
     places = (var(anchor.col), var(anchor.depth), var(anchor.taps[0]), var(anchor.taps[1]))
     return b if b.index == places and b.source.value.shape[2:] == (3, 3) else None
-
-
-def _padding(operand: Operand, dimension: int, place: Poly) -> int | None:
-    """Return the padding along one dimension if it is read at ``place - padding``."""
-    offset = (operand.load.index[dimension] - place).constant
-    return -offset if offset is not None and offset <= 0 else None
 
 
 @dataclass(frozen=True, slots=True)

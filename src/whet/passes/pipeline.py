@@ -122,6 +122,7 @@ LOWERING = MappingProxyType(
         "add_products": 3,
         "gate_products": 3,
         "store_bytes": 2,
+        "winograd_bytes": 2,
         "compute_in_copies": 2,
         "join_parts": 2,
         "fetch_ahead": 2,

@@ -32,7 +32,7 @@ from whet.program.manifest import (
 from whet.program.records import Program
 
 MAGIC = b"\x89WHET\r\n\x1a"
-MAJOR, MINOR = 2, 1
+MAJOR, MINOR = 2, 2
 PAGE = 4096
 SECTIONS = ("code", "graph", "weights")
 

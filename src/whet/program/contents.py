@@ -18,7 +18,7 @@ class ContentRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One content; ``shape`` are polynomials."""
 
     dtype: str
-    shape: list[Any]
+    shape: tuple[Any, ...]
     order: str
 
 
@@ -33,7 +33,9 @@ def number_contents(buffers: Iterable[Buffer]) -> dict[Content, int]:
 
 def content_rows(numbers: Iterable[Content]) -> list[ContentRow]:
     """Return contents as they stand in a manifest."""
-    return [ContentRow(f.dtype, [to_json(extent) for extent in f.shape], f.order) for f in numbers]
+    return [
+        ContentRow(f.dtype, tuple(to_json(extent) for extent in f.shape), f.order) for f in numbers
+    ]
 
 
 def contents_of(rows: Iterable[ContentRow]) -> list[Content]:

@@ -78,6 +78,11 @@ class ContextLayout(msgspec.Struct, frozen=True):
         return self.claimed + (self.launches + 1) * threads * LINE
 
 
+def scratch_stride(size: int) -> int:
+    """Return how far apart the scratch memory of two threads lies, of which each needs ``size``."""
+    return _lines(size) + LINE
+
+
 def layout_of(program: Program) -> ContextLayout:
     """Return the context layout of a program."""
     return ContextLayout(

@@ -42,7 +42,7 @@ def make_manifest(
         scratch_bytes=program.scratch_bytes,
         threads=program.threads,
         reuse=program.reuse,
-        target=TargetRow(target.triple, target.cpu, list(target.features)),
+        target=TargetRow(target.triple, target.cpu, target.features),
         symbols=dict(symbols),
         sections=list(sections),
         metadata=dict(metadata),
@@ -52,7 +52,7 @@ def make_manifest(
 
 def _tensor_rows(specs: Sequence[TensorSpec], shapes: Sequence[Sequence[Poly]]) -> list[TensorRow]:
     return [
-        TensorRow(s.name, s.dtype, list(s.shape), [to_json(axis) for axis in axes])
+        TensorRow(s.name, s.dtype, s.shape, tuple(to_json(axis) for axis in axes))
         for s, axes in zip(specs, shapes, strict=True)
     ]
 
@@ -60,21 +60,22 @@ def _tensor_rows(specs: Sequence[TensorSpec], shapes: Sequence[Sequence[Poly]]) 
 def _buffer_row(buffer: Buffer, contents: Mapping[Content, int]) -> BufferRow:
     content = NO_CONTENT if buffer.content is None else contents[buffer.content]
     size = to_json(buffer.size_bytes)
-    return BufferRow(str(buffer.kind), buffer.name, size, buffer.offset, content)
+    return BufferRow(buffer.kind, buffer.name, size, buffer.offset, content)
 
 
 def _launch_row(launch: Launch) -> LaunchRow:
     return LaunchRow(
         kernel=launch.kernel,
-        args=list(launch.args),
-        writes=list(launch.writes),
+        args=launch.args,
+        writes=launch.writes,
         chunks=to_json(launch.chunks),
         waits=launch.waits,
-        nodes=list(launch.nodes),
-        ops=list(launch.ops),
+        nodes=launch.nodes,
+        ops=launch.ops,
         flops=to_json(launch.flops),
         bytes=to_json(launch.bytes),
         fetched=launch.fetched,
+        scratch=launch.scratch,
     )
 
 
@@ -82,10 +83,10 @@ def _part_row(part: Part) -> PartRow:
     return PartRow(
         begin=part.begin,
         end=part.end,
-        inputs=list(part.inputs),
-        outputs=list(part.outputs),
-        shapes=[[to_json(axis) for axis in axes] for axes in part.output_shapes],
-        dtypes=list(part.output_dtypes),
-        dims=list(part.dims),
-        when=[list(shape) for shape in part.when],
+        inputs=part.inputs,
+        outputs=part.outputs,
+        shapes=tuple(tuple(to_json(axis) for axis in axes) for axes in part.output_shapes),
+        dtypes=part.output_dtypes,
+        dims=part.dims,
+        when=part.when,
     )

@@ -14,6 +14,7 @@ from whet.options import MOST_THREADS
 from whet.program.contents import NO_CONTENT, ContentRow, content_at, contents_of
 from whet.program.polynomials import from_json
 from whet.program.records import (
+    NO_SCRATCH,
     Buffer,
     BufferKind,
     Launch,
@@ -36,7 +37,7 @@ _MOST_BYTES = 2**47
 
 
 class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all records in the manifest."""
+    """Base of all records in the manifest; a program takes their tuples over as they are."""
 
 
 class TensorRow(_Row, frozen=True):
@@ -44,14 +45,14 @@ class TensorRow(_Row, frozen=True):
 
     name: str
     dtype: str
-    shape: list[int | str]
-    axes: list[Any]
+    shape: tuple[int | str, ...]
+    axes: tuple[Any, ...]
 
 
 class BufferRow(_Row, frozen=True, omit_defaults=True):
     """One buffer; ``content`` numbers the manifest's contents."""
 
-    kind: str
+    kind: BufferKind
     name: str
     size: Any
     offset: int
@@ -62,15 +63,16 @@ class LaunchRow(_Row, frozen=True, omit_defaults=True):
     """One launch."""
 
     kernel: str
-    args: list[int]
-    writes: list[int]
+    args: tuple[int, ...]
+    writes: tuple[int, ...]
     chunks: Any
     waits: bool
-    nodes: list[str]
-    ops: list[str]
+    nodes: tuple[str, ...]
+    ops: tuple[str, ...]
     flops: Any
     bytes: Any
     fetched: tuple[int, ...] = ()
+    scratch: int = NO_SCRATCH
 
 
 class PartRow(_Row, frozen=True):
@@ -78,12 +80,12 @@ class PartRow(_Row, frozen=True):
 
     begin: int
     end: int
-    inputs: list[int]
-    outputs: list[int]
-    shapes: list[list[Any]]
-    dtypes: list[str]
-    dims: list[str]
-    when: list[list[int]]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    shapes: tuple[tuple[Any, ...], ...]
+    dtypes: tuple[str, ...]
+    dims: tuple[str, ...]
+    when: tuple[tuple[int, ...], ...]
 
 
 class TargetRow(_Row, frozen=True):
@@ -91,7 +93,7 @@ class TargetRow(_Row, frozen=True):
 
     triple: str
     cpu: str
-    features: list[str]
+    features: tuple[str, ...]
 
 
 class SectionRow(_Row, frozen=True):
@@ -106,8 +108,8 @@ class SectionRow(_Row, frozen=True):
 class Manifest(_Row, frozen=True, omit_defaults=True):
     """Everything in a ``.whet`` file but the sections' bytes.
 
-    What has a default came with format 2.1; files of 2.0 lack it. ``script`` stays JSON until it is
-    known to be one: most programs have none, and its records need not be imported for them.
+    What has a default came with format 2.1 or 2.2; older files lack it. ``script`` stays JSON until
+    it is known to be one: most programs have none, and its records need not be imported for them.
     """
 
     inputs: list[TensorRow]
@@ -180,7 +182,7 @@ def _build_program(manifest: Manifest) -> Program:
         dims=tuple(manifest.dims),
         buffers=tuple(
             Buffer(
-                BufferKind(row.kind),
+                row.kind,
                 from_json(row.size),
                 row.name,
                 row.offset,
@@ -191,7 +193,7 @@ def _build_program(manifest: Manifest) -> Program:
         launches=tuple(_launch(row) for row in manifest.launches),
         scratch_bytes=manifest.scratch_bytes,
         threads=manifest.threads,
-        target=TargetInfo(target.triple, target.cpu, tuple(target.features)),
+        target=TargetInfo(target.triple, target.cpu, target.features),
         reuse=manifest.reuse,
         parts=tuple(_part(row) for row in manifest.parts),
         script=_script(manifest.script),
@@ -209,15 +211,16 @@ def _script(data: msgspec.Raw) -> Script | None:
 def _launch(row: LaunchRow) -> Launch:
     return Launch(
         kernel=row.kernel,
-        args=tuple(row.args),
-        writes=tuple(row.writes),
+        args=row.args,
+        writes=row.writes,
         chunks=from_json(row.chunks),
         waits=row.waits,
-        nodes=tuple(row.nodes),
-        ops=tuple(row.ops),
+        nodes=row.nodes,
+        ops=row.ops,
         flops=from_json(row.flops),
         bytes=from_json(row.bytes),
         fetched=row.fetched,
+        scratch=row.scratch,
     )
 
 
@@ -225,17 +228,17 @@ def _part(row: PartRow) -> Part:
     return Part(
         begin=row.begin,
         end=row.end,
-        inputs=tuple(row.inputs),
-        outputs=tuple(row.outputs),
+        inputs=row.inputs,
+        outputs=row.outputs,
         output_shapes=tuple(tuple(from_json(axis) for axis in axes) for axes in row.shapes),
-        output_dtypes=tuple(row.dtypes),
-        dims=tuple(row.dims),
-        when=tuple(tuple(shape) for shape in row.when),
+        output_dtypes=row.dtypes,
+        dims=row.dims,
+        when=row.when,
     )
 
 
 def _specs(rows: Iterable[TensorRow]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(row.name, row.dtype, tuple(row.shape)) for row in rows)
+    return tuple(TensorSpec(row.name, row.dtype, row.shape) for row in rows)
 
 
 def _shapes(rows: Iterable[TensorRow]) -> tuple[tuple[Poly, ...], ...]:
@@ -301,7 +304,19 @@ def _launch_problem(program: Program) -> str:
             in_place = kind is BufferKind.INPUT and launch.kernel.startswith(IN_PLACE)
             if kind in (BufferKind.CONSTANT, BufferKind.INPUT) and not in_place:
                 return f"launch {number} writes a buffer of kind {kind}"
-    return ""
+    return _scratch_problem(program)
+
+
+def _scratch_problem(program: Program) -> str:
+    """Return what is wrong with scratch memory, which has one size and is nothing else."""
+    scratch = {n for n, b in enumerate(program.buffers) if b.kind is BufferKind.SCRATCH}
+    for number, launch in enumerate(program.launches):
+        if launch.scratch != NO_SCRATCH and launch.scratch not in scratch:
+            return f"launch {number} has no scratch memory in buffer {launch.scratch}"
+        if not scratch.isdisjoint(launch.args):
+            return f"launch {number} uses scratch memory that may belong to another one"
+    open_sizes = [n for n in sorted(scratch) if program.buffers[n].size_bytes.constant is None]
+    return f"the scratch memory in buffer {open_sizes[0]} has no one size" if open_sizes else ""
 
 
 def _memory_problem(program: Program, weights: int) -> str:

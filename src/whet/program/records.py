@@ -20,6 +20,10 @@ PICTURE_BLOCKS = "aipp_blocks"
 """Under which the metadata of a program say which of its inputs are blocks of ``aipp_block.py``."""
 
 
+NO_SCRATCH = -1
+"""In the place of a buffer: a launch needs no scratch memory."""
+
+
 class BufferKind(StrEnum):
     """Who owns the memory of a buffer."""
 
@@ -27,6 +31,7 @@ class BufferKind(StrEnum):
     OUTPUT = "output"
     CONSTANT = "constant"
     TEMP = "temp"
+    SCRATCH = "scratch"
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
@@ -64,7 +69,8 @@ class Buffer(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: who owns it.
-        size_bytes: its size; a polynomial in the run-time dimensions.
+        size_bytes: its size; a polynomial in the run-time dimensions. Of scratch memory, what each
+            thread needs: the buffer has a piece for each of them.
         name: input or output name, or the value it mostly holds.
         offset: for constants, where it starts in the weights section; 64-byte aligned.
         content: what it mostly holds; none for work memory, and in files before format 2.1.
@@ -96,6 +102,7 @@ class Launch(msgspec.Struct, frozen=True):
         flops: floating-point operations, for reports.
         bytes: bytes read and written, for reports.
         fetched: which of ``args`` (positions) it does not read, but brings into the cache.
+        scratch: the buffer whose pieces are its scratch memory; ``NO_SCRATCH`` if it needs none.
     """
 
     kernel: str
@@ -108,6 +115,7 @@ class Launch(msgspec.Struct, frozen=True):
     flops: Poly
     bytes: Poly
     fetched: tuple[int, ...] = ()
+    scratch: int = NO_SCRATCH
 
 
 class TargetInfo(msgspec.Struct, frozen=True):
@@ -161,13 +169,14 @@ class Program(msgspec.Struct, frozen=True):
         dims: names of run-time dimensions, in the order of the ``dims`` table.
         buffers: all buffers.
         launches: all launches, in order.
-        scratch_bytes: scratch memory that each thread needs.
         threads: default number of threads.
         target: what the code runs on.
         reuse: whether temporaries may share memory.
         parts: stretches of launches that run on their own; none if all run in one go. Without a
             script each does all of the work: the first for any shapes, others for given ones.
         script: what runs the parts, if each does some of the work.
+        scratch_bytes: scratch memory that each thread needs beside the buffers. Files of format 2.1
+            and older have it, where scratch memory was no buffer.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -177,12 +186,12 @@ class Program(msgspec.Struct, frozen=True):
     dims: tuple[str, ...]
     buffers: tuple[Buffer, ...]
     launches: tuple[Launch, ...]
-    scratch_bytes: int
     threads: int
     target: TargetInfo
     reuse: bool = True
     parts: tuple[Part, ...] = ()
     script: Script | None = None
+    scratch_bytes: int = 0
 
 
 class FusedGroup(msgspec.Struct, frozen=True):
@@ -197,7 +206,8 @@ class Stats(msgspec.Struct, frozen=True):
     """What a compiled model costs.
 
     Attributes:
-        arena_bytes: memory for intermediate results (at dimension values of 1 if symbolic).
+        arena_bytes: memory for intermediate results and the threads' scratch (at dimension values
+            of 1 if symbolic).
         weight_bytes: constant data.
         code_bytes: machine code.
         launches: kernel launches of one run.

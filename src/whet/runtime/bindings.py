@@ -56,12 +56,14 @@ class Bindings:
     Args:
         program: a program without a script.
         ports: its inputs.
+        threads: threads of one call.
     """
 
-    def __init__(self, program: Program, ports: Sequence[Port]) -> None:
+    def __init__(self, program: Program, ports: Sequence[Port], threads: int) -> None:
         self.known: dict[Shapes, Binding] = {}
         self._program = program
         self._ports = ports
+        self._threads = threads
         self._variants = _variants(program)
         self._needed = needed_dims(program)
 
@@ -72,7 +74,10 @@ class Bindings:
     def arena_bytes(self) -> int:
         """Return the arena that the largest variant needs where open dimensions are 1."""
         ones = dict.fromkeys(self._program.dims, 1)
-        return max(plan_memory(self._program, ones, v.live).arena_bytes for v in self._variants)
+        return max(
+            plan_memory(self._program, ones, v.live, threads=self._threads).arena_bytes
+            for v in self._variants
+        )
 
     def bind(self, shapes: Shapes) -> Binding:
         """Return what follows from given shapes; it is kept for a while.
@@ -92,7 +97,7 @@ class Bindings:
             plan = MemoryPlan({}, 0)
         else:
             refuse_zeros([name for name in zero if name in self._needed])
-            plan = _plan(program, dims, variant.live)
+            plan = _plan(program, dims, variant.live, self._threads)
         values = tuple(enumerate(dims.values()))
         buffers = (*variant.inputs, *variant.outputs)
         binding = Binding(values, outputs, plan, empty, variant.number, buffers)
@@ -132,7 +137,7 @@ def _output_shapes(variant: Variant, dims: dict[str, int]) -> Shapes:
     return outputs
 
 
-def _plan(program: Program, dims: dict[str, int], live: Liveness) -> MemoryPlan:
+def _plan(program: Program, dims: dict[str, int], live: Liveness, threads: int) -> MemoryPlan:
     """Return the memory plan, if no size on the way is one that cannot be."""
     try:
         least = min((size.evaluate(dims) for size, _ in live.sizes), default=0)
@@ -141,7 +146,7 @@ def _plan(program: Program, dims: dict[str, int], live: Liveness) -> MemoryPlan:
     if least < 0:
         text = f"a size is negative, or divided by 0, with {_told(dims)}"
         raise InputError(text, hint="give more")
-    return plan_memory(program, dims, live)
+    return plan_memory(program, dims, live, threads=threads)
 
 
 def _told(dims: dict[str, int]) -> str:

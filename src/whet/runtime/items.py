@@ -10,6 +10,7 @@ import numpy as np
 from whet.dtypes import DTYPES, numpy_dtype
 from whet.errors import ArtifactError, InputError
 from whet.runtime.arrays import Array, Port, check_names, check_port
+from whet.runtime.elements import Elements
 
 TEXT = "string"
 
@@ -20,7 +21,7 @@ def is_array(dtype: str) -> bool:
 
 
 def collect_items(ports: Sequence[Port], inputs: Mapping[str, Any]) -> list[Any]:
-    """Return the inputs in order: arrays as native code takes them, sequences as lists of such.
+    """Return the inputs in order: arrays as native code takes them, and sequences of such.
 
     Raises:
         InputError: a name is missing or unknown, or a value is not of its type.
@@ -50,7 +51,7 @@ def _checked(value: Any, kind: str, where: str) -> Any:
     if not isinstance(value, list | tuple):
         text = f"{type(value).__name__} is not a sequence of arrays"
         raise InputError(text, where=where, hint="give a list of arrays")
-    return [_checked(element, inner, where) for element in value]
+    return Elements([_checked(element, inner, where) for element in value])
 
 
 def _array(value: Any, kind: str, where: str) -> Array:

@@ -13,6 +13,7 @@ import numpy as np
 
 from whet.errors import ResourceError
 from whet.limits import free_bytes, machine_bytes
+from whet.runtime.elements import Elements
 
 VALUE_BYTES = 400
 """What an array takes beside its elements."""
@@ -57,14 +58,17 @@ class LoopMemory:
 
 def result_bytes(function: str, arguments: Sequence[Any]) -> int:
     """Return about how many bytes a function of the host makes of its arguments."""
-    joined = function == "ConcatFromSequence" and isinstance(arguments[0], list)
-    values = arguments[0] if joined else arguments
+    values: Sequence[Any] = arguments
+    if function == "ConcatFromSequence" and isinstance(arguments[0], Elements):
+        values = arguments[0].copied()
+    elif function == "SequenceInsert" and len(arguments) == 2:
+        values = arguments[1:]  # at the end: it shares what was there
     return sum(_bytes(value) for value in values) + VALUE_BYTES
 
 
 def _bytes(value: Any) -> int:
     """Return the size of a value, but for the elements of a sequence, which a copy shares."""
-    if isinstance(value, list):
+    if isinstance(value, Elements):
         return _POINTER_BYTES * len(value)
     if not isinstance(value, np.ndarray):
         return 0

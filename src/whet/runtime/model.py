@@ -66,13 +66,13 @@ class CompiledModel:
         self._source = source
         self._parts = parts
         self._threads = threads
-        self._plan = _script_plan(parts)
+        self._plan = _script_plan(parts, threads)
         self._inputs = _make_ports(program.inputs, program.input_shapes)
         self._outputs = _make_ports(program.outputs, program.output_shapes)
         self._dims = _input_dims(program)
         self._changed = changed_inputs(program)
         self._blocks = _picture_blocks(parts, self._inputs)
-        self._bindings = Bindings(program, self._inputs) if self._plan is None else None
+        self._bindings = Bindings(program, self._inputs, threads) if self._plan is None else None
         self._known = self._bindings.known if self._bindings is not None else {}
         self._engine = _make_engine(parts, code, threads) if code else None
         self._names = tuple(spec.name for spec in program.outputs)
@@ -308,13 +308,13 @@ class CompiledModel:
             return State(engine)
 
 
-def _script_plan(parts: Parts) -> ScriptPlan | None:
+def _script_plan(parts: Parts, threads: int) -> ScriptPlan | None:
     """Return the plan of a program with a script; what runs scripts is imported for those alone."""
     if parts.program.script is None:
         return None
     from whet.runtime.walk import ScriptPlan
 
-    return ScriptPlan(parts.program, parts.weights)
+    return ScriptPlan(parts.program, parts.weights, threads)
 
 
 def _picture_blocks(parts: Parts, inputs: Sequence[Port]) -> Blocks | None:

@@ -1,4 +1,4 @@
-"""Functions of the script on sequences, which are lists, and optionals, which may be ``None``."""
+"""Functions of the script on sequences, and on optionals, which may be ``None``."""
 
 from __future__ import annotations
 
@@ -8,45 +8,49 @@ import numpy as np
 
 from whet.errors import ShapeError
 from whet.program.script import Call
+from whet.runtime.elements import Elements
 
 Values = list[Any]
 
 
 def construct(step: Call, inputs: Values) -> Values:
     """Return a sequence of the inputs."""
-    return [list(inputs)]
+    return [Elements(list(inputs))]
 
 
 def empty(step: Call, inputs: Values) -> Values:
     """Return a sequence of nothing."""
-    return [[]]
+    return [Elements([])]
 
 
 def at(step: Call, inputs: Values) -> Values:
     """Return one element."""
     sequence, position = inputs
-    return [sequence[_position(step, position, len(sequence) - 1, len(sequence))]]
+    return [sequence.at(_position(step, position, len(sequence) - 1, len(sequence)))]
 
 
 def insert(step: Call, inputs: Values) -> Values:
     """Return a sequence with one more element, at a position or at the end."""
-    sequence, element = list(inputs[0]), inputs[1]
+    sequence, element = inputs[0], inputs[1]
     given = inputs[2] if len(inputs) > 2 else None
     size = len(sequence)
     place = size if given is None else _position(step, given, size, size)
-    sequence.insert(place, element)
-    return [sequence]
+    if place == size:
+        return [sequence.grown(element)]
+    longer = sequence.copied()
+    longer.insert(place, element)
+    return [Elements(longer)]
 
 
 def erase(step: Call, inputs: Values) -> Values:
     """Return a sequence without one element: that at a position, or the last."""
-    sequence = list(inputs[0])
+    sequence = inputs[0].copied()
     given = inputs[1] if len(inputs) > 1 else None
     if not sequence:
         raise ShapeError("there is nothing to erase", where=step.where)
     size = len(sequence)
     del sequence[-1 if given is None else _position(step, given, size - 1, size)]
-    return [sequence]
+    return [Elements(sequence)]
 
 
 def length(step: Call, inputs: Values) -> Values:
@@ -57,11 +61,12 @@ def length(step: Call, inputs: Values) -> Values:
 def concatenate(step: Call, inputs: Values) -> Values:
     """Return all elements as one array, along an old or a new axis."""
     settings = dict(step.settings)
-    if not inputs[0]:
+    elements = inputs[0].copied()
+    if not elements:
         raise ShapeError("an empty sequence has no shape to put together", where=step.where)
     join = np.stack if settings["new_axis"] else np.concatenate
     try:
-        return [join(inputs[0], axis=int(str(settings["axis"])))]
+        return [join(elements, axis=int(str(settings["axis"])))]
     except ValueError as error:
         raise ShapeError(f"arrays do not go together: {error}", where=step.where) from error
 
@@ -86,7 +91,7 @@ def split(step: Call, inputs: Values) -> Values:
     parts = np.split(array, cuts, axis=axis) if size or sizes is not None else []
     if not settings["keepdims"]:
         parts = [part.squeeze(axis) for part in parts]
-    return [[np.array(part, order="C") for part in parts]]
+    return [Elements([np.array(part, order="C") for part in parts])]
 
 
 def optional(step: Call, inputs: Values) -> Values:

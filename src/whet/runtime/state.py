@@ -56,7 +56,7 @@ class Engine(msgspec.Struct, frozen=True, eq=False):
         code: the mapped machine code.
         layout: where the tables of a context lie.
         constants: address by buffer index.
-        scratch_bytes: scratch memory for each thread.
+        scratch_bytes: scratch memory for each thread beside the arena; of older files.
         threads: threads of one call.
     """
 
@@ -80,7 +80,7 @@ class State:
         self._arena_bytes = 0
         self._profile: mmap.mmap | None = None
         threads = engine.threads
-        stride = -(-engine.scratch_bytes // context.LINE) * context.LINE + context.LINE
+        stride = context.scratch_stride(engine.scratch_bytes)
         size = -(-engine.layout.size_bytes(threads) // mmap.PAGESIZE) * mmap.PAGESIZE
         self._block = allocate(size + stride * threads)
         self.address = buffer_address(self._block)

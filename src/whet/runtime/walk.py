@@ -31,6 +31,7 @@ from whet.program.script import (
 from whet.runtime.arrays import Array, dim_name, empty_aligned
 from whet.runtime.bindings import fits, needed_dims, refuse_zeros
 from whet.runtime.calls import CALLS
+from whet.runtime.elements import as_plain
 from whet.runtime.loop_memory import VALUE_BYTES, LoopMemory, result_bytes
 from whet.runtime.piles import Piles
 from whet.runtime.state import Binding, State
@@ -48,12 +49,14 @@ class ScriptPlan:
     Args:
         program: the program, with its script.
         weights: the weights section.
+        threads: threads of one call.
     """
 
-    def __init__(self, program: Program, weights: Array) -> None:
+    def __init__(self, program: Program, weights: Array, threads: int) -> None:
         assert program.script is not None, "only a program with parts is planned this way"
         self.script: Script = program.script
         self.program = program
+        self._threads = threads
         self._live = [part_liveness(program, part) for part in program.parts]
         self._bindings: list[dict[tuple[int, ...], Binding]] = [{} for _ in program.parts]
         self._needed = needed_dims(program)
@@ -90,7 +93,9 @@ class ScriptPlan:
 
     def arena_bytes(self, dims: Mapping[str, int]) -> int:
         """Return the arena that the largest part needs for given dimensions."""
-        plans = (plan_memory(self.program, dims, live) for live in self._live)
+        plans = (
+            plan_memory(self.program, dims, live, threads=self._threads) for live in self._live
+        )
         return max((plan.arena_bytes for plan in plans), default=0)
 
     def binding(self, number: int, dims: Dims) -> Binding:
@@ -125,7 +130,7 @@ class ScriptPlan:
             for launch in launches:
                 launch.chunks.evaluate(dims)
             sizes = [size.evaluate(dims) for size, _ in live.sizes]
-            plan = plan_memory(self.program, dims, live)
+            plan = plan_memory(self.program, dims, live, threads=self._threads)
         except ZeroDivisionError:
             raise _odd_sizes(part, launches, dims) from None
         if any(size < 0 for size in sizes):
@@ -166,7 +171,7 @@ class Walk:
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         """Run the script; returns its outputs."""
-        return self._block(self._plan.script.main, inputs)
+        return [as_plain(value) for value in self._block(self._plan.script.main, inputs)]
 
     def _block(self, block: Block, inputs: Sequence[Any]) -> list[Any]:
         slots = self._slots

@@ -91,7 +91,7 @@ def _lay_out(
         for spec, axes in zip(program.inputs, program.input_shapes, strict=True)
     )
     dims = bind_dims(ports, program.dims, tuple(inputs[s.name].shape for s in program.inputs))
-    plan = plan_memory(program, dims, find_liveness(program))
+    plan = plan_memory(program, dims, find_liveness(program), threads=threads)
     memory = _Memory()
     outputs = [
         next(k for k, b in enumerate(program.buffers) if _is_output(b, spec.name))
@@ -109,13 +109,11 @@ def _lay_out(
         elif buffer.kind is BufferKind.INPUT:
             data = np.ascontiguousarray(inputs[buffer.name]).tobytes()
             places[number] = memory.add(len(data), data), 0
-        elif buffer.kind is BufferKind.TEMP:
+        elif number in plan.offsets:
             places[number] = arena, plan.offsets[number]
     table = layout.buffer_table
     memory.pointers += [(table + 8 * n, *place) for n, place in places.items()]
-    stride = -(-program.scratch_bytes // 64) * 64 + 64
-    memory.pointers.append((context.SCRATCH, memory.add(stride * threads), 0))
-    memory.words += [(context.THREADS, threads), (context.SCRATCH_STRIDE, stride)]
+    memory.words.append((context.THREADS, threads))
     memory.words.append((context.SPIN_NS, SPIN_NS))
     memory.words += [(context.DIMS + 8 * k, dims[name]) for k, name in enumerate(program.dims)]
     shapes = [tuple(a.evaluate(dims) for a in axes) for axes in program.output_shapes]

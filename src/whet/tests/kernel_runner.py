@@ -18,7 +18,7 @@ from whet.dtypes import numpy_dtype
 from whet.frontend.load import load_model
 from whet.index import Dim, as_poly, product, var
 from whet.kernel.chain import Chain
-from whet.kernel.interpret import (
+from whet.kernel.interpret_kernels import (
     run_attention,
     run_chain,
     run_contraction,

@@ -84,7 +84,6 @@ class FakeModel:
             dims=(),
             buffers=(),
             launches=(launch,),
-            scratch_bytes=0,
             threads=1,
             target=TargetInfo("x86_64-unknown-linux-gnu", "test", ()),
         )

@@ -151,8 +151,6 @@ int main(int argc, char **argv) {
   ctx = aligned_alloc(64, (CONTEXT_BYTES + 63) / 64 * 64);
   memset(ctx, 0, CONTEXT_BYTES);
   ctx[0] = THREAD_COUNT;
-  ctx[1] = (int64_t)aligned_alloc(64, 4096 * THREAD_COUNT);
-  ctx[2] = 4096;
   ctx[4] = (int64_t)&syscall;
   ctx[5] = (int64_t)&clock_gettime;
   ctx[6] = SPIN_NS;
@@ -166,7 +164,7 @@ int main(int argc, char **argv) {
   for (int run = 0; run < 20; run++) ((void (*)(void *))(image + OFFSET_START))(ctx);
   ((void (*)(void *))(image + OFFSET_STOP))(ctx);
   for (int64_t t = 1; t < THREAD_COUNT; t++) pthread_join(helpers[t], 0);
-  int64_t *out = (int64_t *)ctx[BUFFER_TABLE / 8 + BUFFERS - 1];
+  int64_t *out = (int64_t *)ctx[BUFFER_TABLE / 8 + RESULT];
   for (int i = 0; i < ELEMENTS; i++) printf("%lld\n", (long long)out[i]);
   return 0;
 }
@@ -191,6 +189,7 @@ def test_arm_under_emulation(tmp_path: Path, threads: int, spin_ns: int) -> None
         "THREAD_COUNT": threads,
         "SPIN_NS": spin_ns,
         "BUFFERS": len(program.buffers),
+        "RESULT": 16,
         "BUFFER_TABLE": layout.buffer_table,
         "ELEMENTS": 11 * CHUNK,
         **{f"OFFSET_{n.upper()}": image.symbols[f"whet_{n}"] for n in ("start", "stop", "worker")},

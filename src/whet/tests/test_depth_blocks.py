@@ -18,6 +18,7 @@ from whet.codegen.objects.targets import resolve_target
 from whet.driver import plan
 from whet.kernel.schedule import Work, choose_tile
 from whet.kernel.spec import Contraction
+from whet.program.records import NO_SCRATCH, BufferKind
 from whet.tests.kernel_runner import execute, interpret, kernels_of, trial_of
 from whet.tests.tolerance import assert_close
 
@@ -151,7 +152,14 @@ def test_sums_that_wait_have_scratch() -> None:
     tiles = [k.tile for k in kernels if k.tile.block]
     assert tiles
     sums = max(t.row_items * t.panels * t.rows * t.vectors * 16 for t in tiles)
-    assert assembled.program.scratch_bytes >= 4 * sums
+    program = assembled.program
+    (size,) = {b.size_bytes for b in program.buffers if b.kind is BufferKind.SCRATCH}
+    assert (size.constant or 0) >= 4 * sums
+    users = {x.kernel for x in program.launches if x.scratch != NO_SCRATCH}
+    blocked = {
+        n for n, k in assembled.kernels.items() if isinstance(k, Contraction) and k.tile.block
+    }
+    assert users == blocked
 
 
 def _deep() -> onnx.ModelProto:

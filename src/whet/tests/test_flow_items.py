@@ -13,6 +13,7 @@ import pytest
 import whet
 from whet.cli.main import run_command
 from whet.errors import InputError, OptionError, ShapeError, UnsupportedError
+from whet.runtime.elements import Elements
 from whet.tests.flow_models import check, compiled, parse
 
 X = np.random.default_rng(5).standard_normal((4, 3)).astype(np.float32)
@@ -69,6 +70,60 @@ def test_a_loop_that_fills_a_sequence() -> None:
     check(model, {"x": X[0], "n": 4}, X[0] * np.arange(4, dtype=np.float32)[:, None])
     with pytest.raises(ShapeError, match="empty"):
         model({"x": X[0], "n": np.array(0)})
+
+
+def test_sequences_that_grow_from_one_leave_it_alone() -> None:
+    model = compiled(
+        """g (seq(float[3]) s, float[3] a, float[3] b, int64 k) =>
+            (seq(float[3]) r, seq(float[3]) t, seq(float[3]) u, seq(float[3]) v, seq(float[3]) w) {
+            t = SequenceInsert(s, a) u = SequenceInsert(s, b) e = SequenceErase(t)
+            v = SequenceInsert(e, b) w = SequenceInsert(v, a, k) r = Identity(s) }"""
+    )
+    a, b = X[0], X[1]
+    own = [X[2], X[3]]
+    found: Any = model({"s": own, "a": a, "b": b, "k": np.array(1)})
+    wanted = {
+        "r": [*X[2:]], "t": [*X[2:], a], "u": [*X[2:], b], "v": [*X[2:], b],
+        "w": [X[2], a, X[3], b],
+    }  # fmt: skip
+    assert len(own) == 2
+    for name, rows in wanted.items():
+        assert isinstance(found[name], list)
+        np.testing.assert_array_equal(found[name], rows, err_msg=name)
+    found["t"].append(a)
+    assert [len(found[name]) for name in "rtuvw"] == [2, 4, 3, 3, 4]
+
+
+def test_a_sequence_that_starts_two_loops() -> None:
+    """Both begin with the same elements, and the second trip of each grows what the first made."""
+    fill = """Loop(n, , s) <body = b{0} (int64 i{0}, bool c{0}, seq(float[3]) t{0}) =>
+        (bool d{0}, seq(float[3]) u{0}) {{
+        d{0} = Identity(c{0}) w{0} = {1}(x, x) u{0} = SequenceInsert(t{0}, w{0}) }}>"""
+    model = compiled(
+        f"""g (float[3] x, int64 n) => (float[p,3] y, float[q,3] z) {{
+        e = SequenceEmpty() s = SequenceInsert(e, x)
+        f = {fill.format(1, "Add")} g = {fill.format(2, "Mul")}
+        y = ConcatFromSequence<axis=0, new_axis=1>(f)
+        z = ConcatFromSequence<axis=0, new_axis=1>(g) }}"""
+    )
+    x = X[0]
+    check(model, {"x": x, "n": 3}, np.stack([x, *[x + x] * 3]), np.stack([x, *[x * x] * 3]))
+
+
+def test_what_grows_shares_a_list() -> None:
+    """Then a loop that fills a sequence takes time in proportion to its trips."""
+    first = Elements([1])
+    second = first.grown(2)
+    third, other = second.grown(3), second.grown(4)
+    assert third._shared is second._shared is first._shared
+    assert other._shared is not third._shared
+    assert [e.copied() for e in (first, second, third, other)] == [
+        [1],
+        [1, 2],
+        [1, 2, 3],
+        [1, 2, 4],
+    ]
+    assert [len(first), third.at(2), other.at(2)] == [1, 3, 4]
 
 
 def test_optionals() -> None:

@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 import whet
-from whet import limits
+from whet import cgroups
 from whet.cli import exits
 from whet.errors import ResourceError
 from whet.runtime import piles
@@ -30,7 +30,8 @@ COLLECTS = """g (float[1] x, int64 k) => (float[1] y, float[m,1] z) {
 def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     """A container of 300 MiB."""
     (tmp_path / "memory.max").write_text(str(300 << 20))
-    monkeypatch.setattr(limits, "_CGROUP_MEMORY", tmp_path / "memory.max")
+    monkeypatch.setattr(cgroups, "_ROOT", tmp_path)
+    monkeypatch.setattr(cgroups, "_OWN", tmp_path / "cgroup")
     return 300 << 20
 
 

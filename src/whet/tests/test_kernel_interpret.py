@@ -7,7 +7,8 @@ import pytest
 
 from whet.index import ZERO, Axis, Dim, as_poly, var
 from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Read, Var, Within, index_of
-from whet.kernel.interpret import evaluate_tensor, run_contraction, run_nest
+from whet.kernel.interpret import evaluate_tensor
+from whet.kernel.interpret_kernels import run_contraction, run_nest
 from whet.kernel.semantics import SEMANTICS, convert
 from whet.kernel.spec import Contraction, Nest, Panels, Param, Step, Store, Tile
 from whet.kernel.tensor import Attend, Definition, Product, Tensor, axes_for

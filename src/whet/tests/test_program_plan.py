@@ -6,18 +6,19 @@ import msgspec
 import numpy as np
 import pytest
 
-from whet.index import Dim, var
+from whet.index import Dim, as_poly, var
 from whet.program.context import ContextLayout, layout_of, segments_of
-from whet.program.plan import MemoryPlan, check_plan, plan_memory
-from whet.program.records import Program
+from whet.program.plan import MemoryPlan, check_plan, find_liveness, most_live, plan_memory
+from whet.program.records import NO_SCRATCH, Buffer, BufferKind, Program
 from whet.program.schedule import assign_waits
+from whet.program.scratch import assign_scratch
 from whet.tests.toys import make_program, random_steps
 
 
 def _random_program(seed: int, steps: int = 60, *, reuse: bool = True) -> Program:
     rng = np.random.default_rng(seed)
     program = make_program(
-        random_steps(rng, steps, 2), [steps + 1], chunks=var(Dim("n")), reuse=reuse
+        random_steps(rng, steps, 2), [steps + 1], chunks=var(Dim("n")), reuse=reuse, scratch=0
     )
     buffers = tuple(
         msgspec.structs.replace(b, size_bytes=b.size_bytes * int(rng.integers(1, 9)) + 4)
@@ -49,14 +50,14 @@ def test_plans_need_no_further_barriers(seed: int) -> None:
 
 
 def test_chain_needs_two_places() -> None:
-    program = make_program([("mix", k, 1) for k in (0, *range(2, 11))], [11], chunks=8)
+    program = make_program([("mix", k, 1) for k in (0, *range(2, 11))], [11], chunks=8, scratch=0)
     plan = plan_memory(program, {})
     assert plan.arena_bytes == 2 * 8 * 64
     assert [launch.waits for launch in program.launches] == [False] + [True] * 9
 
 
 def test_independent_launches_do_not_wait() -> None:
-    program = make_program([("mix", 0, 1), ("sub", 0, 1), ("mix", 2, 3)], [4])
+    program = make_program([("mix", 0, 1), ("sub", 0, 1), ("mix", 2, 3)], [4], scratch=0)
     assert [launch.waits for launch in program.launches] == [False, False, True]
     assert segments_of(program.launches) == [range(2), range(2, 3)]
     assert layout_of(program) == ContextLayout(dims=0, buffers=5, launches=3, segments=2)
@@ -78,7 +79,7 @@ def test_shared_ranges_wait() -> None:
 
 
 def test_check_finds_faults() -> None:
-    program = make_program([("mix", 0, 1), ("sub", 2, 1), ("mix", 2, 3)], [4], chunks=1)
+    program = make_program([("mix", 0, 1), ("sub", 2, 1), ("mix", 2, 3)], [4], chunks=1, scratch=0)
     good = plan_memory(program, {})
     assert not check_plan(program, {}, good)
     assert check_plan(program, {}, MemoryPlan({2: 0, 3: 0}, 64)) == [
@@ -87,6 +88,50 @@ def test_check_finds_faults() -> None:
     assert len(check_plan(program, {}, MemoryPlan({2: 8, 3: 128}, 256))) == 1
     assert len(check_plan(program, {}, MemoryPlan({2: 0, 3: 64}, 64))) == 1
     assert check_plan(program, {}, MemoryPlan({2: 0}, 64)) == ["buffer 3 has no place"]
+
+
+def test_scratch_lies_where_temporaries_are_not() -> None:
+    """Three values of 512 bytes live at once at the end, two when the large scratch is needed."""
+    steps = [("mix", 0, 1), ("sub", 2, 1), ("mix", 2, 3), ("mix", 2, 3), ("mix", 4, 5)]
+    program = make_program(steps, [6], chunks=8, scratch=0)
+    buffers = list(program.buffers)
+    needs = {"mix_8": 0, "sub_8": 190}
+    launches = assign_scratch(program.launches, buffers, needs)
+    assert [k.scratch for k in launches] == [NO_SCRATCH, 7, *[NO_SCRATCH] * 3]
+    assert buffers[7] == Buffer(BufferKind.SCRATCH, as_poly(190), "scratch")
+    scratched = msgspec.structs.replace(program, buffers=tuple(buffers), launches=launches)
+    for threads, most in ((1, 4 * 512), (4, 4 * 512), (5, 2 * 512 + 5 * 256)):
+        plan = plan_memory(scratched, {}, threads=threads)
+        assert plan.arena_bytes == most
+        assert not check_plan(scratched, {}, plan, threads=threads)
+    few = plan_memory(scratched, {}, threads=1)
+    assert check_plan(scratched, {}, few, threads=32)
+
+
+def test_launches_between_two_barriers_share_scratch() -> None:
+    steps = [("mix", 0, 1), ("sub", 0, 1), ("mix", 2, 3)]
+    program = make_program(steps, [4], chunks=1, scratch=0)
+    buffers = list(program.buffers)
+    launches = assign_scratch(program.launches, buffers, {"mix_1": 10, "sub_1": 20})
+    assert [k.scratch for k in launches] == [5, 5, 6]
+    assert [b.size_bytes.constant for b in buffers[5:]] == [20, 10]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("reuse", [True, False])
+def test_plans_with_scratch_hold(seed: int, reuse: bool) -> None:
+    program = _random_program(seed, reuse=reuse)
+    buffers = list(program.buffers)
+    needs = {x.kernel: 1000 * x.kernel.startswith("mix") for x in program.launches}
+    launches = assign_scratch(program.launches, buffers, needs)
+    scratched = msgspec.structs.replace(program, buffers=tuple(buffers), launches=launches)
+    for threads in (1, 7):
+        plan = plan_memory(scratched, {"n": 3}, threads=threads)
+        assert not check_plan(scratched, {"n": 3}, plan, threads=threads)
+        alone = plan_memory(program, {"n": 3}).arena_bytes
+        assert alone <= plan.arena_bytes
+        live = find_liveness(scratched)
+        assert most_live(live, live.sizes_in({"n": 3}, threads)) <= plan.arena_bytes
 
 
 def test_context_tables_are_apart() -> None:

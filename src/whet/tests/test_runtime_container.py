@@ -14,12 +14,14 @@ import msgspec
 import numpy as np
 import pytest
 
+from whet.codegen.writing.builder import I64, PTR, Builder, Value
 from whet.errors import ArtifactError, TargetError, WhetError
 from whet.index import Dim, as_poly, var
+from whet.program import context
 from whet.program.container import MINOR, digest, map_section, open_container
 from whet.program.make_manifest import make_manifest
 from whet.program.manifest import SectionRow, decode_manifest, encode_manifest, program_of
-from whet.program.records import Content, Program, TargetInfo
+from whet.program.records import Content, Launch, Program, TargetInfo
 from whet.program.save import write_container
 from whet.runtime.load import load
 from whet.tests.saved_programs import STEPS, saved
@@ -194,7 +196,11 @@ def test_manifest_is_strict() -> None:
         ('"offset":0}', '"offset":8}'),
         ('"offset":0}', '"offset":1048576}'),
         ('"threads":1', '"threads":5000'),
-        ('"scratch_bytes":64', '"scratch_bytes":-1'),
+        ('"scratch_bytes":0', '"scratch_bytes":-1'),
+        ('"scratch":7', '"scratch":5'),
+        ('"scratch":7', '"scratch":-2'),
+        ('"scratch":7', '"scratch":99'),
+        ('"args":[0,1,3]', '"args":[0,1,7]'),
         ('"name":"y"', '"name":"x"'),
         ('"axes":[2,8]', '"axes":[2]'),
     ],
@@ -254,6 +260,33 @@ def test_files_of_format_2_0_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     newer.write_bytes(data[:12] + struct.pack("<I", MINOR + 1) + data[16:])
     with pytest.raises(ArtifactError, match="newer"):
         load(newer)
+
+
+def _own_scratch(b: Builder, _: Program, __: Launch, thread: Value | None) -> Value:
+    """Write what code of format 2.1 takes as scratch memory: the context says where all lies."""
+    base = b.load(PTR, b.gep(b.param(0), "i8", context.SCRATCH), align=8)
+    stride = b.load(I64, b.gep(b.param(0), "i8", context.SCRATCH_STRIDE), align=8)
+    return base if thread is None else b.gep(base, "i8", b.binary("mul", stride, thread))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_code_of_format_2_1_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    path = tmp_path / "m.whet"
+    program = make_program(STEPS[:1], [2], chunks=64, threads=threads, scratch=0)
+    program = msgspec.structs.replace(program, scratch_bytes=64)
+    with monkeypatch.context() as patch:
+        patch.setattr("whet.program.save.MINOR", 1)
+        patch.setattr("whet.codegen.threads.spmd._scratch", _own_scratch)
+        make_model(program).save(path)
+    assert b'"scratch":' not in path.read_bytes()
+    model = load(path)
+    assert model.program == program
+    x = np.arange(64 * CHUNK).reshape(64, CHUNK)
+    want = simulate(STEPS[:1], [x, x])[2]
+    for _ in range(20):
+        np.testing.assert_array_equal(model({"x": x, "y": x})["o2"].reshape(-1), want)
 
 
 def test_load_is_light_and_quick(tmp_path: Path) -> None:

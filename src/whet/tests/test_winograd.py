@@ -262,3 +262,45 @@ def test_other_strides_are_direct_sums(strides: list[int]) -> None:
         dim.dim_value = 28 // step + 1
     names = plan(model, options=whet.Options(threads=2)).kernels
     assert not any(name.startswith("winograd") for name in names), names
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("pad", [0, 1, 2])
+def test_part_of_an_image_has_edges_of_its_own(pad: int, stride: int, cache: Path) -> None:
+    """Behind the edge of a part that is read in place are zeros, not what lies beside it."""
+    rng = np.random.default_rng(pad)
+    weights = {"w0": scaled(rng, 64, 64, 1, 1), "w1": scaled(rng, 64, 64, 3, 3)}
+    places = {"starts": [1, 2], "ends": [55, 57], "axes": [2, 3]}
+    constants = {**weights, **{k: np.array(v) for k, v in places.items()}}
+    pads, strides = [pad] * 4, [stride, stride]
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["wide"]),
+        helper.make_node("Slice", ["wide", "starts", "ends", "axes"], ["part"]),
+        helper.make_node("Conv", ["part", "w1"], ["y"], pads=pads, strides=strides),
+    ]
+    x = rng.standard_normal((1, 64, 58, 58)).astype(np.float32)
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("y", "wide")]
+    graph = helper.make_graph(
+        nodes,
+        "part",
+        [given],
+        outputs,
+        [numpy_helper.from_array(v, k) for k, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    compiled = whet.compile(model, options=whet.Options(threads=2, cache_dir=cache))
+    result = compiled({"x": x})
+    wide = np.einsum("nchw,mc->nmhw", x.astype(np.float64), weights["w0"][..., 0, 0])
+    expected = in_double(lone_convolution(weights["w1"], pads, strides), wide[:, :, 1:55, 2:57])
+    np.testing.assert_allclose(result["wide"], wide, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(result["y"], expected, atol=1e-4, rtol=1e-5)
+
+
+def lone_convolution(weights: Array, pads: list[int], strides: list[int]) -> ModelProto:
+    """Return a convolution and nothing else."""
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=pads, strides=strides)
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in "xy"]
+    constants = [numpy_helper.from_array(weights, "w")]
+    graph = helper.make_graph([node], "lone", ends[:1], ends[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

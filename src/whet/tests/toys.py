@@ -21,6 +21,7 @@ from whet.program.records import (
     TensorSpec,
 )
 from whet.program.schedule import assign_waits
+from whet.program.scratch import assign_scratch
 from whet.runtime.load import from_memory
 from whet.runtime.model import CompiledModel
 from whet.runtime.parts import Parts
@@ -85,8 +86,12 @@ def make_program(
     constants: int = 0,
     reuse: bool = True,
     triple: str = HOST,
+    scratch: int = 64,
 ) -> Program:
-    """Return a program: value 0 is input ``x``, 1 is ``y``, then constants, then one per step."""
+    """Return a program: value 0 is input ``x``, 1 is ``y``, then constants, then one per step.
+
+    Without scratch memory it can be planned, and does not run.
+    """
     count = as_poly(chunks)
     symbolic = count.constant is None
     elements = count * CHUNK
@@ -113,6 +118,8 @@ def make_program(
         )
         for k, (kind, a, b) in enumerate(steps)
     ]
+    scheduled = assign_waits(launches, buffers)
+    scheduled = assign_scratch(scheduled, buffers, {x.kernel: scratch for x in launches})
     shape = ("n", CHUNK) if symbolic else (count.constant or 0, CHUNK)
     axes = (count, as_poly(CHUNK))
     names = [f"o{k}" for k in outputs]
@@ -123,8 +130,7 @@ def make_program(
         output_shapes=tuple(axes for _ in names),
         dims=("n",) if symbolic else (),
         buffers=tuple(buffers),
-        launches=assign_waits(launches, buffers),
-        scratch_bytes=64,
+        launches=scheduled,
         threads=threads,
         target=TargetInfo(triple, "generic", ()),
         reuse=reuse,

@@ -7,6 +7,12 @@ from itertools import chain
 
 from msgspec.structs import replace
 
+from whet.kernel.integer_winograd_schedule import (
+    IntegerConvolution,
+    Plan,
+    fits_integers,
+    integer_plans,
+)
 from whet.kernel.schedule import (
     MAX_VECTORS,
     NEAR_STEPS,
@@ -16,11 +22,13 @@ from whet.kernel.schedule import (
     most_rows,
     tile_of_shape,
 )
-from whet.kernel.schedules import Answer, Question, fits
+from whet.kernel.schedules import Answer, Question, answer_of, fits
 from whet.kernel.spec import Tile
 from whet.kernel.winograd_schedule import sizes_for, winograd_of_size
 from whet.kernel.winograd_work import Convolution
 
+WAYS = 2
+"""Schedules of Winograd's algorithm in integers that are tried of each width."""
 SHAPES = 4
 """Register tiles that are tried, the best by the cost model."""
 
@@ -34,6 +42,8 @@ def candidates(question: Question, current: Answer) -> list[Answer]:
     """
     if isinstance(question.work, Work):
         made = _of_product(question, question.work, current)
+    elif isinstance(question.work, IntegerConvolution):
+        made = _of_integers(question, question.work, current)
     else:
         made = _of_convolution(question, question.work, current)
     return [answer for answer in dict.fromkeys(made) if answer != current]
@@ -66,6 +76,45 @@ def _of_convolution(question: Question, work: Convolution, current: Answer) -> I
                 continue  # nor at the rest, where tiles are images
             if not near and option.rows <= most_rows(question.target, option.vectors):
                 yield Answer(current.size, option)
+
+
+def _of_integers(question: Question, work: IntegerConvolution, current: Answer) -> Iterator[Answer]:
+    """Return the plain product, the best ways of Winograd's algorithm and what is around one."""
+    yield Answer()
+    target = question.target
+    for plan in _of_each_way(integer_plans(work, target, question.threads)):
+        yield answer_of(plan)
+    if current.tile is None:
+        return
+    tile = current.tile
+    around = [Plan(current.size, t, current.in_registers) for t in _around_integers(tile)]
+    sizes = (2 * current.size, -(-current.size // 2))
+    around += [Plan(size, tile, current.in_registers) for size in sizes]
+    for plan in around:
+        if fits_integers(plan, work, target) and plan.tile.rows <= max(
+            most_rows(target, plan.tile.vectors), 1
+        ):
+            yield answer_of(plan)
+
+
+def _of_each_way(plans: list[Plan]) -> Iterator[Plan]:
+    """Return the best schedules of each width and place of the taps, in an order of the best."""
+    seen: dict[tuple[int, bool], int] = {}
+    for plan in plans:
+        way = plan.tile.vectors, plan.in_registers
+        seen[way] = seen.get(way, 0) + 1
+        if seen[way] <= WAYS:
+            yield plan
+
+
+def _around_integers(tile: Tile) -> Iterator[Tile]:
+    """Return schedules of integers that differ in one thing."""
+    for panels in (2 * tile.panels, -(-tile.panels // 2)):
+        yield replace(tile, panels=panels)
+    for prefetch in (0, 1, 2):
+        yield replace(tile, prefetch=prefetch)
+    for block in (2 * tile.block, tile.block // 2):
+        yield replace(tile, block=block)
 
 
 def _shapes(question: Question, work: Work) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from whet.codegen.writing.builder import F32, Builder, Value, const, i64, vector
+from whet.codegen.writing.dot_product import DotProduct, Factors
 
 UNROLL = 4
 
@@ -22,11 +23,16 @@ class Operands(msgspec.Struct, frozen=True):
         vectors: vector operand.
         lines: broadcast operand at as many depth steps as a vector has lanes, for targets whose
             multiply-add takes a lane; ``None`` loads element by element.
+        dot: how integers are multiplied of which several share a lane of 32 bits; ``None`` for
+            floats.
+        unroll: depth steps in a round of the loop.
     """
 
     scalars: Operand
     vectors: Operand
     lines: Operand | None = None
+    dot: DotProduct | None = None
+    unroll: int = UNROLL
 
 
 def register_tile(
@@ -48,24 +54,34 @@ def register_tile(
         operands: what is multiplied.
         every: called once in each unrolled block of steps, for prefetching.
     """
-    type_ = vector(F32, width)
+    dot = operands.dot
+    type_ = vector(F32 if dot is None else "i32", width)
     cells = [[_zero(b, type_) for _ in range(shape[1])] for _ in range(shape[0])]
 
     def steps(k: Value, count: int) -> None:
         sums = [[b.load(type_, cell, 64) for cell in line] for line in cells]
         rows = [_Row(b, width, operands, i) for i in range(shape[0])]
         for u in range(count):
-            loaded = [operands.vectors(j, k, u) for j in range(shape[1])]
+            vectors = [operands.vectors(j, k, u) for j in range(shape[1])]
+            loaded = [(v,) if dot is None else dot.vectors(b, v) for v in vectors]
             for row, line in zip(rows, sums, strict=True):
                 value = row.broadcast(k, u, count)
                 for j, before in enumerate(line):
-                    line[j] = b.fma(value, loaded[j], before)
+                    line[j] = _added(b, dot, before, value, loaded[j])
         for line, targets in zip(sums, cells, strict=True):
-            for value, cell in zip(line, targets, strict=True):
-                b.store(value, cell, 64)
+            for total, cell in zip(line, targets, strict=True):
+                b.store(total, cell, 64)
 
-    unrolled(b, depth, steps, every)
+    unrolled(b, depth, steps, every, operands.unroll)
     return [[b.load(type_, cell, 64) for cell in line] for line in cells]
+
+
+def _added(
+    b: Builder, dot: DotProduct | None, before: Value, scalars: Factors, vectors: Factors
+) -> Value:
+    if dot is None:
+        return b.fma(scalars[0], vectors[0], before)
+    return dot.add(b, before, scalars, vectors)
 
 
 def unrolled(
@@ -73,15 +89,16 @@ def unrolled(
     depth: int | Value,
     steps: Callable[[Value, int], None],
     every: Callable[[], None] | None = None,
+    unroll: int = UNROLL,
 ) -> None:
     """Write the loop over unrolled blocks of steps, and the steps that are left."""
     length = i64(depth) if isinstance(depth, int) else depth
-    blocks, left = b.divide(length, UNROLL)
-    whole = b.mul(blocks, i64(UNROLL))
-    with b.loop(i64(0), whole, UNROLL, hint="k") as k:
+    blocks, left = b.divide(length, unroll)
+    whole = b.mul(blocks, i64(unroll))
+    with b.loop(i64(0), whole, unroll, hint="k") as k:
         if every is not None:
             every()
-        steps(k, UNROLL)
+        steps(k, unroll)
     if left.known is None:
         with b.loop(whole, length, hint="rest") as k:
             steps(k, 1)
@@ -104,12 +121,14 @@ class _Row(msgspec.Struct):
     row: int
     line: Value | None = None
 
-    def broadcast(self, k: Value, u: int, count: int) -> Value:
+    def broadcast(self, k: Value, u: int, count: int) -> Factors:
         """Return the element of step ``u`` of ``count`` in every lane."""
-        lines, lane = self.operands.lines, u % self.width
+        lines, lane, dot = self.operands.lines, u % self.width, self.operands.dot
+        if dot is not None:
+            return dot.scalars(self.b, self.operands.scalars(self.row, k, u), self.width)
         if lines is None or u - lane + self.width > count:
-            return self.b.splat(self.operands.scalars(self.row, k, u), self.width)
+            return (self.b.splat(self.operands.scalars(self.row, k, u), self.width),)
         if lane == 0:
             self.line = lines(self.row, k, u)
         assert self.line is not None, "a line is loaded at its first lane"
-        return self.b.shuffle(self.line, [lane] * self.width)
+        return (self.b.shuffle(self.line, [lane] * self.width),)

@@ -27,6 +27,11 @@ from whet.codegen.kinds.dequantized_product import (
     write_dequantized,
 )
 from whet.codegen.kinds.filter import filter_chunks, write_filter
+from whet.codegen.kinds.integer_winograd import (
+    integer_winograd_chunks,
+    integer_winograd_scratch,
+    write_integer_winograd,
+)
 from whet.codegen.kinds.nest import nest_chunks, write_nest
 from whet.codegen.kinds.paged import paged_chunks, paged_scratch, write_paged
 from whet.codegen.kinds.pooled import pooled_chunks, pooled_scratch, write_pooled
@@ -47,6 +52,7 @@ from whet.kernel.blocks import BlockProduct, RowQuantization
 from whet.kernel.chain import Chain
 from whet.kernel.dequantized import DequantizedProduct
 from whet.kernel.filter import Filter
+from whet.kernel.integer_winograd import IntegerWinograd
 from whet.kernel.paged import PagedAttention
 from whet.kernel.pooled import Pooled
 from whet.kernel.recurrence import Recurrence
@@ -84,6 +90,9 @@ KINDS: Mapping[type, KernelKind] = MappingProxyType(
         Attention: KernelKind(write_attention, attention_chunks, attention_scratch),
         Recurrence: KernelKind(write_recurrence, recurrence_chunks, _no_scratch),
         Winograd: KernelKind(write_winograd, winograd_chunks, winograd_scratch),
+        IntegerWinograd: KernelKind(
+            write_integer_winograd, integer_winograd_chunks, integer_winograd_scratch
+        ),
         Scan: KernelKind(write_scan, scan_chunks, _no_scratch),
         Scatter: KernelKind(write_scatter, scatter_chunks, _no_scratch),
         Sort: KernelKind(write_sort, sort_chunks, _no_scratch),

@@ -41,6 +41,9 @@ _FAST_PAIRS = ("znver4", "znver5")
 Intel's take four times as long: ResNet-50 took 46 ms in pairs, 25 in float32 (Emerald Rapids).
 """
 
+_NARROW = ("znver4",)
+"""CPUs that take two halves of a vector of AVX-512 at a time."""
+
 # Kept where a named AArch64 CPU has them, because threads meet through atomics.
 ARM_ATOMICS = ("lse", "rcpc")
 
@@ -136,6 +139,7 @@ def _x86(triple: str, cpu: str, features: str, has: set[str]) -> Target:
             dot=dot,
             bfloat16_dot="avx512bf16" in extras and cpu in _FAST_PAIRS,
             byte_tables="avx512vbmi" in extras,
+            products_per_cycle=1 if cpu in _NARROW else 2,
         )
     if set(AVX2) <= has:
         dot = "vnni" if "avxvnni" in extras else "pairs"
@@ -159,5 +163,11 @@ def _machine(triple: str, cpu: str, features: str) -> llvm.TargetMachine:
 
 
 def target_machine(target: Target) -> llvm.TargetMachine:
-    """Return LLVM's code generator for a target."""
-    return _machine(target.triple, target.cpu, target.features)
+    """Return LLVM's code generator for a target.
+
+    LLVM would part sums of products of 16-bit integers into two instructions for most CPUs: that
+    shortens a chain of them, but sums are many and independent, and registers run out.
+    """
+    whole = "+fast-dpwssd" if target.dot == "vnni" else ""
+    features = ",".join(part for part in (target.features, whole) if part)
+    return _machine(target.triple, target.cpu, features)

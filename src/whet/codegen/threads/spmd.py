@@ -17,8 +17,8 @@ from whet.codegen.writing.index_value import index_value
 from whet.errors import CompileError
 from whet.index import Atom, Dim, Poly
 from whet.program import context
-from whet.program.context import ContextLayout, layout_of, segments_of
-from whet.program.records import Launch, Program
+from whet.program.context import ContextLayout, layout_of, scratch_stride, segments_of
+from whet.program.records import NO_SCRATCH, Launch, Program
 
 _SLOT = {name: index for index, name in enumerate(STATE_SLOTS)}
 _MOST_CHUNKS = 2**31
@@ -85,6 +85,19 @@ def _write_thunks(module: Module, program: Program, layout: ContextLayout) -> No
         b.finish()
 
 
+def _scratch(b: Builder, program: Program, launch: Launch, thread: Value | None) -> Value:
+    """Write where the scratch memory of a thread lies, the first one if none is given."""
+    if launch.scratch == NO_SCRATCH:
+        return Value("null", PTR)
+    table = b.gep(b.param(0), "i8", layout_of(program).buffer_table)
+    base = b.load(PTR, b.gep(table, PTR, launch.scratch), align=8)
+    if thread is None:
+        return base
+    size = program.buffers[launch.scratch].size_bytes.constant
+    assert size is not None, "scratch memory has one size for all shapes"
+    return b.gep(base, "i8", b.binary("mul", i64(scratch_stride(size)), thread))
+
+
 def _parts(program: Program) -> list[range]:
     """Return the launches of each part, or all of them if there are no parts."""
     if not program.parts:
@@ -111,7 +124,6 @@ def _write_serial(module: Module, program: Program) -> None:
     b = Builder(module, "whet.serial", [(PTR, "ctx")])
     ctx = b.param(0)
     dims = b.gep(ctx, "i8", context.DIMS)
-    scratch = b.load(PTR, b.gep(ctx, "i8", context.SCRATCH), align=8)
     sizes = _load_dims(b, program, dims)
     several = len(program.parts) > 1
     part = b.load(I64, b.gep(ctx, "i8", context.PART), align=8) if several else None
@@ -119,6 +131,7 @@ def _write_serial(module: Module, program: Program) -> None:
         for index in launches:
             chunks = poly_value(b, program.launches[index].chunks, sizes)
             if chunks.text != "0":
+                scratch = _scratch(b, program, program.launches[index], None)
                 where = f"{ctx}, i64 {index}, {chunks}, ptr @whet.launch.{index}"
                 b.line(f"call void @whet.alone({where}, {dims}, {scratch})")
     b.finish()
@@ -136,9 +149,6 @@ def _write_parallel(module: Module, program: Program, layout: ContextLayout) -> 
     first = {"generation": generation, "thread": thread, "threads": threads, "finished": i64(0)}
     for name, value in first.items():
         b.store(value, b.gep(state, I64, _SLOT[name]), align=8)
-    base = b.load(PTR, b.gep(ctx, "i8", context.SCRATCH), align=8)
-    stride = b.load(I64, b.gep(ctx, "i8", context.SCRATCH_STRIDE), align=8)
-    scratch = b.gep(base, "i8", b.binary("mul", stride, thread))
     sizes = _load_dims(b, program, dims)
     part = b.load(I64, b.gep(dims, I64, layout.dims), align=8) if several else None
     segments = list(enumerate(segments_of(program.launches)))
@@ -150,6 +160,7 @@ def _write_parallel(module: Module, program: Program, layout: ContextLayout) -> 
                 chunks = poly_value(b, program.launches[index].chunks, sizes)
                 total = b.add(total, chunks)
                 if chunks.text != "0":
+                    scratch = _scratch(b, program, program.launches[index], thread)
                     where = f"{ctx}, {state}, i64 {index}, {chunks}, ptr @whet.launch.{index}"
                     b.line(f"call void @whet.share({where}, {dims}, {scratch})")
             _end_segment(b, f"{ctx}, {state}, i64 {number}, {total}", last=segment is own[-1][1])

@@ -1,8 +1,8 @@
 """Sums of several products in every 32-bit lane.
 
-Four of unsigned and signed 8-bit integers, exactly, or two of bfloat16. One operand is the same
-values in every lane, the *scalars*, the other has its own in each lane, the *vectors*; of integers
-either may be the signed one.
+Four of unsigned and signed 8-bit integers, exactly, or two of 16-bit integers or bfloat16. One
+operand is the same values in every lane, the *scalars*, the other has its own in each lane, the
+*vectors*; of 8-bit integers either may be the signed one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BYTE = 8
 BYTES = 4
 HALF = 128
 X86_BYTES = 64
-"""Vectors that x86 multiplies pairs of bfloat16 in."""
+"""Vectors of AVX-512, which x86 multiplies pairs of bfloat16 in."""
 TOPS = -0x7F7F7F80
 """``0x80808080`` as a signed number: the highest bit of four bytes."""
 
@@ -53,9 +53,7 @@ def dot_product(target: Target, *, signed_scalars: bool = False) -> DotProduct:
     if target.dot == "dotprod":
         return _Signed(signed_scalars)
     if target.dot == "pairs":
-        wide = target.vector_bytes == 64
-        name = "llvm.x86.avx512.pmaddw.d.512" if wide else "llvm.x86.avx2.pmadd.wd"
-        return _Pairs(name, signed_scalars)
+        return _Pairs(_pairs_name(target), signed_scalars)
     return _Single(signed_scalars)
 
 
@@ -67,6 +65,42 @@ def bfloat16_product(target: Target) -> DotProduct:
     if target.vector_bytes == X86_BYTES:
         return _Bfloat16("llvm.x86.avx512bf16.dpbf16ps.512")
     return _Bfloat16("llvm.aarch64.neon.bfdot.v4f32.v8bf16")
+
+
+def short_product(target: Target) -> DotProduct:
+    """Return how a target multiplies pairs of signed 16-bit integers, modulo 2**32."""
+    bits = BYTE * target.vector_bytes
+    if target.dot == "vnni":
+        return _Shorts(f"llvm.x86.avx512.vpdpwssd.{bits}")
+    assert target.dot == "pairs", "others multiply bytes four at a time at the same rate"
+    return _AddedShorts(_pairs_name(target))
+
+
+def _pairs_name(target: Target) -> str:
+    wide = target.vector_bytes == X86_BYTES
+    return "llvm.x86.avx512.pmaddw.d.512" if wide else "llvm.x86.avx2.pmadd.wd"
+
+
+class _Shorts(msgspec.Struct, frozen=True):
+    """``vpdpwssd``."""
+
+    name: str
+
+    def scalars(self, b: Builder, value: Value, width: int) -> Factors:
+        return self.vectors(b, b.splat(value, width))
+
+    def vectors(self, b: Builder, value: Value) -> Factors:
+        return (_halves(b, value),)
+
+    def add(self, b: Builder, total: Value, scalars: Factors, vectors: Factors) -> Value:
+        return b.call(self.name, total.type, total, *scalars, *vectors)
+
+
+class _AddedShorts(_Shorts, frozen=True):
+    """``vpmaddwd`` and an addition."""
+
+    def add(self, b: Builder, total: Value, scalars: Factors, vectors: Factors) -> Value:
+        return b.binary("add", total, b.call(self.name, total.type, *scalars, *vectors))
 
 
 class _Bfloat16(msgspec.Struct, frozen=True):

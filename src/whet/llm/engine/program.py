@@ -97,9 +97,11 @@ class StepProgram:
         program = self._model.program
         dims = {name: self._largest.get(name, 1) for name in program.dims}
         lives = [part_liveness(program, p) for p in program.parts] or [find_liveness(program)]
-        arena = max(plan_memory(program, dims, live).arena_bytes for live in lives)
+        stats = self._model.stats
+        plans = (plan_memory(program, dims, live, threads=stats.threads) for live in lives)
+        arena = max(plan.arena_bytes for plan in plans)
         cache = sum(pool.nbytes for pool in self._pools.values())
-        return Memory(self._model.stats.weight_bytes, cache, arena)
+        return Memory(stats.weight_bytes, cache, arena)
 
     def clear(self) -> None:
         """Forget all keys and values."""

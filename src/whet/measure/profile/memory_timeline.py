@@ -46,12 +46,12 @@ class MemoryTimeline(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         arena_bytes: what the plan takes.
-        temporary_bytes: what all temporaries would take without sharing.
+        temporary_bytes: what all temporaries would take without sharing, scratch memory included.
         peak_bytes: most bytes that live at once; the arena cannot be smaller.
         peak_launch: first launch of that stretch.
         weight_bytes: constants.
-        scratch_bytes: for all threads.
-        buffers: every temporary.
+        scratch_bytes: the largest scratch memory, for all threads; it lies in the arena.
+        buffers: every temporary, scratch memory included.
         steps: live bytes over the run.
         at_peak: numbers of the buffers that live at the peak, largest first.
     """
@@ -77,8 +77,8 @@ def trace_memory(program: Program, dims: Mapping[str, int], threads: int = 1) ->
     """
     segments = segments_of(program.launches)
     live = find_liveness(program)
-    plan = plan_memory(program, dims, live)
-    sizes = {b: program.buffers[b].size_bytes.evaluate(dims) for b in live.spans}
+    plan = plan_memory(program, dims, live, threads=threads)
+    sizes = live.sizes_in(dims, threads)
     steps = [
         MemoryStep(
             first=segment.start,
@@ -97,7 +97,7 @@ def trace_memory(program: Program, dims: Mapping[str, int], threads: int = 1) ->
         peak_bytes=steps[peak].live_bytes if steps else 0,
         peak_launch=steps[peak].first if steps else 0,
         weight_bytes=_weight_bytes(program),
-        scratch_bytes=program.scratch_bytes * threads,
+        scratch_bytes=max((sizes[b] for b in live.scratch), default=0),
         buffers=tuple(
             LiveBuffer(
                 buffer=b,
@@ -129,6 +129,6 @@ def _writers(program: Program, buffer: int) -> tuple[str, ...]:
     found = (
         launch.kernel
         for launch in program.launches
-        if buffer in [launch.args[position] for position in launch.writes]
+        if buffer in (launch.scratch, *(launch.args[position] for position in launch.writes))
     )
     return tuple(dict.fromkeys(found))

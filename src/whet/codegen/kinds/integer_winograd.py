@@ -1,0 +1,111 @@
+"""Winograd convolution of 8-bit integers: transform tiles and taps, multiply, transform back.
+
+All stages of a block of tiles run in one chunk, so that what is transformed stays in the level-2
+cache. Taps are transformed in each chunk: as 16-bit integers there are four times as many, and
+eight times the bytes, to come from further away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from whet.codegen.kinds.integer_winograd_lines import LineProducts
+from whet.codegen.kinds.integer_winograd_products import Products
+from whet.codegen.kinds.integer_winograd_scratch import IntegerScratch
+from whet.codegen.kinds.integer_winograd_taps import Taps
+from whet.codegen.kinds.integer_winograd_tiles import Spot, Transforms
+from whet.codegen.kinds.kernel_function import Function, accesses_of, frame_of, open_function
+from whet.codegen.writing.builder import PTR, Builder, Module, Value, i64
+from whet.codegen.writing.dot_product import short_product
+from whet.codegen.writing.frame import Frame
+from whet.index import Poly
+from whet.kernel.integer_filtering import LARGE
+from whet.kernel.integer_winograd import IntegerWinograd
+from whet.target import Target
+
+PIXELS = (LARGE + 2) ** 2
+"""Pixels of the largest tile."""
+
+
+def integer_winograd_chunks(kernel: IntegerWinograd, lanes: int) -> Poly:
+    """Return the number of chunks: images times blocks of tiles times blocks of panels."""
+    return kernel.image.extent * (_blocks(kernel) * _parts(kernel, lanes))
+
+
+def integer_winograd_scratch(kernel: IntegerWinograd, lanes: int) -> int:
+    """Return bytes of scratch of one thread."""
+    return IntegerScratch(kernel, lanes).size_bytes
+
+
+def write_integer_winograd(
+    module: Module, name: str, kernel: IntegerWinograd, dims: tuple[str, ...], target: Target
+) -> None:
+    """Write the function of a Winograd convolution of integers."""
+    fn = open_function(module, name, kernel.params, dims, exclusive=True)
+    fn.b.byte_tables = target.byte_tables
+    frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
+    scratch = IntegerScratch(kernel, target.lanes)
+    transforms = Transforms(kernel, fn, scratch, fn.b.alloca(f"[{PIXELS} x ptr]"))
+    taps, dot = Taps(kernel, fn, scratch, fn.b.alloca(PTR)), short_product(target)
+    products = (
+        LineProducts(fn, scratch, taps, dot)
+        if kernel.in_registers
+        else Products(kernel, fn, scratch, taps, dot)
+    )
+    writer = _Writer(kernel, fn, scratch, transforms, products)
+    transforms.write_outside()
+    with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
+        writer.chunk(frame, chunk)
+    fn.b.finish()
+
+
+def _blocks(kernel: IntegerWinograd) -> int:
+    return -(-(kernel.down.count * kernel.across.count) // kernel.tiles)
+
+
+def _parts(kernel: IntegerWinograd, lanes: int) -> int:
+    return -(-_panels(kernel, lanes) // kernel.tile.panels)
+
+
+def _panels(kernel: IntegerWinograd, lanes: int) -> int:
+    columns = kernel.col.extent.constant
+    assert columns is not None, "channels are static in Winograd kernels"
+    return -(-columns // (kernel.tile.vectors * lanes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    kernel: IntegerWinograd
+    fn: Function
+    scratch: IntegerScratch
+    transforms: Transforms
+    products: Products | LineProducts
+
+    @property
+    def b(self) -> Builder:
+        return self.fn.b
+
+    def chunk(self, frame: Frame, chunk: Value) -> None:
+        """Write one chunk: a block of tiles of an image and a block of panels."""
+        b, kernel, lanes = self.b, self.kernel, self.scratch.lanes
+        blocks, parts = _blocks(kernel), _parts(kernel, lanes)
+        image, rest = b.divide(chunk, blocks * parts)
+        block, part = b.divide(rest, parts)
+        first = b.mul(block, i64(kernel.tiles))
+        total = i64(kernel.down.count * kernel.across.count)
+        tiles = first, b.min(b.add(first, i64(kernel.tiles)), total)
+        bound = frame.bind(kernel.image, image)
+        low = b.mul(part, i64(kernel.tile.panels))
+        high = b.min(b.add(low, i64(kernel.tile.panels)), i64(_panels(kernel, lanes)))
+        self.products.taps.begin_fetching(low, i64(0))
+        with b.loop(*tiles, hint="in") as tile:
+            self.products.taps.fetch_first()
+            self.transforms.inputs(bound, self._spot(tile, first))
+        with b.loop(low, high, hint="panel") as panel:
+            self.products.multiply(panel)
+            with b.loop(*tiles, hint="out") as tile:
+                self.transforms.outputs(bound, self._spot(tile, first), panel)
+
+    def _spot(self, tile: Value, first: Value) -> Spot:
+        row, column = self.b.divide(tile, self.kernel.across.count)
+        return Spot(self.b.binary("sub nsw", tile, first), row, column)

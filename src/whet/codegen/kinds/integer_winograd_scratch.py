@@ -1,0 +1,179 @@
+"""What a Winograd convolution of integers keeps in scratch, and where.
+
+Inputs lie as [positions, tiles, channels] of 16 bits, sums as [positions, tiles, panel] of 32,
+weights as [positions, pairs of channels, panel, 2] of 16, behind them a pixel of what is outside.
+Positions that as many tiles have follow each other: where a chunk is a whole image, its smaller
+tiles have no products of the last point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from whet.codegen.writing.builder import Builder, Value, const, i64, vector
+from whet.kernel.integer_filtering import KINDS, Tiling
+from whet.kernel.integer_winograd import IntegerWinograd
+from whet.kernel.schedule import LINE_BYTES
+
+SHORT, WORD = 2, 4
+"""Bytes of a transformed pixel or tap, and of a sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Positions that as many tiles have.
+
+    Attributes:
+        first: the number of the first of them.
+        places: line and column of each in a transformed tile.
+        tiles: how many tiles have them.
+        across: tiles across the image that have them.
+    """
+
+    first: int
+    places: list[tuple[int, int]]
+    tiles: int
+    across: int
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerScratch:
+    """The scratch of one thread.
+
+    Attributes:
+        kernel: the convolution.
+        lanes: 32-bit lanes of a vector.
+    """
+
+    kernel: IntegerWinograd
+    lanes: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether a chunk has all tiles of an image."""
+        return self.kernel.tiles == self.kernel.down.count * self.kernel.across.count
+
+    @property
+    def groups(self) -> list[Group]:
+        """All positions, those of most tiles first."""
+        down, across = self.kernel.down, self.kernel.across
+        found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for u in range(KINDS):
+            for v in range(KINDS):
+                counts = self._count(down, u), self._count(across, v)
+                found.setdefault(counts, []).append((u, v))
+        groups: list[Group] = []
+        first = 0
+        for (lines, columns), places in found.items():
+            if lines * columns:
+                tiles = lines * columns if self.whole else self.kernel.tiles
+                groups.append(Group(first, places, tiles, columns))
+                first += len(places)
+        return groups
+
+    def _count(self, side: Tiling, kind: int) -> int:
+        """Return how many tiles along a side have a product of a point."""
+        if not self.whole and side.large:
+            return side.count
+        return side.count if kind < KINDS - 1 else side.large
+
+    @property
+    def depth(self) -> int:
+        """Channels of a transformed tile, in whole vectors."""
+        width = 2 * self.lanes
+        return -(-self.channels // width) * width
+
+    @property
+    def channels(self) -> int:
+        """Input channels."""
+        extent = self.kernel.depth.extent.constant
+        assert extent is not None, "channels are static in Winograd kernels"
+        return extent
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of input channels."""
+        return -(-self.channels // 2)
+
+    @property
+    def block(self) -> int:
+        """Pairs of channels that are multiplied before the next ones."""
+        return -(-min(self.kernel.tile.block or self.channels, self.channels) // 2)
+
+    @property
+    def panel(self) -> int:
+        """Columns of a panel."""
+        return self.kernel.tile.vectors * self.lanes
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of the channels of a tile at a position."""
+        return SHORT * self.depth
+
+    @property
+    def sum_bytes(self) -> int:
+        """Bytes of the sums of a tile at a position."""
+        return WORD * self.panel
+
+    @property
+    def weight_apart(self) -> int:
+        """Bytes from one position's weights to the next one's."""
+        return _apart(2 * SHORT * self.panel * self.block)
+
+    def input_start(self, group: Group) -> int:
+        """Return where the inputs of a group begin."""
+        return sum(_size(g, self.input_bytes) for g in self.groups if g.first < group.first)
+
+    def sum_start(self, group: Group) -> int:
+        """Return where the sums of a group begin."""
+        before = sum(_size(g, self.sum_bytes) for g in self.groups if g.first < group.first)
+        return sum(_size(g, self.input_bytes) for g in self.groups) + before
+
+    @property
+    def weight_start(self) -> int:
+        """Where the weights begin."""
+        last = self.groups[-1]
+        return self.sum_start(last) + _size(last, self.sum_bytes)
+
+    @property
+    def fill_start(self) -> int:
+        """Where the pixel outside the image begins."""
+        kinds = 0 if self.kernel.in_registers else sum(len(g.places) for g in self.groups)
+        return self.weight_start + kinds * self.weight_apart
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all of it."""
+        return self.fill_start + self.depth
+
+    def clear(self, b: Builder, base: Value) -> None:
+        """Set all sums to 0."""
+        type_, start = vector("i32", self.lanes), self.sum_start(self.groups[0])
+        size = (self.weight_start - start) // WORD
+        with b.loop(i64(0), i64(size), self.lanes, hint="clear") as word:
+            place = b.gep(b.gep(base, "i8", start), "i32", word)
+            b.store(const(type_, 0), place, WORD * self.lanes)
+
+    def slot(self, b: Builder, group: Group, tile: Value, place: tuple[Value, Value]) -> Value:
+        """Return which tile of a group one is: number in its block, or line and column."""
+        if not self.whole:
+            return tile
+        return b.add(b.mul(place[0], i64(group.across)), place[1])
+
+
+def apart_of(group: Group, each: int) -> int:
+    """Return bytes from one position of a group to the next, if a tile has so many there."""
+    return _apart(group.tiles * each)
+
+
+def _size(group: Group, each: int) -> int:
+    return len(group.places) * apart_of(group, each)
+
+
+def _apart(size: int) -> int:
+    """Return a distance of an odd number of cache lines.
+
+    A transform writes to each position; at a power of two apart they would all fall into one set of
+    the cache.
+    """
+    return (-(-size // LINE_BYTES) | 1) * LINE_BYTES
