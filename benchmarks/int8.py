@@ -34,7 +34,9 @@ from whet.measure.interleave import Plan, measure_interleaved
 from whet.measure.peers import file_runner
 from whet.measure.runner import Runner
 
-MEASURED = "resnet50,mobilenet_v2,bert_base_128,mobilenet_v3_large,efficientnet_b0,yolov5s"
+MEASURED = (
+    "resnet50,mobilenet_v2,bert_base_128,resnet18,unet,mobilenet_v3_large,efficientnet_b0,yolov5s"
+)
 CALIBRATION_SEEDS = (21, 22, 23, 24)
 FEED_SEED = 11
 TRANSFORMER = ["MatMul", "Gemm", "Gather"]

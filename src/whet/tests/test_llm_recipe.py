@@ -59,6 +59,8 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     ]  # fmt: skip
     assert all(r["latency_ms"] > 0 for r in rows)
     assert all(r["same_tokens"] == 1 for r in rows[:4])
-    assert rows[4]["memory_bytes"] < rows[3]["memory_bytes"]
+    memory = [r["memory_bytes"] for r in rows]
+    assert memory[1] < memory[0], "what lies between kernels takes memory"
+    assert memory[4] != memory[3], "8 bits spare weights, and take scratch memory"
     assert 'class="bars"' in page.read_text() and "KV cache" in page.read_text()
     assert run_command([*arguments, "--html", str(tmp_path / "no" / "x.html")]) != 0
