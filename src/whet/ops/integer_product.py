@@ -128,26 +128,27 @@ def _signed(b: Expr) -> Expr:
 # -- operators -------------------------------------------------------------------------------------
 
 
-class Scales(msgspec.Struct, frozen=True):
-    """Scales of both operands and the result, and how they are read."""
+def _factor(node: Node, x: Place, w: Place, y: Place) -> Expr:
+    """Return what a sum of products is multiplied by: ``s_x * s_w / s_y`` in single precision.
 
-    x: Expr
-    w: Expr
-    y: Expr
+    It is one constant where all scales are, of which that of the weights may differ by channel.
+    """
+    scales = (node.input(1), node.input(4), node.input(6))
+    values = [s.value.astype(np.float32) for s in scales if s.value is not None]
+    if len(values) == len(scales) and values[0].size == values[2].size == 1:
+        with np.errstate(all="ignore"):
+            factor = values[0].reshape(()) * values[1] / values[2].reshape(())
+        return w(constant(f"{node.name}.factor", factor))
+    single = [cast(at(s), "float32") for at, s in zip((x, w, y), scales, strict=True)]
+    return binary("div", binary("mul", single[0], single[1]), single[2])
 
-    @property
-    def factor(self) -> Expr:
-        """What a sum of products is multiplied by: ``x * w / y`` in single precision."""
-        single = [cast(e, "float32") for e in (self.x, self.w, self.y)]
-        return binary("div", binary("mul", single[0], single[1]), single[2])
 
-
-def requantised(total: Expr, scales: Scales, zero: Expr, dtype: str) -> Expr:
+def requantised(total: Expr, factor: Expr, zero: Expr, dtype: str) -> Expr:
     """Return a 32-bit sum in the scale of the result: ``saturate(round(sum * factor) + zero)``.
 
     The product is taken in single precision, as ONNX Runtime takes it; ties go to even.
     """
-    scaled = binary("mul", cast(total, "float32"), scales.factor)
+    scaled = binary("mul", cast(total, "float32"), factor)
     return quantised(scaled, zero, dtype, saturate=True)
 
 
@@ -216,9 +217,8 @@ def _conv_integer(node: Node) -> list[Tensor]:
 def _qlinear_conv(node: Node) -> list[Tensor]:
     shape, definition = _conv_sum(node, 3, (2, 5), 8)
     at = _at_point(definition, 1)
-    scales = Scales(at(node.input(1)), at(node.input(4)), at(node.input(6)))
     zero = node.input(7)
-    body = requantised(definition.body, scales, at(zero), zero.dtype)
+    body = requantised(definition.body, _factor(node, at, at, at), at(zero), zero.dtype)
     final = replace(definition, body=body)
     return [node.define(shape, zero.dtype, final, order=channels_last(len(shape)))]
 
@@ -239,15 +239,15 @@ def _qlinear_matmul(node: Node) -> list[Tensor]:
     product_ = matrices(node, a, b)
     definition = product_.definition
     rows, cols = (_at_point(definition, k) for k in (-2, -1))
-    scales = Scales(rows(node.input(1)), cols(node.input(4)), rows(node.input(6)))
+    factor = _factor(node, rows, cols, rows)
     given = (node.optional(2), node.optional(5))
     if DTYPES[a.dtype].small is not None and DTYPES[b.dtype].small is not None:
-        definition = _small_float_product(node, definition, given, scales, zero)
+        definition = _small_float_product(node, definition, given, factor, zero)
     else:
         _check_integers(node, a, b, zero)
         points = _points(a, b, given, (rows, cols), shifts=True)
         definition = integer_sum(node, definition, points)
-        body = requantised(definition.body, scales, rows(zero), zero.dtype)
+        body = requantised(definition.body, factor, rows(zero), zero.dtype)
         definition = replace(definition, body=body)
     return product_.outputs(node, definition, zero.dtype)
 
@@ -256,7 +256,7 @@ def _small_float_product(
     node: Node,
     definition: Definition,
     zeros: tuple[Tensor | None, Tensor | None],
-    scales: Scales,
+    factor: Expr,
     y_zero: Tensor,
 ) -> Definition:
     """Return the product of small floats, summed in single precision; zero points must be 0."""
@@ -265,7 +265,7 @@ def _small_float_product(
     anchor = definition.anchor
     assert isinstance(anchor, Product)
     single = replace(anchor, a=cast(anchor.a, "float32"), b=cast(anchor.b, "float32"))
-    scaled = binary("mul", Var(ACCUMULATOR, "float32"), scales.factor)
+    scaled = binary("mul", Var(ACCUMULATOR, "float32"), factor)
     return replace(definition, body=converted(scaled, y_zero.dtype), anchor=single)
 
 

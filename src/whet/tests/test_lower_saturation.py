@@ -235,3 +235,34 @@ def test_constant_weights_are_summed_before_the_run() -> None:
     exact = (steps @ weights.astype(np.int64)).astype(np.float32) * scale
     found = whet.compile(model, options=whet.Options(threads=2))({"x": x})["y"]
     np.testing.assert_array_equal(found, exact)
+
+
+@pytest.mark.parametrize("zero", [0, 120])
+def test_scales_of_channels_are_one_constant(zero: int) -> None:
+    """A QLinearMatMul ends like the product between the QuantizeLinear that it stands for."""
+    rng = np.random.default_rng(zero)
+    constants: dict[str, Array] = {
+        "w": rng.integers(-128, 128, (24, 32)).astype(np.int8),
+        "sw": rng.uniform(0.0005, 0.02, 32).astype(np.float32),
+        "zw": np.zeros(32, np.int8),
+        "sx": np.array(0.02, np.float32), "zx": np.array(3, np.uint8),
+        "sy": np.array(0.23, np.float32), "zy": np.array(zero, np.uint8),
+    }  # fmt: skip
+    names = ["x", "sx", "zx", "w", "sw", "zw", "sy", "zy"]
+    graph = helper.make_graph(
+        [helper.make_node("QLinearMatMul", names, ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [5, 24])],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, [5, 32])],
+        [numpy_helper.from_array(v, k) for k, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)])
+    calls, _ = kernels_of(model, every=True)
+    (kernel,) = (c.kernel for c in calls if isinstance(c.kernel, Contraction))
+    text = expr_text(kernel.stores[0].value)
+    assert text.startswith("saturate(") and "select" not in text and "/" not in text
+    x = rng.integers(0, 256, (5, 24)).astype(np.uint8)
+    sums = (x.astype(np.int64) - 3) @ constants["w"].astype(np.int64)
+    factor = constants["sx"] * constants["sw"] / constants["sy"]
+    expected = np.clip(np.rint(sums.astype(np.float32) * factor) + zero, 0, 255)
+    assert np.array_equal(whet.compile(model)({"x": x})["y"], expected)
