@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from whet.codegen.kinds.integer_winograd_lines import LineProducts
 from whet.codegen.kinds.integer_winograd_products import Products
-from whet.codegen.kinds.integer_winograd_scratch import IntegerScratch
+from whet.codegen.kinds.integer_winograd_scratch import IntegerScratch, scratch_of
 from whet.codegen.kinds.integer_winograd_taps import Taps
 from whet.codegen.kinds.integer_winograd_tiles import Spot, Transforms
 from whet.codegen.kinds.kernel_function import Function, accesses_of, frame_of, open_function
@@ -34,7 +34,7 @@ def integer_winograd_chunks(kernel: IntegerWinograd, lanes: int) -> Poly:
 
 def integer_winograd_scratch(kernel: IntegerWinograd, lanes: int) -> int:
     """Return bytes of scratch of one thread."""
-    return IntegerScratch(kernel, lanes).size_bytes
+    return scratch_of(kernel, lanes).size_bytes
 
 
 def write_integer_winograd(
@@ -44,7 +44,7 @@ def write_integer_winograd(
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     fn.b.byte_tables = target.byte_tables
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
-    scratch = IntegerScratch(kernel, target.lanes)
+    scratch = scratch_of(kernel, target.lanes)
     transforms = Transforms(kernel, fn, scratch, fn.b.alloca(f"[{PIXELS} x ptr]"))
     taps, dot = Taps(kernel, fn, scratch, fn.b.alloca(PTR)), short_product(target)
     products = (

@@ -8,6 +8,7 @@ tiles have no products of the last point.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from whet.codegen.writing.builder import Builder, Value, const, i64, vector
@@ -43,39 +44,17 @@ class IntegerScratch:
     Attributes:
         kernel: the convolution.
         lanes: 32-bit lanes of a vector.
+        groups: all positions, those of most tiles first.
     """
 
     kernel: IntegerWinograd
     lanes: int
+    groups: tuple[Group, ...]
 
     @property
     def whole(self) -> bool:
         """Whether a chunk has all tiles of an image."""
-        return self.kernel.tiles == self.kernel.down.count * self.kernel.across.count
-
-    @property
-    def groups(self) -> list[Group]:
-        """All positions, those of most tiles first."""
-        down, across = self.kernel.down, self.kernel.across
-        found: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        for u in range(KINDS):
-            for v in range(KINDS):
-                counts = self._count(down, u), self._count(across, v)
-                found.setdefault(counts, []).append((u, v))
-        groups: list[Group] = []
-        first = 0
-        for (lines, columns), places in found.items():
-            if lines * columns:
-                tiles = lines * columns if self.whole else self.kernel.tiles
-                groups.append(Group(first, places, tiles, columns))
-                first += len(places)
-        return groups
-
-    def _count(self, side: Tiling, kind: int) -> int:
-        """Return how many tiles along a side have a product of a point."""
-        if not self.whole and side.large:
-            return side.count
-        return side.count if kind < KINDS - 1 else side.large
+        return _is_whole(self.kernel)
 
     @property
     def depth(self) -> int:
@@ -159,6 +138,36 @@ class IntegerScratch:
         if not self.whole:
             return tile
         return b.add(b.mul(place[0], i64(group.across)), place[1])
+
+
+def scratch_of(kernel: IntegerWinograd, lanes: int) -> IntegerScratch:
+    """Return where a kernel keeps what in scratch."""
+    return IntegerScratch(kernel, lanes, tuple(_groups(kernel)))
+
+
+def _groups(kernel: IntegerWinograd) -> Iterator[Group]:
+    whole, down, across = _is_whole(kernel), kernel.down, kernel.across
+    found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for u in range(KINDS):
+        for v in range(KINDS):
+            counts = _count(down, u, whole=whole), _count(across, v, whole=whole)
+            found.setdefault(counts, []).append((u, v))
+    first = 0
+    for (lines, columns), places in found.items():
+        if lines * columns:
+            yield Group(first, places, lines * columns if whole else kernel.tiles, columns)
+            first += len(places)
+
+
+def _is_whole(kernel: IntegerWinograd) -> bool:
+    return kernel.tiles == kernel.down.count * kernel.across.count
+
+
+def _count(side: Tiling, kind: int, *, whole: bool) -> int:
+    """Return how many tiles along a side have a product of a point."""
+    if not whole and side.large:
+        return side.count
+    return side.count if kind < KINDS - 1 else side.large
 
 
 def apart_of(group: Group, each: int) -> int:

@@ -79,7 +79,6 @@ class Transforms:
         for kind in self._kinds(spot):
             self._find_pixels(frame, spot, kind)
             starts = {g.first: self._input(g, spot) for g in self.scratch.groups}
-
             self._strips(frame, kind, starts)
 
     def _strips(self, frame: Frame, kind: Kind, starts: dict[int, Value]) -> None:
@@ -197,8 +196,7 @@ class Transforms:
     def _divided(self, value: Value, shift: int) -> Value:
         """Divide by ``9 * 2**shift``, which leaves no rest."""
         b = self._b
-        inverse = INVERSE - (1 << 32 if INVERSE >> 31 else 0)
-        whole = b.binary("mul", value, const(value.type, inverse))
+        whole = b.binary("mul", value, const(value.type, INVERSE))
         return b.binary("ashr", whole, const(value.type, shift))
 
     def _pixel_out(
