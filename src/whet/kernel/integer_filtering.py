@@ -21,6 +21,8 @@ TAPS: IntegerMatrix = ((1, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (0, 0, 1), (
 KINDS = len(TAPS)
 LARGE, SMALL = 4, 3
 """Outputs of a tile along a side; the smaller one has the first five points."""
+SHORT, WORD = 2, 4
+"""Bytes of a transformed pixel or tap, and of a sum or a pair of transformed taps."""
 DIVISOR = 3
 """What a result is multiplied by along a side, beside a power of 2."""
 INVERSE = pow(DIVISOR**2, -1, 1 << 32)

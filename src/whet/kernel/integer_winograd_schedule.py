@@ -10,7 +10,7 @@ from itertools import product as pairs_of
 
 import msgspec
 
-from whet.kernel.integer_filtering import KINDS, Tiling, tiling_of
+from whet.kernel.integer_filtering import KINDS, SHORT, WORD, Tiling, tiling_of
 from whet.kernel.schedule import (
     LINE_BYTES,
     LOADS_PER_CYCLE,
@@ -55,8 +55,6 @@ MOST_BLOCKS = 4
 """Blocks of channels that are tried."""
 MOST_CUTS = 64
 """Blocks of tiles that are tried."""
-SHORT, WORD = 2, 4
-"""Bytes of a transformed pixel, and of a sum or a pair of transformed taps."""
 MULTIPLIES = ("vnni", "pairs")
 """Targets that multiply 16-bit integers at half the rate of bytes or faster."""
 

@@ -187,7 +187,7 @@ def most_rows(target: Target, vectors: int) -> int:
 
 def cycles(work: Work, target: Target, rows: int, vectors: int) -> float:
     """Estimate cycles of the whole contraction with one register tile."""
-    heights = _balanced(work.rows, rows)
+    heights = balanced(work.rows, rows)
     total_vectors = -(-work.cols // target.lanes)
     shared = target.lanes if target.lane_fma else 1
     widths = [(vectors, total_vectors // vectors)]
@@ -203,7 +203,7 @@ def cycles(work: Work, target: Target, rows: int, vectors: int) -> float:
     return total * work.outer
 
 
-def _balanced(extent: int, size: int) -> list[tuple[int, int]]:
+def balanced(extent: int, size: int) -> list[tuple[int, int]]:
     """Split an extent into tiles of nearly equal size; returns (size, count) pairs."""
     count = -(-extent // size)
     small, larger = divmod(extent, count)

@@ -161,9 +161,12 @@ SEQ2SEQ: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def write_checkpoint(folder: Path, kind: str = "qwen3", seed: int = 11) -> Path:
+def write_checkpoint(
+    folder: Path, kind: str = "qwen3", seed: int = 11, layers: int | None = None
+) -> Path:
     """Write a Llama or Qwen 3 with random weights, for which nothing but NumPy is needed."""
     config = {**SIZES, "model_type": kind, "head_dim": 16, "rms_norm_eps": 1e-6}
+    config |= {} if layers is None else {"num_hidden_layers": layers}
     (folder / "config.json").write_text(json.dumps({**config, "architectures": [_CLASSES[kind]]}))
     shapes: dict[str, tuple[int, ...]] = {"embed_tokens": (VOCABULARY, 64), "norm": (64,)}
     for i in range(config["num_hidden_layers"]):

@@ -23,6 +23,16 @@ class Stream(msgspec.Struct, frozen=True):
     writes: bool = False
 
 
+def fetch_lines(b: Builder, stream: Stream) -> None:
+    """Fetch the next lines of a stream into the second cache."""
+    if not stream.lines:
+        return
+    at = b.load(PTR, stream.cursor, 8)
+    for line in range(stream.lines):
+        b.prefetch(b.gep(at, "i8", LINE_BYTES * line), writes=stream.writes)
+    b.store(b.gep(at, "i8", LINE_BYTES * stream.lines), stream.cursor, 8)
+
+
 class Fetching(msgspec.Struct, frozen=True):
     """Writes the prefetches of a contraction.
 
@@ -59,9 +69,4 @@ class Fetching(msgspec.Struct, frozen=True):
         panel = Stream(self.panel, self.kernel.tile.prefetch)
         weights = Stream(self.weights, ahead.lines if ahead else 0)
         for stream in (panel, weights, *self.streams):
-            if not stream.lines:
-                continue
-            at = b.load(PTR, stream.cursor, 8)
-            for line in range(stream.lines):
-                b.prefetch(b.gep(at, "i8", LINE_BYTES * line), writes=stream.writes)
-            b.store(b.gep(at, "i8", LINE_BYTES * stream.lines), stream.cursor, 8)
+            fetch_lines(b, stream)

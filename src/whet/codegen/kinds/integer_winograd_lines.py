@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whet.codegen.kinds.integer_winograd_scratch import WORD, IntegerScratch, apart_of
+from whet.codegen.kinds.integer_winograd_scratch import IntegerScratch, apart_of
 from whet.codegen.kinds.integer_winograd_taps import SIDE, Taps
 from whet.codegen.kinds.kernel_function import Function
 from whet.codegen.writing.builder import Builder, Value, i64, vector
 from whet.codegen.writing.dot_product import DotProduct
-from whet.kernel.integer_filtering import KINDS, TAPS
+from whet.kernel.integer_filtering import KINDS, TAPS, WORD
 
 
 @dataclass(frozen=True, slots=True)

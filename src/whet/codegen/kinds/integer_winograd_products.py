@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from whet.codegen.kinds.integer_matrices import integer_transform, of_parity
 from whet.codegen.kinds.integer_winograd_scratch import (
-    SHORT,
-    WORD,
     Group,
     IntegerScratch,
     apart_of,
@@ -20,8 +18,9 @@ from whet.codegen.kinds.kernel_function import Function
 from whet.codegen.kinds.register_tile import Operands, register_tile
 from whet.codegen.writing.builder import Builder, Value, i64, vector
 from whet.codegen.writing.dot_product import DotProduct
-from whet.kernel.integer_filtering import TAPS
+from whet.kernel.integer_filtering import SHORT, TAPS, WORD
 from whet.kernel.integer_winograd import IntegerWinograd
+from whet.kernel.schedule import balanced
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ class Products:
         for group in scratch.groups:
             with b.loop(i64(0), i64(len(group.places)), hint="position") as number:
                 start_slot = 0
-                for rows, count in _heights(group.tiles, self.kernel.tile.rows):
+                for rows, count in balanced(group.tiles, self.kernel.tile.rows):
                     stop = start_slot + rows * count
                     with b.loop(i64(start_slot), i64(stop), rows, hint="rows") as slot:
                         self._product(group, number, (slot, pair), rows, adds=adds)
@@ -134,11 +133,3 @@ class Products:
     def _place(self, start: int, apart: int, number: Value) -> Value:
         b = self._b
         return b.gep(b.gep(self.fn.scratch, "i8", start), "i8", b.mul(number, i64(apart)))
-
-
-def _heights(tiles: int, most: int) -> list[tuple[int, int]]:
-    """Return the heights of register tiles, and how many there are of each."""
-    count = -(-tiles // most)
-    small, larger = divmod(tiles, count)
-    found = [(small + 1, larger), (small, count - larger)]
-    return [(height, number) for height, number in found if number]

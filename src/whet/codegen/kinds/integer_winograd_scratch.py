@@ -12,12 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from whet.codegen.writing.builder import Builder, Value, const, i64, vector
-from whet.kernel.integer_filtering import KINDS, Tiling
+from whet.kernel.integer_filtering import KINDS, SHORT, WORD, Tiling
 from whet.kernel.integer_winograd import IntegerWinograd
 from whet.kernel.schedule import LINE_BYTES
-
-SHORT, WORD = 2, 4
-"""Bytes of a transformed pixel or tap, and of a sum."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from whet.codegen.kinds.fetching import Stream, fetch_lines
 from whet.codegen.kinds.integer_matrices import IntegerSums, of_parity
 from whet.codegen.kinds.integer_winograd_scratch import IntegerScratch
 from whet.codegen.kinds.kernel_function import Function
-from whet.codegen.writing.builder import PTR, Builder, Value, const, i64, vector
+from whet.codegen.writing.builder import Builder, Value, const, i64, vector
 from whet.kernel.integer_filtering import TAPS
 from whet.kernel.integer_winograd import IntegerWinograd
 from whet.kernel.schedule import LINE_BYTES
@@ -82,16 +83,8 @@ class Taps:
         """Bring a chunk's first taps into the second cache while tiles are transformed."""
         if self.kernel.tile.prefetch:
             lines = self.scratch.block * self.pair_bytes // LINE_BYTES
-            self._fetch(-(-lines // self.kernel.tiles))
+            fetch_lines(self._b, Stream(self.cursor, -(-lines // self.kernel.tiles)))
 
     def fetch_next(self) -> None:
         """Bring some of the next taps into the second cache, at an unrolled step."""
-        if self.kernel.tile.prefetch:
-            self._fetch(self.kernel.tile.prefetch)
-
-    def _fetch(self, lines: int) -> None:
-        b = self._b
-        at = b.load(PTR, self.cursor, 8)
-        for line in range(lines):
-            b.prefetch(b.gep(at, "i8", LINE_BYTES * line))
-        b.store(b.gep(at, "i8", LINE_BYTES * lines), self.cursor, 8)
+        fetch_lines(self._b, Stream(self.cursor, self.kernel.tile.prefetch))

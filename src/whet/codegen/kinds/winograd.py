@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from whet.codegen.kinds.fetching import Stream, fetch_lines
 from whet.codegen.kinds.kernel_function import (
     Function,
     accesses_of,
@@ -37,7 +38,6 @@ from whet.codegen.writing.evaluate import Point
 from whet.codegen.writing.frame import Frame
 from whet.index import Poly, as_poly, ceil_div, var
 from whet.kernel.expr import Within
-from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import ACCUMULATOR, Winograd
 from whet.kernel.winograd_filtering import Filtering
 from whet.target import Target
@@ -288,11 +288,8 @@ class _Writer:
                 b.store(value, b.gep(start, F32, j * width), 64)
 
     def _fetch_ahead(self) -> None:
-        b, lines = self.b, self.kernel.tile.prefetch
-        at = b.load(PTR, self.cursor, 8)
-        for line in range(lines):
-            b.prefetch(b.gep(at, "i8", LINE_BYTES * line))
-        b.store(b.gep(at, "i8", LINE_BYTES * lines), self.cursor, 8)
+        """Bring part of the weights that come next into the second cache."""
+        fetch_lines(self.b, Stream(self.cursor, self.kernel.tile.prefetch))
 
     # -- output ------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from whet.codegen.writing.builder import F32, Builder, Value, i64
 from whet.dtypes import DTYPES
 from whet.index import Poly, ceil_div, product
+from whet.kernel.schedule import balanced
 from whet.kernel.spec import Winograd
 from whet.kernel.winograd import FILTERINGS
 from whet.kernel.winograd_filtering import Filtering
@@ -75,10 +76,7 @@ class Scratch:
     @property
     def heights(self) -> list[tuple[int, int]]:
         """The heights of a block's register tiles, and how many there are of each."""
-        count = -(-self.block // self.kernel.tile.rows)
-        small, larger = divmod(self.block, count)
-        found = [(small + 1, larger), (small, count - larger)]
-        return [(height, tiles) for height, tiles in found if tiles]
+        return balanced(self.block, self.kernel.tile.rows)
 
     @property
     def positions(self) -> int:

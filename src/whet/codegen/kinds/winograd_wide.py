@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from whet.codegen.kinds.fetching import Stream, fetch_lines
 from whet.codegen.kinds.kernel_function import (
     Function,
     accesses_of,
@@ -28,7 +29,6 @@ from whet.codegen.kinds.winograd_scratch import filtering_of, static
 from whet.codegen.writing.builder import F32, PTR, Builder, Module, Value, const, i64, vector
 from whet.codegen.writing.evaluate import Point
 from whet.codegen.writing.frame import Frame
-from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import ACCUMULATOR, Winograd
 from whet.kernel.winograd_filtering import TAPS, Filtering
 from whet.target import Target
@@ -266,13 +266,7 @@ class _Writer:
 
     def _fetch_ahead(self) -> None:
         """Bring part of the next block's taps into the second cache."""
-        b, lines = self.b, self.kernel.tile.prefetch
-        if not lines:
-            return
-        at = b.load(PTR, self.cursor, 8)
-        for line in range(lines):
-            b.prefetch(b.gep(at, "i8", LINE_BYTES * line))
-        b.store(b.gep(at, "i8", LINE_BYTES * lines), self.cursor, 8)
+        fetch_lines(self.b, Stream(self.cursor, self.kernel.tile.prefetch))
 
     # -- output ------------------------------------------------------------------------------
 
