@@ -61,6 +61,8 @@ class Work(msgspec.Struct, frozen=True):
         unroll: depth steps unrolled, 0 for as many as suit a plain product.
         open: whether only a run knows how many rows there are, so that they may be few.
         blocks: whether the reduction may be done in blocks.
+        pipelines: whether register tiles may be pipelined: sums of integers without taps, over
+            rows of one axis.
     """
 
     outer: int
@@ -72,6 +74,7 @@ class Work(msgspec.Struct, frozen=True):
     unroll: int = 0
     open: bool = False
     blocks: bool = False
+    pipelines: bool = False
 
 
 def choose_tile(work: Work, target: Target, threads: int) -> Tile:

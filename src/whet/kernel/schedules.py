@@ -19,7 +19,8 @@ from whet.kernel.integer_winograd_schedule import (
     choose_integer_winograd,
     fits_integers,
 )
-from whet.kernel.schedule import MAX_VECTORS, MOST_EDGE_ROWS, Work, choose_tile, most_rows
+from whet.kernel.pipelining import choose_schedule, fits_pipelined
+from whet.kernel.schedule import MAX_VECTORS, MOST_EDGE_ROWS, Work, most_rows
 from whet.kernel.spec import Tile
 from whet.kernel.winograd_schedule import choose_winograd, sizes_for
 from whet.kernel.winograd_work import Convolution
@@ -118,7 +119,7 @@ class Chooser(msgspec.Struct, frozen=True):
         question = Question(work, target or self.target, self.schedules.threads)
         answer = self.schedules.known.get(question.key)
         if answer is None:
-            answer = Answer(0, choose_tile(work, question.target, question.threads))
+            answer = Answer(0, choose_schedule(work, question.target, question.threads))
         plain = not answer.size and not answer.in_registers
         if not plain or answer.tile is None or not fits(answer.tile, work, question.target):
             raise _impossible(question)
@@ -183,6 +184,8 @@ def fits(tile: Tile, work: Work, target: Target) -> bool:
     blocks = block == 0 or (
         work.blocks and work.depth % block == 0 and block % tile.unroll == 0 and block > 0
     )
+    if tile.pipelined and not fits_pipelined(tile, work, target):
+        return False
     rows = max(MOST_EDGE_ROWS, target.registers // 2) if work.edges else target.registers
     return _possible(tile, target) and blocks and tile.rows <= min(rows, max(work.rows, 1))
 

@@ -106,6 +106,8 @@ class Tile(msgspec.Struct, frozen=True):
         by_rows: whether chunks of the same rows follow each other, and threads share out rows;
             else chunks of the same columns do.
         near: depth steps that a packed panel is fetched ahead into the first cache; 0 for none.
+        pipelined: whether a register tile ends among the products of the next one, so that the
+            registers hold two.
     """
 
     rows: int
@@ -117,6 +119,7 @@ class Tile(msgspec.Struct, frozen=True):
     block: int = 0
     by_rows: bool = False
     near: int = 0
+    pipelined: bool = False
 
 
 class Panels(msgspec.Struct, frozen=True):

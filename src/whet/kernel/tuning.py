@@ -14,7 +14,7 @@ from whet.kernel.schedules import Answer
 from whet.kernel.spec import Tile
 from whet.whole_files import read_whole
 
-FORM = "whet.tuning.1"
+FORM = "whet.tuning.2"
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -136,9 +136,11 @@ def build_contraction(
     bounds = tuple(c for c in conditions if c not in edges)
     fixed = _weight_axes(anchor, storages, substitution) | scalars.gate_axes
     free = not conditions and not fixed & {*rows[-1:]}
-    shape = Rows(rows, row, edges=bool(edges), whole=free)
+    overlap = anchor.dot is not None and _rows_overlap(a, row, anchor.dot)
+    one = second is None and not overlap
+    shape = Rows(rows, row, edges=bool(edges), whole=free, one=one)
     tile, lines = choose_rows(anchor, shape, target, choose)
-    if anchor.dot is not None and _rows_overlap(a, row, anchor.dot):
+    if overlap:
         tile = replace(tile, unroll=1, prefetch=-(-tile.prefetch // tile.unroll))
     if second is not None and second.start % tile.unroll:
         tile = replace(tile, block=0)

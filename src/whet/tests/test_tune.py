@@ -172,8 +172,9 @@ def test_what_the_cost_model_chooses_can_be_carried_out(cpu: str, *, edges: bool
     ("text", "hint"),
     [
         ("{", "whet tune"),
+        ('{"schema": "whet.tuning.1", "entries": {}}', "tune again"),
         ('{"schema": "whet.tuning.9", "entries": {}}', "tune again"),
-        ('{"schema": "whet.tuning.1", "entrys": {}}', "whet tune"),
+        ('{"schema": "whet.tuning.2", "entrys": {}}', "whet tune"),
         ('{"entries": {"a": {"answer": {"size": "x"}}}}', "whet tune"),
     ],
 )

@@ -13,11 +13,11 @@ from whet.kernel.integer_winograd_schedule import (
     fits_integers,
     integer_plans,
 )
+from whet.kernel.pipelining import choose_schedule, pipelined_variants
 from whet.kernel.schedule import (
     MAX_VECTORS,
     NEAR_STEPS,
     Work,
-    choose_tile,
     cycles,
     most_rows,
     tile_of_shape,
@@ -52,10 +52,11 @@ def candidates(question: Question, current: Answer) -> list[Answer]:
 def _of_product(question: Question, work: Work, current: Answer) -> Iterator[Answer]:
     target, tile = question.target, current.tile
     assert tile is not None, "products always have a tile"
-    default = choose_tile(work, target, question.threads)
+    default = choose_schedule(work, target, question.threads)
     shapes = _shapes(question, work)
     others = (tile_of_shape(work, target, question.threads, shape) for shape in shapes)
-    for option in chain([default], others, _neighbours(tile), _orders(tile, work)):
+    around = chain(_neighbours(tile), _orders(tile, work), pipelined_variants(tile, work, target))
+    for option in chain([default], others, around):
         if fits(option, work, target):
             yield Answer(0, option)
 

@@ -18,6 +18,7 @@ from whet.codegen.kinds.kernel_function import (
     lane_mask,
     open_function,
 )
+from whet.codegen.kinds.pipelined_tiles import write_pipelined
 from whet.codegen.kinds.tile_epilogue import product_accesses, tile_epilogue
 from whet.codegen.writing.builder import I64, PTR, Builder, Module, Value, i64
 from whet.codegen.writing.frame import Frame
@@ -196,6 +197,9 @@ class ContractionWriter(msgspec.Struct, frozen=True):
     def _panels(self, frame: Frame, chunk: _Chunk) -> None:
         """Write the loop over column panels, each in full form or that of a partial last one."""
         b = self.b
+        if self.kernel.tile.pipelined:
+            write_pipelined(frame, self.kernel, self.tiles, chunk.items, chunk.panels)
+            return
         with b.loop(*chunk.panels, hint="panel") as panel:
             self._panel(frame, panel, chunk)
 

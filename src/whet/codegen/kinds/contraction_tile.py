@@ -10,12 +10,13 @@ from __future__ import annotations
 from functools import partial
 
 import msgspec
+from msgspec.structs import replace
 
 from whet.codegen.kinds.depth_blocks import Block, keep_sums, resume_sums
 from whet.codegen.kinds.depth_steps import Cells, Columns, DepthSteps, Run, advanced
 from whet.codegen.kinds.fetching import Fetching
 from whet.codegen.kinds.kernel_function import Function, tap_range
-from whet.codegen.kinds.tile_epilogue import TileEpilogue
+from whet.codegen.kinds.tile_epilogue import Part, TileEpilogue
 from whet.codegen.writing.builder import Builder, Value, i64, vector
 from whet.codegen.writing.conversions import storage_type
 from whet.codegen.writing.evaluate import Point
@@ -84,9 +85,7 @@ class TileWriter(msgspec.Struct, frozen=True):
     def write(self, frame: Frame, rows: int, place: Place) -> None:
         """Write the sums of a tile of rows, and its epilogue where they are complete."""
         b, kernel, columns = self.b, self.kernel, place.columns
-        type_ = vector(self.steps.accumulator, self.width)
-        slots = [[b.alloca(type_) for _ in range(columns.vectors)] for _ in range(rows)]
-        cells = Cells(slots, type_, columns)
+        cells = self.cells(rows, columns)
         base = self.panel(frame, place.panel, kernel.b.base)
         if place.block is None or place.sums is None:
             self.epilogue.begin(frame, cells)
@@ -97,6 +96,43 @@ class TileWriter(msgspec.Struct, frozen=True):
         self._block(frame, base, place.block, cells)
         finish = partial(self.epilogue.finish, frame, cells)
         keep_sums(b, place.block, place.sums, cells, finish=finish)
+
+    def cells(self, rows: int, columns: Columns) -> Cells:
+        """Reserve the sums of a tile."""
+        type_ = vector(self.steps.accumulator, self.width)
+        slots = [[self.b.alloca(type_) for _ in range(columns.vectors)] for _ in range(rows)]
+        return Cells(slots, type_, columns)
+
+    def sum_among(self, frame: Frame, panel: Value, cells: Cells, parts: list[Part]) -> None:
+        """Write the sums of a tile without taps, and other instructions between its depth steps.
+
+        Args:
+            frame: where the tile is.
+            panel: the column panel.
+            cells: where its sums go.
+            parts: what is written between the steps, in this order.
+        """
+        kernel, unroll = self.kernel, self.kernel.tile.unroll
+        depth = kernel.depth.extent.constant
+        assert depth is not None, "pipelined tiles have a known depth"
+        for tap in kernel.taps:
+            frame = frame.bind(tap, i64(0))
+        self.epilogue.begin(frame, cells)
+        (operand,) = self._operands(frame, self.panel(frame, panel, kernel.b.base), cells)
+        apart = min(depth - operand.steps.rest, -(-len(parts) // unroll) * unroll)
+        done = 0
+        for step in range(apart):
+            if step % unroll == 0:
+                self.fetching.fetch()
+            self._at(operand, i64(step), (1, False))
+            due = len(parts) * (step + 1) // apart
+            for part in parts[done:due]:
+                part()
+            done = due
+        for part in parts[done:]:
+            part()
+        if apart < depth:
+            self._known(replace(operand, start=apart), depth)
 
     def panel(self, frame: Frame, panel: Value, base: Poly) -> Value:
         """Return where a column panel of the vector operand begins."""

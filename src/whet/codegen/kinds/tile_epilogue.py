@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import msgspec
 from msgspec.structs import replace
 
@@ -20,6 +23,8 @@ from whet.target import Target
 SUM = Var(ACCUMULATOR, "int32")
 Spot = tuple[int, int]
 """A row and a vector of a register tile."""
+Part = Callable[[], None]
+"""Writes a part of the end of a register tile."""
 
 
 class TileEpilogue(msgspec.Struct, frozen=True):
@@ -50,19 +55,27 @@ class TileEpilogue(msgspec.Struct, frozen=True):
                 b.store(first, line[j], 64)
 
     def finish(self, frame: Frame, cells: Cells) -> None:
-        """Write the stores, which read the sums; bytes of four vectors at once where that pays."""
+        """Write the stores, which read the sums."""
+        for part in self.parts(frame, cells):
+            part()
+
+    def parts(self, frame: Frame, cells: Cells) -> list[Part]:
+        """Return what writes the stores part by part, bytes of four vectors at once.
+
+        Between the parts anything else may be written.
+        """
+        found: list[Part] = []
         whole: list[Spot] = []
         for i, line in enumerate(cells.cells):
             for j in range(len(line)):
                 if cells.columns.masks[j] is None and self._packs:
                     whole.append((i, j))
                 else:
-                    self._alone(frame, cells, (i, j))
+                    found.append(partial(self._alone, frame, cells, (i, j)))
         full = len(whole) - len(whole) % GROUP
         for k in range(0, full, GROUP):
-            self._together(frame, cells, whole[k : k + GROUP])
-        for spot in whole[full:]:
-            self._alone(frame, cells, spot)
+            found += self._together(frame, cells, whole[k : k + GROUP])
+        return found + [partial(self._alone, frame, cells, spot) for spot in whole[full:]]
 
     @property
     def _packs(self) -> bool:
@@ -88,22 +101,40 @@ class TileEpilogue(msgspec.Struct, frozen=True):
         for store in self.stores:
             point.store(store)
 
-    def _together(self, frame: Frame, cells: Cells, spots: list[Spot]) -> None:
-        points = [self._with_sum(frame, cells, spot) for spot in spots]
-        for store in self.stores:
-            if self._is_packed(store):
-                self._store_packed(store, points, spots)
-                continue
-            for point in points:
-                point.store(store)
+    def _together(self, frame: Frame, cells: Cells, spots: list[Spot]) -> list[Part]:
+        """Return the parts that end four vectors: one for each, one that stores their bytes."""
+        numbered = list(enumerate(self.stores))
+        packed: dict[int, list[Value]] = {k: [] for k, s in numbered if self._is_packed(s)}
+        points: list[Point] = []
 
-    def _store_packed(self, store: Store, points: list[Point], spots: list[Spot]) -> None:
-        """Store the bytes of four vectors, those of one row at once."""
-        b, width, table = self.fn.b, self.target.lanes, self._table(store)
+        def value(spot: Spot) -> None:
+            point = self._with_sum(frame, cells, spot)
+            points.append(point)
+            for number, store in numbered:
+                if number in packed:
+                    packed[number].append(point.value(self._byte(store).args[0]))
+                else:
+                    point.store(store)
+
+        def store() -> None:
+            for number, wide in packed.items():
+                self._store_packed(self.stores[number], points, spots, wide)
+
+        return [*(partial(value, spot) for spot in spots), store]
+
+    def _byte(self, store: Store) -> Call:
+        """Return the saturation that makes the bytes of a packed store, or those it looks up."""
+        table = self._table(store)
         value = _saturated(store.value) if table is None else table[1]
         assert value is not None, "packed bytes saturate"
-        wide = [p.value(value.args[0]) for p in points]
-        packed = pack_bytes(b, self.target, wide, value.dtype)
+        return value
+
+    def _store_packed(
+        self, store: Store, points: list[Point], spots: list[Spot], wide: list[Value]
+    ) -> None:
+        """Store the bytes of four vectors, those of one row at once."""
+        b, width, table = self.fn.b, self.target.lanes, self._table(store)
+        packed = pack_bytes(b, self.target, wide, self._byte(store).dtype)
         if table is not None:
             packed = points[0].looked_up(table[0], packed)
         first = 0
