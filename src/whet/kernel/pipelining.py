@@ -31,7 +31,8 @@ def pipelined_variants(tile: Tile, work: Work, target: Target) -> list[Tile]:
 
 def fits_pipelined(tile: Tile, work: Work, target: Target) -> bool:
     """Tell whether a product can be done with a schedule of pipelined tiles."""
-    whole = work.cols % (tile.vectors * target.lanes) == 0
+    lines = work.outer == 1 or tile.row_items % -(-work.rows // tile.rows) == 0
+    whole = lines and work.cols % (tile.vectors * target.lanes) == 0
     room = 2 * tile.rows * tile.vectors <= target.registers - SPARE
     return work.pipelines and whole and room and tile.block == tile.prefetch == tile.near == 0
 
@@ -50,14 +51,17 @@ def _pays(tile: Tile, work: Work, target: Target) -> bool:
 def _pipelined(tile: Tile, work: Work, target: Target) -> Tile:
     """Return pipelined tiles in chunks of about as many results."""
     rows = min(ROWS, work.rows)
-    items, panels = -(-work.rows // rows), -(-work.cols // (VECTORS * target.lanes))
+    line, panels = -(-work.rows // rows), -(-work.cols // (VECTORS * target.lanes))
     columns = min(max(tile.panels * tile.vectors // VECTORS, 1), panels)
     together = max(tile.row_items * tile.rows // rows, -(-LEAST_TILES // columns))
+    row_items = even(line, min(together, line))
+    if work.outer > 1:
+        row_items = line * even(work.outer, min(-(-together // line), work.outer))
     return replace(
         tile,
         rows=rows,
         vectors=VECTORS,
-        row_items=even(items, min(together, items)),
+        row_items=row_items,
         panels=even(panels, columns),
         prefetch=0,
         block=0,

@@ -137,8 +137,8 @@ def build_contraction(
     fixed = _weight_axes(anchor, storages, substitution) | scalars.gate_axes
     free = not conditions and not fixed & {*rows[-1:]}
     overlap = anchor.dot is not None and _rows_overlap(a, row, anchor.dot)
-    one = second is None and not overlap
-    shape = Rows(rows, row, edges=bool(edges), whole=free, one=one)
+    plain = second is None and not overlap and not conditions
+    shape = Rows(rows, row, edges=bool(edges), whole=free, plain=plain)
     tile, lines = choose_rows(anchor, shape, target, choose)
     if overlap:
         tile = replace(tile, unroll=1, prefetch=-(-tile.prefetch // tile.unroll))

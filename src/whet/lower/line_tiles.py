@@ -42,14 +42,14 @@ class Rows(msgspec.Struct, frozen=True):
         row: the axis that register tiles run along.
         edges: whether rows may lie outside the operand.
         whole: whether a register tile may take several points of the last outer axis.
-        one: whether they are rows of one operand, and share no elements.
+        plain: whether they are rows of one operand, all of them inside, and share no elements.
     """
 
     outer: tuple[Axis, ...]
     row: Axis
     edges: bool
     whole: bool
-    one: bool = True
+    plain: bool = False
 
     @property
     def lines(self) -> int | None:
@@ -127,14 +127,13 @@ def _work(anchor: Product, rows: Rows, lines: int | None) -> Work:
         edges=rows.edges,
         open=unknown,
         blocks=anchor.dot is None and anchor.depth.extent.constant is not None,
-        pipelines=_pipelines(anchor, rows),
+        pipelines=lines is None and _pipelines(anchor, rows),
     )
 
 
 def _pipelines(anchor: Product, rows: Rows) -> bool:
-    """Whether register tiles may be pipelined: known rows of one axis, and no taps."""
-    extents = (rows.row.extent, anchor.depth.extent, anchor.col.extent)
-    known = all(x.constant is not None for x in extents)
-    plain = not rows.outer and rows.whole and rows.one
+    """Whether register tiles may be pipelined: all extents are known, and there are no taps."""
+    axes = (*rows.outer, rows.row, anchor.depth, anchor.col)
+    known = all(x.extent.constant is not None for x in axes)
     integers = anchor.dot is not None and anchor.dot.size == BYTES_OF_DOT
-    return integers and known and plain and all(t.extent == 1 for t in anchor.taps)
+    return integers and known and rows.plain and all(t.extent == 1 for t in anchor.taps)
