@@ -64,7 +64,7 @@ class MappedFile:
         self.lost = False
         self._handle = os.dup(handle)
         weakref.finalize(self, os.close, self._handle)
-        self._stamp = self._state()
+        self.accept()
         self.begin = _address_of(self.mapping)
         self.end = self.begin + -(-(size + skip) // mmap.PAGESIZE) * mmap.PAGESIZE
         _guard().add(self)
@@ -81,15 +81,13 @@ class MappedFile:
 
     def changed(self) -> bool:
         """Tell whether the file was written or cut since it was mapped, or since ``accept``."""
-        return self.lost or self._state() != self._stamp
+        state = os.fstat(self._handle)
+        return self.lost or state.st_mtime_ns != self._written or state.st_size != self._size
 
     def accept(self) -> None:
         """Take the file as it is now: its content was found to be the same."""
-        self._stamp = self._state()
-
-    def _state(self) -> tuple[int, int]:
         state = os.fstat(self._handle)
-        return state.st_size, state.st_mtime_ns
+        self._written, self._size = state.st_mtime_ns, state.st_size
 
 
 def _address_of(buffer: mmap.mmap) -> int:

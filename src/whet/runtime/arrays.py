@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -191,11 +192,10 @@ def empty_aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         raise ResourceError(text) from error
 
 
-def _new_output(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Return an array for an output; a small one starts where NumPy puts it, which is quicker."""
-    if 0 < math.prod(shape) * dtype.itemsize < _SMALL_BYTES:
-        return np.empty(shape, dtype)
-    return empty_aligned(shape, dtype)
+def maker_of(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Callable[[], Array]:
+    """Return what makes arrays for an output; a small one starts where NumPy puts it."""
+    small = 0 < math.prod(shape) * dtype.itemsize < _SMALL_BYTES
+    return partial(np.empty if small else empty_aligned, shape, dtype)
 
 
 def address_of(array: Array) -> int:
@@ -219,7 +219,7 @@ def place_outputs(
             shares memory with an input or another output.
     """
     if given is None:
-        return [_new_output(s, p.dtype) for p, s in zip(ports, shapes, strict=True)]
+        return [maker_of(s, p.dtype)() for p, s in zip(ports, shapes, strict=True)]
     known = {port.name for port in ports}
     if not isinstance(given, Mapping):
         raise _not_mapping(given, ports, "outputs")
@@ -229,7 +229,7 @@ def place_outputs(
     used = [_extent(array) for array in inputs]
     for port, shape in zip(ports, shapes, strict=True):
         if port.name not in given:
-            results.append(_new_output(shape, port.dtype))
+            results.append(maker_of(shape, port.dtype)())
             continue
         array = given[port.name]
         problem = _output_problem(array, port, shape, used)

@@ -23,6 +23,7 @@ from whet.program.records import (
     TensorSpec,
     variant_name,
 )
+from whet.runtime.again import Again, call_again
 from whet.runtime.arrays import (
     Array,
     Port,
@@ -41,7 +42,7 @@ from whet.runtime.cpu import check_target
 from whet.runtime.image import NativeCode
 from whet.runtime.parts import Parts
 from whet.runtime.source import SourceFile
-from whet.runtime.state import Engine, State
+from whet.runtime.state import Binding, Engine, State
 
 if TYPE_CHECKING:
     from whet.runtime.blocks import Blocks
@@ -78,6 +79,7 @@ class CompiledModel:
         self._names = tuple(spec.name for spec in program.outputs)
         self._states: deque[State] = deque(maxlen=_IDLE_STATES_KEPT)
         self._pid = os.getpid()
+        self._again: Again | None = None
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -163,6 +165,11 @@ class CompiledModel:
             ArtifactError: the file that the model was loaded from was changed.
             TargetError: the code is for another machine.
         """
+        again = self._again
+        if again is not None and outputs is None:
+            known = again.arrays(inputs)
+            if known is not None:
+                return self._compute(again.binding, known, again.results())
         engine = self._engine or self._engine_here()
         if self._plan is not None:
             return self._run_script(self._plan, engine, inputs, outputs)
@@ -176,16 +183,24 @@ class CompiledModel:
         if self._changed:
             refuse_empty(self._changed, empty=binding.empty)
         results = place_outputs(self._outputs, binding.output_shapes, outputs, arrays)
-        named = dict(zip(self._names, results, strict=True))
+        if self._blocks is None and not self._changed:
+            self._again = call_again(self._inputs, self._outputs, binding, shapes)
+        return self._compute(binding, arrays, dict(zip(self._names, results, strict=True)))
+
+    def _compute(
+        self, binding: Binding, arrays: list[Array], results: dict[str, Array]
+    ) -> dict[str, Array]:
+        """Compute results from arrays that were checked, and return them."""
         if not binding.empty:
-            state = self._take_state(engine)
+            state = self._take_state(self._engine or self._engine_here())
             try:
-                state.run(binding, binding.buffers, (*arrays, *results))
+                state.run(binding, binding.buffers, (*arrays, *results.values()))
             finally:
                 self._states.append(state)
-        if self._source is not None:
-            self._source.check_weights()
-        return named
+        source = self._source
+        if source is not None and source.weights is not None and source.weights.changed():
+            source.check()
+        return results
 
     __call__ = run
 

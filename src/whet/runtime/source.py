@@ -33,11 +33,6 @@ class SourceFile(msgspec.Struct, frozen=True):
     sections: tuple[Section, ...]
     weights: MappedFile | None
 
-    def check_weights(self) -> None:
-        """Do as ``check`` does where the weights were changed, which is what a run depends on."""
-        if self.weights is not None and self.weights.changed():
-            self.check()
-
     def check(self) -> None:
         """Refuse to go on when the file is not what was loaded.
 
