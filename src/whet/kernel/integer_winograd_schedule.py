@@ -42,12 +42,13 @@ GAIN = 0.9
 """What it may take of the estimate of a plain product."""
 NEAR = 0.65
 """Part of the level-2 cache for the scratch of a chunk."""
-LINE_OPERATIONS = 180
-"""Beside the products of a pair of channels, with taps in registers: two start in a cycle."""
+PART_OPERATIONS = 28
+"""Beside the products of a pair of channels and some positions, with taps in registers: two start
+in a cycle."""
 REGISTER_BLOCKS = (32, 16, 8, 4)
 """Pairs of channels of a block whose taps, 9 kB at most, stay in the first cache."""
 BESIDE_SUMS = 8
-"""Registers for taps and weights beside the sums of a line."""
+"""Registers for taps and weights beside the sums of a line, or of some of its positions."""
 FEWER_STEPS = 2
 """Steps unrolled where products are added by another instruction: LLVM spills with more."""
 MOST_VECTORS = 2
@@ -137,14 +138,14 @@ def _unroll(target: Target) -> int:
 
 
 def _register_plans(estimate: _Estimate) -> Iterator[Plan]:
-    """Yield the schedule with taps transformed in registers, if a line's sums stay there too."""
+    """Yield the schedule with taps transformed in registers, if sums of a position stay there."""
     target, pairs = estimate.target, estimate.pairs
     block = next((n for n in REGISTER_BLOCKS if pairs % n == 0), None)
     if block is None or not estimate.sums_stay:
         return
     panels = -(-estimate.work.filters // target.lanes)
     unroll = _unroll(target)
-    lines = -(-TAPS * PAIR * target.lanes * unroll // (LINE_BYTES * KINDS))
+    lines = -(-TAPS * PAIR * target.lanes * unroll // (LINE_BYTES * estimate.parts))
     each = -(-panels // min(estimate.threads, panels))
     tile = Tile(1, 1, unroll, 1, each, lines, PAIR * block)
     yield Plan(estimate.tiles, tile, in_registers=True)
@@ -190,9 +191,20 @@ class _Estimate(msgspec.Struct, frozen=True):
 
     @property
     def sums_stay(self) -> bool:
-        """Whether the sums of a line of positions stay in registers."""
-        sums = self.down.count * self._products(self.across)
-        return sums <= self.target.registers - BESIDE_SUMS
+        """Whether the sums of a position of all tiles stay in registers."""
+        return self.tiles <= self.target.registers - BESIDE_SUMS
+
+    @property
+    def parts(self) -> int:
+        """Parts into which the positions are cut, so that the sums of one stay in registers."""
+        room, found = self.target.registers - BESIDE_SUMS, 0
+        for lines in self._tiles_of_kinds(self.down):
+            left = 0
+            for columns in self._tiles_of_kinds(self.across):
+                if lines * columns > left:
+                    found, left = found + 1, room
+                left -= lines * columns
+        return found
 
     @property
     def pairs(self) -> int:
@@ -215,10 +227,11 @@ class _Estimate(msgspec.Struct, frozen=True):
         products = tile.rows * tile.vectors * self._instructions / self.target.products_per_cycle
         return max(products, (tile.rows + tile.vectors) / LOADS_PER_CYCLE)
 
-    def _line_cycles(self, positions: int) -> float:
+    def _pair_cycles(self, positions: int) -> float:
         """Return the cycles of a pair of channels whose taps are transformed in registers."""
         products = positions * self._instructions
-        return max(products / self.target.products_per_cycle, (products + LINE_OPERATIONS) / 2)
+        others = PART_OPERATIONS * self.parts
+        return max(products / self.target.products_per_cycle, (products + others) / 2)
 
     @property
     def _pace(self) -> float:
@@ -259,8 +272,12 @@ class _Estimate(msgspec.Struct, frozen=True):
         scratch = self.scratch(plan.tiles, tile.vectors, tile.block // PAIR)
         if plan.in_registers:
             results = self._pace * plan.tiles * OUTPUT_CYCLES
-            panel = self.pairs * self._line_cycles(positions) + results
+            panel = self.pairs * self._pair_cycles(positions) + results
         return rounds * (inputs + tile.panels * panel) + scratch / SCRATCH_BYTES_PER_CYCLE
+
+    def _tiles_of_kinds(self, side: Tiling) -> list[int]:
+        """Return how many tiles along a side have each of its products, if any has."""
+        return [n for n in (*[side.count] * (KINDS - 1), side.large) if n]
 
     def _products(self, side: Tiling) -> int:
         """Return the products along a side of an image."""

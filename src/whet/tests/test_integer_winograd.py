@@ -193,10 +193,10 @@ def test_sums_are_exact(name: str, target: str, tmp_path: Path, cache: Path) -> 
 
 
 def test_taps_in_registers(tmp_path: Path, cache: Path) -> None:
-    """Images of a few tiles may keep a line of their sums in registers."""
+    """Images of some tiles may keep the sums of a line, or of a part of it, in registers."""
     rng = np.random.default_rng(0)
     options = whet.Options(threads=2, cache_dir=cache, target="x86_64-linux-gnu:skylake-avx512")
-    for size, depth in ((7, 64), (8, 32), (6, 136), (4, 40)):
+    for size, depth in ((7, 64), (8, 32), (6, 136), (4, 40), (10, 32), (13, 16), (14, 64)):
         weights = bytes_of(rng, "int8", (21, depth, 3, 3))
         model = convolution((2, depth, 21, size, size), (1, 1, 1, 1), "int8", -5, weights)
         (question,) = questions(model, options)
@@ -310,7 +310,7 @@ def test_schedules_are_tuned_and_looked_at(tmp_path: Path, cache: Path) -> None:
         Answer(first.size, None),
         Answer(first.size, type(tile)(tile.rows, tile.vectors, 4, 1, 1, block=6)),
         Answer(first.size, type(tile)(99, tile.vectors, 4, 1, 1, block=64)),
-        Answer(16, type(tile)(1, 1, 4, 1, 1, block=64), in_registers=True),
+        Answer(8, type(tile)(1, 1, 4, 1, 1, block=64), in_registers=True),
     )
     for answer in wrong:
         chosen = tuned(tmp_path / "t.json", options, {question: answer})
@@ -347,3 +347,6 @@ def test_it_is_chosen_where_it_multiplies_less() -> None:
     small = choose_integer_winograd(IntegerConvolution(1, 7, 7, 512, 512), target, 2)
     assert small is not None
     assert small.in_registers
+    deep = choose_integer_winograd(IntegerConvolution(1, 14, 14, 512, 512), target, 2)
+    assert deep is not None
+    assert deep.in_registers

@@ -21,6 +21,7 @@ from whet.codegen.writing.frame import Frame
 from whet.index import Poly
 from whet.kernel.integer_filtering import LARGE
 from whet.kernel.integer_winograd import IntegerWinograd
+from whet.kernel.integer_winograd_schedule import BESIDE_SUMS
 from whet.target import Target
 
 PIXELS = (LARGE + 2) ** 2
@@ -48,7 +49,7 @@ def write_integer_winograd(
     transforms = Transforms(kernel, fn, scratch, fn.b.alloca(f"[{PIXELS} x ptr]"))
     taps, dot = Taps(kernel, fn, scratch, fn.b.alloca(PTR)), short_product(target)
     products = (
-        LineProducts(fn, scratch, taps, dot)
+        LineProducts(fn, scratch, taps, dot, target.registers - BESIDE_SUMS)
         if kernel.in_registers
         else Products(kernel, fn, scratch, taps, dot)
     )

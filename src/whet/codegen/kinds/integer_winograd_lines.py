@@ -3,6 +3,7 @@
 Images of a few tiles use a transformed weight so few times that storing it takes longer. A line of
 weights is made of the taps at each step, and multiplied while it is in registers; the sums of that
 line's tiles stay there for a block of channels, whose taps are near for all lines (decision 28).
+Where those are too many, a part of the line is done at a time, and its weights are made again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,16 @@ from whet.kernel.integer_filtering import KINDS, TAPS, WORD
 
 
 @dataclass(frozen=True, slots=True)
+class _Position:
+    """A position of a line: its column, where its sums and inputs begin, and its tiles."""
+
+    column: int
+    sums: int
+    inputs: int
+    tiles: int
+
+
+@dataclass(frozen=True, slots=True)
 class LineProducts:
     """Multiplies the tiles of an image by a panel, which is a vector of filters.
 
@@ -26,12 +37,14 @@ class LineProducts:
         scratch: what lies where.
         taps: how taps are read.
         dot: how pairs of channels are multiplied.
+        room: sums that stay in registers.
     """
 
     fn: Function
     scratch: IntegerScratch
     taps: Taps
     dot: DotProduct
+    room: int
 
     @property
     def _b(self) -> Builder:
@@ -48,11 +61,21 @@ class LineProducts:
 
     def _line(self, panel: Value, pair: Value, kind: int) -> None:
         """Multiply the lines of one point by a block of channels, and add to their sums."""
+        part: list[_Position] = []
+        for position in self._positions(kind):
+            if sum(p.tiles for p in (*part, position)) > self.room:
+                self._part(panel, pair, kind, part)
+                part = []
+            part.append(position)
+        self._part(panel, pair, kind, part)
+
+    def _part(self, panel: Value, pair: Value, kind: int, part: list[_Position]) -> None:
+        """Multiply some positions of a line, whose sums stay in registers."""
         b, type_ = self._b, vector("i32", self.scratch.lanes)
         places = {
-            (v, n): (self._sum(group_start, n), inputs + n * self.scratch.input_bytes)
-            for v, group_start, inputs, tiles in self._positions(kind)
-            for n in range(tiles)
+            (p.column, n): (self._sum(p.sums, n), p.inputs + n * self.scratch.input_bytes)
+            for p in part
+            for n in range(p.tiles)
         }
         unroll = self.scratch.kernel.tile.unroll
         cells = {at: b.alloca(type_) for at in places}
@@ -77,8 +100,8 @@ class LineProducts:
         for at, cell in cells.items():
             b.store(b.load(type_, cell, 64), places[at][0], 64)
 
-    def _positions(self, kind: int) -> list[tuple[int, int, int, int]]:
-        """Return the positions of a line: column, where sums and inputs begin, and tiles."""
+    def _positions(self, kind: int) -> list[_Position]:
+        """Return the positions of a line."""
         scratch = self.scratch
         found = []
         for group in scratch.groups:
@@ -86,8 +109,8 @@ class LineProducts:
                 if u == kind:
                     sums = scratch.sum_start(group) + n * apart_of(group, scratch.sum_bytes)
                     inputs = scratch.input_start(group) + n * apart_of(group, scratch.input_bytes)
-                    found.append((v, sums, inputs, group.tiles))
-        return sorted(found)
+                    found.append(_Position(v, sums, inputs, group.tiles))
+        return sorted(found, key=lambda position: position.column)
 
     def _sum(self, start: int, tile: int) -> Value:
         return self._b.gep(self.fn.scratch, "i8", start + tile * self.scratch.sum_bytes)
