@@ -51,6 +51,11 @@ class MappedFile:
         offset: where the part starts.
         size: its length, at least 1 byte.
 
+    Attributes:
+        stamp_address: where native code finds a descriptor of the file, its size, and when it was
+            written, in seconds and ns: words of 8 bytes.
+        lost: whether a page was read that the file no longer has.
+
     Raises:
         OSError: the part cannot be mapped.
     """
@@ -64,6 +69,8 @@ class MappedFile:
         self.lost = False
         self._handle = os.dup(handle)
         weakref.finalize(self, os.close, self._handle)
+        self._stamp = (ctypes.c_int64 * 4)()
+        self.stamp_address = ctypes.addressof(self._stamp)
         self.accept()
         self.begin = _address_of(self.mapping)
         self.end = self.begin + -(-(size + skip) // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -81,13 +88,15 @@ class MappedFile:
 
     def changed(self) -> bool:
         """Tell whether the file was written or cut since it was mapped, or since ``accept``."""
-        state = os.fstat(self._handle)
-        return self.lost or state.st_mtime_ns != self._written or state.st_size != self._size
+        return self.lost or self._state() != tuple(self._stamp)
 
     def accept(self) -> None:
         """Take the file as it is now: its content was found to be the same."""
+        self._stamp[:] = list(self._state())
+
+    def _state(self) -> tuple[int, int, int, int]:
         state = os.fstat(self._handle)
-        self._written, self._size = state.st_mtime_ns, state.st_size
+        return self._handle, state.st_size, *divmod(state.st_mtime_ns, 10**9)
 
 
 def _address_of(buffer: mmap.mmap) -> int:

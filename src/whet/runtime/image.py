@@ -13,6 +13,8 @@ import numpy as np
 from whet.errors import ArtifactError, ResourceError
 
 ENTRY_POINTS = ("whet_start", "whet_worker", "whet_stop")
+WATCHING = "whet_start_watching"
+"""Runs the program and looks at a file behind it; older compiled files have no such function."""
 
 
 class NativeCode(msgspec.Struct, frozen=True):
@@ -25,6 +27,8 @@ class NativeCode(msgspec.Struct, frozen=True):
         worker: a helper thread's whole life; takes the context's address and a thread number.
         stop: sends the helpers of a context home.
         view: the bytes, which also keep the mapping alive.
+        start_watching: runs the program once, and then tells whether a file was changed; takes the
+            addresses of the context and of the file's stamp. ``None`` in older code.
     """
 
     address: int
@@ -33,6 +37,7 @@ class NativeCode(msgspec.Struct, frozen=True):
     worker: Callable[[int, int], None]
     stop: Callable[[int], None]
     view: memoryview
+    start_watching: Callable[[int, int], int] | None = None
 
 
 def map_code(code: bytes | memoryview, symbols: Mapping[str, int]) -> NativeCode:
@@ -72,6 +77,8 @@ def map_file_code(handle: int, offset: int, size: int, symbols: Mapping[str, int
     for name in ENTRY_POINTS:
         if not 0 <= symbols.get(name, -1) < size:
             raise ArtifactError(f"the code has no function {name!r}")
+    if not 0 <= symbols.get(WATCHING, 0) < size:
+        raise ArtifactError(f"the code has no function {WATCHING!r}")
     skip = offset % mmap.ALLOCATIONGRANULARITY
     mapping = mmap.mmap(
         handle,
@@ -84,6 +91,8 @@ def map_file_code(handle: int, offset: int, size: int, symbols: Mapping[str, int
     base = buffer_address(view)
     one = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
     two = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
+    look = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
+    watching = symbols.get(WATCHING)
     return NativeCode(
         address=base,
         size_bytes=size,
@@ -91,6 +100,7 @@ def map_file_code(handle: int, offset: int, size: int, symbols: Mapping[str, int
         worker=two(base + symbols["whet_worker"]),
         stop=one(base + symbols["whet_stop"]),
         view=view,
+        start_watching=None if watching is None else look(base + watching),
     )
 
 

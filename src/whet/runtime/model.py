@@ -191,14 +191,16 @@ class CompiledModel:
         self, binding: Binding, arrays: list[Array], results: dict[str, Array]
     ) -> dict[str, Array]:
         """Compute results from arrays that were checked, and return them."""
-        if not binding.empty:
-            state = self._take_state(self._engine or self._engine_here())
-            try:
-                state.run(binding, binding.buffers, (*arrays, *results.values()))
-            finally:
-                self._states.append(state)
+        if binding.empty:
+            return results
         source = self._source
-        if source is not None and source.weights is not None and source.weights.changed():
+        weights = None if source is None else source.weights
+        state = self._take_state(self._engine or self._engine_here())
+        try:
+            changed = state.run(binding, binding.buffers, (*arrays, *results.values()), weights)
+        finally:
+            self._states.append(state)
+        if changed and source is not None:
             source.check()
         return results
 

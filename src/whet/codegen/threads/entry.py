@@ -71,6 +71,36 @@ run:
   ret void
 }}
 
+define i64 @whet_start_watching(ptr %ctx, ptr %stamp) nounwind {{
+  call void @whet_start(ptr %ctx)
+  %stat = alloca [18 x i64], align 8
+  %p = getelementptr i8, ptr %ctx, i64 {SYSCALL}
+  %f = load ptr, ptr %p, align 8
+  %file = load i64, ptr %stamp, align 8
+  %r = call i64 (i64, ...) %f(i64 {fstat}, i64 %file, ptr %stat)
+  %failed = icmp ne i64 %r, 0
+  %p0 = getelementptr i64, ptr %stat, i64 {st_size}
+  %p1 = getelementptr i64, ptr %stat, i64 {st_mtime}
+  %p2 = getelementptr i64, ptr %stat, i64 {st_mtime_nsec}
+  %q0 = getelementptr i64, ptr %stamp, i64 1
+  %q1 = getelementptr i64, ptr %stamp, i64 2
+  %q2 = getelementptr i64, ptr %stamp, i64 3
+  %size = load i64, ptr %p0, align 8
+  %seconds = load i64, ptr %p1, align 8
+  %nanos = load i64, ptr %p2, align 8
+  %size0 = load i64, ptr %q0, align 8
+  %seconds0 = load i64, ptr %q1, align 8
+  %nanos0 = load i64, ptr %q2, align 8
+  %resized = icmp ne i64 %size, %size0
+  %later = icmp ne i64 %seconds, %seconds0
+  %latest = icmp ne i64 %nanos, %nanos0
+  %o0 = or i1 %failed, %resized
+  %o1 = or i1 %later, %latest
+  %changed = or i1 %o0, %o1
+  %number = zext i1 %changed to i64
+  ret i64 %number
+}}
+
 define void @whet_run(ptr %ctx, i64 %thread) nounwind {{
 entry:
   %p.threads = getelementptr i8, ptr %ctx, i64 {THREADS}

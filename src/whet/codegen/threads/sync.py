@@ -28,6 +28,10 @@ of 8 bits (median of the best runs).
 _LEAST_SPIN_NS = 4000
 
 _FUTEX = {"x86_64": 202, "aarch64": 98}
+_FSTAT = {"x86_64": 5, "aarch64": 80}
+_STAT = {"st_size": 6, "st_mtime": 11, "st_mtime_nsec": 12}
+"""Places in ``struct stat`` of both, in words of 8 bytes."""
+
 _PAUSE = {
     "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
     "aarch64": ("declare void @llvm.aarch64.isb(i32)", "call void @llvm.aarch64.isb(i32 15)"),
@@ -365,6 +369,8 @@ def sync_text(layout: context.ContextLayout, architecture: str) -> str:
         "claims_1": CLAIM_SHARE - 1,
         "least_spin": _LEAST_SPIN_NS,
         "futex": _FUTEX[architecture],
+        "fstat": _FSTAT[architecture],
+        **_STAT,
         "pause_declaration": declaration,
         "pause": pause,
     }
