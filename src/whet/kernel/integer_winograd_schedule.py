@@ -54,6 +54,8 @@ FEWER_STEPS = 2
 MOST_VECTORS = 2
 MOST_BLOCKS = 4
 """Blocks of channels that are tried."""
+CHUNKS_OF_THREAD = 8
+"""Chunks of a launch that are enough for each thread."""
 MOST_CUTS = 64
 """Blocks of tiles that are tried."""
 MULTIPLIES = ("vnni", "pairs")
@@ -117,7 +119,7 @@ def _estimate(work: IntegerConvolution, target: Target, threads: int) -> _Estima
 
 def _plans(estimate: _Estimate) -> Iterator[Plan]:
     """Yield schedules whose scratch stays near, with taps transformed into it."""
-    target, threads = estimate.target, estimate.threads
+    target = estimate.target
     room, unroll = NEAR * target.l2_bytes, _unroll(target)
     for vectors in range(1, MOST_VECTORS + 1):
         panels = -(-estimate.work.filters // (vectors * target.lanes))
@@ -127,9 +129,8 @@ def _plans(estimate: _Estimate) -> Iterator[Plan]:
                 continue
             rows = min(most_rows(target, vectors), tiles)
             lines = _lines(estimate, vectors, tiles, rows)
-            for parts in {1, min(threads, panels)}:
-                each = -(-panels // parts)
-                yield Plan(tiles, Tile(rows, vectors, unroll, 1, each, lines, PAIR * block))
+            each = _panels_together(estimate, -(-estimate.tiles // tiles), panels)
+            yield Plan(tiles, Tile(rows, vectors, unroll, 1, each, lines, PAIR * block))
 
 
 def _unroll(target: Target) -> int:
@@ -146,9 +147,18 @@ def _register_plans(estimate: _Estimate) -> Iterator[Plan]:
     panels = -(-estimate.work.filters // target.lanes)
     unroll = _unroll(target)
     lines = -(-TAPS * PAIR * target.lanes * unroll // (LINE_BYTES * estimate.parts))
-    each = -(-panels // min(estimate.threads, panels))
+    each = _panels_together(estimate, 1, panels)
     tile = Tile(1, 1, unroll, 1, each, lines, PAIR * block)
     yield Plan(estimate.tiles, tile, in_registers=True)
+
+
+def _panels_together(estimate: _Estimate, blocks: int, panels: int) -> int:
+    """Return panels of a chunk: so many that threads have enough chunks to end together."""
+    if estimate.threads == 1:
+        return panels
+    wanted = CHUNKS_OF_THREAD * estimate.threads
+    parts = min(-(-wanted // (blocks * estimate.work.images)), panels)
+    return -(-panels // parts)
 
 
 def _cuts(estimate: _Estimate) -> list[int]:
@@ -268,12 +278,14 @@ class _Estimate(msgspec.Struct, frozen=True):
             + self._pace * plan.tiles * tile.vectors * OUTPUT_CYCLES
         )
         inputs = self._pace * plan.tiles * -(-work.depth // (PAIR * lanes)) * INPUT_CYCLES
-        rounds = -(-work.images * chunks * parts // self.threads)
+        blocks_each = -(-work.images * chunks // self.threads)
+        chunks_each = -(-work.images * chunks * parts // self.threads)
         scratch = self.scratch(plan.tiles, tile.vectors, tile.block // PAIR)
         if plan.in_registers:
             results = self._pace * plan.tiles * OUTPUT_CYCLES
             panel = self.pairs * self._pair_cycles(positions) + results
-        return rounds * (inputs + tile.panels * panel) + scratch / SCRATCH_BYTES_PER_CYCLE
+        whole = blocks_each * inputs + chunks_each * tile.panels * panel
+        return whole + scratch / SCRATCH_BYTES_PER_CYCLE
 
     def _tiles_of_kinds(self, side: Tiling) -> list[int]:
         """Return how many tiles along a side have each of its products, if any has."""

@@ -1,7 +1,8 @@
 """Winograd convolution of 8-bit integers: transform tiles and taps, multiply, transform back.
 
-All stages of a block of tiles run in one chunk, so that what is transformed stays in the level-2
-cache. Taps are transformed in each chunk: as 16-bit integers there are four times as many, and
+All stages of a block of tiles and some panels run in one chunk, so that what is transformed stays
+in the level-2 cache; the next chunk of a thread finds the tiles there, if it is of the same block.
+Taps are transformed in each chunk: as 16-bit integers there are four times as many, and
 eight times the bytes, to come from further away.
 """
 
@@ -15,7 +16,7 @@ from whet.codegen.kinds.integer_winograd_scratch import IntegerScratch, scratch_
 from whet.codegen.kinds.integer_winograd_taps import Taps
 from whet.codegen.kinds.integer_winograd_tiles import Spot, Transforms
 from whet.codegen.kinds.kernel_function import Function, accesses_of, frame_of, open_function
-from whet.codegen.writing.builder import PTR, Builder, Module, Value, i64
+from whet.codegen.writing.builder import I64, PTR, Builder, Module, Value, i64
 from whet.codegen.writing.dot_product import short_product
 from whet.codegen.writing.frame import Frame
 from whet.index import Poly
@@ -55,8 +56,11 @@ def write_integer_winograd(
     )
     writer = _Writer(kernel, fn, scratch, transforms, products)
     transforms.write_outside()
+    kept = fn.b.gep(fn.scratch, "i8", scratch.block_start)
+    first = fn.b.icmp("eq", fn.again, i64(0))
+    fn.b.store(fn.b.select(first, i64(-1), fn.b.load(I64, kept, 8)), kept, 8)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
-        writer.chunk(frame, chunk)
+        writer.chunk(frame, chunk, kept)
     fn.b.finish()
 
 
@@ -86,22 +90,29 @@ class _Writer:
     def b(self) -> Builder:
         return self.fn.b
 
-    def chunk(self, frame: Frame, chunk: Value) -> None:
-        """Write one chunk: a block of tiles of an image and a block of panels."""
+    def chunk(self, frame: Frame, chunk: Value, kept: Value) -> None:
+        """Write one chunk: a block of tiles of an image and a block of panels.
+
+        Args:
+            frame: outside of all loops.
+            chunk: its number.
+            kept: where the number of the block is kept whose inputs are in scratch.
+        """
         b, kernel, lanes = self.b, self.kernel, self.scratch.lanes
-        blocks, parts = _blocks(kernel), _parts(kernel, lanes)
-        image, rest = b.divide(chunk, blocks * parts)
-        block, part = b.divide(rest, parts)
+        number, part = b.divide(chunk, _parts(kernel, lanes))
+        image, block = b.divide(number, _blocks(kernel))
         first = b.mul(block, i64(kernel.tiles))
         total = i64(kernel.down.count * kernel.across.count)
         tiles = first, b.min(b.add(first, i64(kernel.tiles)), total)
         bound = frame.bind(kernel.image, image)
         low = b.mul(part, i64(kernel.tile.panels))
         high = b.min(b.add(low, i64(kernel.tile.panels)), i64(_panels(kernel, lanes)))
-        self.products.taps.begin_fetching(low, i64(0))
-        with b.loop(*tiles, hint="in") as tile:
-            self.products.taps.fetch_first()
-            self.transforms.inputs(bound, self._spot(tile, first))
+        with b.when(b.icmp("ne", number, b.load(I64, kept, 8))):
+            b.store(number, kept, 8)
+            self.products.taps.begin_fetching(low, i64(0))
+            with b.loop(*tiles, hint="in") as tile:
+                self.products.taps.fetch_first()
+                self.transforms.inputs(bound, self._spot(tile, first))
         with b.loop(low, high, hint="panel") as panel:
             self.products.multiply(panel)
             with b.loop(*tiles, hint="out") as tile:

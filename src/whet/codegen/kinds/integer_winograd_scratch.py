@@ -1,7 +1,8 @@
 """What a Winograd convolution of integers keeps in scratch, and where.
 
 Inputs lie as [positions, tiles, channels] of 16 bits, sums as [positions, tiles, panel] of 32,
-weights as [positions, pairs of channels, panel, 2] of 16, behind them a pixel of what is outside.
+weights as [positions, pairs of channels, panel, 2] of 16, behind them a pixel of what is outside
+and the number of the block of tiles that the inputs are of.
 Positions that as many tiles have follow each other: where a chunk is a whole image, its smaller
 tiles have no products of the last point.
 """
@@ -15,6 +16,9 @@ from whet.codegen.writing.builder import Builder, Value, const, i64, vector
 from whet.kernel.integer_filtering import KINDS, SHORT, WORD, Tiling
 from whet.kernel.integer_winograd import IntegerWinograd
 from whet.kernel.schedule import LINE_BYTES
+
+BLOCK_NUMBER = 8
+"""Bytes of a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +122,14 @@ class IntegerScratch:
         return self.weight_start + kinds * self.weight_apart
 
     @property
+    def block_start(self) -> int:
+        """Where the number of the block of tiles is kept whose inputs are there."""
+        return self.fill_start + self.depth
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all of it."""
-        return self.fill_start + self.depth
+        return self.block_start + BLOCK_NUMBER
 
     def clear(self, b: Builder, base: Value) -> None:
         """Set all sums to 0."""

@@ -14,7 +14,18 @@ from whet.kernel.spec import Param, Store
 
 
 class Function(msgspec.Struct, frozen=True):
-    """A kernel function being written."""
+    """A kernel function being written.
+
+    Attributes:
+        b: where instructions go.
+        params: pointer parameters.
+        dims: the program's run-time dimensions.
+        scratch: memory of the thread.
+        begin: the first chunk.
+        end: the one behind the last.
+        again: not 0 if the thread did other chunks of this launch just before: its scratch memory
+            holds what they left.
+    """
 
     b: Builder
     params: list[Value]
@@ -22,6 +33,7 @@ class Function(msgspec.Struct, frozen=True):
     scratch: Value
     begin: Value
     end: Value
+    again: Value
 
 
 def open_function(
@@ -39,6 +51,7 @@ def open_function(
     alias = "ptr noalias" if exclusive else "ptr"
     names = [(alias, f"p{k}") for k in range(len(params))]
     tail = [(PTR, "dims"), ("ptr noalias", "scratch"), (I64, "begin"), (I64, "end")]
+    tail.append((I64, "again"))
     b = Builder(module, name, [*names, *tail])
     count = len(params)
     table = b.param(count)
@@ -50,6 +63,7 @@ def open_function(
         b.param(count + 1),
         b.param(count + 2),
         b.param(count + 3),
+        b.param(count + 4),
     )
 
 

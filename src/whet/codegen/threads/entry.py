@@ -13,6 +13,7 @@ entry:
   %since = call i64 @whet.now(ptr %ctx)
   br label %claim
 claim:
+  %again = phi i64 [ 0, %entry ], [ 1, %work ]
   %more = call i1 @whet.claim(ptr %ctx, ptr %s, i64 %launch, i64 %n)
   br i1 %more, label %work, label %done
 work:
@@ -20,7 +21,7 @@ work:
   %begin = load i64, ptr %p.begin, align 8
   %p.end = getelementptr i64, ptr %s, i64 5
   %end = load i64, ptr %p.end, align 8
-  call void %kernel(ptr %ctx, ptr %dims, ptr %scratch, i64 %begin, i64 %end)
+  call void %kernel(ptr %ctx, ptr %dims, ptr %scratch, i64 %begin, i64 %end, i64 %again)
   br label %claim
 done:
   %worked = load i64, ptr %p.worked, align 8
@@ -38,7 +39,7 @@ out:
 define internal void @whet.alone(ptr %ctx, i64 %launch, i64 %n, ptr %kernel, ptr %dims,
     ptr %scratch) noinline nounwind {{
   %since = call i64 @whet.now(ptr %ctx)
-  call void %kernel(ptr %ctx, ptr %dims, ptr %scratch, i64 0, i64 %n)
+  call void %kernel(ptr %ctx, ptr %dims, ptr %scratch, i64 0, i64 %n, i64 0)
   call void @whet.record(ptr %ctx, i64 0, i64 %launch, i64 %since)
   ret void
 }}

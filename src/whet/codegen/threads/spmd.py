@@ -37,7 +37,7 @@ def driver_text(program: Program) -> str:
     layout = layout_of(program)
     module = Module()
     for name, arguments in sorted(_kernels(program.launches).items()):
-        types = ", ".join([*[PTR] * (arguments + 2), I64, I64])
+        types = ", ".join([*[PTR] * (arguments + 2), I64, I64, I64])
         module.declare(name, f"declare void @{name}({types}) nounwind")
     _write_thunks(module, program, layout)
     _write_serial(module, program)
@@ -76,11 +76,12 @@ def _load_dims(b: Builder, program: Program, table: Value) -> dict[str, Value]:
 def _write_thunks(module: Module, program: Program, layout: ContextLayout) -> None:
     """Write one function per launch that fetches the buffers and calls the kernel."""
     for index, launch in enumerate(program.launches):
-        names = [(PTR, "ctx"), (PTR, "dims"), (PTR, "scratch"), (I64, "begin"), (I64, "end")]
+        names = [(PTR, n) for n in ("ctx", "dims", "scratch")]
+        names += [(I64, n) for n in ("begin", "end", "again")]
         b = Builder(module, f"whet.launch.{index}", names)
         table = b.gep(b.param(0), "i8", layout.buffer_table)
         pointers = [b.load(PTR, b.gep(table, PTR, buffer), align=8) for buffer in launch.args]
-        arguments = [*pointers, *(b.param(k) for k in range(1, 5))]
+        arguments = [*pointers, *(b.param(k) for k in range(1, len(names)))]
         b.line(f"call void @{launch.kernel}({', '.join(str(v) for v in arguments)})")
         b.finish()
 
