@@ -11,12 +11,15 @@ import pytest
 from msgspec.structs import replace
 from onnx import helper, numpy_helper
 
+from whet.codegen.kinds.table import kernel_text
+from whet.codegen.objects.object_code import assembly_of
 from whet.codegen.objects.targets import resolve_target
 from whet.kernel.pipelining import choose_schedule, fits_pipelined, pipelined_variants
 from whet.kernel.schedule import Work, choose_tile
 from whet.kernel.schedules import Answer, Question, fits
 from whet.kernel.spec import Contraction, Tile
 from whet.tests.kernel_runner import execute, interpret, kernels_of, trial_of
+from whet.tests.test_conform_assembly import inner_loops
 from whet.tune.candidates import candidates
 
 ZEN4 = "x86_64-unknown-linux-gnu:znver4"
@@ -154,3 +157,22 @@ def test_a_model_for_that_processor_has_such_tiles() -> None:
     assert tile_of(model, ZEN4).pipelined
     assert not tile_of(model, CASCADELAKE).pipelined
     assert not tile_of(convolution(1024, (14, 14), residual=True), ZEN4).pipelined
+
+
+def test_ends_are_among_the_products() -> None:
+    """LLVM may move them, but not together: 150 instructions of them stand in a loop of 500."""
+    target = resolve_target(ZEN4)
+    (kernel,) = (
+        c.kernel
+        for c in kernels_of(convolution(64, (56, 56), residual=True), target=target)[0]
+        if isinstance(c.kernel, Contraction)
+    )
+    assert kernel.tile.pipelined
+    text = assembly_of(kernel_text("k", kernel, (), target), target)
+    seen = 0
+    for loop in inner_loops(text):
+        products = [k for k, line in enumerate(loop) if "vpdpbusd" in line]
+        if products and any("vcvtps2dq" in line for line in loop):
+            seen += 1
+            assert max(np.diff(products)) < 75
+    assert seen

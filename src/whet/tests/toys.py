@@ -55,7 +55,9 @@ def kernel_object(kind: str, chunks: int, triple: str = HOST) -> bytes:
     module = Module()
     names = ["a", "b", "out", "dims", "scratch"]
     b = Builder(
-        module, f"{kind}_{chunks}", [*((PTR, n) for n in names), (I64, "begin"), (I64, "end"), (I64, "again")]
+        module,
+        f"{kind}_{chunks}",
+        [*((PTR, n) for n in names), (I64, "begin"), (I64, "end"), (I64, "again")],
     )
     a, other, out, dims, scratch, begin, end = (b.param(k) for k in range(7))
     count = i64(chunks) if chunks else b.load(I64, dims, 8)
