@@ -45,6 +45,7 @@ def write_integer_winograd(
     """Write the function of a Winograd convolution of integers."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     fn.b.byte_tables = target.byte_tables
+    fn.b.halves = target.products_per_cycle == 1
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
     scratch = scratch_of(kernel, target.lanes)
     transforms = Transforms(kernel, fn, scratch, fn.b.alloca(f"[{PIXELS} x ptr]"))

@@ -18,6 +18,7 @@ from whet.codegen.kinds.kernel_function import Function
 from whet.codegen.kinds.register_tile import Operands, register_tile
 from whet.codegen.writing.builder import Builder, Value, i64, vector
 from whet.codegen.writing.dot_product import DotProduct
+from whet.codegen.writing.halves import store_scratch
 from whet.kernel.integer_filtering import SHORT, TAPS, WORD
 from whet.kernel.integer_winograd import IntegerWinograd
 from whet.kernel.schedule import balanced
@@ -128,7 +129,7 @@ class Products:
                 total = value
                 if adds:
                     total = b.binary("add", b.load(self._type, place, 64), value)
-                b.store(total, place, 64)
+                store_scratch(b, total, place)
 
     def _place(self, start: int, apart: int, number: Value) -> Value:
         b = self._b

@@ -15,6 +15,7 @@ from whet.codegen.kinds.kernel_function import Function, lane_mask, strips
 from whet.codegen.writing.builder import PTR, Builder, Value, const, i64, vector
 from whet.codegen.writing.evaluate import Point
 from whet.codegen.writing.frame import Frame
+from whet.codegen.writing.halves import store_scratch
 from whet.kernel.integer_filtering import INVERSE, LARGE, SIDES, TileSide, Tiling
 from whet.kernel.integer_winograd import IntegerWinograd
 from whet.kernel.spec import ACCUMULATOR
@@ -106,7 +107,7 @@ class Transforms:
             for v, value in enumerate(integer_transform(b, across.inputs, row, of_parity)):
                 group, offset = self._position(u, v, self.scratch.input_bytes)
                 start = b.gep(starts[group.first], "i16", channel)
-                b.store(value, b.gep(start, "i8", offset), 64)
+                store_scratch(b, value, b.gep(start, "i8", offset))
 
     def _find_pixels(self, frame: Frame, spot: Spot, kind: Kind) -> None:
         """Write down where each pixel of a tile is, or that it is outside."""

@@ -107,6 +107,7 @@ class Builder:
             that narrowing them again gives the same.
         flushes: whether floats become bfloat16 by an instruction that may make subnormal numbers 0.
         byte_tables: whether bytes are looked up by an instruction.
+        halves: whether vectors of 64 bytes are stored to scratch in halves.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Builder:
         self.narrow: dict[str, Value] = {}
         self.flushes = False
         self.byte_tables = False
+        self.halves = False
 
     # -- structure ---------------------------------------------------------------------------
 
