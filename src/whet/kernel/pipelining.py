@@ -13,6 +13,8 @@ SPARE = 8
 """Registers beside the sums of two tiles: for operands, and for what is scaled and rounded."""
 LEAST_TILES = 16
 """Tiles of a chunk, of which the last one ends alone."""
+LEAST_PRODUCTS = 100_000
+"""Products of vectors below which nothing is gained that is worth twice the code: 30 us or less."""
 MOST_STEPS = 64
 """Depth steps up to which that is faster; the tiles of deeper products are better large."""
 
@@ -42,10 +44,12 @@ def _pays(tile: Tile, work: Work, target: Target) -> bool:
 
     A processor that starts two products a cycle scales and rounds in the same units.
     """
-    small = work.reduction <= MOST_STEPS and tile.prefetch == tile.block == 0
+    shallow = work.reduction <= MOST_STEPS and tile.prefetch == tile.block == 0
+    panels = -(-work.cols // target.lanes)
+    large = work.outer * work.rows * panels * work.reduction >= LEAST_PRODUCTS
     shape = _pipelined(tile, work, target)
     narrow = target.products_per_cycle == 1 and shape.rows == ROWS
-    return small and narrow and fits_pipelined(shape, work, target)
+    return shallow and large and narrow and fits_pipelined(shape, work, target)
 
 
 def _pipelined(tile: Tile, work: Work, target: Target) -> Tile:

@@ -122,6 +122,7 @@ def test_ends_of_shallow_products_are_pipelined_where_one_product_starts_a_cycle
         {"rows": 5},
         {"cols": 250},
         {"cols": 16},
+        {"rows": 196},
     ):
         assert not choose_schedule(_work(**changes), target, 2).pipelined, changes
     other = resolve_target(CASCADELAKE)
@@ -153,9 +154,10 @@ def test_a_model_for_that_processor_has_such_tiles() -> None:
         (tile,) = (k.tile for k in kernels if isinstance(k, Contraction))
         return tile
 
-    model = convolution(64, (14, 14), residual=True)
+    model = convolution(64, (56, 56), residual=True)
     assert tile_of(model, ZEN4).pipelined
     assert not tile_of(model, CASCADELAKE).pipelined
+    assert not tile_of(convolution(64, (14, 14), residual=True), ZEN4).pipelined
     assert not tile_of(convolution(1024, (14, 14), residual=True), ZEN4).pipelined
 
 
