@@ -28,7 +28,13 @@ COLUMNS = 192
 
 
 def convolution(
-    channels: int, size: tuple[int, int], *, residual: bool, relu: bool = False
+    channels: int,
+    size: tuple[int, int],
+    *,
+    residual: bool,
+    relu: bool = False,
+    images: int = 1,
+    stride: int = 1,
 ) -> onnx.ModelProto:
     """Return a 1x1 convolution of bytes, to which bytes of another input may be added."""
     rng = np.random.default_rng(channels)
@@ -41,10 +47,11 @@ def convolution(
         "b": rng.integers(-(10**6), 10**6, COLUMNS).astype(np.int32),
     }  # fmt: skip
     node = helper.make_node
-    nodes = [node("QLinearConv", ["x", "xs", "xz", "w", "ws", "wz", "os", "oz", "b"], ["o"])]
-    inputs = [("x", (1, channels, *size))]
+    operands = ["x", "xs", "xz", "w", "ws", "wz", "os", "oz", "b"]
+    nodes = [node("QLinearConv", operands, ["o"], strides=[stride, stride])]
+    inputs: list[tuple[str, tuple[int, ...]]] = [("x", (images, channels, *size))]
     if residual:
-        inputs.append(("r", (1, COLUMNS, *size)))
+        inputs.append(("r", (images, COLUMNS, *(-(-n // stride) for n in size))))
         nodes += [
             node("DequantizeLinear", ["o", "os", "oz"], ["p"]),
             node("DequantizeLinear", ["r", "rs", "xz"], ["q"]),
@@ -104,6 +111,16 @@ def test_rows_of_any_number(size: tuple[int, int], rows: int, tmp_path: Path) ->
 def test_chunks_of_any_size(items: int, panels: int, by_rows: int, tmp_path: Path) -> None:
     model = convolution(24, (5, 11), residual=True)
     check(model, tmp_path, rows=4, row_items=items, panels=panels, by_rows=bool(by_rows))
+
+
+@pytest.mark.parametrize(("size", "line"), [((5, 13), 4), ((3, 27), 5), ((7, 3), 2)])
+@pytest.mark.parametrize(("lines", "panels"), [(1, 2), (2, 1), (2, 100)])
+def test_chunks_of_whole_lines(
+    size: tuple[int, int], line: int, lines: int, panels: int, tmp_path: Path
+) -> None:
+    """Two images of 21, 28 and 8 pixels, whose tiles are of two heights or one."""
+    model = convolution(20, size, residual=True, images=2, stride=2)
+    check(model, tmp_path, rows=6, row_items=lines * line, panels=panels)
 
 
 def _work(**changes: int) -> Work:

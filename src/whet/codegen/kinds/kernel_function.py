@@ -50,9 +50,9 @@ def open_function(
     """
     alias = "ptr noalias" if exclusive else "ptr"
     names = [(alias, f"p{k}") for k in range(len(params))]
-    tail = [(PTR, "dims"), ("ptr noalias", "scratch"), (I64, "begin"), (I64, "end")]
-    tail.append((I64, "again"))
-    b = Builder(module, name, [*names, *tail])
+    tail = [(PTR, "dims"), ("ptr noalias", "scratch")]
+    chunks = [(I64, n) for n in ("begin", "end", "again")]
+    b = Builder(module, name, [*names, *tail, *chunks])
     count = len(params)
     table = b.param(count)
     values = {d: b.load(I64, b.gep(table, I64, k), 8) for k, d in enumerate(dims)}

@@ -39,6 +39,7 @@ def write_pipelined(
     first, last = items
     if kernel.outer:
         each = sum(count for _, count in heights)
+        assert kernel.tile.row_items % each == 0, "chunks have whole lines"
         first, last = (b.divide(place, each)[0] for place in items)
     above, row = 0, 0
     for height, count in heights:

@@ -31,7 +31,6 @@ _FUTEX = {"x86_64": 202, "aarch64": 98}
 _FSTAT = {"x86_64": 5, "aarch64": 80}
 _STAT = {"st_size": 6, "st_mtime": 11, "st_mtime_nsec": 12}
 """Places in ``struct stat`` of both, in words of 8 bytes."""
-
 _PAUSE = {
     "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
     "aarch64": ("declare void @llvm.aarch64.isb(i32)", "call void @llvm.aarch64.isb(i32 15)"),
