@@ -39,8 +39,8 @@ class IntegerWinograd(msgspec.Struct, frozen=True):
         tiles: tiles in one chunk.
         tile: the schedule; ``rows`` tiles are multiplied by ``vectors`` of filters at a time, for
             ``block`` channels before the next.
-        in_registers: whether taps are transformed where they are multiplied instead of into
-            scratch; a chunk then has a whole image, and a panel is one vector.
+        in_registers: whether weights are made of transformed columns where they are multiplied
+            instead of in scratch; a chunk then has a whole image, and a panel is one vector.
     """
 
     params: tuple[Param, ...]

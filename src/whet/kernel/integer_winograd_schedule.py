@@ -42,11 +42,17 @@ GAIN = 0.9
 """What it may take of the estimate of a plain product."""
 NEAR = 0.65
 """Part of the level-2 cache for the scratch of a chunk."""
-PART_OPERATIONS = 28
-"""Beside the products of a pair of channels and some positions, with taps in registers: two start
-in a cycle."""
+COLUMN_OPERATIONS = 42
+"""Of a pair of channels whose weights are made in registers, beside its products: taps widened and
+added up along columns. Two operations start in a cycle."""
+COLUMN_CYCLES = 15
+"""Of storing these columns, which is not hidden by products."""
+PART_OPERATIONS = 8
+"""Of making the weights of some positions of a line."""
 REGISTER_BLOCKS = (32, 16, 8, 4)
-"""Pairs of channels of a block whose taps, 9 kB at most, stay in the first cache."""
+"""Pairs of channels of a block whose columns, 25 kB at most, stay near."""
+FETCHES = 2
+"""How often each line of taps is asked for ahead: once left a tenth of the time to waiting."""
 BESIDE_SUMS = 8
 """Registers for taps and weights beside the sums of a line, or of some of its positions."""
 FEWER_STEPS = 2
@@ -139,14 +145,14 @@ def _unroll(target: Target) -> int:
 
 
 def _register_plans(estimate: _Estimate) -> Iterator[Plan]:
-    """Yield the schedule with taps transformed in registers, if sums of a position stay there."""
+    """Yield the schedule with weights made in registers, if sums of a position stay there."""
     target, pairs = estimate.target, estimate.pairs
     block = next((n for n in REGISTER_BLOCKS if pairs % n == 0), None)
     if block is None or not estimate.sums_stay:
         return
     panels = -(-estimate.work.filters // target.lanes)
-    unroll = _unroll(target)
-    lines = -(-TAPS * PAIR * target.lanes * unroll // (LINE_BYTES * estimate.parts))
+    unroll = FEWER_STEPS
+    lines = -(-FETCHES * TAPS * PAIR * target.lanes * unroll // (LINE_BYTES * estimate.parts))
     each = _panels_together(estimate, 1, panels)
     tile = Tile(1, 1, unroll, 1, each, lines, PAIR * block)
     yield Plan(estimate.tiles, tile, in_registers=True)
@@ -238,10 +244,11 @@ class _Estimate(msgspec.Struct, frozen=True):
         return max(products, (tile.rows + tile.vectors) / LOADS_PER_CYCLE)
 
     def _pair_cycles(self, positions: int) -> float:
-        """Return the cycles of a pair of channels whose taps are transformed in registers."""
+        """Return the cycles of a pair of channels whose weights are made in registers."""
         products = positions * self._instructions
-        others = PART_OPERATIONS * self.parts
-        return max(products / self.target.products_per_cycle, (products + others) / 2)
+        others = COLUMN_OPERATIONS + PART_OPERATIONS * self.parts
+        beside = max(products / self.target.products_per_cycle, (products + others) / 2)
+        return beside + COLUMN_CYCLES
 
     @property
     def _pace(self) -> float:

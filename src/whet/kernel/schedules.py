@@ -71,7 +71,7 @@ class Answer(msgspec.Struct, frozen=True):
             the plain product.
         tile: tiles and chunks; ``None`` where a convolution is a plain product, which is a question
             of its own.
-        in_registers: whether taps of bytes are transformed in registers.
+        in_registers: whether weights of bytes are made in registers.
     """
 
     size: int = 0

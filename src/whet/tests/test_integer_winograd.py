@@ -44,6 +44,7 @@ from whet.lower.lower import lower
 from whet.ops.table import op_table
 from whet.passes.pipeline import run_passes
 from whet.runtime.model import CompiledModel
+from whet.target import Target
 from whet.tests.test_targets_assembly import SPILL, inner_loops
 from whet.tune.candidates import candidates
 
@@ -61,11 +62,14 @@ SHAPES = {
     "padding on two sides": ((1, 16, 70, 9, 10), (0, 0, 1, 1), "uint8", 9),
     "a window outside the image": ((1, 16, 16, 3, 3), (4, 3, 3, 4), "uint8", 77),
     "several blocks of channels": ((1, 256, 16, 7, 7), (1, 1, 1, 1), "uint8", 1),
+    "an odd number of blocks": ((1, 192, 40, 7, 7), (1, 1, 1, 1), "uint8", 200),
     "a pixel high": ((1, 16, 16, 1, 4), (2, 1, 2, 1), "uint8", 1),
 }
 """Images, channels, filters, rows and columns; padding; type and zero point."""
-TARGETS = ("host", "x86_64-linux-gnu:haswell", "x86_64-linux-gnu:skylake-avx512")
+ZEN = "x86_64-linux-gnu:znver4"
 CASCADELAKE = "x86_64-linux-gnu:cascadelake"
+HASWELL = "x86_64-linux-gnu:haswell"
+TARGETS = ("host", HASWELL, "x86_64-linux-gnu:skylake-avx512")
 X86 = platform.machine() == "x86_64"
 
 pytestmark = pytest.mark.skipif(not X86, reason="Arm multiplies bytes four at a time, shorts two")
@@ -318,27 +322,48 @@ def test_schedules_are_tuned_and_looked_at(tmp_path: Path, cache: Path) -> None:
             whet.compile(model, options=chosen)
 
 
-@pytest.mark.parametrize("target", [CASCADELAKE, "x86_64-linux-gnu:haswell"])
-def test_sums_stay_in_registers(target: str) -> None:
-    weights = bytes_of(np.random.default_rng(5), "int8", (64, 64, 3, 3))
-    model = convolution((1, 64, 64, 56, 56), (1, 1, 1, 1), "uint8", 0, weights)
-    chosen = named_target(target)
-    graph = load_model(model)
+def kernel_of(size: int, depth: int, target: Target) -> IntegerWinograd:
+    """Return the kernel that a target's code would have of a square image on one thread."""
+    weights = bytes_of(np.random.default_rng(5), "int8", (depth, depth, 3, 3)) // 4
+    graph = load_model(
+        convolution((1, depth, depth, size, size), (1, 1, 1, 1), "uint8", 0, weights)
+    )
     run_passes(graph, opt_level=3, switches={})
     schedules = Schedules(1, rewrites={"winograd_bytes": None})
-    calls = lower(graph, op_table(), chosen, level=3, schedules=schedules).calls
+    calls = lower(graph, op_table(), target, level=3, schedules=schedules).calls
     (kernel,) = (c.kernel for c in calls if isinstance(c.kernel, IntegerWinograd))
-    text = assembly_of(kernel_text("k", kernel, (), chosen), chosen)
-    name = "vpdpwssd" if chosen.dot == "vnni" else "vpmaddwd"
-    loops = [loop for loop in inner_loops(text) if sum(name in line for line in loop) > 8]
+    return kernel
+
+
+def expect_no_spills(kernel: IntegerWinograd, target: Target, least: int) -> None:
+    """Expect that inner loops of at least so many products have all sums in registers."""
+    text = assembly_of(kernel_text("k", kernel, (), target), target)
+    name = "vpdpwssd" if target.dot == "vnni" else "vpmaddwd"
+    loops = [loop for loop in inner_loops(text) if sum(name in line for line in loop) > least]
     assert loops
     for loop in loops:
         assert not any(SPILL.match(line) for line in loop)
 
 
+@pytest.mark.parametrize("target", [CASCADELAKE, HASWELL])
+def test_sums_stay_in_registers(target: str) -> None:
+    chosen = named_target(target)
+    expect_no_spills(kernel_of(56, 64, chosen), chosen, 8)
+
+
+@pytest.mark.parametrize(
+    ("size", "depth", "target"),
+    [(7, 512, ZEN), (7, 512, CASCADELAKE), (7, 512, HASWELL), (14, 256, ZEN)],
+)
+def test_sums_stay_beside_weights_made_in_registers(size: int, depth: int, target: str) -> None:
+    kernel = kernel_of(size, depth, named_target(ZEN))
+    assert kernel.in_registers
+    expect_no_spills(kernel, named_target(target), 4)
+
+
 def test_it_is_chosen_where_it_multiplies_less() -> None:
     """Few channels and strange sizes are left to direct sums, and so is Arm."""
-    target = named_target("x86_64-linux-gnu:znver4")
+    target = named_target(ZEN)
     assert choose_integer_winograd(IntegerConvolution(1, 56, 56, 64, 64), target, 2) is not None
     assert choose_integer_winograd(IntegerConvolution(1, 56, 56, 8, 8), target, 2) is None
     assert choose_integer_winograd(IntegerConvolution(1, 5, 56, 64, 64), target, 2) is None

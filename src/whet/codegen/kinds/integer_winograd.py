@@ -70,13 +70,7 @@ def _blocks(kernel: IntegerWinograd) -> int:
 
 
 def _parts(kernel: IntegerWinograd, lanes: int) -> int:
-    return -(-_panels(kernel, lanes) // kernel.tile.panels)
-
-
-def _panels(kernel: IntegerWinograd, lanes: int) -> int:
-    columns = kernel.col.extent.constant
-    assert columns is not None, "channels are static in Winograd kernels"
-    return -(-columns // (kernel.tile.vectors * lanes))
+    return -(-scratch_of(kernel, lanes).panels // kernel.tile.panels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +101,14 @@ class _Writer:
         tiles = first, b.min(b.add(first, i64(kernel.tiles)), total)
         bound = frame.bind(kernel.image, image)
         low = b.mul(part, i64(kernel.tile.panels))
-        high = b.min(b.add(low, i64(kernel.tile.panels)), i64(_panels(kernel, lanes)))
+        high = b.min(b.add(low, i64(kernel.tile.panels)), i64(self.scratch.panels))
         with b.when(b.icmp("ne", number, b.load(I64, kept, 8))):
             b.store(number, kept, 8)
-            self.products.taps.begin_fetching(low, i64(0))
+            self.products.taps.begin_fetching(b.mul(low, i64(self.scratch.pairs)))
             with b.loop(*tiles, hint="in") as tile:
                 self.products.taps.fetch_first()
                 self.transforms.inputs(bound, self._spot(tile, first))
+        self.products.begin(low)
         with b.loop(low, high, hint="panel") as panel:
             self.products.multiply(panel)
             with b.loop(*tiles, hint="out") as tile:

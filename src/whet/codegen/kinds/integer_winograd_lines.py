@@ -1,31 +1,32 @@
-"""Products of a Winograd convolution of integers, with taps transformed in registers.
+"""Products of a Winograd convolution of integers, with weights made in registers.
 
-Images of a few tiles use a transformed weight so few times that storing it takes longer. A line of
-weights is made of the taps at each step, and multiplied while it is in registers; the sums of that
-line's tiles stay there for a block of channels, whose taps are near for all lines (decision 28).
-Where those are too many, a part of the line is done at a time, and its weights are made again.
+Images of a few tiles use a transformed weight so few times that storing it takes longer. Taps are
+transformed along their columns alone into scratch, a block of channels at a time; along its lines
+one becomes weights where those are multiplied. The sums of a line's tiles stay in registers for
+the block, or of a part of the line where they are too many (decision 28). While a block is
+multiplied, the next one's columns are transformed beside it (decision 35).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from whet.codegen.kinds.integer_winograd_scratch import IntegerScratch, apart_of
-from whet.codegen.kinds.integer_winograd_taps import SIDE, Taps
+from whet.codegen.kinds.integer_winograd_parts import TOGETHER, Column, Part, columns_of, parts_of
+from whet.codegen.kinds.integer_winograd_scratch import IntegerScratch
+from whet.codegen.kinds.integer_winograd_taps import Taps
 from whet.codegen.kinds.kernel_function import Function
 from whet.codegen.writing.builder import Builder, Value, i64, vector
 from whet.codegen.writing.dot_product import DotProduct
-from whet.kernel.integer_filtering import KINDS, TAPS, WORD
+from whet.kernel.integer_filtering import SIDE, WORD
 
 
 @dataclass(frozen=True, slots=True)
-class _Position:
-    """A position of a line: its column, where its sums and inputs begin, and its tiles."""
+class _Block:
+    """A block of channels of a panel: its first pair of all panels', where its columns are."""
 
-    column: int
-    sums: int
-    inputs: int
-    tiles: int
+    first: Value
+    columns: Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,31 +51,43 @@ class LineProducts:
     def _b(self) -> Builder:
         return self.fn.b
 
+    def begin(self, panel: Value) -> None:
+        """Transform the columns of the first block of a chunk's first panel."""
+        block = self._block(self._b.mul(panel, i64(self.scratch.pairs)))
+        self.taps.begin_fetching(block.first)
+        with self._b.loop(i64(0), i64(self.scratch.block), hint="columns") as k:
+            self.taps.fetch_pairs(2)
+            self._transform(block, k, columns_of(self.scratch))
+
     def multiply(self, panel: Value) -> None:
-        """Multiply all tiles by a panel's taps, block by block of the channels."""
-        b, block = self._b, self.scratch.block
-        self.scratch.clear(b, self.fn.scratch)
-        with b.loop(i64(0), i64(self.scratch.pairs), block, hint="depth") as pair:
-            self.taps.begin_fetching(panel, b.add(pair, i64(block)))
-            for kind in range(KINDS):
-                self._line(panel, pair, kind)
+        """Multiply all tiles by a panel's taps, block by block of the channels.
 
-    def _line(self, panel: Value, pair: Value, kind: int) -> None:
-        """Multiply the lines of one point by a block of channels, and add to their sums."""
-        part: list[_Position] = []
-        for position in self._positions(kind):
-            if sum(p.tiles for p in (*part, position)) > self.room:
-                self._part(panel, pair, kind, part)
-                part = []
-            part.append(position)
-        self._part(panel, pair, kind, part)
+        The last block of all is transformed once more in its place, to what is there.
+        """
+        b, scratch = self._b, self.scratch
+        scratch.clear(b, self.fn.scratch)
+        last = i64(scratch.panels * scratch.pairs - scratch.block)
+        with b.loop(i64(0), i64(scratch.pairs), scratch.block, hint="depth") as pair:
+            here = self._block(b.add(b.mul(panel, i64(scratch.pairs)), pair))
+            following = self._block(b.min(b.add(here.first, i64(scratch.block)), last))
+            self.taps.begin_fetching(b.add(following.first, i64(scratch.block)))
+            for part in parts_of(scratch, self.room):
+                self._multiply_part(part, pair, here, following)
 
-    def _part(self, panel: Value, pair: Value, kind: int, part: list[_Position]) -> None:
-        """Multiply some positions of a line, whose sums stay in registers."""
+    def _block(self, first: Value) -> _Block:
+        """Return a block, whose columns are not where those of the next one are."""
+        b = self._b
+        number, _ = b.divide(first, self.scratch.block)
+        _, odd = b.divide(number, 2)
+        start = b.gep(self.fn.scratch, "i8", self.scratch.weight_start)
+        return _Block(first, b.gep(start, "i8", b.mul(odd, i64(self.scratch.columns_bytes))))
+
+    def _multiply_part(self, part: Part, pair: Value, here: _Block, following: _Block) -> None:
+        """Multiply some positions of a line by a block, and transform some of the next one."""
         b, type_ = self._b, vector("i32", self.scratch.lanes)
         places = {
             (p.column, n): (self._sum(p.sums, n), p.inputs + n * self.scratch.input_bytes)
-            for p in part
+            for p in part.positions
             for n in range(p.tiles)
         }
         unroll = self.scratch.kernel.tile.unroll
@@ -85,32 +98,44 @@ class LineProducts:
             self.taps.fetch_next()
             sums = {at: b.load(type_, cell, 64) for at, cell in cells.items()}
             for u in range(unroll):
-                number = b.add(pair, b.add(k, i64(u)))
-                start = self.taps.place(panel, number)
-                columns = [self.taps.column(start, j, TAPS[kind]) for j in range(SIDE)]
-                inputs = b.gep(self.fn.scratch, "i8", b.mul(number, i64(WORD)))
-                lines = (b.cast("bitcast", w, type_) for w in self.taps.along(columns))
-                weights = [self.dot.vectors(b, w) for w in lines]
+                step = b.add(k, i64(u))
+                inputs = b.gep(self.fn.scratch, "i8", b.mul(b.add(pair, step), i64(WORD)))
+                weights = self._weights(here, part.line, step)
                 for at, total in sums.items():
                     value = b.load("i32", b.gep(inputs, "i8", places[at][1]))
                     scalars = self.dot.scalars(b, value, self.scratch.lanes)
                     sums[at] = self.dot.add(b, total, scalars, weights[at[0]])
+                self._transform(following, step, part.columns)
             for at, cell in cells.items():
                 b.store(sums[at], cell, 64)
         for at, cell in cells.items():
             b.store(b.load(type_, cell, 64), places[at][0], 64)
 
-    def _positions(self, kind: int) -> list[_Position]:
-        """Return the positions of a line."""
-        scratch = self.scratch
-        found = []
-        for group in scratch.groups:
-            for n, (u, v) in enumerate(group.places):
-                if u == kind:
-                    sums = scratch.sum_start(group) + n * apart_of(group, scratch.sum_bytes)
-                    inputs = scratch.input_start(group) + n * apart_of(group, scratch.input_bytes)
-                    found.append(_Position(v, sums, inputs, group.tiles))
-        return sorted(found, key=lambda position: position.column)
+    def _weights(self, block: _Block, line: int, step: Value) -> list[tuple[Value, ...]]:
+        """Return the weights of a line at a pair of a block's channels."""
+        b, kind = self._b, vector("i16", 2 * self.scratch.lanes)
+        if any(line in lines for lines in TOGETHER):
+            columns = [b.load(kind, self._column(block, line, step, j), 64) for j in range(SIDE)]
+        else:
+            start = self.taps.place(b.add(block.first, step))
+            columns = [c for j in range(SIDE) for c in self.taps.column(start, j, [line])]
+        type_ = vector("i32", self.scratch.lanes)
+        lines = [b.cast("bitcast", w, type_) for w in self.taps.along(columns)]
+        return [self.dot.vectors(b, w) for w in lines]
+
+    def _transform(self, block: _Block, step: Value, columns: Sequence[Column]) -> None:
+        """Transform some columns of a block's taps at a pair of channels."""
+        start = self.taps.place(self._b.add(block.first, step))
+        for column in columns:
+            values = self.taps.column(start, column.number, column.lines)
+            for line, value in zip(column.lines, values, strict=True):
+                self._b.store(value, self._column(block, line, step, column.number), 64)
+
+    def _column(self, block: _Block, line: int, step: Value, number: int) -> Value:
+        """Return where a column of a line of a block is."""
+        b, each = self._b, self.scratch.column_bytes
+        start = b.gep(block.columns, "i8", (line * self.scratch.block * SIDE + number) * each)
+        return b.gep(start, "i8", b.mul(step, i64(SIDE * each)))
 
     def _sum(self, start: int, tile: int) -> Value:
         return self._b.gep(self.fn.scratch, "i8", start + tile * self.scratch.sum_bytes)

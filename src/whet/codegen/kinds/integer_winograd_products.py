@@ -13,13 +13,13 @@ from whet.codegen.kinds.integer_winograd_scratch import (
     IntegerScratch,
     apart_of,
 )
-from whet.codegen.kinds.integer_winograd_taps import SIDE, Taps
+from whet.codegen.kinds.integer_winograd_taps import Taps
 from whet.codegen.kinds.kernel_function import Function
 from whet.codegen.kinds.register_tile import Operands, register_tile
 from whet.codegen.writing.builder import Builder, Value, i64, vector
 from whet.codegen.writing.dot_product import DotProduct
 from whet.codegen.writing.halves import store_scratch
-from whet.kernel.integer_filtering import SHORT, TAPS, WORD
+from whet.kernel.integer_filtering import SHORT, SIDE, TAPS, WORD
 from whet.kernel.integer_winograd import IntegerWinograd
 from whet.kernel.schedule import balanced
 
@@ -50,10 +50,13 @@ class Products:
     def _type(self) -> str:
         return vector("i32", self.scratch.lanes)
 
+    def begin(self, panel: Value) -> None:
+        """Before a chunk's first panel nothing is to be done."""
+
     def multiply(self, panel: Value) -> None:
         """Multiply all tiles by a panel's taps, block by block of the channels."""
         pairs, block = self.scratch.pairs, self.scratch.block
-        self.taps.begin_fetching(self._b.add(panel, i64(1)), i64(0))
+        self.taps.begin_fetching(self._b.mul(self._b.add(panel, i64(1)), i64(pairs)))
         if block == pairs:
             self._block(panel, i64(0), adds=False)
             return
@@ -64,7 +67,8 @@ class Products:
     def _block(self, panel: Value, pair: Value, *, adds: bool) -> None:
         b, scratch = self._b, self.scratch
         with b.loop(i64(0), i64(scratch.block), hint="taps") as k:
-            start = self.taps.place(panel, b.add(pair, k))
+            first = b.add(b.mul(panel, i64(scratch.pairs)), pair)
+            start = self.taps.place(b.add(first, k))
             for j in range(self.kernel.tile.vectors):
                 lane = b.add(b.mul(k, i64(scratch.panel)), i64(j * scratch.lanes))
                 self._transform_taps(b.gep(start, "i8", j * 2 * scratch.lanes), lane)

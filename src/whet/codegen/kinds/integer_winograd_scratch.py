@@ -1,7 +1,8 @@
 """What a Winograd convolution of integers keeps in scratch, and where.
 
 Inputs lie as [positions, tiles, channels] of 16 bits, sums as [positions, tiles, panel] of 32,
-weights as [positions, pairs of channels, panel, 2] of 16, behind them a pixel of what is outside
+weights as [positions, pairs of channels, panel, 2] of 16, or columns of taps, of two blocks
+of channels, as [2, lines, pairs, 3, panel, 2], behind them a pixel of what is outside
 and the number of the block of tiles that the inputs are of.
 Positions that as many tiles have follow each other: where a chunk is a whole image, its smaller
 tiles have no products of the last point.
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from whet.codegen.writing.builder import Builder, Value, const, i64, vector
-from whet.kernel.integer_filtering import KINDS, SHORT, WORD, Tiling
+from whet.kernel.integer_filtering import KINDS, SHORT, SIDE, WORD, Tiling
 from whet.kernel.integer_winograd import IntegerWinograd
 from whet.kernel.schedule import LINE_BYTES
 
@@ -58,6 +59,11 @@ class IntegerScratch:
         return _is_whole(self.kernel)
 
     @property
+    def lines(self) -> list[int]:
+        """Lines of a tile that some tiles have."""
+        return sorted({u for group in self.groups for u, _ in group.places})
+
+    @property
     def depth(self) -> int:
         """Channels of a transformed tile, in whole vectors."""
         width = 2 * self.lanes
@@ -86,6 +92,13 @@ class IntegerScratch:
         return self.kernel.tile.vectors * self.lanes
 
     @property
+    def panels(self) -> int:
+        """Panels of filters."""
+        extent = self.kernel.col.extent.constant
+        assert extent is not None, "channels are static in Winograd kernels"
+        return -(-extent // self.panel)
+
+    @property
     def input_bytes(self) -> int:
         """Bytes of the channels of a tile at a position."""
         return SHORT * self.depth
@@ -99,6 +112,16 @@ class IntegerScratch:
     def weight_apart(self) -> int:
         """Bytes from one position's weights to the next one's."""
         return _apart(2 * SHORT * self.panel * self.block)
+
+    @property
+    def column_bytes(self) -> int:
+        """Bytes of a column of taps transformed to a line, where weights are made in registers."""
+        return 2 * SHORT * self.panel
+
+    @property
+    def columns_bytes(self) -> int:
+        """Bytes of all columns of a block, of all lines."""
+        return KINDS * SIDE * self.column_bytes * self.block
 
     def input_start(self, group: Group) -> int:
         """Return where the inputs of a group begin."""
@@ -118,8 +141,9 @@ class IntegerScratch:
     @property
     def fill_start(self) -> int:
         """Where the pixel outside the image begins."""
-        kinds = 0 if self.kernel.in_registers else sum(len(g.places) for g in self.groups)
-        return self.weight_start + kinds * self.weight_apart
+        if self.kernel.in_registers:
+            return self.weight_start + 2 * self.columns_bytes
+        return self.weight_start + sum(len(g.places) for g in self.groups) * self.weight_apart
 
     @property
     def block_start(self) -> int:
