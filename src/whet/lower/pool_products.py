@@ -91,6 +91,7 @@ def _image(pair: Pair, target: Target) -> Image:
         columns=magnitude(own.row.extent),
         channels=magnitude(own.col.extent),
         panel=own.tile.vectors * target.lanes,
+        depth=magnitude(product(a.extent for a in (*own.taps, own.depth))),
         element=DTYPES[pair.root.dtype].size,
     )
 

@@ -149,9 +149,9 @@ def test_others_stay_apart(name: str) -> None:
 def test_bands_stay_in_the_cache_and_repeat_little() -> None:
     target = replace(resolve_target(AVX2), l2_bytes=1 << 20)
     lines = Lines(2, 1, 3)
-    image = Image(count=1, rows=112, columns=112, windows=56, channels=64, panel=16, element=4)
+    image = Image(1, 112, 112, 56, channels=64, panel=16, depth=147, element=4)
     several, long = replace(image, count=4), replace(image, rows=96, columns=6000)
-    alone = Image(count=1, rows=112, columns=112, windows=56, channels=64, panel=64, element=4)
+    alone = replace(image, panel=64)
     assert choose_bands(alone, lines, target, 2) == Bands(4, 14, 64)
     assert choose_bands(image, lines, target, 1) == Bands(4, 56, 64)
     assert choose_bands(several, lines, target, 2) == Bands(4, 56, 64)
@@ -159,6 +159,17 @@ def test_bands_stay_in_the_cache_and_repeat_little() -> None:
     assert choose_bands(alone, lines, target, 16) is None, "too much is repeated"
     assert choose_bands(long, lines, target, 2) is None, "lines are too long"
     assert choose_bands(replace(image, rows=32, windows=16), lines, target, 2) is None, "it is near"
+
+
+def test_bands_of_bytes_save_memory_where_that_takes_no_time() -> None:
+    target = replace(resolve_target(AVX2), l2_bytes=1 << 20)
+    image = Image(1, 56, 56, 56, channels=144, panel=16, depth=24, element=1)
+    lines = Lines(1, 1, 3)
+    bands = choose_bands(image, lines, target, 2)
+    assert bands is not None
+    assert (bands.height + lines.shared) * image.columns * bands.channels <= image.bytes // 8
+    for other in (replace(image, depth=33), replace(image, element=2), replace(image, rows=28)):
+        assert choose_bands(other, lines, target, 2) is None
 
 
 # -- depthwise convolutions behind 1x1 ones --------------------------------------------------------
