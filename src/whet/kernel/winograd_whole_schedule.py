@@ -20,9 +20,9 @@ MOST_IMAGES = 4
 On 7 pixels of 512 channels 2 images take 0.66 of the time, 3 take 0.96, 4 take 0.93; of 128, 1.05.
 """
 BLOCK_VECTORS = 2
-"""Vectors of channels whose transformed taps wait in scratch.
+"""Vectors of channels whose columns of taps wait in scratch.
 
-With 1 or 4 it takes 1.01 of the time, with 8 1.06 (14 pixels of 256 channels on a Zen 4).
+With 1 or 4 it takes 1.00 of the time (14 pixels of 256 channels on a Zen 4).
 """
 MORE_THAN_SUMS = 7
 """Registers beside the sums of a line: what its weights are made of, and one of them."""
@@ -49,8 +49,8 @@ def fits_whole(work: Convolution, target: Target, size: int) -> bool:
 def whole_cycles(work: Convolution, target: Target, threads: int, size: int) -> float:
     """Estimate the cycles of a convolution: every multiply-add loads its scalar.
 
-    A line's taps are loaded where they are transformed in registers; else each weight is made,
-    stored and loaded. The image is transformed by each thread that has some of its filters.
+    A line's taps are loaded where they are transformed in registers; else each weight is made of
+    three columns. The image is transformed by each thread that has some of its filters.
     """
     filtering = work.filtering(size)
     positions = filtering.span**2

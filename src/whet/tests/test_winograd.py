@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from msgspec import structs
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -16,6 +17,7 @@ from whet.driver import plan
 from whet.kernel.spec import Winograd
 from whet.kernel.winograd import FILTERINGS
 from whet.kernel.winograd_filtering import Filtering
+from whet.tests.kernel_runner import execute, kernels_of, trial_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -209,6 +211,26 @@ def test_whole_images_do_not_depend_on_threads(shape: tuple[int, ...], cache: Pa
         for n in (1, 3)
     )
     np.testing.assert_array_equal(one, three)
+
+
+@pytest.mark.parametrize("shape", ((1, 64, 80, 7, 7), (1, 96, 112, 14, 14)), ids=str)
+def test_weights_made_by_additions_are_the_same(shape: tuple[int, ...], cache: Path) -> None:
+    """They are for processors that start a product a cycle; both kinds run anywhere."""
+    rng = np.random.default_rng()
+    _, depth, filters, _, _ = shape
+    sides = [(depth, THIN, 1, 1), (filters, depth, 3, 3), (THIN, filters, 1, 1), (filters,)]
+    model = convolution(shape, [1, 1, 1, 1], [scaled(rng, *side) for side in sides])
+    calls, host = kernels_of(model, every=True)
+    found = [c for c in calls if isinstance(c.kernel, Winograd)]
+    if not found:
+        pytest.skip("this processor does such convolutions directly")
+    trial = trial_of(found[0], host, {}, rng, odd=False)
+    one, two = (
+        execute(replace(trial, target=structs.replace(host, products_per_cycle=n)), cache)
+        for n in (1, 2)
+    )
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def check_convolution(shape: tuple[int, ...], pads: list[int], stride: int, cache: Path) -> None:

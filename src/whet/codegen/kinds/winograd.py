@@ -36,6 +36,7 @@ from whet.codegen.kinds.winograd_scratch import (
 from whet.codegen.writing.builder import F32, PTR, Builder, Module, Value, i64, vector
 from whet.codegen.writing.evaluate import Point
 from whet.codegen.writing.frame import Frame
+from whet.codegen.writing.halves import store_scratch
 from whet.index import Poly, as_poly, ceil_div, var
 from whet.kernel.expr import Within
 from whet.kernel.spec import ACCUMULATOR, Winograd
@@ -63,6 +64,7 @@ def write_tiled(
     """Write the function of a Winograd convolution of tiles that are smaller than the image."""
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     fn.b.flushes = target.bfloat16_dot
+    fn.b.halves = target.products_per_cycle == 1
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
     cursor = fn.b.alloca(PTR)
     scratch = Scratch(kernel, target.lanes)
@@ -285,7 +287,7 @@ class _Writer:
             at = (b.add(slot, i64(i)), i64(0))
             start = self.scratch.product(b, self.fn.scratch, position, at)
             for j, value in enumerate(line):
-                b.store(value, b.gep(start, F32, j * width), 64)
+                store_scratch(b, value, b.gep(start, F32, j * width))
 
     def _fetch_ahead(self) -> None:
         """Bring part of the weights that come next into the second cache."""

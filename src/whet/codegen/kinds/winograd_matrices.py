@@ -28,6 +28,29 @@ def combined(b: Builder, terms: Sequence[tuple[float, Value]]) -> Value:
     return total
 
 
-def even_first(factors: Sequence[float], values: Sequence[Value]) -> list[tuple[float, Value]]:
-    """Return terms in an order in which points ``p`` and ``-p`` begin with the same sum."""
-    return [(factors[k], values[k]) for k in (0, 2, 1)]
+def tap_sum(b: Builder, factors: Sequence[float], taps: Sequence[Value], *, adds: bool) -> Value:
+    """Return taps times the factors of a weight, which are powers of 2.
+
+    Points ``p`` and ``-p`` begin with the same sum. Additions alone give the same bits; they take
+    ports that a product a cycle leaves idle.
+    """
+    terms = [(factors[k], taps[k]) for k in (0, 2, 1)]
+    return _doubled(b, terms) if adds else combined(b, terms)
+
+
+def _doubled(b: Builder, terms: Sequence[tuple[float, Value]]) -> Value:
+    """Return a sum of registers with factors that are powers of 2, by additions."""
+    total: Value | None = None
+    for factor, value in terms:
+        if not factor:
+            continue
+        term = value
+        for _ in range(int(abs(factor)).bit_length() - 1):
+            term = b.binary("fadd", term, term)
+        if total is None:
+            assert factor > 0, "the first factor of a point is that of an even power"
+            total = term
+        else:
+            total = b.binary("fadd" if factor > 0 else "fsub", total, term)
+    assert total is not None, "a weight is made of some tap"
+    return total

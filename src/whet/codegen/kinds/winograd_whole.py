@@ -23,7 +23,7 @@ from whet.codegen.kinds.kernel_function import (
 )
 from whet.codegen.kinds.register_tile import UNROLL
 from whet.codegen.kinds.winograd_images import image_and_panels
-from whet.codegen.kinds.winograd_matrices import combined, even_first, transformed
+from whet.codegen.kinds.winograd_matrices import tap_sum, transformed
 from whet.codegen.kinds.winograd_scratch import filtering_of, static
 from whet.codegen.writing.builder import F32, Builder, Module, Value, const, i64, vector
 from whet.codegen.writing.evaluate import Point
@@ -46,7 +46,8 @@ def write_whole(
     fn = open_function(module, name, kernel.params, dims, exclusive=True)
     fn.b.flushes = target.bfloat16_dot
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
-    writer = _Writer(kernel, fn, filtering_of(kernel), target.lanes)
+    adds = target.products_per_cycle == 1
+    writer = _Writer(kernel, fn, filtering_of(kernel), target.lanes, adds)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
@@ -58,6 +59,7 @@ class _Writer:
     fn: Function
     filtering: Filtering
     width: int
+    adds: bool
 
     @property
     def b(self) -> Builder:
@@ -146,7 +148,7 @@ class _Writer:
             for j in range(3)
         ]
         for column_kind, factors in enumerate(filtering.filters):
-            weight = combined(b, even_first(factors, side))
+            weight = tap_sum(b, factors, side, adds=self.adds)
             for number in sums:
                 if filtering.weight_of[number % filtering.span] == column_kind:
                     value = b.load(F32, b.gep(inputs, F32, number * self.width))
@@ -160,7 +162,7 @@ class _Writer:
             b.load(type_, b.gep(start, F32, tap * self.width), 64) if factor else absent
             for factor, (start, tap) in zip(factors, places, strict=True)
         ]
-        return combined(b, even_first(factors, taps))
+        return tap_sum(b, factors, taps, adds=self.adds)
 
     def _taps(self, panel: Value, channel: Value, k: Value) -> Value:
         """Return where the taps of a panel begin at a channel and so many behind it."""

@@ -2,8 +2,9 @@
 
 Transformed weights of such images are four times as many as there are taps, and each is read for 9
 to 25 products only. So the taps stay as they are, and a vector of filters takes a block of channels
-of them at a time, transforms them into scratch, where they stay near, and multiplies the inputs of
-all tiles by them. Sums wait in scratch between blocks.
+of them at a time and transforms their columns into scratch, where they stay near. Along lines the
+columns become weights where the inputs of all tiles are multiplied by them. Sums wait in scratch
+between blocks.
 
 Tiles of two sizes share their weights (``kernel/winograd_sides.py``): products along a side are in
 the order of their weights, and those of one weight belong to as many tiles.
@@ -24,7 +25,7 @@ from whet.codegen.kinds.kernel_function import (
 )
 from whet.codegen.kinds.register_tile import Operands, register_tile
 from whet.codegen.kinds.winograd_images import image_and_panels
-from whet.codegen.kinds.winograd_matrices import combined, even_first, transformed
+from whet.codegen.kinds.winograd_matrices import tap_sum, transformed
 from whet.codegen.kinds.winograd_scratch import filtering_of, static
 from whet.codegen.writing.builder import F32, PTR, Builder, Module, Value, const, i64, vector
 from whet.codegen.writing.evaluate import Point
@@ -33,10 +34,13 @@ from whet.kernel.spec import ACCUMULATOR, Winograd
 from whet.kernel.winograd_filtering import TAPS, Filtering
 from whet.target import Target
 
+SIDE = 3
+"""Taps along a side of a filter."""
+
 
 @dataclass(frozen=True, slots=True)
 class WideScratch:
-    """The scratch of one thread, in vectors: inputs, sums, weights of a block, half a transform.
+    """The scratch of one thread, in vectors: inputs, sums, a block's columns, half a transform.
 
     Attributes:
         kernel: the convolution.
@@ -57,10 +61,10 @@ class WideScratch:
         return static(self.kernel.depth.extent) // self.lanes
 
     @property
-    def weights_apart(self) -> int:
-        """Vectors from one weight of a block to the next: an odd number.
+    def columns_apart(self) -> int:
+        """Vectors from one column of a block to the next: an odd number.
 
-        A transform writes one vector to each weight; at a power of two apart they would all fall
+        A transform writes one vector to each column; at a power of two apart they would all fall
         into one set of the cache.
         """
         return self.kernel.tile.block | 1
@@ -71,14 +75,14 @@ class WideScratch:
         return self.filtering.span**2 * self.depth
 
     @property
-    def weights(self) -> int:
-        """Where the weights begin."""
+    def columns(self) -> int:
+        """Where the columns begin."""
         return self.sums + self.filtering.span**2
 
     @property
     def half(self) -> int:
         """Where lines begin that are transformed along one side."""
-        return self.weights + self.filtering.kinds**2 * self.weights_apart
+        return self.columns + self.filtering.kinds * SIDE * self.columns_apart
 
     @property
     def size(self) -> int:
@@ -99,7 +103,8 @@ def write_wide(
     fn.b.flushes = target.bfloat16_dot
     frame = frame_of(fn, kernel.params, accesses_of([kernel.a], kernel.stores))
     scratch = WideScratch(kernel, target.lanes)
-    writer = _Writer(kernel, fn, scratch.filtering, scratch, fn.b.alloca(PTR))
+    adds = target.products_per_cycle == 1
+    writer = _Writer(kernel, fn, scratch.filtering, scratch, fn.b.alloca(PTR), adds)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
@@ -140,6 +145,7 @@ class _Writer:
     filtering: Filtering
     scratch: WideScratch
     cursor: Value
+    adds: bool
 
     @property
     def b(self) -> Builder:
@@ -164,7 +170,7 @@ class _Writer:
             self._clear()
             depth = static(kernel.depth.extent)
             with b.loop(i64(0), i64(depth), kernel.tile.block, hint="depth") as channel:
-                self._transform_taps(panel, channel)
+                self._transform_columns(panel, channel)
                 self._multiply(channel)
             self._transform_out(bound, panel)
 
@@ -204,29 +210,26 @@ class _Writer:
 
     # -- products ----------------------------------------------------------------------------
 
-    def _transform_taps(self, panel: Value, channel: Value) -> None:
-        """Transform a block of channels' taps into scratch."""
-        b, factors = self.b, self.filtering.filters
+    def _transform_columns(self, panel: Value, channel: Value) -> None:
+        """Transform the columns of a block of channels' taps into scratch."""
+        b = self.b
         with b.loop(i64(0), i64(self.kernel.tile.block), hint="taps") as k:
             taps = self._taps(panel, b.add(channel, k))
-            loaded = [b.load(self.type, b.gep(taps, F32, t * self.width), 64) for t in range(TAPS)]
-            columns = [
-                [combined(b, even_first(line, loaded[j::3])) for line in factors] for j in range(3)
-            ]
-            for u, values in enumerate(zip(*columns, strict=True)):
-                for v, line in enumerate(factors):
-                    weight = combined(b, even_first(line, values))
-                    b.store(weight, self._weight(i64(u * len(factors) + v), k), 64)
+            for j in range(SIDE):
+                column = [
+                    b.load(self.type, b.gep(taps, F32, t * self.width), 64)
+                    for t in range(j, TAPS, SIDE)
+                ]
+                for u, factors in enumerate(self.filtering.filters):
+                    value = tap_sum(b, factors, column, adds=self.adds)
+                    b.store(value, self._column(i64(u), j, k), 64)
 
     def _multiply(self, channel: Value) -> None:
         """Multiply all positions by a block of channels, and add to their sums."""
-        kinds = _kinds(self.filtering)
-        for down in kinds:
-            for across in kinds:
-                for u, line in self._each(down):
-                    for v, column in self._each(across):
-                        number = self.b.add(self.b.mul(u, i64(self.filtering.kinds)), v)
-                        self._product(number, channel, (line, column), (down.count, across.count))
+        for down in _kinds(self.filtering):
+            for u, line in self._each(down):
+                for v in range(self.filtering.kinds):
+                    self._product((u, v), line, channel, down.count)
 
     def _each(self, kinds: _Kinds) -> Iterator[tuple[Value, Value]]:
         """Yield each weight and its first product, in a loop where there are several."""
@@ -237,23 +240,22 @@ class _Writer:
         with b.loop(i64(0), i64(len(kinds.weights)), hint="kind") as k:
             yield b.add(k, i64(first)), b.add(b.mul(k, i64(kinds.count)), i64(kinds.start))
 
-    def _product(
-        self, number: Value, channel: Value, at: tuple[Value, Value], shape: tuple[int, int]
-    ) -> None:
-        """Add one weight's products to the sums of its lines and columns."""
+    def _product(self, at: tuple[Value, int], line: Value, channel: Value, lines: int) -> None:
+        """Add one weight's products to the sums of some lines, from one on, and its columns."""
         b, span = self.b, self.filtering.span
-        start = b.add(b.mul(at[0], i64(span)), at[1])
-        offsets = [i * span + j for i in range(shape[0]) for j in range(shape[1])]
+        products = self.filtering.products_of(at[1])
+        start = b.add(b.mul(line, i64(span)), i64(products[0]))
+        offsets = [i * span + j for i in range(lines) for j in range(len(products))]
         inputs = self._input(start, channel)
-        weights = self._weight(number, i64(0))
-        apart = self.kernel.tile.block
+        apart, factors = self.kernel.tile.block, self.filtering.filters[at[1]]
 
         def scalar(i: int, k: Value, u: int) -> Value:
             return b.load(F32, b.gep(b.gep(inputs, F32, k), F32, offsets[i] * apart + u))
 
         def lane(j: int, k: Value, u: int) -> Value:
-            line = b.gep(weights, F32, b.mul(k, i64(self.width)))
-            return b.load(self.type, b.gep(line, F32, u * self.width), 64)
+            step = b.add(k, i64(u))
+            columns = [b.load(self.type, self._column(at[0], c, step), 64) for c in range(SIDE)]
+            return tap_sum(b, factors, columns, adds=self.adds)
 
         tile = (len(offsets), 1)
         operands = Operands(scalar, lane)
@@ -320,11 +322,12 @@ class _Writer:
         """Return where the sum of a position lies."""
         return self._vector(self.scratch.sums, position)
 
-    def _weight(self, number: Value, channel: Value) -> Value:
-        """Return where a weight of a channel of the block lies."""
+    def _column(self, line: Value, number: int, channel: Value) -> Value:
+        """Return where a column of taps lies that was transformed for a line."""
         b = self.b
-        at = b.add(b.mul(number, i64(self.scratch.weights_apart)), channel)
-        return self._vector(self.scratch.weights, at)
+        at = b.add(b.mul(line, i64(SIDE)), i64(number))
+        at = b.add(b.mul(at, i64(self.scratch.columns_apart)), channel)
+        return self._vector(self.scratch.columns, at)
 
     def _half(self, line: Value, column: Value) -> Value:
         """Return where an element lies that is transformed along one side."""
