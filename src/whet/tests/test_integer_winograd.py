@@ -14,6 +14,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from onnx import TensorProto, helper, numpy_helper
 
 import whet
+from whet.codegen.kinds.integer_winograd_parts import TOGETHER, parts_of
+from whet.codegen.kinds.integer_winograd_scratch import scratch_of
 from whet.codegen.kinds.table import kernel_text
 from whet.codegen.objects.object_code import assembly_of
 from whet.codegen.objects.targets import named_target
@@ -349,6 +351,24 @@ def expect_no_spills(kernel: IntegerWinograd, target: Target, least: int) -> Non
 def test_sums_stay_in_registers(target: str) -> None:
     chosen = named_target(target)
     expect_no_spills(kernel_of(56, 64, chosen), chosen, 8)
+
+
+def test_lines_of_several_taps_are_transformed_once() -> None:
+    """Others are read as they are."""
+    several = [line for line, factors in enumerate(TAPS) if np.count_nonzero(factors) > 1]
+    assert sorted(line for lines in TOGETHER for line in lines) == several
+
+
+@pytest.mark.parametrize("room", [8, 24])
+def test_every_column_is_transformed_beside_products(room: int) -> None:
+    kernel = kernel_of(7, 512, named_target(ZEN))
+    scratch = scratch_of(kernel, 16)
+    parts = parts_of(scratch, room)
+    found = [(c.number, tuple(c.lines)) for part in parts for c in part.columns]
+    assert sorted(found) == sorted((j, lines) for j in range(3) for lines in TOGETHER)
+    sums = [sum(p.tiles for p in part.positions) for part in parts]
+    assert sum(sums) == 121
+    assert max(sums) <= room
 
 
 @pytest.mark.parametrize(
