@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from typing import Any
 
@@ -82,8 +83,11 @@ def main() -> None:
     print("|---|---|---:|---:|---:|---:|---:|---:|")
     if only != "sentences":
         print_digits(given.seed)
-    if only != "digits" and sentences.available():
-        print_sentences()
+    if only != "digits":
+        if sentences.available():
+            print_sentences()
+        else:
+            print(f"no sentences: pip install {sentences.NAME} transformers", file=sys.stderr)
 
 
 if __name__ == "__main__":

