@@ -19,8 +19,6 @@ IntegerMatrix = tuple[tuple[int, ...], ...]
 TAPS: IntegerMatrix = ((1, 0, 0), (1, 1, 1), (1, -1, 1), (1, 2, 4), (0, 0, 1), (1, -2, 4))
 """Powers of the points 0, 1, -1, 2, infinity and -2: what taps are multiplied by along a side."""
 KINDS = len(TAPS)
-SIDE = len(TAPS[0])
-"""Taps along a side of a filter."""
 LARGE, SMALL = 4, 3
 """Outputs of a tile along a side; the smaller one has the first five points."""
 SHORT, WORD = 2, 4

@@ -8,7 +8,9 @@ Matrix = tuple[tuple[float, ...], ...]
 
 IN_REGISTERS = 2
 """Tiles of a side of an image whose sums stay in registers while taps are transformed there."""
-TAPS = 9
+SIDE = 3
+"""Taps along a side of a filter."""
+TAPS = SIDE**2
 """Weights of a filter of 3x3 taps."""
 
 

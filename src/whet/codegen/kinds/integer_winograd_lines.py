@@ -18,7 +18,8 @@ from whet.codegen.kinds.integer_winograd_taps import Taps
 from whet.codegen.kinds.kernel_function import Function
 from whet.codegen.writing.builder import Builder, Value, i64, vector
 from whet.codegen.writing.dot_product import DotProduct
-from whet.kernel.integer_filtering import SIDE, WORD
+from whet.kernel.integer_filtering import WORD
+from whet.kernel.winograd_filtering import SIDE
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from whet.codegen.kinds.integer_winograd_scratch import IntegerScratch, apart_of
-from whet.kernel.integer_filtering import SIDE
+from whet.kernel.winograd_filtering import SIDE
 
 TOGETHER = {(3, 5): 10, (1, 2): 8}
 """Lines of a column that are transformed together, those of ``p`` and ``-p`` sharing their sums,

@@ -19,9 +19,10 @@ from whet.codegen.kinds.register_tile import Operands, register_tile
 from whet.codegen.writing.builder import Builder, Value, i64, vector
 from whet.codegen.writing.dot_product import DotProduct
 from whet.codegen.writing.halves import store_scratch
-from whet.kernel.integer_filtering import SHORT, SIDE, TAPS, WORD
+from whet.kernel.integer_filtering import SHORT, TAPS, WORD
 from whet.kernel.integer_winograd import IntegerWinograd
 from whet.kernel.schedule import balanced
+from whet.kernel.winograd_filtering import SIDE
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from whet.codegen.writing.builder import Builder, Value, const, i64, vector
-from whet.kernel.integer_filtering import KINDS, SHORT, SIDE, WORD, Tiling
+from whet.kernel.integer_filtering import KINDS, SHORT, WORD, Tiling
 from whet.kernel.integer_winograd import IntegerWinograd
 from whet.kernel.schedule import LINE_BYTES
+from whet.kernel.winograd_filtering import SIDE
 
 BLOCK_NUMBER = 8
 """Bytes of a number."""

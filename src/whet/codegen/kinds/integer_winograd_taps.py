@@ -10,9 +10,10 @@ from whet.codegen.kinds.integer_matrices import integer_transform, of_parity
 from whet.codegen.kinds.integer_winograd_scratch import IntegerScratch
 from whet.codegen.kinds.kernel_function import Function
 from whet.codegen.writing.builder import Builder, Value, const, i64, vector
-from whet.kernel.integer_filtering import SIDE, TAPS
+from whet.kernel.integer_filtering import TAPS
 from whet.kernel.integer_winograd import IntegerWinograd
 from whet.kernel.schedule import LINE_BYTES
+from whet.kernel.winograd_filtering import SIDE
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from whet.codegen.writing.evaluate import Point
 from whet.codegen.writing.frame import Frame
 from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.spec import ACCUMULATOR, Winograd
-from whet.kernel.winograd_filtering import TAPS, Filtering
+from whet.kernel.winograd_filtering import SIDE, TAPS, Filtering
 from whet.target import Target
 
 
@@ -144,8 +144,8 @@ class _Writer:
         taps = self._taps(*at, k)
         inputs = b.gep(self._input(at[1], 0), F32, k)
         side = [
-            self._weight(filtering.filters[kind], [(taps, 3 * i + j) for i in range(3)])
-            for j in range(3)
+            self._weight(filtering.filters[kind], [(taps, SIDE * i + j) for i in range(SIDE)])
+            for j in range(SIDE)
         ]
         for column_kind, factors in enumerate(filtering.filters):
             weight = tap_sum(b, factors, side, adds=self.adds)

@@ -31,11 +31,8 @@ from whet.codegen.writing.builder import F32, PTR, Builder, Module, Value, const
 from whet.codegen.writing.evaluate import Point
 from whet.codegen.writing.frame import Frame
 from whet.kernel.spec import ACCUMULATOR, Winograd
-from whet.kernel.winograd_filtering import TAPS, Filtering
+from whet.kernel.winograd_filtering import SIDE, TAPS, Filtering
 from whet.target import Target
-
-SIDE = 3
-"""Taps along a side of a filter."""
 
 
 @dataclass(frozen=True, slots=True)
