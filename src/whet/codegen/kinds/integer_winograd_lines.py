@@ -55,9 +55,7 @@ class LineProducts:
     def begin(self, panel: Value) -> None:
         """Transform the columns of the first block of a chunk's first panel."""
         block = self._block(self._b.mul(panel, i64(self.scratch.pairs)))
-        self.taps.begin_fetching(block.first)
         with self._b.loop(i64(0), i64(self.scratch.block), hint="columns") as k:
-            self.taps.fetch_pairs(2)
             self._transform(block, k, columns_of(self.scratch))
 
     def multiply(self, panel: Value) -> None:

@@ -81,11 +81,6 @@ class Taps:
             lines = self.scratch.block * self.pair_bytes // LINE_BYTES
             fetch_lines(self._b, Stream(self.cursor, -(-lines // self.kernel.tiles)))
 
-    def fetch_pairs(self, count: int) -> None:
-        """Bring the next taps of some pairs of channels into the second cache."""
-        if self.kernel.tile.prefetch:
-            fetch_lines(self._b, Stream(self.cursor, -(-count * self.pair_bytes // LINE_BYTES)))
-
     def fetch_next(self) -> None:
         """Bring some of the next taps into the second cache, at an unrolled step."""
         fetch_lines(self._b, Stream(self.cursor, self.kernel.tile.prefetch))
