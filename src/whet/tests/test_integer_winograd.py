@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import whet
 from whet.codegen.kinds.integer_winograd_parts import TOGETHER, parts_of
-from whet.codegen.kinds.integer_winograd_scratch import scratch_of
+from whet.codegen.kinds.integer_winograd_scratch import STORED, scratch_of
 from whet.codegen.kinds.table import kernel_text
 from whet.codegen.objects.object_code import assembly_of
 from whet.codegen.objects.targets import named_target
@@ -357,6 +357,7 @@ def test_lines_of_several_taps_are_transformed_once() -> None:
     """Others are read as they are."""
     several = [line for line, factors in enumerate(TAPS) if np.count_nonzero(factors) > 1]
     assert sorted(line for lines in TOGETHER for line in lines) == several
+    assert list(STORED) == several
 
 
 @pytest.mark.parametrize("room", [8, 24])

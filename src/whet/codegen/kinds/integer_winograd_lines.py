@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from whet.codegen.kinds.integer_winograd_parts import TOGETHER, Column, Part, columns_of, parts_of
-from whet.codegen.kinds.integer_winograd_scratch import IntegerScratch
+from whet.codegen.kinds.integer_winograd_parts import Column, Part, columns_of, parts_of
+from whet.codegen.kinds.integer_winograd_scratch import STORED, IntegerScratch
 from whet.codegen.kinds.integer_winograd_taps import Taps
 from whet.codegen.kinds.kernel_function import Function
 from whet.codegen.writing.builder import Builder, Value, i64, vector
@@ -113,7 +113,7 @@ class LineProducts:
     def _weights(self, block: _Block, line: int, step: Value) -> list[tuple[Value, ...]]:
         """Return the weights of a line at a pair of a block's channels."""
         b, kind = self._b, vector("i16", 2 * self.scratch.lanes)
-        if any(line in lines for lines in TOGETHER):
+        if line in STORED:
             columns = [b.load(kind, self._column(block, line, step, j), 64) for j in range(SIDE)]
         else:
             start = self.taps.place(b.add(block.first, step))
@@ -133,7 +133,8 @@ class LineProducts:
     def _column(self, block: _Block, line: int, step: Value, number: int) -> Value:
         """Return where a column of a line of a block is."""
         b, each = self._b, self.scratch.column_bytes
-        start = b.gep(block.columns, "i8", (line * self.scratch.block * SIDE + number) * each)
+        first = STORED.index(line) * self.scratch.block * SIDE + number
+        start = b.gep(block.columns, "i8", first * each)
         return b.gep(start, "i8", b.mul(step, i64(SIDE * each)))
 
     def _sum(self, start: int, tile: int) -> Value:

@@ -1,9 +1,9 @@
 """What a Winograd convolution of integers keeps in scratch, and where.
 
 Inputs lie as [positions, tiles, channels] of 16 bits, sums as [positions, tiles, panel] of 32,
-weights as [positions, pairs of channels, panel, 2] of 16, or columns of taps, of two blocks
-of channels, as [2, lines, pairs, 3, panel, 2], behind them a pixel of what is outside
-and the number of the block of tiles that the inputs are of.
+weights as [positions, pairs of channels, panel, 2] of 16, or columns of taps, of two blocks of
+channels, as [2, lines of several taps, pairs, 3, panel, 2]. Behind them are a pixel of what is
+outside and the number of the block of tiles that the inputs are of.
 Positions that as many tiles have follow each other: where a chunk is a whole image, its smaller
 tiles have no products of the last point.
 """
@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from whet.codegen.writing.builder import Builder, Value, const, i64, vector
-from whet.kernel.integer_filtering import KINDS, SHORT, WORD, Tiling
+from whet.kernel.integer_filtering import KINDS, SHORT, TAPS, WORD, Tiling
 from whet.kernel.integer_winograd import IntegerWinograd
 from whet.kernel.schedule import LINE_BYTES
 from whet.kernel.winograd_filtering import SIDE
 
+STORED = tuple(line for line, factors in enumerate(TAPS) if sum(map(bool, factors)) > 1)
+"""Lines whose columns are kept; those of one tap are that tap."""
 BLOCK_NUMBER = 8
 """Bytes of a number."""
 
@@ -121,8 +123,8 @@ class IntegerScratch:
 
     @property
     def columns_bytes(self) -> int:
-        """Bytes of all columns of a block, of all lines."""
-        return KINDS * SIDE * self.column_bytes * self.block
+        """Bytes of all columns of a block that are kept."""
+        return len(STORED) * SIDE * self.column_bytes * self.block
 
     def input_start(self, group: Group) -> int:
         """Return where the inputs of a group begin."""

@@ -40,17 +40,16 @@ def tap_sum(b: Builder, factors: Sequence[float], taps: Sequence[Value], *, adds
 
 def _doubled(b: Builder, terms: Sequence[tuple[float, Value]]) -> Value:
     """Return a sum of registers with factors that are powers of 2, by additions."""
-    total: Value | None = None
-    for factor, value in terms:
-        if not factor:
-            continue
-        term = value
-        for _ in range(int(abs(factor)).bit_length() - 1):
-            term = b.binary("fadd", term, term)
-        if total is None:
-            assert factor > 0, "the first factor of a point is that of an even power"
-            total = term
-        else:
-            total = b.binary("fadd" if factor > 0 else "fsub", total, term)
-    assert total is not None, "a weight is made of some tap"
+    (leading, first), *others = [term for term in terms if term[0]]
+    assert leading > 0, "the first factor of a point is that of an even power"
+    total = _times(b, leading, first)
+    for factor, value in others:
+        total = b.binary("fadd" if factor > 0 else "fsub", total, _times(b, abs(factor), value))
     return total
+
+
+def _times(b: Builder, power: float, value: Value) -> Value:
+    """Return a register times a power of 2."""
+    for _ in range(int(power).bit_length() - 1):
+        value = b.binary("fadd", value, value)
+    return value
