@@ -25,6 +25,8 @@ class Target(msgspec.Struct, frozen=True):
         bfloat16_dot: whether an instruction adds up two products of bfloat16 in a lane.
         products_per_cycle: vectors that are multiplied and added in a cycle.
         byte_tables: whether an instruction looks every byte of a register up in two registers.
+        adds_apart: whether additions have units of their own, so that a vector is added in the same
+            cycle in which another is multiplied and added.
     """
 
     triple: str
@@ -40,6 +42,7 @@ class Target(msgspec.Struct, frozen=True):
     bfloat16_dot: bool = False
     byte_tables: bool = False
     products_per_cycle: int = 2
+    adds_apart: bool = False
 
     @property
     def lanes(self) -> int:

@@ -58,6 +58,8 @@ def run_contraction(
     with np.errstate(all="ignore"):
         terms = (a * b).astype(a.dtype, copy=False)
     total = grid.reduce("sum", inner_axes, terms)
+    if kernel.pairs is not None:
+        total = total * buffers[kernel.pairs.factors][grid.atom(kernel.col)]
     grid = replace(grid, names={ACCUMULATOR: total})
     _run_stores(grid, outer_axes, kernel.stores, buffers)
 

@@ -17,6 +17,7 @@ from whet.kernel.filter import Filter
 from whet.kernel.integer_attention import IntegerAttention
 from whet.kernel.integer_winograd import IntegerWinograd
 from whet.kernel.paged import PagedAttention
+from whet.kernel.pairs import Pairs
 from whet.kernel.pooled import Pooled
 from whet.kernel.recurrence import Recurrence
 from whet.kernel.scan import Scan
@@ -224,6 +225,7 @@ class Contraction(msgspec.Struct, frozen=True):
             ``a`` at ``j // spread * spread`` elements more; 0 where all lanes read the same.
         gate: what each depth value is multiplied by, the same for all rows; affine in the depth
             and the outer axes, ``None`` for nothing.
+        pairs: what else is read where pairs of products share a multiplication.
     """
 
     params: tuple[Param, ...]
@@ -245,6 +247,7 @@ class Contraction(msgspec.Struct, frozen=True):
     second: Second | None = None
     spread: int = 0
     gate: Read | None = None
+    pairs: Pairs | None = None
 
     @property
     def sums_integers(self) -> bool:

@@ -132,7 +132,7 @@ def _part_of(call: KernelCall) -> _Part | None:
     kernel = call.kernel
     if not isinstance(kernel, Contraction) or len(kernel.stores) != 1:
         return None
-    if kernel.dot is not None or kernel.lines is not None or kernel.gate is not None:
+    if any(x is not None for x in (kernel.dot, kernel.lines, kernel.gate, kernel.pairs)):
         return None
     known = (kernel.row.extent, kernel.col.extent, kernel.depth.extent)
     if any(p.constant is None for p in known) or not kernel.b.padded:

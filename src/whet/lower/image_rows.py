@@ -74,7 +74,7 @@ def pair_of(first: KernelCall, second: KernelCall) -> Pair | None:
         return None
     if own.second is not None or own.lines is not None or own.spread or len(own.stores) != 1:
         return None
-    if own.gate is not None:
+    if own.gate is not None or own.pairs is not None:
         return None
     if not other.steps or not other.tile or other.block or other.row or len(other.axes) < 3:
         return None

@@ -35,6 +35,7 @@ from whet.lower.legalise import legalise
 from whet.lower.merged_groups import merge_groups
 from whet.lower.merged_terms import merge_terms
 from whet.lower.outline import Item, Outline
+from whet.lower.pair_products import pair_products
 from whet.lower.pool_products import Pooling, pool_products
 from whet.lower.quantised_norms import fuse_quantised_norms
 from whet.lower.quantised_products import fuse_quantised_products
@@ -191,6 +192,7 @@ def lower_equations(
     storages = layout.storages
     kept = [storages[id(t)].root for _, t in equations.outputs]
     calls = join_writes(join_parts(calls, rewrites), rewrites)
+    calls = pair_products(calls, target, schedules.threads, rewrites)
     calls = fetch_ahead(calls, target, schedules.threads, rewrites)
     calls = pool_products(calls, kept, Pooling(target, schedules.threads, rewrites))
     calls = chain_products(calls, kept, Chaining(target, schedules.threads, rewrites))

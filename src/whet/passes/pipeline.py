@@ -126,6 +126,7 @@ LOWERING = MappingProxyType(
         "compute_in_copies": 2,
         "join_parts": 2,
         "fetch_ahead": 2,
+        "pair_products": 3,
         "pool_products": 2,
         "chain_products": 2,
         "update_in_place": 2,

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from onnx import helper, numpy_helper
 
 import whet
-from whet.codegen.kinds.contraction import piece_heights
+from whet.codegen.kinds.row_pieces import piece_heights
 from whet.codegen.objects.targets import resolve_target
 from whet.driver import plan
 from whet.kernel.schedule import Work, choose_tile

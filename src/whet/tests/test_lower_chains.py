@@ -77,7 +77,9 @@ def expected_bottleneck(weights: dict[str, Array], x: Array, r: Array) -> tuple[
 
 
 def chains_of(model: onnx.ModelProto, **options: Any) -> list[Chain]:
-    assembled = plan(model, options=whet.Options(threads=2, **options))
+    """Return the chains of a program, of which no product is taken in pairs."""
+    passes = {"pair_products": False, **options.pop("passes", {})}
+    assembled = plan(model, options=whet.Options(threads=2, passes=passes, **options))
     return [k for k in assembled.kernels.values() if isinstance(k, Chain)]
 
 

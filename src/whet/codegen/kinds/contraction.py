@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -18,7 +19,10 @@ from whet.codegen.kinds.kernel_function import (
     lane_mask,
     open_function,
 )
+from whet.codegen.kinds.paired_rows import PackedRows, begin_keeping, paired_scratch
+from whet.codegen.kinds.paired_tile import PairedTiles
 from whet.codegen.kinds.pipelined_tiles import write_pipelined
+from whet.codegen.kinds.row_pieces import cheapest_height, piece_heights
 from whet.codegen.kinds.tile_epilogue import product_accesses, tile_epilogue
 from whet.codegen.writing.builder import I64, PTR, Builder, Module, Value, i64
 from whet.codegen.writing.frame import Frame
@@ -50,28 +54,14 @@ def row_items(kernel: Contraction) -> Poly:
 
 
 def contraction_scratch(kernel: Contraction, lanes: int) -> int:
-    """Return the bytes of scratch that one thread needs: the partial sums of a chunk."""
+    """Return the bytes of scratch that one thread needs: a chunk's partial sums, or its rows."""
     tile = kernel.tile
+    if kernel.pairs is not None:
+        return paired_scratch(kernel, lanes)
     if not tile.block:
         return 0
     sums = tile.row_items * tile.panels * _slot_rows(kernel) * tile.vectors * lanes
     return sums * sum_bytes(kernel)
-
-
-PIECE_COST = 2
-"""What a register tile costs beside its rows, in rows."""
-
-
-EIGHTHS = (2, 4, 5, 6, 7, 8)
-"""Heights of register tiles for a run-time row count, as parts of the largest.
-
-Rows are dealt out evenly, so that tiles are at least half full as soon as there are two.
-"""
-
-
-def piece_heights(rows: int) -> list[int]:
-    """Return the heights of register tiles for a run-time row count, the largest first."""
-    return sorted({1, *((rows * part + 4) // 8 for part in EIGHTHS)} - {0}, reverse=True)
 
 
 def _slot_rows(kernel: Contraction) -> int:
@@ -88,6 +78,8 @@ def write_contraction(
     fn.b.byte_tables = target.byte_tables
     frame = frame_of(fn, kernel.params, product_accesses(kernel))
     writer = contraction_writer(kernel, fn, target)
+    if kernel.pairs is not None:
+        begin_keeping(fn)
     with fn.b.loop(fn.begin, fn.end, hint="chunk") as chunk:
         writer.chunk(frame, chunk)
     fn.b.finish()
@@ -105,6 +97,10 @@ def contraction_writer(
         later = depth_steps(replace(kernel, a=kernel.second.a), fn, target)
     tiles = TileWriter(kernel, fn, target.lanes, steps, epilogue, fetching, later)
     return ContractionWriter(kernel, fn, target.lanes, tiles)
+
+
+Write = Callable[[Frame, int, Place], None]
+"""Writes something of a register tile of so many rows, the first of which is bound."""
 
 
 class _Chunk(msgspec.Struct, frozen=True):
@@ -134,6 +130,12 @@ class ContractionWriter(msgspec.Struct, frozen=True):
     def b(self) -> Builder:
         """Where instructions go."""
         return self.fn.b
+
+    @property
+    def rows(self) -> PackedRows | None:
+        """The rows in scratch, where products are taken in pairs."""
+        paired = self.kernel.pairs is not None
+        return PackedRows(self.kernel, self.fn, self.width) if paired else None
 
     @property
     def panel_columns(self) -> int:
@@ -177,6 +179,8 @@ class ContractionWriter(msgspec.Struct, frozen=True):
         panel_first = b.mul(column_block, i64(tile.panels))
         panel_last = b.min(b.add(panel_first, i64(tile.panels)), panels)
         chunk_of = _Chunk((first, last), (panel_first, panel_last))
+        if self.rows is not None:
+            self._pack(frame, row_block, chunk_of)
         if not tile.block:
             self._panels(frame, chunk_of)
             return
@@ -249,22 +253,54 @@ class ContractionWriter(msgspec.Struct, frozen=True):
         frame = frame.bind(kernel.col, b.mul(panel, i64(self.panel_columns)))
         if kernel.tile.prefetch:
             self.tiles.fetching.begin_panel(self._following(frame, panel, chunk))
-        tiles = ceil_div(kernel.row.extent, kernel.tile.rows)
         with b.loop(*chunk.items, hint="item") as item:
-            place = Place(panel, columns, chunk.block, self._sums(panel, item, chunk))
-            if kernel.lines is not None:
-                self._lines(frame, item, place)
-            elif tiles == 1:
-                self._tile(bind_flat(frame, kernel.outer, item), i64(0), place)
-            elif not kernel.outer:
-                self._tile(frame, item, place)
-            else:
-                count = frame.scalar_index(tiles)
-                inner = bind_flat(frame, kernel.outer, b.binary("udiv", item, count))
-                self._tile(inner, b.binary("urem", item, count), place)
+            sums, packed = self._sums(panel, item, chunk), self._packed(item, chunk)
+            place = Place(panel, columns, chunk.block, sums, packed)
+            self._item(frame, item, place, self._write_tile)
 
-    def _lines(self, frame: Frame, item: Value, place: Place) -> None:
-        """Write one tile of several whole lines, or of the lines that are left at the end."""
+    def _item(self, frame: Frame, item: Value, place: Place, write: Write) -> None:
+        """Write something of the register tile of a number."""
+        b, kernel = self.b, self.kernel
+        tiles = ceil_div(kernel.row.extent, kernel.tile.rows)
+        if kernel.lines is not None:
+            self._lines(frame, item, place, write)
+        elif tiles == 1:
+            self._tile(bind_flat(frame, kernel.outer, item), i64(0), place, write)
+        elif not kernel.outer:
+            self._tile(frame, item, place, write)
+        else:
+            count = frame.scalar_index(tiles)
+            inner = bind_flat(frame, kernel.outer, b.binary("udiv", item, count))
+            self._tile(inner, b.binary("urem", item, count), place, write)
+
+    def _write_tile(self, frame: Frame, rows: int, place: Place) -> None:
+        """Write the products of a register tile."""
+        if self.rows is None:
+            self.tiles.write(frame, rows, place)
+            return
+        PairedTiles(self.kernel, self.fn, self.width, self.tiles).write(frame, rows, place)
+
+    def _pack(self, frame: Frame, row_block: Value, chunk: _Chunk) -> None:
+        """Write the rows of a chunk to scratch, where the chunk before has not left them."""
+        b, rows = self.b, self.rows
+        assert rows is not None, "products are taken in pairs"
+        kept = self.fn.scratch
+        with b.when(b.icmp("ne", row_block, b.load(I64, kept, 8))):
+            b.store(row_block, kept, 8)
+            with b.loop(*chunk.items, hint="pack") as item:
+                slot_ = self._packed(item, chunk)
+                assert slot_ is not None
+                place = Place(i64(0), Columns(1, (None,)), None, None, slot_)
+                self._item(frame, item, place, lambda f, n, p: rows.write(f, n, slot_))
+
+    def _packed(self, item: Value, chunk: _Chunk) -> Value | None:
+        """Return where the rows of a register tile wait in scratch."""
+        if self.rows is None:
+            return None
+        return self.rows.slot(self.b.binary("sub", item, chunk.items[0]))
+
+    def _lines(self, frame: Frame, item: Value, place: Place, write: Write) -> None:
+        """Write something of a tile of several whole lines, or of those left at the end."""
         b, kernel = self.b, self.kernel
         total, length = kernel.outer[-1].extent.constant, kernel.row.extent.constant
         assert kernel.lines and total is not None and length is not None, "lines are known"
@@ -273,11 +309,11 @@ class ContractionWriter(msgspec.Struct, frozen=True):
         inner = bind_flat(frame, kernel.outer[:-1], rest)
         inner = inner.bind(kernel.outer[-1], b.mul(group, i64(kernel.lines)))
         inner = inner.bind(kernel.row, i64(0))
-        all_lines = partial(self.tiles.write, inner, kernel.lines * length, place)
+        all_lines = partial(write, inner, kernel.lines * length, place)
         if not left:
             all_lines()
             return
-        few = partial(self.tiles.write, inner, left * length, place)
+        few = partial(write, inner, left * length, place)
         b.either(b.icmp("slt", group, i64(whole)), all_lines, few)
 
     def _sums(self, panel: Value, item: Value, chunk: _Chunk) -> Value | None:
@@ -308,8 +344,8 @@ class ContractionWriter(msgspec.Struct, frozen=True):
         ends = b.icmp("eq", b.add(panel, i64(1)), chunk.panels[1])
         return b.select(ends, first, following)
 
-    def _tile(self, frame: Frame, tile: Value, place: Place) -> None:
-        """Write one row tile in each size that occurs."""
+    def _tile(self, frame: Frame, tile: Value, place: Place, write: Write) -> None:
+        """Write something of one row tile, in each size that occurs."""
         rows = self.kernel.row.extent.constant
         if rows is None:
             self._symbolic_tile(frame, tile, place)
@@ -319,7 +355,7 @@ class ContractionWriter(msgspec.Struct, frozen=True):
         size, larger = divmod(rows, count)
         if not larger:
             start = b.mul(tile, i64(size))
-            self.tiles.write(frame.bind(self.kernel.row, start), size, place)
+            write(frame.bind(self.kernel.row, start), size, place)
             return
         start = b.add(b.mul(tile, i64(size)), b.min(tile, i64(larger)))
         bound = frame.bind(self.kernel.row, start)
@@ -327,7 +363,7 @@ class ContractionWriter(msgspec.Struct, frozen=True):
         b.branch(b.icmp("slt", tile, i64(larger)), yes, no)
         for label, height in ((yes, size + 1), (no, size)):
             b.start(label)
-            self.tiles.write(bound, height, place)
+            write(bound, height, place)
             b.jump(done)
         b.start(done)
 
@@ -344,7 +380,7 @@ class ContractionWriter(msgspec.Struct, frozen=True):
         start = b.add(b.mul(tile, base), b.min(tile, larger))
         size = b.add(base, b.cast("zext", b.icmp("slt", tile, larger), I64))
         stop = b.add(start, size)
-        chosen = self._cheapest(size, rows)
+        chosen = cheapest_height(b, height, size, rows)
         for pieces in piece_heights(height):
             with (
                 b.when(b.icmp("eq", chosen, i64(pieces))),
@@ -356,14 +392,3 @@ class ContractionWriter(msgspec.Struct, frozen=True):
                     sums = slot(b, sums, b.binary("sub", at, start), self._line)
                 bound = frame.bind(self.kernel.row, row)
                 self.tiles.write(bound, pieces, replace(place, sums=sums))
-
-    def _cheapest(self, size: Value, rows: Value) -> Value:
-        """Return the height of pieces that cut a tile at the least cost, at most all rows."""
-        b = self.b
-        chosen, least = i64(1), b.mul(size, i64(1 + PIECE_COST))
-        for height in sorted(piece_heights(self.kernel.tile.rows))[1:]:
-            count = b.binary("udiv", b.add(size, i64(height - 1)), i64(height))
-            cost = b.mul(count, i64(height + PIECE_COST))
-            better = b.binary("and", b.icmp("sle", cost, least), b.icmp("sle", i64(height), rows))
-            chosen, least = b.select(better, i64(height), chosen), b.select(better, cost, least)
-        return chosen

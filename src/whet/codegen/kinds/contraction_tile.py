@@ -26,12 +26,21 @@ from whet.kernel.spec import Contraction
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a register tile is: the panel, its columns, and where its partial sums wait."""
+    """Where a register tile is: the panel, its columns, and where what waits in scratch is.
+
+    Attributes:
+        panel: number of the column panel.
+        columns: its vectors.
+        block: the block of the reduction, if there are several.
+        sums: the partial sums, if there are several blocks.
+        packed: the rows, where products are taken in pairs.
+    """
 
     panel: Value
     columns: Columns
     block: Block | None
     sums: Value | None
+    packed: Value | None = None
 
 
 class _Multiplied(msgspec.Struct, frozen=True):

@@ -42,7 +42,7 @@ Intel's take four times as long: ResNet-50 took 46 ms in pairs, 25 in float32 (E
 """
 
 _NARROW = ("znver4",)
-"""CPUs that take two halves of a vector of AVX-512 at a time."""
+"""CPUs that take two halves of a vector of AVX-512 at a time, and add beside multiply-adds."""
 
 # Kept where a named AArch64 CPU has them, because threads meet through atomics.
 ARM_ATOMICS = ("lse", "rcpc")
@@ -140,6 +140,7 @@ def _x86(triple: str, cpu: str, features: str, has: set[str]) -> Target:
             bfloat16_dot="avx512bf16" in extras and cpu in _FAST_PAIRS,
             byte_tables="avx512vbmi" in extras,
             products_per_cycle=1 if cpu in _NARROW else 2,
+            adds_apart=cpu in _NARROW,
         )
     if set(AVX2) <= has:
         dot = "vnni" if "avxvnni" in extras else "pairs"

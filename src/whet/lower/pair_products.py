@@ -1,0 +1,209 @@
+"""Products in pairs, where a processor adds beside its multiply-adds (decision 37)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+from msgspec.structs import replace
+
+from whet.index import Axis, as_poly
+from whet.kernel.paired_schedule import most_rows, paired_tile
+from whet.kernel.pairs import BLOCKS, Pairs, groups_of, sign_of
+from whet.kernel.schedule import Work, even
+from whet.kernel.spec import Contraction, Param
+from whet.lower.rewrites import Rewrites
+from whet.lower.select import KernelCall
+from whet.lower.storage import Root, row_major
+from whet.program.records import BufferKind
+from whet.target import Target
+
+NAME = "pair_products"
+LEAST, MOST = 1e-30, 1e30
+"""Mean squares of a column that float32 holds as exactly as any."""
+
+
+def pair_products(
+    calls: Sequence[KernelCall], target: Target, threads: int, rewrites: Rewrites
+) -> list[KernelCall]:
+    """Return the kernels of a program with products in pairs where that is faster."""
+    result: list[KernelCall] = []
+    for call in calls:
+        paired = _paired(call, target, threads)
+        result.append(paired if paired is not None and rewrites.take(NAME) else call)
+    return result
+
+
+def _paired(call: KernelCall, target: Target, threads: int) -> KernelCall | None:
+    """Return a call whose products are in pairs, ``None`` if that is not possible or not faster."""
+    kernel, lanes = call.kernel, target.lanes
+    if not isinstance(kernel, Contraction) or not _has_constant_weights(call, kernel):
+        return None
+    if not _is_known(kernel) or not _is_contiguous(kernel, lanes):
+        return None
+    lines = _lines(kernel, target)
+    tile = paired_tile(_work(kernel, lines), target, threads)
+    if tile is None or (lines is not None and tile.rows != lines * _count(kernel.row)):
+        return None
+    return _rewritten(call, replace(kernel, tile=tile, lines=lines), kernel.tile.vectors, lanes)
+
+
+def _has_constant_weights(call: KernelCall, kernel: Contraction) -> bool:
+    """Whether a product of floats is by constant weights that all rows share."""
+    operands = {*(a.param for a in kernel.scalars), kernel.b.param}
+    floats = all(kernel.params[p].dtype == "float32" for p in operands)
+    constant = kernel.b.padded and call.roots[kernel.b.param].make is not None
+    return floats and constant and kernel.dot is None and kernel.b.base.constant == 0
+
+
+def _is_known(kernel: Contraction) -> bool:
+    axes = (*kernel.outer, kernel.row, kernel.col, *kernel.taps, kernel.depth)
+    return all(axis.extent.constant is not None for axis in axes) and not kernel.spread
+
+
+def _is_contiguous(kernel: Contraction, lanes: int) -> bool:
+    """Whether each vector of depth values lies in a row, within one tap and one operand."""
+    straight = all(a.address.coefficient(kernel.depth) == 1 for a in kernel.scalars)
+    whole = _taps(kernel) == 1 or _count(kernel.depth) % lanes == 0
+    return straight and whole and (kernel.second is None or kernel.second.start % lanes == 0)
+
+
+def _lines(kernel: Contraction, target: Target) -> int | None:
+    """Return how many lines a register tile takes, if it takes several."""
+    if not kernel.outer or (
+        kernel.gate is not None and kernel.outer[-1] in kernel.gate.address.atoms
+    ):
+        return None
+    most, total = most_rows(target) // _count(kernel.row), _count(kernel.outer[-1])
+    return even(total, most) if min(most, total) > 1 else None
+
+
+def _work(kernel: Contraction, lines: int | None) -> Work:
+    outer, rows = 1, _count(kernel.row) * (lines or 1)
+    for axis in kernel.outer:
+        outer *= _count(axis)
+    depth = _taps(kernel) * _count(kernel.depth)
+    return Work(-(-outer // (lines or 1)), rows, _count(kernel.col), depth, depth, edges=False)
+
+
+def _taps(kernel: Contraction) -> int:
+    taps = 1
+    for axis in kernel.taps:
+        taps *= _count(axis)
+    return taps
+
+
+def _count(axis: Axis) -> int:
+    count = axis.extent.constant
+    assert count is not None, "the size is known"
+    return count
+
+
+def _rewritten(call: KernelCall, kernel: Contraction, vectors: int, lanes: int) -> KernelCall:
+    """Return the call of a kernel whose weights were packed for tiles of several vectors."""
+    depth = _taps(kernel) * _count(kernel.depth)
+    panels = -(-_count(kernel.col) // lanes)
+    old = call.roots[kernel.b.param]
+    weights = _Weights(old, vectors, depth, panels, lanes)
+
+    def root(name: str, size: int, make: Callable[[], np.ndarray]) -> Root:
+        kind, count = BufferKind.CONSTANT, as_poly(size)
+        return Root(f"{old.name}.{name}", kind, "float32", count, make, old.content)
+
+    divided = root("divided", panels * depth * lanes, weights.divided)
+    squares = root("squares", panels * lanes + 1, weights.squares)
+    factors = root("factors", panels * lanes, weights.factors)
+    inside = (*(axis.extent for axis in (*kernel.taps, kernel.depth)), as_poly(lanes))
+    strides = row_major(inside)
+    count, constant = len(kernel.params), Param("float32", written=False)
+    paired = replace(
+        kernel,
+        params=(*kernel.params, constant, constant),
+        b=replace(
+            kernel.b,
+            panel_stride=as_poly(depth * lanes),
+            depth_stride=as_poly(lanes),
+            tap_strides=strides[: len(kernel.taps)],
+        ),
+        pairs=Pairs(count, count + 1),
+    )
+    roots = [divided if k == kernel.b.param else r for k, r in enumerate(call.roots)]
+    return replace(call, kernel=paired, roots=(*roots, squares, factors))
+
+
+class _Weights(msgspec.Struct):
+    """The weights of a product in pairs, made when they are written down.
+
+    Attributes:
+        packed: the weights in panels of several vectors.
+        vectors: so many.
+        depth: depth values.
+        panels: vectors of columns.
+        lanes: elements of a vector.
+        made: what belongs to the columns, if it was made: squares and factors.
+    """
+
+    packed: Root
+    vectors: int
+    depth: int
+    panels: int
+    lanes: int
+    made: tuple[np.ndarray, np.ndarray] | None = None
+
+    def divided(self) -> np.ndarray:
+        """Return the weights as [panels, depth, lanes], each column divided by its size."""
+        values = self._values()
+        factors, finite = _sizes(values)
+        sizes = np.where(factors > 0, factors, np.float32(1))
+        divided = values / sizes[:, None, :]
+        squares = self._squares(divided) if finite else np.zeros(sizes.shape, np.float32)
+        flag = np.array([0 if finite else 1], np.float32)
+        self.made = np.concatenate([squares.reshape(-1), flag]), factors.reshape(-1)
+        return divided
+
+    def squares(self) -> np.ndarray:
+        """Return what the sums of each column begin with, and whether weights are not finite."""
+        return self._columns()[0]
+
+    def factors(self) -> np.ndarray:
+        """Return what each column was divided by."""
+        return self._columns()[1]
+
+    def _columns(self) -> tuple[np.ndarray, np.ndarray]:
+        if self.made is None:
+            self.divided()
+        assert self.made is not None
+        return self.made
+
+    def _values(self) -> np.ndarray:
+        assert self.packed.make is not None, "weights are constant"
+        wide: np.ndarray = self.packed.make().reshape(-1, self.depth, self.vectors, self.lanes)
+        return np.moveaxis(wide, 2, 1).reshape(-1, self.depth, self.lanes)[: self.panels]
+
+    def _squares(self, values: np.ndarray) -> np.ndarray:
+        groups = groups_of(self.depth, self.lanes)
+        size = groups * BLOCKS * self.lanes
+        parts = values[:, :size].reshape(self.panels, groups, BLOCKS, self.lanes, self.lanes)
+        pairs = parts[:, :, 1] * parts[:, :, 2]
+        signed = np.array([sign_of(group) for group in range(groups)], np.float64)
+        sums: np.ndarray = np.einsum("pgkc,g->pc", pairs, -signed)
+        return sums.astype(np.float32)
+
+
+def _sizes(values: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Return powers of two near the size of each column, 0 of zeros, and whether all is finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        means = np.einsum("pkc,pkc->pc", values, values) / values.shape[1]
+    outside = ~((means > LEAST) & (means < MOST))
+    if outside.any():
+        exact = np.moveaxis(values, 1, 2)[outside].astype(np.float64)
+        finite = bool(np.isfinite(exact).all())
+        if not finite:
+            return np.ones(means.shape, np.float32), False
+        precise = means.astype(np.float64)
+        precise[outside] = np.square(exact).mean(-1)
+        means = precise
+    with np.errstate(divide="ignore"):
+        powers = np.clip(np.round(np.log2(means) / 2), -126, 126)
+    return np.where(means > 0, np.exp2(powers), 0).astype(np.float32), True
