@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+from msgspec.structs import replace
+
 from whet.kernel.pairs import BLOCKS, groups_of
-from whet.kernel.schedule import (
-    CHUNKS_PER_THREAD,
-    LINE_BYTES,
-    MOST_PREFETCHES,
-    UNROLL,
-    Work,
-    even,
-)
+from whet.kernel.schedule import CHUNKS_PER_THREAD, LINE_BYTES, MOST_PREFETCHES, UNROLL, even
 from whet.kernel.spec import Tile
 from whet.target import Target
 
@@ -22,31 +18,69 @@ LEAST_ROWS = 8
 """Rows of a tile below which weights and the rest of a round are read too often."""
 
 
+class PairedWork(msgspec.Struct, frozen=True):
+    """The size of a product by constant weights that may be taken in pairs.
+
+    Attributes:
+        outer: number of points of the outer axes, or groups of lines that a tile takes together.
+        rows: rows of each.
+        cols: columns.
+        depth: depth values of all taps.
+    """
+
+    outer: int
+    rows: int
+    cols: int
+    depth: int
+
+
 def most_rows(target: Target) -> int:
     """Return the rows of the tallest register tile."""
     return target.registers - SPARE
 
 
-def paired_tile(work: Work, target: Target, threads: int) -> Tile | None:
+def paired_tile(work: PairedWork, target: Target, threads: int) -> Tile | None:
     """Return the schedule of a product in pairs, ``None`` if it is faster without.
 
     Args:
-        work: the product; its depth is known, and so are its rows.
+        work: the product.
         target: processor.
         threads: threads that chunks are cut for.
     """
-    columns = -(-work.cols // target.lanes)
-    if not target.adds_apart or not groups_of(work.depth, target.lanes):
-        return None
     rows = even(work.rows, most_rows(target))
-    if rows < LEAST_ROWS or columns < LEAST_COLUMNS:
+    columns = -(-work.cols // target.lanes)
+    if not may_be_paired(work, target) or rows < LEAST_ROWS or columns < LEAST_COLUMNS:
         return None
     row_items, panels = _chunks(work, target, threads, rows)
     prefetch = _prefetch(work, target, row_items)
     return Tile(rows, 1, UNROLL, row_items, panels, prefetch, by_rows=True)
 
 
-def _chunks(work: Work, target: Target, threads: int, rows: int) -> tuple[int, int]:
+def may_be_paired(work: PairedWork, target: Target) -> bool:
+    """Tell whether a product has any pairs, on a processor that adds beside multiply-adds."""
+    return target.adds_apart and groups_of(work.depth, target.lanes) > 0
+
+
+def fits_pairs(tile: Tile, work: PairedWork, target: Target) -> bool:
+    """Tell whether a product in pairs can be done with a schedule."""
+    whole = tile.vectors == 1 and tile.block == tile.near == 0 and not tile.pipelined
+    tall = tile.rows <= min(most_rows(target), work.rows)
+    return may_be_paired(work, target) and whole and tall and target.lanes % tile.unroll == 0
+
+
+def paired_variants(tile: Tile, work: PairedWork, target: Target) -> list[Tile]:
+    """Return schedules that differ in one thing: the chunks, what is fetched, the tile's height."""
+    items, panels = tile.row_items, tile.panels
+    found = [replace(tile, row_items=n) for n in (2 * items, -(-items // 2))]
+    found += [replace(tile, panels=n) for n in (2 * panels, -(-panels // 2))]
+    found += [replace(tile, prefetch=lines) for lines in (0, 1, 2)]
+    heights = (even(work.rows, tile.rows - 1), even(work.rows, tile.rows + 1))
+    found += [replace(tile, rows=rows) for rows in heights if rows >= LEAST_ROWS]
+    found.append(replace(tile, by_rows=not tile.by_rows))
+    return [t for t in found if fits_pairs(t, work, target)]
+
+
+def _chunks(work: PairedWork, target: Target, threads: int, rows: int) -> tuple[int, int]:
     """Return row tiles and panels of a chunk: packed rows fill half of the second cache at most.
 
     Small weights stay near, whatever is done in between: then chunks are whole rows, which are
@@ -67,7 +101,7 @@ def _chunks(work: Work, target: Target, threads: int, rows: int) -> tuple[int, i
     return even(items, together), even(panels, columns)
 
 
-def _prefetch(work: Work, target: Target, row_items: int) -> int:
+def _prefetch(work: PairedWork, target: Target, row_items: int) -> int:
     """Return lines of the next panel that are fetched at each round, if panels come from memory."""
     panel_bytes = work.depth * target.vector_bytes
     if 4 * work.depth * work.cols < target.l2_bytes // 16:

@@ -19,6 +19,7 @@ from whet.kernel.integer_winograd_schedule import (
     choose_integer_winograd,
     fits_integers,
 )
+from whet.kernel.paired_schedule import PairedWork, fits_pairs, paired_tile
 from whet.kernel.pipelining import choose_schedule, fits_pipelined
 from whet.kernel.schedule import MAX_VECTORS, MOST_EDGE_ROWS, Work, most_rows
 from whet.kernel.spec import Tile
@@ -32,7 +33,12 @@ MOST_NEAR = 64
 
 
 KINDS: Mapping[type, str] = MappingProxyType(
-    {Work: "product", Convolution: "convolution", IntegerConvolution: "convolution of bytes"}
+    {
+        Work: "product",
+        PairedWork: "product in pairs",
+        Convolution: "convolution",
+        IntegerConvolution: "convolution of bytes",
+    }
 )
 """What a question is about."""
 
@@ -41,13 +47,13 @@ class Question(msgspec.Struct, frozen=True):
     """What a schedule is chosen for.
 
     Attributes:
-        work: a product, or a 3x3 convolution, of bytes or not, that Winograd's algorithm may
-            compute.
+        work: a product, one that may be taken in pairs, or a 3x3 convolution, of bytes or not, that
+            Winograd's algorithm may compute.
         target: processor.
         threads: threads that chunks are cut for.
     """
 
-    work: Work | Convolution | IntegerConvolution
+    work: Work | PairedWork | Convolution | IntegerConvolution
     target: Target
     threads: int
 
@@ -69,8 +75,8 @@ class Answer(msgspec.Struct, frozen=True):
     Attributes:
         size: output pixels of a Winograd tile along one side, or of bytes tiles in a chunk; 0 for
             the plain product.
-        tile: tiles and chunks; ``None`` where a convolution is a plain product, which is a question
-            of its own.
+        tile: tiles and chunks; ``None`` where a convolution, or a product that may be taken in
+            pairs, is a plain product, which is a question of its own.
         in_registers: whether weights of bytes are made in registers.
     """
 
@@ -126,6 +132,25 @@ class Chooser(msgspec.Struct, frozen=True):
         self._note(question, answer)
         return answer.tile
 
+    def paired(self, work: PairedWork) -> Tile | None:
+        """Return the schedule of a product in pairs, ``None`` for the plain product.
+
+        Raises:
+            OptionError: the answer that is known cannot be carried out.
+        """
+        question = Question(work, self.target, self.schedules.threads)
+        answer = self.schedules.known.get(question.key)
+        if answer is None:
+            answer = Answer(0, paired_tile(work, question.target, question.threads))
+        plain = not answer.size and not answer.in_registers
+        tile = answer.tile
+        if not plain or (tile is not None and not _fits_in_pairs(tile, work, self.target)):
+            raise _impossible(question)
+        self._note(question, answer)
+        if tile is not None:
+            self._forget_plain()
+        return tile
+
     def winograd(self, work: Convolution) -> tuple[int, Tile] | None:
         """Return tile size and schedule of Winograd's algorithm, ``None`` for the plain product.
 
@@ -169,6 +194,12 @@ class Chooser(msgspec.Struct, frozen=True):
         self._note(question, answer)
         return plan
 
+    def _forget_plain(self) -> None:
+        """Forget what was asked of a plain product that is taken in pairs: no answer matters."""
+        asked = self.schedules.asked[self.nodes]
+        for question in [q for q in asked if isinstance(q.work, Work)]:
+            del asked[question]
+
     def _note(self, question: Question, answer: Answer) -> None:
         self.schedules.asked.setdefault(self.nodes, {})[question] = answer
 
@@ -188,6 +219,11 @@ def fits(tile: Tile, work: Work, target: Target) -> bool:
         return False
     rows = max(MOST_EDGE_ROWS, target.registers // 2) if work.edges else target.registers
     return _possible(tile, target) and blocks and tile.rows <= min(rows, max(work.rows, 1))
+
+
+def _fits_in_pairs(tile: Tile, work: PairedWork, target: Target) -> bool:
+    """Tell whether a product in pairs can be done with a schedule."""
+    return _possible(tile, target) and fits_pairs(tile, work, target)
 
 
 def _fits_winograd(answer: Answer, work: Convolution, target: Target) -> bool:

@@ -192,7 +192,7 @@ def lower_equations(
     storages = layout.storages
     kept = [storages[id(t)].root for _, t in equations.outputs]
     calls = join_writes(join_parts(calls, rewrites), rewrites)
-    calls = pair_products(calls, target, schedules.threads, rewrites)
+    calls = pair_products(calls, target, schedules, rewrites)
     calls = fetch_ahead(calls, target, schedules.threads, rewrites)
     calls = pool_products(calls, kept, Pooling(target, schedules.threads, rewrites))
     calls = chain_products(calls, kept, Chaining(target, schedules.threads, rewrites))

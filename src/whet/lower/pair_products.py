@@ -8,14 +8,15 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from whet.index import Axis, as_poly
-from whet.kernel.paired_schedule import most_rows, paired_tile
+from whet.index import Axis, as_poly, product
+from whet.kernel.paired_schedule import PairedWork, may_be_paired, most_rows
 from whet.kernel.pairs import BLOCKS, Pairs, groups_of, sign_of
-from whet.kernel.schedule import Work, even
+from whet.kernel.schedule import even
+from whet.kernel.schedules import Chooser, Schedules
 from whet.kernel.spec import Contraction, Param
 from whet.lower.rewrites import Rewrites
 from whet.lower.select import KernelCall
-from whet.lower.storage import Root, row_major
+from whet.lower.storage import Root, magnitude, row_major
 from whet.program.records import BufferKind
 from whet.target import Target
 
@@ -25,25 +26,26 @@ LEAST, MOST = 1e-30, 1e30
 
 
 def pair_products(
-    calls: Sequence[KernelCall], target: Target, threads: int, rewrites: Rewrites
+    calls: Sequence[KernelCall], target: Target, schedules: Schedules, rewrites: Rewrites
 ) -> list[KernelCall]:
     """Return the kernels of a program with products in pairs where that is faster."""
     result: list[KernelCall] = []
     for call in calls:
-        paired = _paired(call, target, threads)
+        paired = _paired(call, Chooser(schedules, target, call.nodes))
         result.append(paired if paired is not None and rewrites.take(NAME) else call)
     return result
 
 
-def _paired(call: KernelCall, target: Target, threads: int) -> KernelCall | None:
+def _paired(call: KernelCall, choose: Chooser) -> KernelCall | None:
     """Return a call whose products are in pairs, ``None`` if that is not possible or not faster."""
-    kernel, lanes = call.kernel, target.lanes
+    kernel, target, lanes = call.kernel, choose.target, choose.target.lanes
     if not isinstance(kernel, Contraction) or not _has_constant_weights(call, kernel):
         return None
     if not _is_known(kernel) or not _is_contiguous(kernel, lanes):
         return None
     lines = _lines(kernel, target)
-    tile = paired_tile(_work(kernel, lines), target, threads)
+    work = _work(kernel, lines)
+    tile = choose.paired(work) if may_be_paired(work, target) else None
     if tile is None or (lines is not None and tile.rows != lines * _count(kernel.row)):
         return None
     return _rewritten(call, replace(kernel, tile=tile, lines=lines), kernel.tile.vectors, lanes)
@@ -58,7 +60,8 @@ def _has_constant_weights(call: KernelCall, kernel: Contraction) -> bool:
 
 
 def _is_known(kernel: Contraction) -> bool:
-    axes = (*kernel.outer, kernel.row, kernel.col, *kernel.taps, kernel.depth)
+    """Whether the size is known but for what is around, as a batch of images."""
+    axes = (kernel.row, kernel.col, *kernel.taps, kernel.depth)
     return all(axis.extent.constant is not None for axis in axes) and not kernel.spread
 
 
@@ -71,26 +74,24 @@ def _is_contiguous(kernel: Contraction, lanes: int) -> bool:
 
 def _lines(kernel: Contraction, target: Target) -> int | None:
     """Return how many lines a register tile takes, if it takes several."""
-    if not kernel.outer or (
-        kernel.gate is not None and kernel.outer[-1] in kernel.gate.address.atoms
-    ):
+    lines = kernel.outer[-1] if kernel.outer else None
+    gated = kernel.gate is not None and lines in kernel.gate.address.atoms
+    if lines is None or lines.extent.constant is None or gated:
         return None
-    most, total = most_rows(target) // _count(kernel.row), _count(kernel.outer[-1])
+    most, total = most_rows(target) // _count(kernel.row), _count(lines)
     return even(total, most) if min(most, total) > 1 else None
 
 
-def _work(kernel: Contraction, lines: int | None) -> Work:
-    outer, rows = 1, _count(kernel.row) * (lines or 1)
-    for axis in kernel.outer:
-        outer *= _count(axis)
+def _work(kernel: Contraction, lines: int | None) -> PairedWork:
+    outer = magnitude(product(axis.extent for axis in kernel.outer))
     depth = _taps(kernel) * _count(kernel.depth)
-    return Work(-(-outer // (lines or 1)), rows, _count(kernel.col), depth, depth, edges=False)
+    rows = _count(kernel.row) * (lines or 1)
+    return PairedWork(-(-outer // (lines or 1)), rows, _count(kernel.col), depth)
 
 
 def _taps(kernel: Contraction) -> int:
-    taps = 1
-    for axis in kernel.taps:
-        taps *= _count(axis)
+    taps = product(axis.extent for axis in kernel.taps).constant
+    assert taps is not None, "the size is known"
     return taps
 
 

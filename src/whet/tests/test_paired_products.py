@@ -16,13 +16,14 @@ from whet.codegen.kinds.table import kernel_text
 from whet.codegen.objects.object_code import assembly_of
 from whet.codegen.objects.targets import host_target, resolve_target
 from whet.kernel.expr import Var
-from whet.kernel.paired_schedule import paired_tile
-from whet.kernel.schedule import Work
+from whet.kernel.paired_schedule import PairedWork, fits_pairs, paired_tile, paired_variants
+from whet.kernel.schedules import Answer, Question
 from whet.kernel.spec import ACCUMULATOR, Contraction
 from whet.lower.select import KernelCall
 from whet.target import Target
 from whet.tests.kernel_runner import Trial, execute, interpret, kernels_of, trial_of
 from whet.tests.test_conform_assembly import SPILL, inner_loops
+from whet.tune.candidates import candidates
 
 ZEN4 = "x86_64-unknown-linux-gnu:znver4"
 CASCADELAKE = "x86_64-unknown-linux-gnu:cascadelake"
@@ -37,7 +38,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def product_of(
-    rows: tuple[int, ...], depth: int, columns: int, weights: Array | None = None
+    rows: tuple[int | str, ...], depth: int, columns: int, weights: Array | None = None
 ) -> onnx.ModelProto:
     """Return a product with a bias, a residual and a function behind it."""
     rng = np.random.default_rng(depth)
@@ -71,7 +72,7 @@ def _by_channels(name: str, result: str) -> onnx.NodeProto:
 
 def _model(
     nodes: list[onnx.NodeProto],
-    inputs: Mapping[str, tuple[int, ...]],
+    inputs: Mapping[str, tuple[int | str, ...]],
     constants: Mapping[str, Array],
 ) -> onnx.ModelProto:
     graph = helper.make_graph(
@@ -155,6 +156,13 @@ def test_depths_of_any_size(depth: int, columns: int, tmp_path: Path) -> None:
 def test_rows_of_any_number(rows: tuple[int, ...], tmp_path: Path) -> None:
     call = paired_of(product_of(rows, 96, 80), host())
     check(trial_of(call, host(), {}, np.random.default_rng(1), odd=False), tmp_path)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_a_batch_that_the_run_knows(batch: int, tmp_path: Path) -> None:
+    call = paired_of(product_of(("batch", 40), 96, 80), host())
+    trial = trial_of(call, host(), {"batch": batch}, np.random.default_rng(1), odd=False)
+    check(trial, tmp_path)
 
 
 @pytest.mark.parametrize("items", [1, 2, 9])
@@ -318,12 +326,28 @@ def test_a_gate_and_a_second_operand(tmp_path: Path) -> None:
 
 
 def test_products_are_paired_where_additions_have_units_of_their_own() -> None:
-    work = Work(1, 128, 768, 768, 768, edges=False)
+    work = PairedWork(1, 128, 768, 768)
     target = resolve_target(ZEN4)
     assert paired_tile(work, target, 2) is not None
-    for changes in ({"depth": 47, "reduction": 47}, {"rows": 7}, {"cols": 48}):
+    for changes in ({"depth": 47}, {"rows": 7}, {"cols": 48}):
         assert paired_tile(replace(work, **changes), target, 2) is None, changes
     assert paired_tile(work, resolve_target(CASCADELAKE), 2) is None
+
+
+def test_the_tuner_tries_plain_products_and_other_chunks() -> None:
+    target, work = resolve_target(ZEN4), PairedWork(1, 128, 768, 768)
+    tile = paired_tile(work, target, 2)
+    assert tile is not None
+    options = candidates(Question(work, target, 2), Answer(0, tile))
+    assert Answer() in options
+    assert {o.tile for o in options} >= set(paired_variants(tile, work, target)) - {tile}
+    assert Answer(0, tile) in candidates(Question(work, target, 2), Answer())
+    assert all(fits_pairs(o.tile, work, target) for o in options if o.tile is not None)
+    wrong: tuple[dict[str, int], ...] = (
+        {"rows": 26}, {"vectors": 2}, {"block": 48}, {"near": 8}, {"unroll": 3},
+    )  # fmt: skip
+    for change in wrong:
+        assert not fits_pairs(replace(tile, **change), work, target), change
 
 
 def test_a_switch_keeps_products_plain() -> None:

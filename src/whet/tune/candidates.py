@@ -13,6 +13,7 @@ from whet.kernel.integer_winograd_schedule import (
     fits_integers,
     integer_plans,
 )
+from whet.kernel.paired_schedule import PairedWork, paired_tile, paired_variants
 from whet.kernel.pipelining import choose_schedule, pipelined_variants
 from whet.kernel.schedule import (
     MAX_VECTORS,
@@ -42,6 +43,8 @@ def candidates(question: Question, current: Answer) -> list[Answer]:
     """
     if isinstance(question.work, Work):
         made = _of_product(question, question.work, current)
+    elif isinstance(question.work, PairedWork):
+        made = _of_pairs(question, question.work, current)
     elif isinstance(question.work, IntegerConvolution):
         made = _of_integers(question, question.work, current)
     else:
@@ -58,6 +61,16 @@ def _of_product(question: Question, work: Work, current: Answer) -> Iterator[Ans
     around = chain(_neighbours(tile), _orders(tile, work), pipelined_variants(tile, work, target))
     for option in chain([default], others, around):
         if fits(option, work, target):
+            yield Answer(0, option)
+
+
+def _of_pairs(question: Question, work: PairedWork, current: Answer) -> Iterator[Answer]:
+    """Return the plain product, the default in pairs and what is around the current one."""
+    yield Answer()
+    default = paired_tile(work, question.target, question.threads)
+    tile = current.tile or default
+    if tile is not None:
+        for option in (tile, *paired_variants(tile, work, question.target)):
             yield Answer(0, option)
 
 
