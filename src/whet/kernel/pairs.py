@@ -39,10 +39,10 @@ def groups_of(depth: int, lanes: int) -> int:
     return depth // (BLOCKS * lanes)
 
 
-def sign_of(group: int) -> int:
-    """Return with which sign the pairs of a group are taken: in turn.
+def sign_of(lane: int, lanes: int) -> int:
+    """Return with which sign the pairs of a lane of each block are taken: half of them with each.
 
     With a minus a pair is ``(b2 - a1) * (b1 - a2)`` less. Where all values are positive, sums of
     ``a1 * a2`` would be much larger than what is left of them, and its error with them.
     """
-    return 1 - 2 * (group % 2)
+    return 1 if lane < lanes // 2 else -1

@@ -186,9 +186,10 @@ class _Weights(msgspec.Struct):
         groups = groups_of(self.depth, self.lanes)
         size = groups * BLOCKS * self.lanes
         parts = values[:, :size].reshape(self.panels, groups, BLOCKS, self.lanes, self.lanes)
-        pairs = parts[:, :, 1] * parts[:, :, 2]
-        signed = np.array([sign_of(group) for group in range(groups)], np.float64)
-        sums: np.ndarray = np.einsum("pgkc,g->pc", pairs, -signed)
+        one, two = parts[:, :, 1], parts[:, :, 2]
+        signed = np.array([-sign_of(lane, self.lanes) for lane in range(self.lanes)], np.float32)
+        each: np.ndarray = np.einsum("pgkc,pgkc,k->pgc", one, two, signed)
+        sums: np.ndarray = each.sum(1, dtype=np.float64)
         return sums.astype(np.float32)
 
 

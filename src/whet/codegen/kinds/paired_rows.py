@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from whet.codegen.kinds.kernel_function import Function, bind_flat, lane_mask
-from whet.codegen.kinds.row_reduction import horizontal
-from whet.codegen.writing.builder import F32, I32, I64, Builder, Value, const, i64, vector
+from whet.codegen.writing.builder import F32, I32, I64, Builder, Value, const, i64, lanes, vector
 from whet.codegen.writing.evaluate import Point
 from whet.codegen.writing.frame import Frame
 from whet.index import Axis, product
@@ -27,15 +26,17 @@ NUMBERS = 3
 """Numbers of a row: what it was divided by, what its sums begin with, the inverse of the first."""
 TOGETHER = 4
 """Rows that are written together."""
+Picked = tuple[int, int, int, int]
+"""Lanes of two vectors of four."""
 
 
 class PackedRows(msgspec.Struct, frozen=True):
     """Writes the rows of register tiles to scratch, and tells where they are.
 
-    A tile's slot holds what its rows were divided by, what their sums begin with, whether any row
-    is not finite, and its values as [depth, rows]: values that a depth step reads one after the
-    other are neighbours, as those at distances of whole lines could not be loaded in one cycle.
-    Taps are part of the depth.
+    A tile's slot holds what its rows were divided by, what their sums begin with, how much of the
+    depth is in pairs, which is nothing where a row is not finite, and its values as [depth, rows]:
+    values that a depth step reads one after the other are neighbours, as those at distances of
+    whole lines could not be loaded in one cycle. Taps are part of the depth.
 
     Attributes:
         kernel: the contraction.
@@ -87,8 +88,8 @@ class PackedRows(msgspec.Struct, frozen=True):
     def _number(self, slot: Value, which: int, row: Value | int) -> Value:
         return self._b.gep(self._b.gep(slot, "i8", which * _line_bytes(self.kernel)), F32, row)
 
-    def unusual(self, slot: Value) -> Value:
-        """Return the place that tells whether any row is not finite."""
+    def paired(self, slot: Value) -> Value:
+        """Return the place of the depth up to which products are in pairs: 0 if rows forbid it."""
         return self._b.gep(slot, "i8", NUMBERS * _line_bytes(self.kernel))
 
     def values(self, slot: Value) -> Value:
@@ -104,19 +105,14 @@ class PackedRows(msgspec.Struct, frozen=True):
         that they share stay in the first cache.
         """
         b, size = self._b, BLOCKS * self.lanes
-        b.store(const(I32, 0), self.unusual(slot), 4)
+        b.store(i64(groups_of(self.depth, self.lanes) * size), self.paired(slot), 8)
         for first in range(0, self.pitch, self.lanes):
             b.store(const(self._type, 0.0), self.begin(slot, first), 4)
         with b.loop(i64(0), i64(rows), TOGETHER, hint="size") as number:
             self._sizes(_Rows(frame, slot, number, rows))
         groups = groups_of(self.depth, self.lanes)
-        with b.loop(i64(0), i64(groups // 2 * 2 * size), 2 * size, hint="groups") as depth:
-            for group in range(2):
-                self._group(
-                    _Rows(frame, slot, i64(0), rows), b.add(depth, i64(group * size)), group
-                )
-        if groups % 2:
-            self._group(_Rows(frame, slot, i64(0), rows), i64((groups - 1) * size), groups - 1)
+        with b.loop(i64(0), i64(groups * size), size, hint="group") as depth:
+            self._group(_Rows(frame, slot, i64(0), rows), depth)
         whole = self.depth - self.depth % self.lanes
         with b.loop(i64(groups * size), i64(whole), self.lanes, hint="block") as depth:
             self._blocks(_Rows(frame, slot, i64(0), rows), depth, 1)
@@ -138,47 +134,68 @@ class PackedRows(msgspec.Struct, frozen=True):
             add(depth)
         if whole < self.depth:
             add(i64(whole))
-        for k, cell in enumerate(cells):
-            row = b.add(rows.number, i64(k))
-            total = horizontal(b, "sum", b.load(self._type, cell, 64), "float32")
-            b.store(self._invert(total, rows.slot, row), self._inverse(rows.slot, row), 4)
+        totals = self._sums([b.load(self._type, cell, 64) for cell in cells])
+        b.store(self._invert(totals, rows), self._inverse(rows.slot, rows.number), 4)
 
-    def _invert(self, total: Value, slot: Value, row: Value) -> Value:
-        """Write what a row is divided by, about the mean of its sizes; returns the inverse."""
+    def _sums(self, rows: list[Value]) -> Value:
+        """Return the sums of the lanes of four vectors, side by side."""
+        b, short = self._b, []
+        for value in rows:
+            while (half := lanes(value.type) // 2) >= TOGETHER:
+                parts = (range(half), range(half, 2 * half))
+                low, high = (b.shuffle(value, list(part)) for part in parts)
+                value = b.binary("fadd", low, high)
+            short.append(value)
+        one, two = (self._folded(*short[k : k + 2], (0, 4, 1, 5), (2, 6, 3, 7)) for k in (0, 2))
+        return self._folded(one, two, (0, 1, 4, 5), (2, 3, 6, 7))
+
+    def _folded(self, x: Value, y: Value, low: Picked, high: Picked) -> Value:
+        """Return the sum of two choices from the lanes of two vectors."""
         b = self._b
-        bits = b.binary("and", b.cast("bitcast", total, I32), const(I32, NOT_NEGATIVE))
-        field = b.binary("lshr", bits, const(I32, MANTISSA))
-        unusual = b.icmp("eq", field, const(I32, NOT_FINITE))
-        with b.when(unusual):
-            b.store(const(I32, 1), self.unusual(slot), 4)
-        mean = b.binary("sub", field, const(I32, self.depth.bit_length() - 1))
-        mean = b.select(unusual, const(I32, LARGE), b.max(mean, const(I32, 1)))
-        scale = b.select(b.icmp("eq", bits, const(I32, 0)), const(I32, 0), self._power(mean))
-        b.store(scale, self.scale(slot, row), 4)
-        inverse = self._power(b.binary("sub", const(I32, EXPONENTS), mean))
-        return b.cast("bitcast", inverse, F32)
+        return b.binary("fadd", b.blend(x, y, list(low)), b.blend(x, y, list(high)))
+
+    def _invert(self, totals: Value, rows: _Rows) -> Value:
+        """Write what four rows are divided by, about the mean of their sizes; return inverses."""
+        b, type_ = self._b, vector(I32, TOGETHER)
+        bits = b.binary("and", b.cast("bitcast", totals, type_), const(type_, NOT_NEGATIVE))
+        field = b.binary("lshr", bits, const(type_, MANTISSA))
+        unusual = b.icmp("eq", field, const(type_, NOT_FINITE))
+        some = b.icmp("ne", b.cast("bitcast", unusual, f"i{TOGETHER}"), const(f"i{TOGETHER}", 0))
+        with b.when(some):
+            b.store(i64(0), self.paired(rows.slot), 8)
+        mean = b.binary("sub", field, const(type_, self.depth.bit_length() - 1))
+        mean = b.select(unusual, const(type_, LARGE), b.max(mean, const(type_, 1)))
+        zero = b.icmp("eq", bits, const(type_, 0))
+        scale = b.select(zero, const(type_, 0), self._power(mean))
+        b.store(scale, self.scale(rows.slot, rows.number), 4)
+        inverse = self._power(b.binary("sub", const(type_, EXPONENTS), mean))
+        return b.cast("bitcast", inverse, vector(F32, TOGETHER))
 
     def _power(self, field: Value) -> Value:
-        """Return the bits of the power of two that has an exponent field."""
-        return self._b.binary("shl", field, const(I32, MANTISSA))
+        """Return the bits of the powers of two that have exponent fields."""
+        return self._b.binary("shl", field, const(field.type, MANTISSA))
 
-    def _group(self, rows: _Rows, depth: Value, group: int) -> None:
+    def _group(self, rows: _Rows, depth: Value) -> None:
         """Write three blocks of all rows, and what of their pairs sums begin with."""
-        b, lanes = self._b, self.lanes
+        b, half = self._b, self.lanes // 2
         self._blocks(rows, depth, BLOCKS)
-        for first in range(0, self.pitch, lanes):
+        for first in range(0, self.pitch, self.lanes):
             begin = self.begin(rows.slot, first)
             total = b.alloca(self._type)
             b.store(b.load(self._type, begin, 4), total, 64)
-            with b.loop(i64(0), i64(lanes), hint="square") as lane:
-                one, two = (
-                    b.load(self._type, self._place(rows.slot, place, i64(first)), 4)
-                    for place in (
-                        b.add(b.add(depth, i64(block * lanes)), lane) for block in range(1, BLOCKS)
+            for start in (0, half):
+                with b.loop(i64(start), i64(start + half), hint="square") as lane:
+                    one, two = (
+                        b.add(depth, b.add(lane, i64(block * self.lanes)))
+                        for block in range(1, BLOCKS)
                     )
-                )
-                signed = b.op(f"fneg {one}", one.type) if sign_of(group) > 0 else one
-                b.store(b.fma(signed, two, b.load(self._type, total, 64)), total, 64)
+                    x, y = (
+                        b.load(self._type, self._place(rows.slot, place, i64(first)), 4)
+                        for place in (one, two)
+                    )
+                    turned = sign_of(start, self.lanes) > 0
+                    signed = b.op(f"fneg {x}", x.type) if turned else x
+                    b.store(b.fma(signed, y, b.load(self._type, total, 64)), total, 64)
             b.store(b.load(self._type, total, 64), begin, 4)
 
     def _blocks(self, rows: _Rows, depth: Value, count: int) -> None:

@@ -12,11 +12,13 @@ from whet.codegen.kinds.contraction_tile import Place, TileWriter
 from whet.codegen.kinds.depth_steps import Cells
 from whet.codegen.kinds.kernel_function import Function
 from whet.codegen.kinds.paired_rows import PackedRows, depth_of
-from whet.codegen.writing.builder import F32, I32, Builder, Value, const, i64, vector
+from whet.codegen.writing.builder import F32, I64, Builder, Value, const, i64, vector
 from whet.codegen.writing.frame import Frame
-from whet.kernel.pairs import BLOCKS, Pairs, groups_of, sign_of
+from whet.kernel.pairs import BLOCKS, Pairs, sign_of
 from whet.kernel.spec import Contraction
 
+TOGETHER = 4
+"""Rows whose instructions LLVM may put in another order."""
 Sums = list[Value]
 """The sum of each row, which are vectors of columns."""
 
@@ -52,28 +54,23 @@ class PairedTiles(msgspec.Struct, frozen=True):
 
     def write(self, frame: Frame, rows: int, place: Place) -> None:
         """Write the sums of a tile of rows, which wait in scratch, and its epilogue."""
-        b, slot = self._b, place.packed
+        slot = place.packed
         assert slot is not None, "rows are packed"
         cells = self.plain.cells(rows, place.columns)
         weights = self.plain.panel(frame, place.panel, self.kernel.b.base)
         tile = _Tile(self, slot, weights, [line[0] for line in cells.cells])
-        b.either(
-            self._usual(slot),
-            lambda: tile.in_pairs(self._of_panel(place, self._pairs.squares)),
-            tile.one_by_one,
-        )
+        tile.sum(self._paired(slot), self._of_panel(place, self._pairs.squares))
         self._scale(cells, slot, self._of_panel(place, self._pairs.factors))
         self.plain.epilogue.finish(frame, cells)
 
-    def _usual(self, slot: Value) -> Value:
-        """Whether all rows and weights are finite."""
-        b = self._b
-        rows = b.icmp("eq", b.load(I32, self.rows.unusual(slot), 4), const(I32, 0))
-        columns = self.kernel.col.extent.constant
+    def _paired(self, slot: Value) -> Value:
+        """Return the depth up to which products are in pairs: 0 unless all values are finite."""
+        b, columns = self._b, self.kernel.col.extent.constant
         assert columns is not None, "weights are known"
         behind = -(-columns // self.lanes) * self.lanes
-        weights = b.load(F32, b.gep(self.fn.params[self._pairs.squares], F32, behind), 4)
-        return b.binary("and", rows, b.fcmp("oeq", weights, const(F32, 0.0)))
+        flag = b.load(F32, b.gep(self.fn.params[self._pairs.squares], F32, behind), 4)
+        finite = b.fcmp("oeq", flag, const(F32, 0.0))
+        return b.select(finite, b.load(I64, self.rows.paired(slot), 8), i64(0))
 
     def _of_panel(self, place: Place, param: int) -> Value:
         """Load the numbers of the columns of a panel."""
@@ -121,47 +118,43 @@ class _Tile(msgspec.Struct, frozen=True):
     def _unroll(self) -> int:
         return self.writer.kernel.tile.unroll
 
-    def in_pairs(self, squares: Value) -> None:
-        """Write the sums with the products of all groups in pairs."""
+    def sum(self, paired: Value, squares: Value) -> None:
+        """Write the sums: in pairs up to a depth, and the rest one by one."""
         b, rows, lanes = self._b, self.writer.rows, self._lanes
+        some = b.icmp("ne", paired, i64(0))
         for number, cell in enumerate(self.cells):
             first = b.splat(b.load(F32, rows.begin(self.slot, number), 4), lanes)
-            b.store(b.binary("fadd", squares, first), cell, 64)
-        depth = depth_of(self.writer.kernel)
-        groups, size = groups_of(depth, lanes), BLOCKS * lanes
-        both = groups // 2 * 2 * size
-        with b.loop(i64(0), i64(both), 2 * size, hint="groups") as start:
-            self._group(start, sign_of(0))
-            self._group(b.add(start, i64(size)), sign_of(1))
-        if groups % 2:
-            self._group(i64(both), sign_of(groups - 1))
-        self._plainly(groups * size, depth)
+            begin = b.binary("fadd", squares, first)
+            b.store(b.select(some, begin, const(self._type, 0.0)), cell, 64)
+        depth, size = depth_of(self.writer.kernel), BLOCKS * lanes
+        with b.loop(i64(0), paired, size, hint="group") as start:
+            for lane in (0, lanes // 2):
+                self._half(start, lane)
+        whole = depth - depth % lanes
+        with (
+            b.loop(paired, i64(whole), lanes, hint="block") as start,
+            b.loop(i64(0), i64(lanes), self._unroll, hint="depth") as step,
+        ):
+            self._plain_steps(b.add(start, step), self._unroll)
+        if depth > whole:
+            self._plain_steps(i64(whole), depth - whole)
 
-    def one_by_one(self) -> None:
-        """Write the sums with every product on its own."""
-        for cell in self.cells:
-            self._b.store(const(self._type, 0.0), cell, 64)
-        self._plainly(0, depth_of(self.writer.kernel))
-
-    def _group(self, start: Value, sign: int) -> None:
-        """Write the products of a group, a lane of its blocks at a time.
+    def _half(self, start: Value, first: int) -> None:
+        """Write the products of half of the lanes of a group, a lane of its blocks at a time.
 
         With two lanes in a round LLVM has the additions of both in front, and spills sums.
         """
-        b = self._b
-        with b.loop(i64(0), i64(self._lanes), hint="pair") as lane:
-            sums = self._load()
+        b, lanes = self._b, self._lanes
+        with b.loop(i64(first), i64(first + lanes // 2), hint="pair") as lane:
+            sums, depth = self._load(), b.add(start, lane)
             self.writer.plain.fetching.fetch()
-            alone, first, second = (
-                self._weights(b.add(b.add(start, i64(block * self._lanes)), lane), 0)
-                for block in range(BLOCKS)
-            )
+            alone, one, two = (self._weights(depth, block * lanes) for block in range(BLOCKS))
             for row, before in enumerate(sums):
-                one, two, three = (
-                    self._value(start, lane, (block, row, 0)) for block in range(BLOCKS)
-                )
-                total = self._pair(before, (two, three), (first, second), sign)
-                sums[row] = b.fma(one, alone, total)
+                x, y, z = (self._value(depth, block * lanes, row) for block in range(BLOCKS))
+                total = self._pair(before, (y, z), (one, two), sign_of(first, lanes))
+                sums[row] = b.fma(x, alone, total)
+                if row % TOGETHER == TOGETHER - 1:
+                    b.barrier()
             self._keep(sums)
 
     def _pair(
@@ -172,40 +165,28 @@ class _Tile(msgspec.Struct, frozen=True):
         x, y = b.binary(opcode, column[1], row[0]), b.binary(opcode, column[0], row[1])
         return b.fma(x if sign > 0 else b.op(f"fneg {x}", x.type), y, before)
 
-    def _plainly(self, first: int, last: int) -> None:
-        """Write the products of some depth values, one by one."""
-        b, lanes, unroll = self._b, self._lanes, self._unroll
-        whole = last - (last - first) % lanes
-        with (
-            b.loop(i64(first), i64(whole), lanes, hint="block") as start,
-            b.loop(i64(0), i64(lanes), unroll, hint="depth") as lane,
-        ):
-            self._plain_steps(start, lane, unroll)
-        if last > whole:
-            self._plain_steps(i64(whole), i64(0), last - whole)
-
-    def _plain_steps(self, start: Value, lane: Value, count: int) -> None:
+    def _plain_steps(self, depth: Value, count: int) -> None:
         b, sums = self._b, self._load()
         self.writer.plain.fetching.fetch()
         for step in range(count):
-            weights = self._weights(b.add(start, lane), step)
+            weights = self._weights(depth, step)
             for row, before in enumerate(sums):
-                sums[row] = b.fma(self._value(start, lane, (0, row, step)), weights, before)
+                sums[row] = b.fma(self._value(depth, step, row), weights, before)
         self._keep(sums)
 
     # -- operands ----------------------------------------------------------------------------
 
-    def _weights(self, depth: Value, step: int) -> Value:
+    def _weights(self, depth: Value, behind: int) -> Value:
+        """Load the weights of a depth value so many behind one."""
         b = self._b
         place = b.gep(self.weights, F32, b.mul(depth, i64(self._lanes)))
-        return b.load(self._type, b.gep(place, F32, step * self._lanes), 64)
+        return b.load(self._type, b.gep(place, F32, behind * self._lanes), 64)
 
-    def _value(self, start: Value, lane: Value, spot: tuple[int, int, int]) -> Value:
-        """Return a row's value in every lane, by its block behind ``start``, row and step."""
-        b, rows, (block, row, step) = self._b, self.writer.rows, spot
-        base = b.mul(b.add(start, lane), i64(rows.pitch))
-        place = b.gep(rows.values(self.slot), F32, base)
-        offset = (block * self._lanes + step) * rows.pitch + row
+    def _value(self, depth: Value, behind: int, row: int) -> Value:
+        """Return a row's value in every lane, of a depth value so many behind one."""
+        b, rows = self._b, self.writer.rows
+        place = b.gep(rows.values(self.slot), F32, b.mul(depth, i64(rows.pitch)))
+        offset = behind * rows.pitch + row
         return b.splat(b.load(F32, b.gep(place, F32, offset), 4), self._lanes)
 
     def _load(self) -> Sums:

@@ -256,6 +256,10 @@ class Builder:
         what = f"i32 {int(writes)}, i32 {4 - level}, i32 1"
         self.line(f"call void @llvm.prefetch.p0({pointer}, {what})")
 
+    def barrier(self) -> None:
+        """Keep what is loaded and stored in front of here, and behind; takes no instruction."""
+        self.line('call void asm sideeffect "", "~{memory}"()')
+
     def masked_load(
         self, type_: str, pointer: Value, mask: Value, other: Value, align: int = 1
     ) -> Value:
