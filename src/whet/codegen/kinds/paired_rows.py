@@ -146,7 +146,9 @@ class PackedRows(msgspec.Struct, frozen=True):
                 low, high = (b.shuffle(value, list(part)) for part in parts)
                 value = b.binary("fadd", low, high)
             short.append(value)
-        one, two = (self._folded(*short[k : k + 2], (0, 4, 1, 5), (2, 6, 3, 7)) for k in (0, 2))
+        one, two = (
+            self._folded(short[k], short[k + 1], (0, 4, 1, 5), (2, 6, 3, 7)) for k in (0, 2)
+        )
         return self._folded(one, two, (0, 1, 4, 5), (2, 3, 6, 7))
 
     def _folded(self, x: Value, y: Value, low: Picked, high: Picked) -> Value:
