@@ -9,6 +9,7 @@ from typing import Any
 from whet.index import Atom, Axis, Dim, Div, Opaque, Poly
 from whet.kernel.expr import Call, Const, Expr, Guard, IndexValue, Load, Read, Var, Within, walk
 from whet.kernel.paged import QueryPart
+from whet.kernel.pairs import Pairs
 from whet.kernel.recurrence import Pass
 from whet.kernel.scatter import Update
 from whet.kernel.spec import Ahead, Dot, Kernel, Panels, Second, Step, Store
@@ -112,6 +113,13 @@ def _ahead_text(ahead: Ahead) -> str:
     return f"{ahead.bytes} bytes of p{ahead.param}, {ahead.lines} lines at each unrolled step"
 
 
+def _pairs_text(pairs: Pairs) -> str:
+    begins, factors = f"p{pairs.squares}", f"p{pairs.factors}"
+    return (
+        f"two products a multiplication, sums begin with {begins} and are multiplied by {factors}"
+    )
+
+
 def _second_text(second: Second) -> str:
     return f"{expr_text(second.a)} from depth {second.start} on"
 
@@ -121,6 +129,7 @@ _WRITERS: tuple[tuple[type, Callable[[Any], str]], ...] = (
     (Within, _within_text),
     (Dot, _dot_text),
     (Ahead, _ahead_text),
+    (Pairs, _pairs_text),
     (Panels, _panels_text),
     (Second, _second_text),
     (Expr, expr_text),
