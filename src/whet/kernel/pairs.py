@@ -22,11 +22,13 @@ A group of three products then takes two multiply-adds and two additions.
 class Pairs(msgspec.Struct, frozen=True):
     """What a contraction reads beside its operands where products are taken in pairs.
 
-    Rows and columns are divided by powers of two before, so that their values are alike in size.
+    Rows are divided by powers of two, so that their values are as large as the weights, and columns
+    that are much larger or smaller than others.
 
     Attributes:
         squares: parameter of what the sums of each column begin with; behind them a number that is
-            not 0 where the weights are not finite, so that no products may be taken in pairs.
+            not 0 where the weights are not finite, so that no products may be taken in pairs, and
+            the size of the weights, as an exponent of two.
         factors: parameter of what the weights of each column were divided by.
     """
 

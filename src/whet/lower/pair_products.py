@@ -21,8 +21,13 @@ from whet.program.records import BufferKind
 from whet.target import Target
 
 NAME = "pair_products"
+SAMPLES = 64
+"""Weights of a column that its size is taken from."""
 LEAST, MOST = 1e-30, 1e30
 """Mean squares of a column that float32 holds as exactly as any."""
+MOST_EXPONENT = 126
+NEAR_ONE = 20
+"""Exponents of sizes whose squares are far from what is too large or too small for float32."""
 
 
 def pair_products(
@@ -113,7 +118,7 @@ def _rewritten(call: KernelCall, kernel: Contraction, vectors: int, lanes: int) 
         return Root(f"{old.name}.{name}", kind, "float32", count, make, old.content)
 
     divided = root("divided", panels * depth * lanes, weights.divided)
-    squares = root("squares", panels * lanes + 1, weights.squares)
+    squares = root("squares", panels * lanes + 2, weights.squares)
     factors = root("factors", panels * lanes, weights.factors)
     inside = (*(axis.extent for axis in (*kernel.taps, kernel.depth)), as_poly(lanes))
     strides = row_major(inside)
@@ -153,15 +158,17 @@ class _Weights(msgspec.Struct):
     made: tuple[np.ndarray, np.ndarray] | None = None
 
     def divided(self) -> np.ndarray:
-        """Return the weights as [panels, depth, lanes], each column divided by its size."""
+        """Return the weights as [panels, depth, lanes], divided by their columns' factors."""
         values = self._values()
-        factors, finite = _sizes(values)
-        sizes = np.where(factors > 0, factors, np.float32(1))
-        divided = values / sizes[:, None, :]
-        squares = self._squares(divided) if finite else np.zeros(sizes.shape, np.float32)
-        flag = np.array([0 if finite else 1], np.float32)
-        self.made = np.concatenate([squares.reshape(-1), flag]), factors.reshape(-1)
-        return divided
+        factors, exponent = _factors(values)
+        other = factors[(factors != 1) & (factors != 0)]
+        if other.size:
+            values = values / np.where(factors > 0, factors, np.float32(1))[:, None, :]
+        squares = self._squares(values)
+        finite = bool(np.isfinite(squares).all()) and self._rest_is_finite(values)
+        behind = np.array([not finite, exponent], np.float32)
+        self.made = np.concatenate([squares.reshape(-1), behind]), factors.reshape(-1)
+        return values
 
     def squares(self) -> np.ndarray:
         """Return what the sums of each column begin with, and whether weights are not finite."""
@@ -183,29 +190,41 @@ class _Weights(msgspec.Struct):
         return np.moveaxis(wide, 2, 1).reshape(-1, self.depth, self.lanes)[: self.panels]
 
     def _squares(self, values: np.ndarray) -> np.ndarray:
+        one, two = (self._groups(values)[:, :, block] for block in range(1, BLOCKS))
+        signed = np.array([-sign_of(lane, self.lanes) for lane in range(self.lanes)], np.float32)
+        with np.errstate(all="ignore"):
+            each: np.ndarray = np.einsum("pgkc,pgkc,k->pgc", one, two, signed)
+            sums: np.ndarray = each.sum(1, dtype=np.float64)
+            return sums.astype(np.float32)
+
+    def _rest_is_finite(self, values: np.ndarray) -> bool:
+        """Whether all values are finite that are in no pair."""
+        groups = self._groups(values)
+        parts = groups[:, :, 0], values[:, groups.shape[1] * BLOCKS * self.lanes :]
+        return all(bool(np.isfinite(part).all()) for part in parts)
+
+    def _groups(self, values: np.ndarray) -> np.ndarray:
+        """Return [panels, groups, blocks, depth values, lanes]."""
         groups = groups_of(self.depth, self.lanes)
         size = groups * BLOCKS * self.lanes
-        parts = values[:, :size].reshape(self.panels, groups, BLOCKS, self.lanes, self.lanes)
-        one, two = parts[:, :, 1], parts[:, :, 2]
-        signed = np.array([-sign_of(lane, self.lanes) for lane in range(self.lanes)], np.float32)
-        each: np.ndarray = np.einsum("pgkc,pgkc,k->pgc", one, two, signed)
-        sums: np.ndarray = each.sum(1, dtype=np.float64)
-        return sums.astype(np.float32)
+        return values[:, :size].reshape(self.panels, groups, BLOCKS, self.lanes, self.lanes)
 
 
-def _sizes(values: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Return powers of two near the size of each column, 0 of zeros, and whether all is finite."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        means = np.einsum("pkc,pkc->pc", values, values) / values.shape[1]
-    outside = ~((means > LEAST) & (means < MOST))
-    if outside.any():
-        exact = np.moveaxis(values, 1, 2)[outside].astype(np.float64)
-        finite = bool(np.isfinite(exact).all())
-        if not finite:
-            return np.ones(means.shape, np.float32), False
-        precise = means.astype(np.float64)
-        precise[outside] = np.square(exact).mean(-1)
-        means = precise
-    with np.errstate(divide="ignore"):
-        powers = np.clip(np.round(np.log2(means) / 2), -126, 126)
-    return np.where(means > 0, np.exp2(powers), 0).astype(np.float32), True
+def _factors(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return powers of two that columns are to be divided by, and the exponent of what is left.
+
+    Columns that are half or twice as large as most stay as they are, so that weights are mostly
+    copied without a change. Those of zeros have the factor 0.
+    """
+    with np.errstate(all="ignore"):
+        few = values[:, :: max(values.shape[1] // SAMPLES, 1)]
+        means = np.einsum("pkc,pkc->pc", few, few).astype(np.float64) / few.shape[1]
+        outside = ~((means > LEAST) & (means < MOST))
+        means[outside] = np.square(values.swapaxes(1, 2)[outside].astype(np.float64)).mean(-1)
+        means[~np.isfinite(means)] = 1.0
+        exponents = np.clip(np.round(np.log2(means) / 2), -MOST_EXPONENT, MOST_EXPONENT)
+    some = means > 0
+    common = int(np.median(exponents[some])) if some.any() else 0
+    common = common if abs(common) <= NEAR_ONE else 0
+    relative = np.where(np.abs(exponents - common) > 1, exponents - common, 0)
+    return np.where(some, np.exp2(relative), 0).astype(np.float32), common

@@ -96,6 +96,14 @@ class PackedRows(msgspec.Struct, frozen=True):
         """Return where the rows' values begin."""
         return self._b.gep(slot, "i8", _head_bytes(self.kernel))
 
+    @property
+    def flag(self) -> Value:
+        """Where it stands whether weights are not finite; the exponent of their size is next."""
+        pairs, columns = self.kernel.pairs, self.kernel.col.extent.constant
+        assert pairs is not None and columns is not None, "weights are known"
+        behind = -(-columns // self.lanes) * self.lanes
+        return self._b.gep(self.fn.params[pairs.squares], F32, behind)
+
     # -- writing rows ------------------------------------------------------------------------
 
     def write(self, frame: Frame, rows: int, slot: Value) -> None:
@@ -157,7 +165,7 @@ class PackedRows(msgspec.Struct, frozen=True):
         return b.binary("fadd", b.blend(x, y, list(low)), b.blend(x, y, list(high)))
 
     def _invert(self, totals: Value, rows: _Rows) -> Value:
-        """Write what four rows are divided by, about the mean of their sizes; return inverses."""
+        """Write what four rows are divided by, to be as large as the weights; return inverses."""
         b, type_ = self._b, vector(I32, TOGETHER)
         bits = b.binary("and", b.cast("bitcast", totals, type_), const(type_, NOT_NEGATIVE))
         field = b.binary("lshr", bits, const(type_, MANTISSA))
@@ -165,8 +173,11 @@ class PackedRows(msgspec.Struct, frozen=True):
         some = b.icmp("ne", b.cast("bitcast", unusual, f"i{TOGETHER}"), const(f"i{TOGETHER}", 0))
         with b.when(some):
             b.store(i64(0), self.paired(rows.slot), 8)
+        size = b.cast("fptosi", b.load(F32, b.gep(self.flag, F32, 1), 4), I32)
         mean = b.binary("sub", field, const(type_, self.depth.bit_length() - 1))
-        mean = b.select(unusual, const(type_, LARGE), b.max(mean, const(type_, 1)))
+        mean = b.binary("sub", mean, b.splat(size, TOGETHER))
+        mean = b.min(b.max(mean, const(type_, 1)), const(type_, EXPONENTS - 1))
+        mean = b.select(unusual, const(type_, LARGE), mean)
         zero = b.icmp("eq", bits, const(type_, 0))
         scale = b.select(zero, const(type_, 0), self._power(mean))
         b.store(scale, self.scale(rows.slot, rows.number), 4)

@@ -14,7 +14,7 @@ from whet.codegen.kinds.kernel_function import Function
 from whet.codegen.kinds.paired_rows import PackedRows, depth_of
 from whet.codegen.writing.builder import F32, I64, Builder, Value, const, i64, vector
 from whet.codegen.writing.frame import Frame
-from whet.kernel.pairs import BLOCKS, Pairs, sign_of
+from whet.kernel.pairs import BLOCKS, sign_of
 from whet.kernel.spec import Contraction
 
 TOGETHER = 4
@@ -47,29 +47,21 @@ class PairedTiles(msgspec.Struct, frozen=True):
         """The rows in scratch."""
         return PackedRows(self.kernel, self.fn, self.lanes)
 
-    @property
-    def _pairs(self) -> Pairs:
-        assert self.kernel.pairs is not None, "the products are in pairs"
-        return self.kernel.pairs
-
     def write(self, frame: Frame, rows: int, place: Place) -> None:
         """Write the sums of a tile of rows, which wait in scratch, and its epilogue."""
-        slot = place.packed
-        assert slot is not None, "rows are packed"
+        slot, pairs = place.packed, self.kernel.pairs
+        assert slot is not None and pairs is not None, "rows are packed"
         cells = self.plain.cells(rows, place.columns)
         weights = self.plain.panel(frame, place.panel, self.kernel.b.base)
         tile = _Tile(self, slot, weights, [line[0] for line in cells.cells])
-        tile.sum(self._paired(slot), self._of_panel(place, self._pairs.squares))
-        self._scale(cells, slot, self._of_panel(place, self._pairs.factors))
+        tile.sum(self._paired(slot), self._of_panel(place, pairs.squares))
+        self._scale(cells, slot, self._of_panel(place, pairs.factors))
         self.plain.epilogue.finish(frame, cells)
 
     def _paired(self, slot: Value) -> Value:
         """Return the depth up to which products are in pairs: 0 unless all values are finite."""
-        b, columns = self._b, self.kernel.col.extent.constant
-        assert columns is not None, "weights are known"
-        behind = -(-columns // self.lanes) * self.lanes
-        flag = b.load(F32, b.gep(self.fn.params[self._pairs.squares], F32, behind), 4)
-        finite = b.fcmp("oeq", flag, const(F32, 0.0))
+        b = self._b
+        finite = b.fcmp("oeq", b.load(F32, self.rows.flag, 4), const(F32, 0.0))
         return b.select(finite, b.load(I64, self.rows.paired(slot), 8), i64(0))
 
     def _of_panel(self, place: Place, param: int) -> Value:
