@@ -183,6 +183,7 @@ def test_chunks_of_any_size(items: int, panels: int, tmp_path: Path) -> None:
     [
         ((1, 9, 9, 64), 1, {}),
         ((2, 15, 9, 64), 1, {"strides": [2, 2]}),
+        ((1, 13, 12, 77), 1, {"strides": [2, 2], "pads": [1, 2, 1, 0]}),
         ((1, 14, 14, 64), 3, {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
         ((1, 23, 17, 64), 3, {"strides": [2, 1], "pads": [0, 1, 2, 3]}),
         ((2, 11, 19, 48), 3, {"dilations": [2, 3], "strides": [1, 2], "pads": [2, 3, 2, 3]}),

@@ -288,7 +288,8 @@ class PackedRows(msgspec.Struct, frozen=True):
             pointer = b.select(first, pointer, self._pointer(frame, kernel.second.a, row))
         conditions = (*kernel.bounds, *kernel.edges)
         if conditions:
-            exist = b.splat(Point(self._moved(frame, row)).holds(conditions), self.lanes)
+            inside = b.splat(Point(self._moved(frame, row)).holds(conditions), self.lanes)
+            exist = inside if exist is None else b.binary("and", exist, inside)
         return self._vector(pointer, exist)
 
     def _moved(self, frame: Frame, row: Value) -> Frame:
