@@ -85,14 +85,15 @@ def paired_variants(tile: Tile, work: PairedWork, target: Target) -> list[Tile]:
 def _chunks(work: PairedWork, target: Target, threads: int, rows: int) -> tuple[int, int]:
     """Return row tiles and panels of a chunk: packed rows fill half of the second cache at most.
 
-    Small weights stay near, whatever is done in between: then chunks are whole rows, which are
-    packed once. Else each panel is read for as many rows as there is room for, and chunks
-    of the same rows find them in scratch.
+    Threads share out rows, so that each packs its own: with all rows of a BERT-base in one chunk
+    both packed them all, which took 4 % of the time. Small weights stay near, whatever is done in
+    between: then chunks are whole rows, which are packed once. Else each panel is read for as many
+    rows as there is room for, and chunks of the same rows find them in scratch.
     """
     items = work.outer * -(-work.rows // rows)
     panels = -(-work.cols // target.lanes)
     room = target.l2_bytes // 2
-    together = max(1, min(items, room // (4 * rows * work.depth)))
+    together = max(1, min(-(-items // threads), room // (4 * rows * work.depth)))
     wanted = CHUNKS_PER_THREAD * threads if threads > 1 else 1
     small = 4 * work.depth * work.cols <= room
     while small and together > 1 and -(-items // together) < FINER * wanted:
