@@ -12,7 +12,7 @@ from whet.target import Target
 
 SPARE = 7
 """Registers beside the sums: three vectors of weights, and two sums of two pairs each."""
-LEAST_COLUMNS = 4
+LEAST_COLUMNS = 3
 """Vectors of columns that share the rows' way to scratch."""
 FINER = 2
 """Times as many chunks as usual where they are whole rows: more of them cost nothing."""
