@@ -28,12 +28,14 @@ class PairedWork(msgspec.Struct, frozen=True):
         rows: rows of each.
         cols: columns.
         depth: depth values of all taps.
+        whole: whether a register tile takes all rows, as they are those of several lines.
     """
 
     outer: int
     rows: int
     cols: int
     depth: int
+    whole: bool = False
 
 
 def most_rows(target: Target) -> int:
@@ -67,6 +69,7 @@ def fits_pairs(tile: Tile, work: PairedWork, target: Target) -> bool:
     """Tell whether a product in pairs can be done with a schedule."""
     whole = tile.vectors == 1 and tile.block == tile.near == 0 and not tile.pipelined
     tall = tile.rows <= min(most_rows(target), work.rows)
+    tall = tall and (tile.rows == work.rows or not work.whole)
     return may_be_paired(work, target) and whole and tall and target.lanes % tile.unroll == 0
 
 

@@ -36,7 +36,9 @@ def pair_products(
     """Return the kernels of a program with products in pairs where that is faster."""
     result: list[KernelCall] = []
     for call in calls:
-        paired = _paired(call, Chooser(schedules, target, call.nodes))
+        paired = None
+        if rewrites.any_left(NAME):
+            paired = _paired(call, Chooser(schedules, target, call.nodes))
         result.append(paired if paired is not None and rewrites.take(NAME) else call)
     return result
 
@@ -51,7 +53,7 @@ def _paired(call: KernelCall, choose: Chooser) -> KernelCall | None:
     lines = _lines(kernel, target)
     work = _work(kernel, lines)
     tile = choose.paired(work) if may_be_paired(work, target) else None
-    if tile is None or (lines is not None and tile.rows != lines * _count(kernel.row)):
+    if tile is None:
         return None
     return _rewritten(call, replace(kernel, tile=tile, lines=lines), kernel.tile.vectors, lanes)
 
@@ -91,7 +93,8 @@ def _work(kernel: Contraction, lines: int | None) -> PairedWork:
     outer = magnitude(product(axis.extent for axis in kernel.outer))
     depth = _taps(kernel) * _count(kernel.depth)
     rows = _count(kernel.row) * (lines or 1)
-    return PairedWork(-(-outer // (lines or 1)), rows, _count(kernel.col), depth)
+    groups = -(-outer // (lines or 1))
+    return PairedWork(groups, rows, _count(kernel.col), depth, whole=lines is not None)
 
 
 def _taps(kernel: Contraction) -> int:

@@ -16,6 +16,10 @@ class Rewrites(msgspec.Struct):
 
     left: dict[str, int | None] = msgspec.field(default_factory=dict)
 
+    def any_left(self, name: str) -> bool:
+        """Tell whether one more rewrite may be made, without counting it."""
+        return self.left.get(name, 0) != 0
+
     def take(self, name: str) -> bool:
         """Tell whether one more rewrite may be made, and count it."""
         left = self.left.get(name, 0)

@@ -349,6 +349,11 @@ def test_the_tuner_tries_plain_products_and_other_chunks() -> None:
     )  # fmt: skip
     for change in wrong:
         assert not fits_pairs(replace(tile, **change), work, target), change
+    lines = replace(work, rows=21, whole=True)
+    tile = paired_tile(lines, target, 2)
+    assert tile is not None
+    assert tile.rows == 21
+    assert {t.rows for t in paired_variants(tile, lines, target)} == {21}
 
 
 def test_a_switch_keeps_products_plain() -> None:
