@@ -14,6 +14,8 @@ SPARE = 7
 """Registers beside the sums: three vectors of weights, and two sums of two pairs each."""
 LEAST_COLUMNS = 3
 """Vectors of columns that share the rows' way to scratch."""
+MOST_CACHES = 2
+"""Second caches that a tile's rows may fill: each panel reads them all."""
 FINER = 2
 """Times as many chunks as usual where they are whole rows: more of them cost nothing."""
 LEAST_ROWS = 8
@@ -54,6 +56,8 @@ def paired_tile(work: PairedWork, target: Target, threads: int) -> Tile | None:
     rows = even(work.rows, most_rows(target))
     columns = -(-work.cols // target.lanes)
     if not may_be_paired(work, target) or rows < LEAST_ROWS or columns < LEAST_COLUMNS:
+        return None
+    if 4 * rows * work.depth > MOST_CACHES * target.l2_bytes:
         return None
     row_items, panels = _chunks(work, target, threads, rows)
     prefetch = _prefetch(work, target, row_items)

@@ -330,7 +330,7 @@ def test_products_are_paired_where_additions_have_units_of_their_own() -> None:
     work = PairedWork(1, 128, 768, 768)
     target = resolve_target(ZEN4)
     assert paired_tile(work, target, 2) is not None
-    for changes in ({"depth": 47}, {"rows": 7}, {"cols": 32}):
+    for changes in ({"depth": 47}, {"rows": 7}, {"cols": 32}, {"depth": 25088}):
         assert paired_tile(replace(work, **changes), target, 2) is None, changes
     assert paired_tile(work, resolve_target(CASCADELAKE), 2) is None
 
