@@ -70,7 +70,8 @@ class Trial:
         if isinstance(kernel, Chain):
             return max(self._count((*part.taps, part.depth)) for part in kernel.parts)
         if isinstance(kernel, Pooled):
-            return self._count((*kernel.product.taps, kernel.product.depth))
+            windows = max((self._count(s.axes) for s in kernel.window.steps), default=1)
+            return windows * self._count((*kernel.product.taps, kernel.product.depth))
         if isinstance(kernel, Attention):
             return max(self._count((kernel.depth,)), self._count((kernel.key,)))
         assert isinstance(kernel, Nest)
